@@ -1,0 +1,10 @@
+//! Sans-I/O protocol codecs: bytes in, frames and views out.
+//!
+//! A codec never owns a socket, a clock or a thread. It borrows the bytes it is given, parses them in
+//! place and answers with views and ranges, so the caller decides where bytes live and when more are
+//! read. The invariant that every codec keeps: a message that two parsers could read in two ways is
+//! refused, never repaired.
+
+#![forbid(unsafe_code)]
+
+pub mod http1;

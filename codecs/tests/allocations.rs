@@ -1,0 +1,76 @@
+//! Parsing and rendering must not touch the heap: every request of the proxy passes here.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+
+use outrigger_codecs::http1::{
+    BodyDecoder, BodyFraming, FieldStorage, HeadLimits, Method, Put, RequestHead, ResponseHead,
+    http_date, render,
+};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts the allocations of each thread; the test harness has threads of its own.
+struct Counting;
+
+// SAFETY: every call is passed on to the system allocator with the arguments unchanged, and counting
+// in a const-initialised thread-local of a type without destructor neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc`, which is that of `System`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: `memory` came from `System` with this layout, by `alloc` above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Discard;
+
+impl Put for Discard {
+    fn put(&mut self, bytes: &[u8]) {
+        black_box(bytes);
+    }
+}
+
+#[test]
+fn an_exchange_allocates_nothing() {
+    let request = b"POST /p HTTP/1.1\r\nHost: a.example\r\nUser-Agent: x\r\nConnection: x-hop\r\n\
+        X-Hop: 1\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\n\r\n";
+    let response = b"HTTP/1.1 200 OK\r\nServer: x\r\nContent-Length: 5\r\n\r\nhello";
+    let before = ALLOCATIONS.get();
+
+    let mut storage = FieldStorage::new();
+    let head = RequestHead::parse(request, &mut storage, &HeadLimits::default());
+    let head = head.expect("well-formed").expect("complete");
+    render::request_line(&mut Discard, head.method_text, "/p");
+    for field in head.fields.iter().filter(|field| !head.is_hop_by_hop(field)) {
+        render::field(&mut Discard, field.name, field.value);
+        render::field_proper_case(&mut Discard, field.name, field.value);
+    }
+    let mut body = BodyDecoder::from(head.framing);
+    assert!(body.decode(&request[head.len..]).expect("well-formed").done);
+
+    let mut storage = FieldStorage::new();
+    let head = ResponseHead::parse(response, &mut storage, &HeadLimits::default());
+    let head = head.expect("well-formed").expect("complete");
+    assert_eq!(head.framing(Method::Post), Ok(BodyFraming::Length(5)));
+    render::status_line(&mut Discard, head.status, "");
+    render::content_length(&mut Discard, 5);
+    render::chunk_size_line(&mut Discard, 5);
+    render::field(&mut Discard, "date", &http_date(784_111_777));
+
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    // The counter does count.
+    drop(black_box(vec![1_u8]));
+    assert_eq!(ALLOCATIONS.get() - before, 1);
+}

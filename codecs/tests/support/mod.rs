@@ -1,0 +1,3 @@
+//! What the codec's test programs share.
+
+pub(crate) mod mutate;

@@ -1,0 +1,175 @@
+//! Header values kept for the log until the request has ended.
+//!
+//! A [`CaptureSet`] is compiled with the configuration and says which headers any of a listener's
+//! log formats reads; a [`Capture`] is the per-connection memory those values are copied into. A
+//! request whose listener logs nothing copies nothing.
+
+use outrigger_xds::snapshot::access_log::Format;
+
+use super::render::Headers;
+
+/// The headers that a set of formats reads, each with a slot in a [`Capture`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CaptureSet {
+    /// Request headers, then response headers, then response trailers; slots are indexes.
+    names: Box<[Box<str>]>,
+    request_end: usize,
+    response_end: usize,
+}
+
+impl CaptureSet {
+    /// Everything that `formats` read.
+    pub fn of<'a>(formats: impl IntoIterator<Item = &'a Format>) -> CaptureSet {
+        let (mut request, mut response, mut trailers) = (Vec::new(), Vec::new(), Vec::new());
+        for format in formats {
+            extend_distinct(&mut request, format.request_headers());
+            extend_distinct(&mut response, format.response_headers());
+            extend_distinct(&mut trailers, format.response_trailers());
+        }
+        let request_end = request.len();
+        let response_end = request_end + response.len();
+        let names = request.into_iter().chain(response).chain(trailers).map(Box::from).collect();
+        CaptureSet { names, request_end, response_end }
+    }
+
+    /// Request headers to keep: slot and name (lower case; `:method` and the like included).
+    pub fn request_headers(&self) -> impl Iterator<Item = (u16, &str)> {
+        self.slots(0, self.request_end)
+    }
+
+    /// Response headers to keep.
+    pub fn response_headers(&self) -> impl Iterator<Item = (u16, &str)> {
+        self.slots(self.request_end, self.response_end)
+    }
+
+    /// Response trailers to keep.
+    pub fn response_trailers(&self) -> impl Iterator<Item = (u16, &str)> {
+        self.slots(self.response_end, self.names.len())
+    }
+
+    /// Whether any response trailer is read.
+    pub fn reads_trailers(&self) -> bool {
+        self.response_end < self.names.len()
+    }
+
+    fn slots(&self, start: usize, end: usize) -> impl Iterator<Item = (u16, &str)> {
+        (start as u16..).zip(self.names[start..end].iter().map(|name| &**name))
+    }
+
+    fn find(&self, start: usize, end: usize, name: &str) -> Option<u16> {
+        // A handful of names whose lengths mostly differ: quicker than hashing one.
+        let at = self.names[start..end].iter().position(|known| **known == *name)?;
+        Some((start + at) as u16)
+    }
+}
+
+/// Header values of one request: one flat buffer and one span per value.
+///
+/// The buffer keeps its memory over [`Capture::clear`], up to [`KEPT_BYTES_MAX`], so a connection
+/// in its steady state does not allocate.
+#[derive(Clone, Debug, Default)]
+pub struct Capture {
+    bytes: Vec<u8>,
+    values: Vec<Span>,
+}
+
+impl Capture {
+    /// Forgets all values, for the next request.
+    pub fn clear(&mut self) {
+        self.values.clear();
+        self.bytes.clear();
+        if self.bytes.capacity() > KEPT_BYTES_MAX {
+            self.bytes.shrink_to(KEPT_BYTES_MAX);
+        }
+    }
+
+    /// Keeps `value` for `slot`; the first value of a repeated header counts, as for Envoy.
+    pub fn put(&mut self, slot: u16, value: &[u8]) {
+        if self.get(slot).is_some() {
+            return;
+        }
+        let (Ok(start), Ok(len)) = (u32::try_from(self.bytes.len()), u32::try_from(value.len()))
+        else {
+            return;
+        };
+        self.bytes.extend_from_slice(value);
+        self.values.push(Span { slot, start, len });
+    }
+
+    /// The value kept for `slot`.
+    pub fn get(&self, slot: u16) -> Option<&[u8]> {
+        let span = self.values.iter().find(|span| span.slot == slot)?;
+        let start = span.start as usize;
+        Some(&self.bytes[start..start + span.len as usize])
+    }
+}
+
+/// A capture read by header name.
+#[derive(Clone, Copy, Debug)]
+pub struct Captured<'a> {
+    /// Which slot is which header.
+    pub set: &'a CaptureSet,
+    /// The values.
+    pub values: &'a Capture,
+}
+
+impl Headers for Captured<'_> {
+    fn request(&self, name: &str) -> Option<&[u8]> {
+        self.values.get(self.set.find(0, self.set.request_end, name)?)
+    }
+
+    fn response(&self, name: &str) -> Option<&[u8]> {
+        self.values.get(self.set.find(self.set.request_end, self.set.response_end, name)?)
+    }
+
+    fn trailer(&self, name: &str) -> Option<&[u8]> {
+        self.values.get(self.set.find(self.set.response_end, self.set.names.len(), name)?)
+    }
+}
+
+/// Buffer memory a [`Capture`] keeps between requests; a rare huge header is given back.
+pub const KEPT_BYTES_MAX: usize = 4096;
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    slot: u16,
+    start: u32,
+    len: u32,
+}
+
+fn extend_distinct<'a>(names: &mut Vec<&'a str>, more: Vec<&'a str>) {
+    for name in more {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_value_of_a_slot_stays() {
+        let mut capture = Capture::default();
+        capture.put(3, b"one");
+        capture.put(1, b"");
+        capture.put(3, b"two");
+        assert_eq!(capture.get(3), Some(&b"one"[..]));
+        assert_eq!(capture.get(1), Some(&b""[..]));
+        assert_eq!(capture.get(0), None);
+    }
+
+    #[test]
+    fn clearing_keeps_small_memory_and_returns_large() {
+        let mut capture = Capture::default();
+        capture.put(0, &[b'x'; 100]);
+        let small = capture.bytes.capacity();
+        capture.clear();
+        assert_eq!(capture.get(0), None);
+        assert_eq!(capture.bytes.capacity(), small);
+        capture.put(0, &[b'x'; KEPT_BYTES_MAX * 4]);
+        capture.clear();
+        assert!(capture.bytes.capacity() <= KEPT_BYTES_MAX);
+    }
+}

@@ -1,0 +1,244 @@
+//! The bytes Outrigger inserts itself: rendered heads, chunk-size lines, local replies.
+//!
+//! A bump allocator over slabs of a fixed size. Invariant: bytes behind `used` of the current slab
+//! are never written again while any chunk refers to the slab; when the arena is the only holder,
+//! it starts again at the front, so a quiet shard keeps writing to the same warm cache lines.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::cell::RefCell;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use outrigger_codecs::http1::render::Put;
+
+use super::chunk::{Block, Chunk, Home};
+
+/// Hands out chunks of freshly written bytes.
+pub struct Arena {
+    slabs: Rc<Slabs>,
+    /// A zero-length chunk that keeps the current slab, and how much of the slab is written.
+    current: RefCell<Current>,
+}
+
+impl Arena {
+    /// An arena with one slab.
+    pub fn new() -> Self {
+        let slabs = Rc::new(Slabs { free: RefCell::new(Vec::with_capacity(FREE_SLABS_MAX)) });
+        let hold = slabs.take(SLAB_BYTES);
+        Self { slabs, current: RefCell::new(Current { hold, used: 0 }) }
+    }
+
+    /// Writes bytes with `write` and returns them as one chunk.
+    ///
+    /// `write` must not use this arena itself.
+    pub fn write(&self, write: impl FnOnce(&mut ArenaWriter<'_>)) -> Chunk {
+        let mut current = self.current.borrow_mut();
+        if current.hold.head().is_unique() {
+            current.used = 0;
+        }
+        let start = current.used;
+        let mut writer =
+            ArenaWriter { slabs: &self.slabs, current: &mut current, start, end: start };
+        write(&mut writer);
+        let (start, end) = (writer.start, writer.end);
+        current.used = end;
+        // SAFETY: start..end was just written and lies below `used`, which only restarts when no
+        // chunk but the arena's own refers to the slab.
+        unsafe { current.hold.another(start as u32, (end - start) as u32) }
+    }
+
+    /// Copies `bytes` into the arena.
+    pub fn copy(&self, bytes: &[u8]) -> Chunk {
+        self.write(|out| out.put(bytes))
+    }
+}
+
+impl Default for Arena {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Appends to the arena's current slab; moves to a bigger one when it is full.
+pub struct ArenaWriter<'a> {
+    slabs: &'a Rc<Slabs>,
+    current: &'a mut Current,
+    start: usize,
+    end: usize,
+}
+
+impl ArenaWriter<'_> {
+    /// Bytes written so far.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// True before the first byte.
+    pub fn is_empty(&self) -> bool {
+        self.end == self.start
+    }
+
+    #[cold]
+    fn move_to_new_slab(&mut self, more: usize) {
+        let written = self.end - self.start;
+        let hold = self.slabs.take((written + more).next_power_of_two().max(SLAB_BYTES));
+        // SAFETY: both slabs are live (each is held by a chunk), the regions are in bounds and
+        // belong to different allocations.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.current.hold.head().base().as_ptr().add(self.start),
+                hold.head().base().as_ptr(),
+                written,
+            );
+        }
+        self.current.hold = hold;
+        self.start = 0;
+        self.end = written;
+    }
+}
+
+impl Put for ArenaWriter<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        if self.end + bytes.len() > self.current.hold.head().capacity() {
+            self.move_to_new_slab(bytes.len());
+        }
+        // SAFETY: the check above leaves room; the bytes behind `end` belong to nobody else.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.current.hold.head().base().as_ptr().add(self.end),
+                bytes.len(),
+            );
+        }
+        self.end += bytes.len();
+    }
+}
+
+struct Current {
+    hold: Chunk,
+    used: usize,
+}
+
+/// The home of slabs: a short free list of ordinary ones; the rest goes back to the allocator.
+struct Slabs {
+    free: RefCell<Vec<NonNull<Block>>>,
+}
+
+impl Slabs {
+    /// A zero-length chunk holding a slab of at least `bytes`.
+    fn take(self: &Rc<Self>, bytes: usize) -> Chunk {
+        let reused =
+            if bytes == SLAB_BYTES { self.free.borrow_mut().pop() } else { None };
+        let block = reused.unwrap_or_else(|| allocate(bytes));
+        // SAFETY: the block is fresh or came back with a count of zero; it lives until it is
+        // given back; an empty range needs no initialised byte.
+        unsafe { Chunk::first(block, Rc::clone(self) as Rc<dyn Home>, 0, 0) }
+    }
+}
+
+impl Home for Slabs {
+    fn give_back(&self, block: NonNull<Block>) {
+        // SAFETY: a block is given back once, and is valid until we free it here or in Drop.
+        let ordinary = unsafe { block.as_ref() }.capacity() == SLAB_BYTES;
+        let mut free = self.free.borrow_mut();
+        if ordinary && free.len() < FREE_SLABS_MAX {
+            free.push(block);
+        } else {
+            drop(free);
+            release(block);
+        }
+    }
+}
+
+impl Drop for Slabs {
+    fn drop(&mut self) {
+        for block in self.free.get_mut().drain(..) {
+            release(block);
+        }
+    }
+}
+
+fn layout(bytes: usize) -> Layout {
+    // SAFETY of the expect: sizes are bounded by the head limits, far below isize::MAX.
+    Layout::from_size_align(bytes, 64).expect("slab sizes are small powers of two")
+}
+
+fn allocate(bytes: usize) -> NonNull<Block> {
+    let layout = layout(bytes);
+    // SAFETY: the layout has a non-zero size.
+    let base = unsafe { alloc(layout) };
+    let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+    let block = Box::new(Block::new(0, base, bytes as u32));
+    NonNull::from(Box::leak(block))
+}
+
+fn release(block: NonNull<Block>) {
+    // SAFETY: made by `allocate`, with a count of zero, and not used after this.
+    let block = unsafe { Box::from_raw(block.as_ptr()) };
+    // SAFETY: same pointer and layout as in `allocate`.
+    unsafe { dealloc(block.base().as_ptr(), layout(block.capacity())) };
+}
+
+/// Room for dozens of rendered heads; small enough that a pinned slab wastes little.
+const SLAB_BYTES: usize = 16 * 1024;
+
+/// Slabs kept for reuse; more would only hold on to the memory of a past burst.
+const FREE_SLABS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_hold_what_was_written() {
+        let arena = Arena::new();
+        let one = arena.copy(b"hello");
+        let two = arena.copy(b"world");
+        assert_eq!(&*one, b"hello");
+        assert_eq!(&*two, b"world");
+        assert_eq!(&*one.slice(1..3), b"el");
+    }
+
+    #[test]
+    fn a_quiet_arena_writes_the_same_bytes_again() {
+        let arena = Arena::new();
+        let first = arena.copy(b"abc").as_ptr();
+        let second = arena.copy(b"def").as_ptr();
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn a_write_larger_than_a_slab_keeps_what_came_before() {
+        let arena = Arena::new();
+        let pin = arena.copy(b"pinned");
+        let big = vec![7u8; SLAB_BYTES * 3];
+        let chunk = arena.write(|out| {
+            out.put(b"head");
+            out.put(&big);
+        });
+        assert_eq!(&chunk[..4], b"head");
+        assert_eq!(&chunk[4..], &big[..]);
+        assert_eq!(&*pin, b"pinned");
+    }
+
+    #[test]
+    fn slabs_come_back_and_are_reused() {
+        let arena = Arena::new();
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            held.push(arena.copy(&[1u8; SLAB_BYTES / 2]));
+        }
+        held.clear();
+        assert!(arena.slabs.free.borrow().len() <= FREE_SLABS_MAX);
+        assert_eq!(&*arena.copy(b"again"), b"again");
+    }
+
+    #[test]
+    fn chunks_outlive_their_arena() {
+        let arena = Arena::new();
+        let chunk = arena.copy(b"survivor");
+        drop(arena);
+        assert_eq!(&*chunk, b"survivor");
+    }
+}

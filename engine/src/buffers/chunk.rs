@@ -1,0 +1,173 @@
+//! A counted slice of a block of bytes, local to one shard.
+//!
+//! Invariant: a block is handed back to its home exactly once, when its count returns to zero, and
+//! nobody writes to the bytes of a live chunk.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+/// What a block's storage goes back to when nothing refers to it any more.
+pub(super) trait Home {
+    /// Takes the block back. Called with a count of zero, once per life of the block.
+    fn give_back(&self, block: NonNull<Block>);
+}
+
+/// The head of a run of bytes: its count, its home, and where the bytes are.
+pub(super) struct Block {
+    refs: Cell<u32>,
+    /// Which of its home's blocks this is.
+    pub(super) index: u32,
+    base: NonNull<u8>,
+    capacity: u32,
+    /// Set while the count is above zero, so that a home outlives its blocks.
+    home: Cell<Option<Rc<dyn Home>>>,
+}
+
+impl Block {
+    /// A block of `capacity` bytes at `base`; not yet referred to.
+    pub(super) fn new(index: u32, base: NonNull<u8>, capacity: u32) -> Self {
+        Self { refs: Cell::new(0), index, base, capacity, home: Cell::new(None) }
+    }
+
+    pub(super) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// True when exactly one chunk refers to this block.
+    pub(super) fn is_unique(&self) -> bool {
+        self.refs.get() == 1
+    }
+}
+
+/// A counted, read-only slice of received or inserted bytes. Cloning and slicing share the bytes.
+pub struct Chunk {
+    block: NonNull<Block>,
+    start: u32,
+    len: u32,
+}
+
+impl Chunk {
+    /// The first chunk of a block that nothing refers to.
+    ///
+    /// # Safety
+    /// `block` stays valid until `home.give_back(block)` is called, its count is zero, and
+    /// `start..start + len` of it is initialised and is not written while the chunk lives.
+    pub(super) unsafe fn first(
+        block: NonNull<Block>,
+        home: Rc<dyn Home>,
+        start: u32,
+        len: u32,
+    ) -> Self {
+        // SAFETY: the caller vouches for the block.
+        let head = unsafe { block.as_ref() };
+        debug_assert_eq!(head.refs.get(), 0);
+        debug_assert!(start + len <= head.capacity);
+        head.refs.set(1);
+        head.home.set(Some(home));
+        Self { block, start, len }
+    }
+
+    /// A further chunk of a block that already has one: `self`'s.
+    ///
+    /// # Safety
+    /// As for [`Chunk::first`]: `start..start + len` is initialised and will not be written.
+    pub(super) unsafe fn another(&self, start: u32, len: u32) -> Self {
+        let head = self.head();
+        debug_assert!(start + len <= head.capacity);
+        head.refs.set(head.refs.get() + 1);
+        Self { block: self.block, start, len }
+    }
+
+    /// Shares `range` of this chunk.
+    ///
+    /// # Panics
+    /// When the range is not inside the chunk: callers slice by positions a parser returned for
+    /// these very bytes.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len(), "slice inside the chunk");
+        // SAFETY: the range lies in this chunk, whose bytes are initialised and stay unwritten.
+        unsafe { self.another(self.start + range.start as u32, (range.end - range.start) as u32) }
+    }
+
+    /// Drops the first `count` bytes from view.
+    ///
+    /// # Panics
+    /// When `count` exceeds the length, as for [`Chunk::slice`].
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.len(), "advance inside the chunk");
+        self.start += count as u32;
+        self.len -= count as u32;
+    }
+
+    /// Keeps the first `len` bytes in view.
+    ///
+    /// # Panics
+    /// When `len` exceeds the length, as for [`Chunk::slice`].
+    pub fn truncate(&mut self, len: usize) {
+        assert!(len <= self.len(), "truncate inside the chunk");
+        self.len = len as u32;
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// True when no byte is in view.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn head(&self) -> &Block {
+        // SAFETY: this chunk holds a count, so the block has not been given back.
+        unsafe { self.block.as_ref() }
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the constructors' contract: in bounds, initialised, not written while we live.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.head().base.as_ptr().add(self.start as usize),
+                self.len as usize,
+            )
+        }
+    }
+}
+
+impl Clone for Chunk {
+    fn clone(&self) -> Self {
+        // SAFETY: the same bytes as `self`.
+        unsafe { self.another(self.start, self.len) }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let head = self.head();
+        let refs = head.refs.get() - 1;
+        head.refs.set(refs);
+        if refs == 0 {
+            let home = head.home.take();
+            if let Some(home) = home {
+                home.give_back(self.block);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chunk({} bytes)", self.len)
+    }
+}

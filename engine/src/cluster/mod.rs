@@ -1,0 +1,316 @@
+//! Upstream clusters as one shard uses them: endpoints, load balancing, connection pools, limits.
+//!
+//! Invariant: what belongs to an endpoint (its pooled connections, its active requests) survives
+//! every change of configuration that keeps the endpoint's address.
+
+mod balancer;
+mod breakers;
+mod pool;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use outrigger_xds::snapshot::{
+    Address, Cluster, ClusterId, Endpoint, EndpointSet, Snapshot, TcpKeepalive,
+};
+
+use crate::ring::{Connecting, Watermarks};
+use crate::shard::Shard;
+use crate::stats::{ClusterStats, Registry};
+
+use self::balancer::Balancer;
+
+pub use self::breakers::{Admission, Breaker, Breakers, ClusterBreakers};
+pub use self::pool::{Janitor, UpstreamConnection, spawn_janitor};
+
+/// A snapshot and what this shard holds for its clusters.
+pub struct Serving {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    shard: usize,
+    clusters: Vec<Rc<ClusterRuntime>>,
+    breakers: Arc<Breakers>,
+}
+
+/// One cluster on one shard.
+pub struct ClusterRuntime {
+    /// Its configuration.
+    pub config: Arc<Cluster>,
+    /// Its counters on this shard.
+    pub stats: Arc<ClusterStats>,
+    /// Its limits, which hold for the whole process.
+    pub breakers: Arc<ClusterBreakers>,
+    endpoints: Arc<EndpointSet>,
+    hosts: Vec<Rc<Host>>,
+    balancer: RefCell<Balancer>,
+    /// Requests that wait for a connection to come free, first come first served.
+    waiting: Rc<RefCell<VecDeque<Waiter>>>,
+}
+
+struct Waiter {
+    waker: Waker,
+    waits: Rc<Cell<bool>>,
+}
+
+/// A place in the line for a connection; given up when dropped.
+pub struct Place {
+    waits: Rc<Cell<bool>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.waits.set(false);
+    }
+}
+
+/// One endpoint on one shard.
+pub struct Host {
+    /// Its configuration.
+    pub endpoint: Endpoint,
+    /// Its address as text, for logs.
+    pub address_text: Box<str>,
+    sockaddr: socket2::SockAddr,
+    active_requests: Cell<u32>,
+    idle: RefCell<Vec<UpstreamConnection>>,
+    /// No longer in the configuration: connections that come back are closed.
+    retired: Cell<bool>,
+}
+
+impl Serving {
+    /// What a shard serves at its start.
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        shard: usize,
+        registry: &Registry,
+        breakers: &Arc<Breakers>,
+    ) -> Self {
+        let empty = Self {
+            snapshot: Arc::new(Snapshot {
+                listeners: Vec::new(),
+                clusters: outrigger_xds::snapshot::Clusters::new(Vec::new()),
+            }),
+            shard,
+            clusters: Vec::new(),
+            breakers: Arc::clone(breakers),
+        };
+        empty.succeed(snapshot, registry)
+    }
+
+    /// What a shard serves after `self`: clusters that did not change are the same, hosts that are
+    /// still there keep their connections, the others close theirs.
+    pub fn succeed(&self, snapshot: Arc<Snapshot>, registry: &Registry) -> Self {
+        let known: HashMap<&str, &Rc<ClusterRuntime>> =
+            self.clusters.iter().map(|cluster| (&*cluster.config.name, cluster)).collect();
+        let mut kept = 0;
+        let clusters: Vec<_> = snapshot
+            .clusters
+            .iter()
+            .map(|(config, endpoints)| {
+                let before = known.get(&*config.name);
+                if let Some(before) = before {
+                    kept += 1;
+                    if Arc::ptr_eq(&before.config, config)
+                        && Arc::ptr_eq(&before.endpoints, endpoints)
+                    {
+                        return Rc::clone(before);
+                    }
+                }
+                Rc::new(self.build(config, endpoints, before.map(|before| &***before), registry))
+            })
+            .collect();
+        if kept < self.clusters.len() {
+            for cluster in &self.clusters {
+                if snapshot.clusters.id(&cluster.config.name).is_none() {
+                    cluster.hosts.iter().for_each(|host| host.retire());
+                }
+            }
+        }
+        Self { snapshot, shard: self.shard, clusters, breakers: Arc::clone(&self.breakers) }
+    }
+
+    fn build(
+        &self,
+        config: &Arc<Cluster>,
+        endpoints: &Arc<EndpointSet>,
+        before: Option<&ClusterRuntime>,
+        registry: &Registry,
+    ) -> ClusterRuntime {
+        let mut known: HashMap<&Address, &Rc<Host>> = before
+            .map(|before| before.hosts.iter().map(|host| (&host.endpoint.address, host)).collect())
+            .unwrap_or_default();
+        let hosts: Vec<_> = endpoints
+            .all()
+            .iter()
+            .map(|endpoint| match known.remove(&endpoint.address) {
+                Some(host) if host.endpoint == *endpoint => Rc::clone(host),
+                Some(host) => Rc::new(host.changed(endpoint)),
+                None => Rc::new(Host::new(endpoint)),
+            })
+            .collect();
+        for host in known.values() {
+            host.retire();
+        }
+        let stats = registry.cluster(self.shard, &config.stat_name);
+        stats.membership_total.set(endpoints.all().len() as u64);
+        stats.membership_healthy.set(endpoints.healthy().len() as u64);
+        ClusterRuntime {
+            config: Arc::clone(config),
+            stats,
+            breakers: self.breakers.cluster(&config.name),
+            balancer: RefCell::new(Balancer::new(config.load_balancer, endpoints, self.shard)),
+            endpoints: Arc::clone(endpoints),
+            hosts,
+            waiting: before.map(|before| Rc::clone(&before.waiting)).unwrap_or_default(),
+        }
+    }
+
+    /// The cluster with this id of this snapshot.
+    pub fn cluster(&self, id: ClusterId) -> Option<&Rc<ClusterRuntime>> {
+        self.clusters.get(id.0 as usize)
+    }
+
+    /// The cluster called `name`.
+    pub fn cluster_by_name(&self, name: &str) -> Option<&Rc<ClusterRuntime>> {
+        self.cluster(self.snapshot.clusters.id(name)?)
+    }
+
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&Rc<ClusterRuntime>, &Rc<Host>)> {
+        self.clusters.iter().flat_map(|cluster| cluster.hosts.iter().map(move |host| (cluster, host)))
+    }
+}
+
+impl ClusterRuntime {
+    /// Chooses an endpoint for one request. Nothing when none may be used.
+    pub fn choose(&self, shard: &Shard) -> Option<Rc<Host>> {
+        let chosen = self.balancer.borrow_mut().choose(
+            &self.endpoints,
+            || shard.random(),
+            |index| self.hosts[index as usize].active_requests.get(),
+        );
+        if chosen.is_none() {
+            self.stats.upstream_cx_none_healthy.inc();
+        }
+        chosen.map(|index| Rc::clone(&self.hosts[index as usize]))
+    }
+
+    /// Watermarks of this cluster's connections.
+    pub fn watermarks(&self, shard: &Shard) -> Watermarks {
+        shard.watermarks(self.config.per_connection_buffer_limit_bytes)
+    }
+
+    /// Waits in line for a connection to come free. The circuit breaker for pending requests
+    /// bounds the line.
+    pub fn wait(&self, waker: &Waker) -> Place {
+        let waits = Rc::new(Cell::new(true));
+        let waiter = Waiter { waker: waker.clone(), waits: Rc::clone(&waits) };
+        self.waiting.borrow_mut().push_back(waiter);
+        Place { waits }
+    }
+
+    /// A connection came free or may be made: the first in line tries again.
+    pub(crate) fn wake_next(&self, shard: &Shard) {
+        while let Some(waiter) = self.waiting.borrow_mut().pop_front() {
+            if waiter.waits.get() {
+                waiter.waker.wake();
+                shard.ring.note_wake();
+                return;
+            }
+        }
+    }
+}
+
+impl Host {
+    fn new(endpoint: &Endpoint) -> Self {
+        Self {
+            endpoint: endpoint.clone(),
+            address_text: endpoint.address.to_string().into(),
+            sockaddr: sockaddr(&endpoint.address),
+            active_requests: Cell::new(0),
+            idle: RefCell::new(Vec::new()),
+            retired: Cell::new(false),
+        }
+    }
+
+    /// This host with another configuration (weight, health, metadata) and its old connections.
+    fn changed(&self, endpoint: &Endpoint) -> Self {
+        let host = Self::new(endpoint);
+        host.active_requests.set(self.active_requests.get());
+        host.idle.replace(self.idle.take());
+        self.retired.set(true);
+        host
+    }
+
+    fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+    }
+
+    /// A request was sent here.
+    pub fn request_begins(&self) {
+        self.active_requests.set(self.active_requests.get() + 1);
+    }
+
+    /// A request ended here.
+    pub fn request_ends(&self) {
+        self.active_requests.set(self.active_requests.get().saturating_sub(1));
+    }
+
+    /// Starts to connect.
+    ///
+    /// # Errors
+    /// When no socket can be made.
+    pub fn connect(
+        &self,
+        shard: &Shard,
+        marks: Watermarks,
+        keepalive: Option<TcpKeepalive>,
+    ) -> io::Result<Connecting> {
+        let options = |socket: &socket2::Socket| match keepalive {
+            Some(keepalive) => set_keepalive(socket, keepalive),
+            None => Ok(()),
+        };
+        shard.ring.connect(&self.sockaddr, &options, marks)
+    }
+}
+
+/// Sets SO_KEEPALIVE and the numbers that are given.
+///
+/// # Errors
+/// When the kernel refuses one of them.
+pub fn set_keepalive(socket: &socket2::Socket, keepalive: TcpKeepalive) -> io::Result<()> {
+    use std::time::Duration;
+    let mut numbers = socket2::TcpKeepalive::new();
+    if let Some(seconds) = keepalive.time_s {
+        numbers = numbers.with_time(Duration::from_secs(seconds.into()));
+    }
+    if let Some(seconds) = keepalive.interval_s {
+        numbers = numbers.with_interval(Duration::from_secs(seconds.into()));
+    }
+    if let Some(probes) = keepalive.probes {
+        numbers = numbers.with_retries(probes);
+    }
+    socket.set_tcp_keepalive(&numbers)
+}
+
+fn sockaddr(address: &Address) -> socket2::SockAddr {
+    match address {
+        Address::Ip(address) => (*address).into(),
+        Address::Unix(path) => unix_sockaddr(path.as_os_str().as_bytes()),
+        Address::UnixAbstract(name) => {
+            let mut bytes = vec![0];
+            bytes.extend_from_slice(name);
+            unix_sockaddr(&bytes)
+        }
+    }
+}
+
+/// The address of a Unix socket. Paths were checked to fit when the configuration was compiled.
+fn unix_sockaddr(path: &[u8]) -> socket2::SockAddr {
+    socket2::SockAddr::unix(std::ffi::OsStr::from_bytes(path))
+        .expect("the configuration holds only paths that fit a socket address")
+}

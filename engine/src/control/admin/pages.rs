@@ -1,0 +1,308 @@
+//! The list of pages, and those too small for a file of their own.
+
+use hyper::StatusCode;
+use serde_json::json;
+
+use super::page::{Answer, Ask, Page};
+use super::stats::Memory;
+use super::{clusters, config, stats};
+use crate::control::state::{Command, Lifecycle, NotTaken};
+use crate::logging::{self, ComponentLevel, ComponentLevelError, Level};
+
+/// Every page, sorted by path.
+pub(super) const PAGES: &[Page] = &[
+    Page {
+        path: "/",
+        help: "Admin home page",
+        parameters: &[],
+        changes: false,
+        render: |_| Answer::new("text/html; charset=UTF-8", home()),
+    },
+    Page {
+        path: "/certs",
+        help: "print certs on machine",
+        parameters: &[],
+        changes: false,
+        render: |_| Answer::json(&json!({"certificates": []})),
+    },
+    Page {
+        path: "/clusters",
+        help: "upstream cluster status",
+        parameters: &[
+            ("filter", "Regular expression for filtering clusters by name"),
+            ("format", "File format to use; One of (text, json)"),
+        ],
+        changes: false,
+        render: clusters::clusters,
+    },
+    Page {
+        path: "/config_dump",
+        help: "dump current configs",
+        parameters: &[],
+        changes: false,
+        render: config::config_dump,
+    },
+    Page {
+        path: "/drain_listeners",
+        help: "drain listeners",
+        parameters: &[
+            ("graceful", "Drain connections for the drain time before closing the listeners"),
+            ("inboundonly", "Drain only listeners whose traffic_direction is INBOUND"),
+            ("skip_exit", "Drain connections and leave the listeners open"),
+        ],
+        changes: true,
+        render: |ask| {
+            acknowledge(ask.state.command(Command::DrainListeners {
+                graceful: ask.flag("graceful"),
+                inbound_only: ask.flag("inboundonly"),
+                skip_exit: ask.flag("skip_exit"),
+            }))
+        },
+    },
+    Page {
+        path: "/healthcheck/fail",
+        help: "cause the server to fail health checks",
+        parameters: &[],
+        changes: true,
+        render: |ask| acknowledge(ask.state.fail_health_checks(true)),
+    },
+    Page {
+        path: "/healthcheck/ok",
+        help: "cause the server to pass health checks",
+        parameters: &[],
+        changes: true,
+        render: |ask| acknowledge(ask.state.fail_health_checks(false)),
+    },
+    Page {
+        path: "/help",
+        help: "print out list of admin commands",
+        parameters: &[],
+        changes: false,
+        render: |_| Answer::text(StatusCode::OK, help_text()),
+    },
+    Page {
+        path: "/hot_restart_version",
+        help: "print the hot restart compatibility version",
+        parameters: &[],
+        changes: false,
+        render: |_| Answer::text(StatusCode::OK, "disabled"),
+    },
+    Page {
+        path: "/listeners",
+        help: "print listener info",
+        parameters: &[("format", "File format to use; One of (text, json)")],
+        changes: false,
+        render: config::listeners,
+    },
+    Page {
+        path: "/logging",
+        help: "query logging levels (GET) or change them (POST)",
+        parameters: &[
+            ("level", "desired logging level, this will change all components' level"),
+            ("paths", "change several: <component>:<level>,<component>:<level>"),
+            ("<component>", "change one component to the given level"),
+        ],
+        changes: false,
+        render: logging_levels,
+    },
+    Page {
+        path: "/memory",
+        help: "print current allocation/heap usage",
+        parameters: &[],
+        changes: false,
+        render: memory,
+    },
+    Page {
+        path: "/quitquitquit",
+        help: "exit the server",
+        parameters: &[],
+        changes: true,
+        render: |ask| acknowledge(ask.state.command(Command::Quit)),
+    },
+    Page {
+        path: "/ready",
+        help: "print server state, return 200 if LIVE, otherwise return 503",
+        parameters: &[],
+        changes: false,
+        render: ready,
+    },
+    Page {
+        path: "/reopen_logs",
+        help: "reopen log files",
+        parameters: &[],
+        changes: true,
+        render: |ask| {
+            ask.state.reopen_logs();
+            Answer::ok()
+        },
+    },
+    Page {
+        path: "/reset_counters",
+        help: "reset all counters to zero",
+        parameters: &[],
+        changes: true,
+        render: |ask| {
+            ask.state.registry().reset_counters();
+            Answer::ok()
+        },
+    },
+    Page {
+        path: "/runtime",
+        help: "print runtime values",
+        parameters: &[],
+        changes: false,
+        render: |_| Answer::json(&json!({"layers": [], "entries": {}})),
+    },
+    Page {
+        path: "/server_info",
+        help: "print server version/status information",
+        parameters: &[],
+        changes: false,
+        render: config::server_info,
+    },
+    Page {
+        path: "/stats",
+        help: "print server stats",
+        parameters: &[
+            ("usedonly", "Only include stats that are not zero"),
+            ("filter", "Regular expression for filtering stats"),
+            ("invert_filter", "Invert the filter regex"),
+            ("format", "Format to use; One of (text, json, prometheus)"),
+            ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
+        ],
+        changes: false,
+        render: stats::stats,
+    },
+    Page {
+        path: "/stats/prometheus",
+        help: "print server stats in prometheus format",
+        parameters: &[
+            ("usedonly", "Only include stats that are not zero"),
+            ("filter", "Regular expression for filtering stats"),
+            ("invert_filter", "Invert the filter regex"),
+        ],
+        changes: false,
+        render: stats::prometheus_stats,
+    },
+];
+
+/// All pages with their parameters, as text.
+pub(super) fn help_text() -> String {
+    let mut help = "admin commands are:\n".to_owned();
+    for Page { path, help: what, parameters, changes, .. } in PAGES {
+        let post = if *changes { " (POST)" } else { "" };
+        help.push_str(&format!("  {path}{post}: {what}\n"));
+        for (name, meaning) in *parameters {
+            help.push_str(&format!("      {name}: {meaning}\n"));
+        }
+    }
+    help
+}
+
+/// All pages as HTML: a link for what reads, a button for what changes something.
+fn home() -> String {
+    let mut rows = String::new();
+    for Page { path, help, changes, .. } in PAGES {
+        let path = if *path == "/" { continue } else { &path[1..] };
+        let action = if *changes {
+            format!("<form action='{path}' method='post'><button>{path}</button></form>")
+        } else {
+            format!("<a href='{path}'>{path}</a>")
+        };
+        rows.push_str(&format!("<tr><td>{action}</td><td>{help}</td></tr>\n"));
+    }
+    format!(
+        "<!DOCTYPE html>\n<html lang='en'>\n<head><title>Outrigger Admin</title>\n\
+         <style>body {{ font-family: sans-serif }} td {{ padding: 4px }} form {{ margin: 0 }}</style>\n\
+         </head>\n<body><table>\n{rows}</table></body>\n</html>\n"
+    )
+}
+
+fn acknowledge(taken: Result<(), NotTaken>) -> Answer {
+    match taken {
+        Ok(()) => Answer::ok(),
+        Err(error) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    }
+}
+
+fn ready(ask: &Ask<'_>) -> Answer {
+    let lifecycle = ask.state.lifecycle();
+    let status = match lifecycle {
+        Lifecycle::Live => StatusCode::OK,
+        Lifecycle::Draining | Lifecycle::PreInitializing | Lifecycle::Initializing => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    Answer::text(status, format!("{lifecycle}\n"))
+}
+
+/// Envoy's fields as far as the kernel knows them: there is no page heap to tell about.
+fn memory(_: &Ask<'_>) -> Answer {
+    let Memory { resident, anonymous } = Memory::now();
+    Answer::json(&json!({
+        "allocated": anonymous.to_string(),
+        "heap_size": anonymous.to_string(),
+        "pageheap_unmapped": "0",
+        "pageheap_free": "0",
+        "total_thread_cache": "0",
+        "total_physical_bytes": resident.to_string(),
+    }))
+}
+
+fn logging_levels(ask: &Ask<'_>) -> Answer {
+    if !ask.parameters().is_empty() {
+        if !ask.is_post {
+            return Answer::method_not_allowed(&ask.method);
+        }
+        // All of it, or nothing.
+        match wanted_levels(ask.parameters()) {
+            Ok(changes) => changes.into_iter().for_each(Change::apply),
+            Err(error) => return Answer::bad_request(format!("error: {error}\n\n{LOGGING_USAGE}")),
+        }
+    }
+    let mut body = "active loggers:\n".to_owned();
+    for (component, level) in logging::levels() {
+        body.push_str(&format!("  {component}: {level}\n"));
+    }
+    body.push('\n');
+    Answer::text(StatusCode::OK, body)
+}
+
+enum Change {
+    All(Level),
+    One(ComponentLevel),
+}
+
+impl Change {
+    fn apply(self) {
+        match self {
+            Change::All(level) => logging::set_all(level),
+            Change::One(component) => logging::set(component),
+        }
+    }
+}
+
+fn wanted_levels(parameters: &[(String, String)]) -> Result<Vec<Change>, ComponentLevelError> {
+    let mut changes = Vec::new();
+    for (name, value) in parameters {
+        match name.as_str() {
+            "level" => changes.push(Change::All(value.parse()?)),
+            "paths" => {
+                for pair in value.split(',').filter(|pair| !pair.is_empty()) {
+                    changes.push(Change::One(pair.parse()?));
+                }
+            }
+            component => {
+                changes.push(Change::One(ComponentLevel::new(component, value.parse()?)?));
+            }
+        }
+    }
+    Ok(changes)
+}
+
+const LOGGING_USAGE: &str = "\
+usage: /logging?<name>=<level> (change single level)
+usage: /logging?paths=name1:level1,name2:level2,... (change multiple levels)
+usage: /logging?level=<level> (change all levels)
+levels: trace debug info warning error critical off
+";

@@ -1,0 +1,172 @@
+//! The control thread: everything of the process that is not the request path.
+//!
+//! One OS thread named `control`, not pinned, with one single-threaded tokio runtime. It serves the
+//! admin interface, follows signals and resolves names. It never touches a shard: it reads their
+//! statistics with relaxed loads, and asks the server loop for what must be done through a bounded
+//! channel of [`Command`]s.
+//!
+//! Idle, it sleeps: nothing here ticks unless DNS clusters are configured.
+
+pub mod admin;
+pub mod dns;
+pub mod signals;
+pub mod state;
+
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use outrigger_xds::bootstrap::Admin;
+use outrigger_xds::snapshot::{Address, Snapshot};
+use thiserror::Error;
+use tokio::runtime::Builder;
+use tokio::sync::{oneshot, watch};
+
+pub use admin::AdminError;
+pub use dns::Publish;
+pub use state::{BoundListener, Command, ControlState, Lifecycle, NotTaken};
+
+use crate::demo;
+
+/// What the control thread is to do.
+pub struct ControlOptions {
+    /// The admin interface, if there is to be one.
+    pub admin: Option<Admin>,
+    /// Whether to answer to signals. Block them first: [`signals::block`].
+    pub signals: bool,
+    /// Gets every new set of endpoints that DNS gives.
+    pub publish: Publish,
+    /// A listening socket for the demonstration's origin.
+    pub demo_origin: Option<TcpListener>,
+}
+
+/// Why the control thread could not be started.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// The admin interface.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The file for the admin interface's address.
+    #[error("cannot write the admin address to {path}: {source}")]
+    AdminAddressPath {
+        /// The file.
+        path: Box<Path>,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The demonstration's origin.
+    #[error("cannot serve the demonstration's origin: {0}")]
+    DemoOrigin(io::Error),
+    /// Signal handlers.
+    #[error("cannot handle signals: {0}")]
+    Signals(io::Error),
+    /// The thread or its runtime.
+    #[error("cannot start the control thread: {0}")]
+    Start(io::Error),
+}
+
+/// The running control thread.
+#[derive(Debug)]
+pub struct Control {
+    thread: JoinHandle<()>,
+    snapshot: watch::Sender<Option<Arc<Snapshot>>>,
+    stop: oneshot::Sender<()>,
+    admin_address: Option<Address>,
+}
+
+impl Control {
+    /// Starts the thread, and returns when the admin interface is bound.
+    pub fn start(
+        state: Arc<ControlState>,
+        options: ControlOptions,
+    ) -> Result<Control, ControlError> {
+        let (snapshot, snapshots) = watch::channel(None);
+        let (stop, stopped) = oneshot::channel();
+        let (ready, bound) = crossbeam_channel::bounded(1);
+        let thread = thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let runtime = match Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(ready.send(Err(ControlError::Start(error)))),
+                };
+                runtime.block_on(async {
+                    match serve(&state, options, snapshots) {
+                        Ok(admin_address) => {
+                            // The receiver waits for exactly this message.
+                            let _ = ready.send(Ok(admin_address));
+                            // Ends when told to, and when nobody is left who could tell.
+                            let _ = stopped.await;
+                        }
+                        Err(error) => drop(ready.send(Err(error))),
+                    }
+                });
+                // Dropping the runtime drops its tasks; a lookup in progress is not waited for.
+                runtime.shutdown_background();
+            })
+            .map_err(ControlError::Start)?;
+        let gone = || ControlError::Start(io::ErrorKind::BrokenPipe.into());
+        let admin_address = bound.recv().unwrap_or_else(|_| Err(gone()))?;
+        Ok(Control { thread, snapshot, stop, admin_address })
+    }
+
+    /// Where the admin interface is, with its real port.
+    pub fn admin_address(&self) -> Option<&Address> {
+        self.admin_address.as_ref()
+    }
+
+    /// Has the names of `snapshot`'s DNS clusters followed from now on, and no others.
+    pub fn resolve(&self, snapshot: Arc<Snapshot>) {
+        self.snapshot.send_replace(Some(snapshot));
+    }
+
+    /// Ends the thread; `false` when it did not end within `patience`.
+    pub fn stop(self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        // An error means that the thread has ended already.
+        let _ = self.stop.send(());
+        while !self.thread.is_finished() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(JOIN_POLL);
+        }
+        self.thread.join().is_ok()
+    }
+}
+
+/// Binds and spawns everything; runs inside the runtime.
+fn serve(
+    state: &Arc<ControlState>,
+    options: ControlOptions,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+) -> Result<Option<Address>, ControlError> {
+    let mut admin_address = None;
+    if let Some(admin) = options.admin {
+        let server = admin::Server::bind(admin.address, Arc::clone(state))?;
+        let address = server.address().clone();
+        if let Some(path) = &state.process().admin_address_path {
+            std::fs::write(path, address.to_string()).map_err(|source| {
+                ControlError::AdminAddressPath { path: path.as_path().into(), source }
+            })?;
+        }
+        admin_address = Some(address);
+        tokio::spawn(server.run());
+    }
+    if let Some(listener) = options.demo_origin {
+        let origin = demo::Origin::new(listener).map_err(ControlError::DemoOrigin)?;
+        tokio::spawn(origin.run());
+    }
+    if options.signals {
+        let signals = signals::Signals::new(Arc::clone(state)).map_err(ControlError::Signals)?;
+        tokio::spawn(signals.run());
+    }
+    tokio::spawn(dns::run(Arc::clone(state), snapshots, options.publish));
+    Ok(admin_address)
+}
+
+/// How often [`Control::stop`] looks whether the thread has ended.
+const JOIN_POLL: Duration = Duration::from_millis(2);

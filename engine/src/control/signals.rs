@@ -1,0 +1,95 @@
+//! Signals, as commands to the server loop.
+//!
+//! | signal | effect |
+//! |---|---|
+//! | SIGTERM, SIGINT | first: drain and exit; again: exit at once; a third time: killed by the kernel |
+//! | SIGUSR1 | log files are opened again |
+//! | SIGHUP | ignored, with a line in the log |
+//!
+//! The process blocks them before it starts any thread ([`block`]), and only the control thread
+//! lets them through, so that no shard's system call is ever interrupted by one.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::state::{Command, ControlState};
+
+/// Blocks the signals this module handles, in the calling thread and those it starts later.
+pub fn block() -> io::Result<()> {
+    mask(libc::SIG_BLOCK)
+}
+
+/// The signals of the process.
+pub(super) struct Signals {
+    state: Arc<ControlState>,
+    terminate: Signal,
+    interrupt: Signal,
+    user_1: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Handlers in place, and signals let through in the calling thread. Needs a tokio runtime.
+    pub(super) fn new(state: Arc<ControlState>) -> io::Result<Signals> {
+        let signals = Signals {
+            state,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            user_1: signal(SignalKind::user_defined1())?,
+            hang_up: signal(SignalKind::hangup())?,
+        };
+        mask(libc::SIG_UNBLOCK)?;
+        Ok(signals)
+    }
+
+    /// Follows signals for ever.
+    pub(super) async fn run(mut self) {
+        let mut terminations = 0u32;
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => self.terminate("SIGTERM", &mut terminations),
+                _ = self.interrupt.recv() => self.terminate("SIGINT", &mut terminations),
+                _ = self.user_1.recv() => {
+                    log::info!("SIGUSR1: opening log files again");
+                    self.state.reopen_logs();
+                }
+                _ = self.hang_up.recv() => log::warn!("SIGHUP: ignored"),
+            }
+        }
+    }
+
+    fn terminate(&self, name: &str, terminations: &mut u32) {
+        *terminations += 1;
+        let at_once = *terminations > 1;
+        log::warn!("{name}: {}", if at_once { "exiting at once" } else { "draining" });
+        let taken = self.state.command(Command::Terminate { at_once });
+        if at_once || taken.is_err() {
+            // Should the server loop be stuck, the next signal ends the process by itself.
+            restore_default(libc::SIGTERM);
+            restore_default(libc::SIGINT);
+        }
+    }
+}
+
+fn mask(how: libc::c_int) -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set it is given, and only then is it read; the third
+    // argument of pthread_sigmask may be null.
+    let error = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGHUP] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        libc::pthread_sigmask(how, set.as_ptr(), ptr::null_mut())
+    };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+fn restore_default(signal: libc::c_int) {
+    // SAFETY: SIG_DFL is a valid disposition and no handler of ours depends on being called again.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}

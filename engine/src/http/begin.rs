@@ -1,0 +1,743 @@
+//! The beginning of an exchange: what a request is, where it goes, and the head that goes there.
+//!
+//! Everything that needs the received head happens here, in one go, so that its buffer can go back
+//! to the kernel at once. Invariant: what is routed is what is forwarded.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use outrigger_codecs::http1::render::{self, Put};
+use outrigger_codecs::http1::{BodyFraming, FieldKind, Method, RequestHead, Target, Version};
+use outrigger_xds::snapshot::{
+    ClusterRef, DirectResponse, Forward, HeaderEdits, HeaderName, HeaderOp, HostRewrite,
+    PathMatcher, PathRewrite, Redirect, RedirectPath, RequestView, Route, RouteAction, SchemeRule,
+    StripPort, Target as RouteTarget, UnderscoreHeaders, WeightedCluster,
+};
+
+use crate::access_log::{Headers, Record, ResponseFlags};
+use crate::buffers::Chunk;
+use crate::cluster::{ClusterRuntime, Host, Serving};
+
+use super::exchange::{Exchange, ResponseEdits};
+use super::origin::{Origin, Peer, is_believed};
+use super::path::{Normalized, normalize, split};
+use super::render::{FieldWriter, is_framing, uuid};
+use super::reply::{Body, Reply};
+use super::upgrade::{Asked, Tunnel, asked};
+use super::{HttpRuntime, HttpScratch};
+
+/// The connection that a request came on.
+pub(super) struct Arrival<'a> {
+    pub(super) shard: &'a Rc<crate::shard::Shard>,
+    pub(super) http: &'a HttpRuntime,
+    pub(super) peer: Peer,
+    pub(super) connection_id: u64,
+    pub(super) local_port: &'a dyn Fn() -> Option<u16>,
+}
+
+/// Where a request goes.
+pub(super) struct Destination {
+    pub(super) cluster: Rc<ClusterRuntime>,
+    pub(super) host: Rc<Host>,
+    /// The rendered head; nothing for a tunnel that ends here.
+    pub(super) head: Option<Chunk>,
+}
+
+/// Fills in `exchange` from a request's head. Returns where it goes, or the reply that it gets.
+pub(super) fn begin(
+    arrival: &Arrival<'_>,
+    head: &RequestHead<'_, '_>,
+    exchange: &mut Exchange,
+) -> Result<Destination, Reply> {
+    let shard = arrival.shard;
+    let serving = shard.serving();
+    let random = shard.random();
+    exchange.accept(arrival, head);
+    check(arrival.http, head)?;
+    let request = Request::new(arrival, head)?;
+    let request_id = request.request_id(exchange);
+    let Some(route) = arrival.http.config.routes.find(&request, random) else {
+        arrival.http.stats.no_route.inc();
+        let flags = ResponseFlags::NO_ROUTE_FOUND;
+        return Err(Reply::text(404, "", flags, "route_not_found"));
+    };
+    exchange.response_edits = ResponseEdits::Route(route.id);
+    let forward = match &route.action {
+        RouteAction::Forward(forward) => forward,
+        RouteAction::Redirect(redirect) => {
+            arrival.http.stats.rq_redirect.inc();
+            return Err(redirect_reply(&request, route, redirect));
+        }
+        RouteAction::DirectResponse(direct) => {
+            arrival.http.stats.rq_direct_response.inc();
+            return Err(direct_reply(direct));
+        }
+        RouteAction::NonForwarding => {
+            return Err(Reply::empty(404, "non_forwarding_action"));
+        }
+    };
+    match asked(head, &arrival.http.config.upgrades, &forward.upgrades) {
+        Asked::Nothing => {}
+        Asked::Refused => {
+            arrival.http.stats.downstream_rq_ws_on_non_ws_route.inc();
+            return Err(Reply::empty(403, "upgrade_failed").closing());
+        }
+        Asked::Allowed => {
+            exchange.tunnel = match head.method {
+                Method::Connect if forward.terminate_connect => Tunnel::ConnectTerminated,
+                Method::Connect => Tunnel::Connect,
+                _ => Tunnel::Upgrade,
+            };
+        }
+    }
+    let (weighted, cluster) = choose_cluster(arrival, &serving, forward, &request, random)?;
+    if let Some(index) = weighted {
+        exchange.response_edits = ResponseEdits::Weighted(route.id, index);
+    }
+    let weighted = weighted.and_then(|index| weighted_of(forward, index));
+    let Some(host) = cluster.choose(shard) else {
+        let flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
+        return Err(Reply::text(503, "no healthy upstream", flags, "no_healthy_upstream"));
+    };
+    exchange.serving = Some(serving);
+    exchange.limit_by_route(arrival.http, forward);
+    let outbound = Outbound::new(&request, route, forward, weighted, &host, request_id);
+    let head = (exchange.tunnel != Tunnel::ConnectTerminated)
+        .then(|| outbound.render(arrival, exchange, &cluster));
+    Ok(Destination { cluster, host, head })
+}
+
+/// What the connection manager refuses whatever the route.
+fn check(http: &HttpRuntime, head: &RequestHead<'_, '_>) -> Result<(), Reply> {
+    let options = &http.config.http1;
+    if head.version == Version::Http10 && !options.accept_http_10 {
+        return Err(Reply::empty(426, "low_version").closing());
+    }
+    if head.authority.is_empty() && options.default_host_for_http_10.is_none() {
+        return Err(Reply::empty(400, "missing_host_header").closing());
+    }
+    if matches!(head.target, Target::Absolute { .. }) && !options.allow_absolute_url {
+        http.stats.downstream_rq_non_relative_path.inc();
+        return Err(Reply::empty(404, "absolute_path_rejected").closing());
+    }
+    let underscores = http.config.underscore_headers;
+    if underscores == UnderscoreHeaders::RejectRequest
+        && head.fields.iter().any(|field| field.name.contains('_'))
+    {
+        return Err(Reply::empty(400, "unexpected_underscore").closing());
+    }
+    Ok(())
+}
+
+/// A request as it is routed.
+pub(super) struct Request<'a> {
+    arrival: &'a Arrival<'a>,
+    head: &'a RequestHead<'a, 'a>,
+    authority: &'a str,
+    path: Cow<'a, str>,
+    scheme: &'a str,
+    forwarded_proto: &'a [u8],
+    origin: Origin,
+}
+
+impl<'a> Request<'a> {
+    fn new(arrival: &'a Arrival<'a>, head: &'a RequestHead<'a, 'a>) -> Result<Self, Reply> {
+        let http = arrival.http;
+        let origin = Origin::of(&http.config.origin, arrival.peer, head.fields);
+        let raw_path = match &head.target {
+            Target::Origin(path) | Target::Absolute { path, .. } => path,
+            Target::Asterisk => "*",
+            Target::Authority(_) => "",
+        };
+        let path = match normalize(&http.config.path, raw_path) {
+            Normalized::Path(path) => path,
+            Normalized::Rejected => {
+                http.stats.downstream_rq_failed_path_normalization.inc();
+                return Err(Reply::empty(400, "path_normalization_failed").closing());
+            }
+            Normalized::Redirect(path) => {
+                http.stats.downstream_rq_redirected_with_normalized_path.inc();
+                let mut reply = Reply::empty(307, "redirected_with_normalized_path");
+                reply.location = Some(path);
+                return Err(reply);
+            }
+        };
+        let trusted = !http.config.origin.use_remote_address
+            || http.config.origin.xff_num_trusted_hops > 0;
+        let sent = head.fields.iter().find(|field| field.kind == FieldKind::XForwardedProto);
+        let forwarded_proto = match sent {
+            Some(field) if trusted && !field.value.is_empty() => field.value,
+            _ => b"http",
+        };
+        let scheme = match &http.config.scheme {
+            SchemeRule::Overwrite(scheme) => scheme,
+            SchemeRule::FromRequest if forwarded_proto.eq_ignore_ascii_case(b"https") => "https",
+            SchemeRule::FromRequest | SchemeRule::MatchUpstream => "http",
+        };
+        let authority = match (head.authority, &http.config.http1.default_host_for_http_10) {
+            ("", Some(host)) => host,
+            (authority, _) => authority,
+        };
+        let authority = strip_authority(arrival, authority);
+        Ok(Self { arrival, head, authority, path, scheme, forwarded_proto, origin })
+    }
+
+    /// The request id that goes upstream, and whether it is the client's.
+    fn request_id(&self, exchange: &mut Exchange) -> Option<RequestId<'a>> {
+        let rules = &self.arrival.http.config.request_id;
+        let sent = self.head.fields.iter().find(|field| field.kind == FieldKind::XRequestId);
+        let replace = self.origin.edge && !rules.preserve_external;
+        if let Some(sent) = sent
+            && !(rules.generate && replace)
+        {
+            return Some(RequestId::Sent(sent.value));
+        }
+        if !rules.generate {
+            return None;
+        }
+        let shard = self.arrival.shard;
+        let (bits, text) = uuid(shard.random(), shard.random());
+        exchange.facts.stream_id = bits;
+        exchange.request_id = Some(text);
+        Some(RequestId::Made(text))
+    }
+}
+
+#[derive(Clone, Copy)]
+enum RequestId<'a> {
+    Made([u8; 36]),
+    Sent(&'a [u8]),
+}
+
+impl RequestId<'_> {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Made(text) => text,
+            Self::Sent(value) => value,
+        }
+    }
+}
+
+impl RequestView for Request<'_> {
+    fn method(&self) -> &[u8] {
+        self.head.method_text.as_bytes()
+    }
+
+    fn scheme(&self) -> &[u8] {
+        self.scheme.as_bytes()
+    }
+
+    fn authority(&self) -> &[u8] {
+        self.authority.as_bytes()
+    }
+
+    fn path_and_query(&self) -> &[u8] {
+        self.path.as_bytes()
+    }
+
+    fn is_internal(&self) -> bool {
+        self.origin.internal
+    }
+
+    fn header_values<'v>(&'v self, name: &str) -> impl Iterator<Item = &'v [u8]> {
+        let own = (name == "x-forwarded-proto").then_some(self.forwarded_proto);
+        let sent = self.head.fields.iter().filter(move |field| {
+            own.is_none() && field.name.eq_ignore_ascii_case(name)
+        });
+        own.into_iter().chain(sent.map(|field| field.value))
+    }
+}
+
+/// Cuts the port or the last dot off, as configured.
+fn strip_authority<'a>(arrival: &Arrival<'_>, authority: &'a str) -> &'a str {
+    let config = &arrival.http.config;
+    let (host, port) = split_port(authority);
+    let keep_port = match (config.strip_port, port) {
+        (_, None) | (StripPort::Never, _) => true,
+        (StripPort::Any, Some(_)) => false,
+        (StripPort::Matching, Some(port)) => (arrival.local_port)() != port.parse().ok(),
+    };
+    let authority = if keep_port { authority } else { host };
+    match authority.strip_suffix('.') {
+        Some(stripped) if config.strip_trailing_host_dot => stripped,
+        _ => authority,
+    }
+}
+
+/// Host and port of an authority. Brackets keep the colons of IPv6 together.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+fn weighted_of(forward: &Forward, index: usize) -> Option<&WeightedCluster> {
+    match &forward.target {
+        RouteTarget::Weighted(clusters) => clusters.all().get(index),
+        RouteTarget::Cluster(_) | RouteTarget::Header(_) => None,
+    }
+}
+
+/// The cluster, and which entry of a weighted choice it was.
+fn choose_cluster(
+    arrival: &Arrival<'_>,
+    serving: &Serving,
+    forward: &Forward,
+    request: &Request<'_>,
+    random: u64,
+) -> Result<(Option<usize>, Rc<ClusterRuntime>), Reply> {
+    let by_ref = |cluster: &ClusterRef| cluster.id.and_then(|id| serving.cluster(id));
+    let by_header = |name: &HeaderName| {
+        let value = request.header_values(name).next()?;
+        serving.cluster_by_name(std::str::from_utf8(value).ok()?)
+    };
+    let (index, cluster) = match &forward.target {
+        RouteTarget::Cluster(cluster) => (None, by_ref(cluster)),
+        RouteTarget::Header(name) => (None, by_header(name)),
+        RouteTarget::Weighted(clusters) => {
+            let given = clusters.random_header.as_ref().and_then(|name| {
+                let value = request.header_values(name).next()?;
+                std::str::from_utf8(value).ok()?.parse().ok()
+            });
+            let entry = clusters.pick(given.unwrap_or(random));
+            let index = clusters.all().iter().position(|known| std::ptr::eq(known, entry));
+            let cluster = match &entry.target {
+                Ok(cluster) => by_ref(cluster),
+                Err(name) => by_header(name),
+            };
+            (index, cluster)
+        }
+    };
+    match cluster {
+        Some(cluster) => Ok((index, Rc::clone(cluster))),
+        None => {
+            arrival.http.stats.no_cluster.inc();
+            let flags = ResponseFlags::NO_CLUSTER_FOUND;
+            Err(Reply::text(forward.cluster_not_found_status, "", flags, "cluster_not_found"))
+        }
+    }
+}
+
+/// The request as it goes upstream.
+struct Outbound<'a> {
+    request: &'a Request<'a>,
+    edits: &'a HeaderEdits,
+    authority: Cow<'a, str>,
+    path: Cow<'a, str>,
+    original_path: Option<&'a str>,
+    original_host: Option<&'a str>,
+    request_id: Option<RequestId<'a>>,
+    timeout_ms: u64,
+    attempt_count: bool,
+}
+
+impl<'a> Outbound<'a> {
+    fn new(
+        request: &'a Request<'a>,
+        route: &'a Route,
+        forward: &'a Forward,
+        weighted: Option<&'a WeightedCluster>,
+        host: &'a Host,
+        request_id: Option<RequestId<'a>>,
+    ) -> Self {
+        let rewritten = forward
+            .path_rewrite
+            .as_ref()
+            .map(|rewrite| rewrite_path(request, &route.matcher.path, rewrite));
+        let authority = weighted
+            .and_then(|entry| entry.host_rewrite.as_deref().map(Cow::Borrowed))
+            .or_else(|| rewrite_host(request, forward.host_rewrite.as_ref()?, host));
+        Self {
+            request,
+            edits: weighted.map_or(&route.request_headers, |entry| &entry.request_headers),
+            original_path: rewritten.is_some().then_some(&*request.path),
+            path: rewritten.unwrap_or(Cow::Borrowed(&request.path)),
+            original_host: (forward.append_x_forwarded_host && authority.is_some())
+                .then_some(request.authority),
+            authority: authority.unwrap_or(Cow::Borrowed(request.authority)),
+            request_id,
+            timeout_ms: forward.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
+            attempt_count: route.include_request_attempt_count,
+        }
+    }
+
+    fn render(
+        &self,
+        arrival: &Arrival<'_>,
+        exchange: &mut Exchange,
+        cluster: &ClusterRuntime,
+    ) -> Chunk {
+        let shard = arrival.shard;
+        let mut scratch = shard.scratch.borrow_mut();
+        let HttpScratch { edits, text, .. } = &mut *scratch;
+        let ops = &self.edits.ops;
+        if !ops.is_empty() {
+            let record = exchange.record(arrival, cluster);
+            let mut logger = shard.logger.borrow_mut();
+            edits.work_out(
+                ops,
+                |name| self.value(name).is_some(),
+                |op, out| {
+                    if let HeaderOp::Set { value, .. } = op {
+                        match value.as_literal() {
+                            Some(literal) => out.extend_from_slice(literal.as_bytes()),
+                            None => logger.renderer().template(value, &record, self, b"", out),
+                        }
+                    }
+                },
+            );
+        }
+        let dropped = |name: &str| !ops.is_empty() && edits.drops(ops, name);
+        let framing = self.framing(exchange.tunnel);
+        let chunk = shard.arena.write(|out| {
+            let target = match self.request.head.target {
+                Target::Authority(authority) => authority,
+                _ => &self.path,
+            };
+            render::request_line(out, self.request.head.method_text, target);
+            let case = cluster.config.http.header_case;
+            let mut writer = FieldWriter { out, case, ops, edits };
+            writer.verbatim("host", self.authority.as_bytes());
+            self.copy_fields(&mut writer);
+            self.add_fields(&mut writer, text);
+            writer.additions();
+            if exchange.tunnel == Tunnel::Upgrade {
+                writer.verbatim("connection", b"upgrade");
+                writer.verbatim("upgrade", self.request.head.upgrade.unwrap_or_default());
+            }
+            writer.framing(framing);
+            writer.end();
+        });
+        for (slot, name) in arrival.http.logs.captures().request_headers() {
+            let added = edits.additions(ops).find(|(known, _)| !ops.is_empty() && *known == name);
+            let value = match added {
+                Some((_, value)) => Some(value),
+                None if dropped(name) => None,
+                None => self.value(name),
+            };
+            if let Some(value) = value {
+                exchange.facts.capture.put(slot, value);
+            }
+        }
+        chunk
+    }
+
+    fn framing(&self, tunnel: Tunnel) -> BodyFraming {
+        match (self.request.head.framing, tunnel) {
+            (BodyFraming::UntilClose, _) | (_, Tunnel::Connect) => BodyFraming::None,
+            (framing, _) => framing,
+        }
+    }
+
+    /// The client's own fields, but for those that end here or are written anew.
+    fn copy_fields<P: Put>(&self, writer: &mut FieldWriter<'_, P>) {
+        let config = &self.request.arrival.http.config;
+        let drop_underscores = config.underscore_headers == UnderscoreHeaders::DropHeader;
+        let append_forwarded = self.forwarded_for_peer().is_some();
+        for field in self.request.head.fields {
+            let ends_here = field.kind.is_hop_by_hop()
+                || is_framing(field)
+                || match field.kind {
+                    FieldKind::Host | FieldKind::XForwardedProto | FieldKind::XRequestId => true,
+                    FieldKind::Expect => !config.proxy_100_continue,
+                    FieldKind::XForwardedFor => append_forwarded,
+                    FieldKind::XEnvoyExpectedRqTimeoutMs => self.writes_timeout(),
+                    FieldKind::XEnvoyOriginalPath => self.original_path.is_some(),
+                    FieldKind::UserAgent => {
+                        config.add_user_agent.is_some() && field.value.is_empty()
+                    }
+                    FieldKind::Other => {
+                        (drop_underscores && field.name.contains('_'))
+                            || self.is_client_certificate(field.name)
+                    }
+                    _ => false,
+                };
+            if !ends_here && is_believed(self.request.origin, field) {
+                writer.field(field.name, field.value);
+            }
+        }
+    }
+
+    /// What the proxy says about the request.
+    fn add_fields<P: Put>(&self, writer: &mut FieldWriter<'_, P>, text: &mut Vec<u8>) {
+        let request = self.request;
+        let config = &request.arrival.http.config;
+        if let Some(peer) = self.forwarded_for_peer() {
+            text.clear();
+            let sent = request.head.fields.iter();
+            for field in sent.filter(|field| field.kind == FieldKind::XForwardedFor) {
+                text.extend_from_slice(field.value);
+                text.push(b',');
+            }
+            write_ip(text, peer, config.origin.ipv4_as_mapped_ipv6);
+            writer.field("x-forwarded-for", text);
+        }
+        writer.field("x-forwarded-proto", request.forwarded_proto);
+        if request.head.te_trailers {
+            writer.field("te", b"trailers");
+        }
+        if let Some(id) = &self.request_id {
+            writer.field("x-request-id", id.as_bytes());
+        }
+        if let Some(path) = self.original_path {
+            writer.field("x-envoy-original-path", path.as_bytes());
+        }
+        if let Some(host) = self.original_host {
+            writer.field("x-forwarded-host", host.as_bytes());
+        }
+        if self.writes_timeout() {
+            let mut digits = [0; 20];
+            let timeout = render::decimal(self.timeout_ms, &mut digits);
+            writer.field("x-envoy-expected-rq-timeout-ms", timeout);
+        }
+        if self.attempt_count {
+            writer.field("x-envoy-attempt-count", b"1");
+        }
+        if request.origin.internal {
+            writer.field("x-envoy-internal", b"true");
+        }
+        if let (true, Some(client)) = (request.origin.edge, request.origin.client) {
+            text.clear();
+            write_ip(text, client, false);
+            writer.field("x-envoy-external-address", text);
+        }
+        if let Some(port) = (request.arrival.local_port)().filter(|_| self.appends_port()) {
+            let mut digits = [0; 20];
+            writer.field("x-forwarded-port", render::decimal(port.into(), &mut digits));
+        }
+        if let Some(agent) = &config.add_user_agent {
+            let sent = request.head.fields.iter().any(|field| {
+                field.kind == FieldKind::UserAgent && !field.value.is_empty()
+            });
+            if !sent {
+                writer.field("user-agent", agent.as_bytes());
+            }
+            writer.field("x-envoy-downstream-service-cluster", agent.as_bytes());
+            if let Some(node) = &config.service_node {
+                writer.field("x-envoy-downstream-service-node", node.as_bytes());
+            }
+        }
+        if let Some(via) = &config.via {
+            writer.field("via", via.as_bytes());
+        }
+    }
+
+    fn writes_timeout(&self) -> bool {
+        self.timeout_ms > 0 && !self.request.arrival.http.config.router.suppress_envoy_headers
+    }
+
+    fn appends_port(&self) -> bool {
+        let rules = &self.request.arrival.http.config.origin;
+        rules.append_x_forwarded_port
+            && !self.request.head.fields.iter().any(|field| field.kind == FieldKind::XForwardedPort)
+    }
+
+    fn is_client_certificate(&self, name: &str) -> bool {
+        use outrigger_xds::snapshot::ForwardClientCert::AlwaysForward;
+        // Without mutual TLS nobody can vouch for it.
+        self.request.arrival.http.config.forward_client_cert != AlwaysForward
+            && name.eq_ignore_ascii_case("x-forwarded-client-cert")
+    }
+
+    /// The peer's address, where it is to be appended to `x-forwarded-for`.
+    fn forwarded_for_peer(&self) -> Option<IpAddr> {
+        let rules = &self.request.arrival.http.config.origin;
+        let appends = rules.use_remote_address && !rules.skip_xff_append;
+        self.request.arrival.peer.ip().filter(|_| appends)
+    }
+
+    /// A header as it goes upstream, before edits.
+    fn value(&self, name: &str) -> Option<&[u8]> {
+        let config = &self.request.arrival.http.config;
+        match name {
+            ":method" => Some(self.request.head.method_text.as_bytes()),
+            ":path" => Some(self.path.as_bytes()).filter(|path| !path.is_empty()),
+            ":authority" | "host" => Some(self.authority.as_bytes()),
+            ":scheme" => Some(self.request.scheme.as_bytes()),
+            "x-forwarded-proto" => Some(self.request.forwarded_proto),
+            "x-request-id" => self.request_id.as_ref().map(RequestId::as_bytes),
+            "x-envoy-original-path" if self.original_path.is_some() => {
+                self.original_path.map(str::as_bytes)
+            }
+            "via" if config.via.is_some() => config.via.as_deref().map(str::as_bytes),
+            _ => {
+                let field = self.request.head.field(name)?;
+                let goes_on =
+                    !field.kind.is_hop_by_hop() && is_believed(self.request.origin, field);
+                goes_on.then_some(field.value)
+            }
+        }
+    }
+}
+
+impl Headers for Outbound<'_> {
+    fn request(&self, name: &str) -> Option<&[u8]> {
+        self.value(name)
+    }
+
+    fn response(&self, _name: &str) -> Option<&[u8]> {
+        None
+    }
+
+    fn trailer(&self, _name: &str) -> Option<&[u8]> {
+        None
+    }
+}
+
+fn write_ip(text: &mut Vec<u8>, address: IpAddr, mapped: bool) {
+    use std::io::Write;
+    let address = match address {
+        IpAddr::V4(address) if mapped => IpAddr::V6(address.to_ipv6_mapped()),
+        address => address,
+    };
+    // Writing to a vector can't fail.
+    let _infallible = write!(text, "{address}");
+}
+
+/// The path with its query after a rewrite.
+fn rewrite_path<'a>(
+    request: &'a Request<'a>,
+    matcher: &PathMatcher,
+    rewrite: &PathRewrite,
+) -> Cow<'a, str> {
+    let (path, query) = split(&request.path);
+    match rewrite {
+        PathRewrite::Prefix(new) => Cow::Owned(replace_prefix(matcher, path, new) + query),
+        PathRewrite::Regex(regex) => {
+            let mut out = Vec::new();
+            regex.rewrite_into(path.as_bytes(), &mut out);
+            out.extend_from_slice(query.as_bytes());
+            into_text(out, &request.path)
+        }
+        PathRewrite::Template(template) => {
+            let out = request.template(template);
+            into_text([out, query.as_bytes().to_vec()].concat(), &request.path)
+        }
+    }
+}
+
+/// What the matcher matched at the start of `path`, replaced by `new`.
+fn replace_prefix(matcher: &PathMatcher, path: &str, new: &str) -> String {
+    let matched = match matcher {
+        PathMatcher::Prefix { text, .. } | PathMatcher::SeparatedPrefix { text, .. } => text.len(),
+        PathMatcher::Exact { .. } | PathMatcher::Regex(_) | PathMatcher::Connect => path.len(),
+    };
+    let rest = path.get(matched..).unwrap_or("");
+    format!("{new}{rest}")
+}
+
+/// Rewrites are made of text and of pieces of text, but expressions work on bytes; should one cut
+/// a character in two, the path stays as it was.
+fn into_text(bytes: Vec<u8>, otherwise: &str) -> Cow<'_, str> {
+    String::from_utf8(bytes).map_or(Cow::Borrowed(otherwise), Cow::Owned)
+}
+
+fn rewrite_host<'a>(
+    request: &'a Request<'a>,
+    rewrite: &'a HostRewrite,
+    host: &'a Host,
+) -> Option<Cow<'a, str>> {
+    match rewrite {
+        HostRewrite::Literal(text) => Some(Cow::Borrowed(text)),
+        HostRewrite::Auto => {
+            let name = &*host.endpoint.hostname;
+            (!name.is_empty()).then_some(Cow::Borrowed(name))
+        }
+        HostRewrite::Header(name) => {
+            let value = request.header_values(name).next()?;
+            std::str::from_utf8(value).ok().filter(|text| !text.is_empty()).map(Cow::Borrowed)
+        }
+        HostRewrite::PathRegex(regex) => {
+            let (path, _) = split(&request.path);
+            let mut out = Vec::new();
+            regex.rewrite_into(path.as_bytes(), &mut out);
+            String::from_utf8(out).ok().filter(|text| !text.is_empty()).map(Cow::Owned)
+        }
+        HostRewrite::Template(template) => {
+            String::from_utf8(request.template(template)).ok().map(Cow::Owned)
+        }
+    }
+}
+
+impl Request<'_> {
+    /// A template filled in from the request.
+    fn template(&self, template: &outrigger_xds::snapshot::Template) -> Vec<u8> {
+        let mut out = Vec::new();
+        let record = Record::default();
+        let mut logger = self.arrival.shard.logger.borrow_mut();
+        logger.renderer().template(template, &record, &InboundHeaders(self), b"", &mut out);
+        out
+    }
+}
+
+/// The headers of a request as it came.
+struct InboundHeaders<'a>(&'a Request<'a>);
+
+impl Headers for InboundHeaders<'_> {
+    fn request(&self, name: &str) -> Option<&[u8]> {
+        match name {
+            ":method" => Some(self.0.method()),
+            ":path" => Some(self.0.path_and_query()),
+            ":authority" | "host" => Some(self.0.authority()),
+            ":scheme" => Some(self.0.scheme()),
+            _ => self.0.head.field(name).map(|field| field.value),
+        }
+    }
+
+    fn response(&self, _name: &str) -> Option<&[u8]> {
+        None
+    }
+
+    fn trailer(&self, _name: &str) -> Option<&[u8]> {
+        None
+    }
+}
+
+fn direct_reply(direct: &DirectResponse) -> Reply {
+    let mut reply = Reply::empty(direct.status, "direct_response");
+    reply.body = Body::Configured(direct.body.clone());
+    reply
+}
+
+fn redirect_reply(request: &Request<'_>, route: &Route, redirect: &Redirect) -> Reply {
+    let mut reply = Reply::empty(redirect.status, "direct_response");
+    reply.location = Some(location(request, route, redirect));
+    reply
+}
+
+/// The location of a redirect (contract section 8, `redirect`).
+fn location(request: &Request<'_>, route: &Route, redirect: &Redirect) -> String {
+    let scheme = redirect.scheme.as_deref().unwrap_or(request.scheme);
+    let (host, port) = split_port(request.authority);
+    let host = redirect.host.as_deref().unwrap_or(host);
+    let port = match (redirect.port, &redirect.host, port) {
+        (Some(port), _, _) => format!(":{port}"),
+        // The old scheme's default port goes with the old scheme.
+        (None, None, Some(port)) if redirect.scheme.is_none() || !is_default(request.scheme, port) => {
+            format!(":{port}")
+        }
+        _ => String::new(),
+    };
+    let (path, query) = split(&request.path);
+    let query = if redirect.strip_query { "" } else { query };
+    let path = match &redirect.path {
+        None => format!("{path}{query}"),
+        Some(RedirectPath::Whole(new)) if new.contains('?') => new.to_string(),
+        Some(RedirectPath::Whole(new)) => format!("{new}{query}"),
+        Some(RedirectPath::Prefix(new)) => {
+            replace_prefix(&route.matcher.path, path, new) + query
+        }
+        Some(RedirectPath::Regex(regex)) => {
+            let mut out = Vec::new();
+            regex.rewrite_into(path.as_bytes(), &mut out);
+            format!("{}{query}", into_text(out, path))
+        }
+    };
+    format!("{scheme}://{host}{port}{path}")
+}
+
+fn is_default(scheme: &str, port: &str) -> bool {
+    matches!((scheme, port), ("http", "80") | ("https", "443"))
+}

@@ -1,0 +1,437 @@
+//! A downstream HTTP/1.1 connection: one exchange after the other, then a careful close.
+//!
+//! | phase | means | ends with |
+//! |---|---|---|
+//! | `Reading` | between requests, or in the middle of a head | a head, a timeout, the end |
+//! | `Exchanging` | a request is under way | the exchange's verdict |
+//! | `Flushing` | the last bytes are on their way, FIN behind them | sent, or a timeout |
+//! | `Lingering` | FIN is sent; what still comes is discarded | the peer's FIN, or a timeout |
+//!
+//! Lingering is why a client that is still sending gets to read our last answer instead of a
+//! reset. Invariant: an idle connection holds no receive buffer and no exchange.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use outrigger_codecs::http1::{FieldStorage, HeadError, RequestHead};
+
+use crate::access_log::ResponseFlags;
+use crate::buffers::Chunk;
+use crate::connection::{ConnectionGuard, local_address};
+use crate::ring::{Received, Socket, Watermarks};
+use crate::shard::Shard;
+use crate::timer::{Nanos, Timer};
+
+use super::begin::{Arrival, begin};
+use super::exchange::{Downstream, Exchange, Progress};
+use super::input::Input;
+use super::origin::Peer;
+use super::reply::Reply;
+use super::{HttpRuntime, NANOS_PER_MS, after, earliest};
+
+/// The task of one downstream connection.
+pub struct HttpConnection {
+    shard: Rc<Shard>,
+    http: Rc<HttpRuntime>,
+    socket: Socket,
+    timer: Timer,
+    marks: Watermarks,
+    peer: Peer,
+    id: u64,
+    requests: u32,
+    phase: Phase,
+    input: Input,
+    /// A head that comes in pieces.
+    partial: Option<Box<Vec<u8>>>,
+    exchange: Option<Box<Exchange>>,
+    created_at: Nanos,
+    /// Since when the present phase lasts; in the middle of a head, since its first byte.
+    since: Nanos,
+    max_age_at: Option<Nanos>,
+    watched: bool,
+    closed_by_us: bool,
+    guard: ConnectionGuard,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Reading,
+    Exchanging,
+    Flushing,
+    Lingering,
+    Closed,
+}
+
+impl HttpConnection {
+    /// Serves `socket`, which came from `peer`.
+    pub fn new(
+        shard: &Rc<Shard>,
+        http: &Rc<HttpRuntime>,
+        socket: Socket,
+        peer: Peer,
+        marks: Watermarks,
+        guard: ConnectionGuard,
+    ) -> Self {
+        let now = shard.clock.now();
+        let timeouts = &http.config.timeouts;
+        let jitter = timeouts.max_connection_duration.map(|limit| {
+            let share = (shard.random() % 1_000_001) as f64 / 1e6;
+            limit.mul_f64(timeouts.max_connection_duration_jitter_percent / 100.0 * share)
+        });
+        let max_age = timeouts.max_connection_duration.map(|limit| limit + jitter.unwrap_or_default());
+        http.stats.downstream_cx_total.inc();
+        http.stats.downstream_cx_http1_total.inc();
+        http.stats.downstream_cx_active.inc();
+        http.stats.downstream_cx_http1_active.inc();
+        socket.start();
+        Self {
+            shard: Rc::clone(shard),
+            http: Rc::clone(http),
+            socket,
+            timer: shard.timers.timer(),
+            marks,
+            peer,
+            id: shard.next_connection_id(),
+            requests: 0,
+            phase: Phase::Reading,
+            input: Input::default(),
+            partial: None,
+            exchange: None,
+            created_at: now,
+            since: now,
+            max_age_at: after(now, max_age),
+            watched: false,
+            closed_by_us: false,
+            guard,
+        }
+    }
+
+    fn watch(&mut self, waker: &Waker) {
+        self.watched = true;
+        self.socket.register(waker);
+        self.timer.register(waker);
+        self.guard.wake_at_drain(waker);
+    }
+
+    /// Does what can be done, and says whether the connection is over.
+    fn run(&mut self, waker: &Waker) -> bool {
+        let mut fired = self.timer.take_fired();
+        loop {
+            let moved_on = match self.phase {
+                Phase::Reading => self.read(waker, fired),
+                Phase::Exchanging => self.exchange(waker, fired),
+                Phase::Flushing => self.flush(fired),
+                Phase::Lingering => self.linger(fired),
+                Phase::Closed => return true,
+            };
+            if !moved_on {
+                self.timer.set(self.deadline());
+                return false;
+            }
+            fired = false;
+        }
+    }
+
+    // ---- reading a head --------------------------------------------------------------------------
+
+    /// True when the phase changed.
+    fn read(&mut self, waker: &Waker, timer_fired: bool) -> bool {
+        if timer_fired && self.read_timed_out(waker) {
+            return true;
+        }
+        if self.socket.send_error().is_some() {
+            return self.enter(Phase::Closed);
+        }
+        if self.socket.unsent() >= self.marks.high {
+            // A client that pipelines must also read.
+            self.socket.wake_at_unsent(self.marks.low);
+            return false;
+        }
+        match self.input.next(&self.socket) {
+            Received::Chunk(chunk) => self.read_head(chunk, waker),
+            Received::None => false,
+            Received::End if self.socket.unsent() > 0 => self.close(),
+            Received::End | Received::Failed(_) => {
+                if self.partial.is_some() {
+                    self.http.stats.downstream_cx_destroy_remote_active_rq.inc();
+                }
+                self.enter(Phase::Closed)
+            }
+        }
+    }
+
+    fn read_head(&mut self, chunk: Chunk, waker: &Waker) -> bool {
+        let Some(mut partial) = self.partial.take() else {
+            let mut storage = FieldStorage::new();
+            return match RequestHead::parse(&chunk, &mut storage, &self.http.limits) {
+                Ok(Some(head)) => {
+                    let rest = chunk.slice(head.len..chunk.len());
+                    self.begin(&head, rest, waker)
+                }
+                Ok(None) => {
+                    self.since = self.shard.clock.now();
+                    self.partial = Some(Box::new(chunk.to_vec()));
+                    drop(storage);
+                    drop(chunk);
+                    // The next piece may be here already.
+                    self.read(waker, false)
+                }
+                Err(error) => self.refuse(error, waker),
+            };
+        };
+        let before = partial.len();
+        partial.extend_from_slice(&chunk);
+        if !may_be_complete(&partial, before) && partial.len() < self.http.limits.bytes_max {
+            self.partial = Some(partial);
+            drop(chunk);
+            return self.read(waker, false);
+        }
+        let mut storage = FieldStorage::new();
+        match RequestHead::parse(&partial, &mut storage, &self.http.limits) {
+            Ok(Some(head)) => {
+                let rest = chunk.slice(head.len - before..chunk.len());
+                self.begin(&head, rest, waker)
+            }
+            Ok(None) => {
+                drop(storage);
+                self.partial = Some(partial);
+                drop(chunk);
+                self.read(waker, false)
+            }
+            Err(error) => self.refuse(error, waker),
+        }
+    }
+
+    fn begin(&mut self, head: &RequestHead<'_, '_>, rest: Chunk, waker: &Waker) -> bool {
+        self.input.put_back(rest);
+        self.requests += 1;
+        let mut exchange = Exchange::take(&self.shard);
+        let port = Cell::new(None);
+        let local_port = || {
+            let known = port.get().or_else(|| {
+                local_address(self.socket.as_raw_fd()).map(|address| address.port())
+            });
+            port.set(known);
+            known
+        };
+        let arrival = Arrival {
+            shard: &self.shard,
+            http: &self.http,
+            peer: self.peer,
+            connection_id: self.id,
+            local_port: &local_port,
+        };
+        let outcome = begin(&arrival, head, &mut exchange);
+        let mut down = self.downstream(waker);
+        exchange.start(&mut down, outcome);
+        self.exchange = Some(exchange);
+        self.enter(Phase::Exchanging)
+    }
+
+    /// Answers a head that can't be read, or not in one way only, and closes.
+    fn refuse(&mut self, error: HeadError, waker: &Waker) -> bool {
+        let stats = &self.http.stats;
+        stats.downstream_cx_protocol_error.inc();
+        if matches!(error, HeadError::TooLarge | HeadError::FieldsTooMany) {
+            stats.downstream_rq_too_large.inc();
+        }
+        log::debug!(target: "http", "connection {}: request refused: {error}", self.id);
+        let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+        let text = if error.status() == 400 { "Bad Request" } else { "" };
+        let reply = Reply::text(error.status(), text, flags, "http1.codec_error").closing();
+        self.answer(&reply, waker)
+    }
+
+    fn read_timed_out(&mut self, waker: &Waker) -> bool {
+        let now = self.shard.clock.now();
+        if !self.read_deadline().is_some_and(|at| at <= now) {
+            return false;
+        }
+        if self.partial.is_some() {
+            self.http.stats.downstream_rq_header_timeout.inc();
+            let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+            let reply = Reply::text(408, "", flags, "request_header_timeout").closing();
+            return self.answer(&reply, waker);
+        }
+        let stats = &self.http.stats;
+        if self.shard.is_draining() {
+            stats.downstream_cx_drain_close.inc();
+        } else if self.max_age_at.is_some_and(|at| at <= now) {
+            stats.downstream_cx_max_duration_reached.inc();
+        } else {
+            stats.downstream_cx_idle_timeout.inc();
+        }
+        self.close()
+    }
+
+    /// Replies to what is not a request we could begin.
+    fn answer(&mut self, reply: &Reply, waker: &Waker) -> bool {
+        let mut exchange = Exchange::take(&self.shard);
+        exchange.begin_unread(&self.shard);
+        self.partial = None;
+        let mut down = self.downstream(waker);
+        down.http.stats.downstream_rq_active.inc();
+        exchange.reply(&mut down, reply);
+        exchange.finish(&down, Progress::Close);
+        self.close()
+    }
+
+    fn read_deadline(&self) -> Option<Nanos> {
+        let timeouts = &self.http.config.timeouts;
+        if self.partial.is_some() {
+            let limits =
+                [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
+            return earliest(limits.map(|limit| after(self.since, limit)));
+        }
+        // Draining: an idle client gets the drain timeout's chance to send one more request, which
+        // is then answered with `connection: close`.
+        let drain = self.shard.drain_deadline(self.since, timeouts.drain);
+        earliest([after(self.since, timeouts.idle), self.max_age_at, drain])
+    }
+
+    // ---- the other phases --------------------------------------------------------------------------
+
+    fn exchange(&mut self, waker: &Waker, timer_fired: bool) -> bool {
+        let Some(mut exchange) = self.exchange.take() else { return self.enter(Phase::Closed) };
+        let mut down = self.downstream(waker);
+        let progress = exchange.advance(&mut down, timer_fired);
+        if progress == Progress::Pending {
+            self.exchange = Some(exchange);
+            return false;
+        }
+        exchange.finish(&down, progress);
+        match progress {
+            Progress::KeepAlive if self.may_serve_more() => self.enter(Phase::Reading),
+            Progress::KeepAlive | Progress::Close => self.close(),
+            Progress::Reset => {
+                self.closed_by_us = true;
+                self.socket.reset_on_close();
+                self.enter(Phase::Closed)
+            }
+            Progress::Gone | Progress::Pending => self.enter(Phase::Closed),
+        }
+    }
+
+    /// Between two responses it is too late to announce a close, so the limits act on the request
+    /// after: its response says so.
+    fn may_serve_more(&self) -> bool {
+        let limit = self.http.config.limits.max_requests_per_connection;
+        if limit.is_some_and(|limit| self.requests >= limit) {
+            self.http.stats.downstream_cx_max_requests_reached.inc();
+            return false;
+        }
+        true
+    }
+
+    /// Sends what is queued, then FIN.
+    fn close(&mut self) -> bool {
+        self.closed_by_us = true;
+        self.socket.finish();
+        self.enter(Phase::Flushing)
+    }
+
+    fn flush(&mut self, timer_fired: bool) -> bool {
+        if timer_fired || self.socket.send_error().is_some() {
+            return self.enter(Phase::Closed);
+        }
+        if !self.socket.is_finished() {
+            self.discard();
+            return false;
+        }
+        match self.http.config.timeouts.delayed_close {
+            Some(_) => self.enter(Phase::Lingering),
+            None => self.enter(Phase::Closed),
+        }
+    }
+
+    fn linger(&mut self, timer_fired: bool) -> bool {
+        if timer_fired {
+            self.http.stats.downstream_cx_delayed_close_timeout.inc();
+        }
+        if timer_fired || self.discard() {
+            return self.enter(Phase::Closed);
+        }
+        false
+    }
+
+    /// Drops what still comes. True when nothing more will.
+    fn discard(&mut self) -> bool {
+        loop {
+            match self.input.next(&self.socket) {
+                Received::Chunk(_) => {}
+                Received::None => return false,
+                Received::End | Received::Failed(_) => return true,
+            }
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) -> bool {
+        self.phase = phase;
+        self.since = self.shard.clock.now();
+        true
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        let timeouts = &self.http.config.timeouts;
+        match self.phase {
+            Phase::Reading => self.read_deadline(),
+            Phase::Exchanging => self.exchange.as_ref().and_then(|exchange| exchange.deadline()),
+            Phase::Flushing => after(self.since, timeouts.stream_flush.or(timeouts.stream_idle)),
+            Phase::Lingering => after(self.since, timeouts.delayed_close),
+            Phase::Closed => None,
+        }
+    }
+
+    fn downstream<'a>(&'a mut self, waker: &'a Waker) -> Downstream<'a> {
+        Downstream {
+            shard: &self.shard,
+            http: &self.http,
+            socket: &self.socket,
+            input: &mut self.input,
+            waker,
+            peer: self.peer,
+            connection_id: self.id,
+            marks: self.marks,
+        }
+    }
+}
+
+impl Future for HttpConnection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.watched {
+            this.watch(context.waker());
+        }
+        if this.run(context.waker()) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for HttpConnection {
+    fn drop(&mut self) {
+        let stats = &self.http.stats;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_http1_active.dec();
+        stats.downstream_cx_destroy.inc();
+        if self.closed_by_us {
+            stats.downstream_cx_destroy_local.inc();
+        } else {
+            stats.downstream_cx_destroy_remote.inc();
+        }
+        stats.downstream_cx_tx_bytes_total.add(self.socket.sent_bytes());
+        let age = self.shard.clock.now() - self.created_at;
+        stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
+    }
+}
+
+/// True when the bytes from `before` on hold the end of a head, or of a line that is malformed
+/// enough to be one: until then there is no need to parse a slow head again and again.
+fn may_be_complete(bytes: &[u8], before: usize) -> bool {
+    let tail = &bytes[before.saturating_sub(3)..];
+    memchr::memmem::find(tail, b"\n\r\n").is_some() || memchr::memmem::find(tail, b"\n\n").is_some()
+}

@@ -1,0 +1,29 @@
+//! What is remembered of an exchange for counters and the access log.
+
+use crate::access_log::{ByteCounts, Capture, ResponseFlags, Times};
+
+/// The facts of one exchange. Its buffers keep their memory from one exchange to the next.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) times: Times,
+    pub(super) bytes: ByteCounts,
+    pub(super) flags: ResponseFlags,
+    /// The status sent downstream; 0 when none was.
+    pub(super) code: u16,
+    pub(super) details: &'static str,
+    pub(super) upstream_failure: &'static str,
+    pub(super) attempts: u32,
+    pub(super) upstream_connection_id: u64,
+    pub(super) stream_id: u128,
+    /// Header values that the access log asks for.
+    pub(super) capture: Capture,
+}
+
+impl Facts {
+    /// Forgets everything but the memory.
+    pub(super) fn clear(&mut self) {
+        let mut capture = std::mem::take(&mut self.capture);
+        capture.clear();
+        *self = Self { capture, ..Self::default() };
+    }
+}

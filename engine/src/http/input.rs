@@ -1,0 +1,35 @@
+//! Bytes that came from downstream and are not used yet.
+//!
+//! Invariant: bytes leave in the order in which they came, whether they belong to a head, to a
+//! body, or to the next request of a pipeline.
+
+use crate::buffers::Chunk;
+use crate::ring::{Received, Socket};
+
+/// What is left of the last chunk, in front of what the socket still holds.
+#[derive(Default)]
+pub(super) struct Input {
+    rest: Option<Chunk>,
+}
+
+impl Input {
+    /// The next bytes.
+    pub(super) fn next(&mut self, socket: &Socket) -> Received {
+        match self.rest.take() {
+            Some(chunk) => Received::Chunk(chunk),
+            None => socket.receive(),
+        }
+    }
+
+    /// Gives back what was not used of the chunk taken last.
+    pub(super) fn put_back(&mut self, chunk: Chunk) {
+        if !chunk.is_empty() {
+            self.rest = Some(chunk);
+        }
+    }
+
+    /// True when bytes are at hand without asking the socket.
+    pub(super) fn has_rest(&self) -> bool {
+        self.rest.is_some()
+    }
+}

@@ -1,0 +1,271 @@
+//! Making listening sockets as a listener's configuration asks (contract section 2).
+//!
+//! Invariant: all sockets of a configuration are bound before the first connection is accepted,
+//! so a start either serves everything or fails.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+
+use outrigger_xds::snapshot::{
+    Address, Bind, ListenAddress, Listener, SocketOptionState, SocketOptionValue,
+};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// The sockets of one listener.
+pub struct BoundSockets {
+    /// One entry per address: the sockets of that address. Where the kernel can share an address
+    /// out, there is one socket per shard; else one, for a single shard to accept on.
+    pub sockets: Vec<Vec<OwnedFd>>,
+    /// The addresses, with the ports the kernel chose.
+    pub addresses: Vec<Address>,
+}
+
+/// Why a listener can't be served.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {listener}: cannot {step} {address}: {source}")]
+pub struct ListenError {
+    /// Its name.
+    pub listener: String,
+    /// What was being done.
+    pub step: &'static str,
+    /// To which address.
+    pub address: String,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Binds every address of `listener` for `shards` shards.
+///
+/// # Errors
+/// When the kernel refuses a socket, an option or an address.
+pub fn bind(listener: &Listener, shards: usize) -> Result<BoundSockets, ListenError> {
+    let mut bound = BoundSockets { sockets: Vec::new(), addresses: Vec::new() };
+    if !listener.bind.bind_to_port {
+        return Ok(bound);
+    }
+    for configured in &listener.addresses {
+        let failed = |(step, source)| ListenError {
+            listener: listener.name.to_string(),
+            step,
+            address: configured.address.to_string(),
+            source,
+        };
+        let (sockets, address) =
+            bind_address(&listener.bind, configured, shards).map_err(failed)?;
+        bound.sockets.push(sockets);
+        bound.addresses.push(address);
+    }
+    Ok(bound)
+}
+
+type Step<T> = Result<T, (&'static str, io::Error)>;
+
+fn bind_address(
+    bind: &Bind,
+    configured: &ListenAddress,
+    shards: usize,
+) -> Step<(Vec<OwnedFd>, Address)> {
+    let shared = bind.reuse_port && configured.address.ip().is_some();
+    let first = bind_one(bind, configured, &configured.address, shared)?;
+    let address = match (&configured.address, first.local_addr().map(|it| it.as_socket())) {
+        (Address::Ip(_), Ok(Some(actual))) => Address::Ip(actual),
+        (other, _) => other.clone(),
+    };
+    let mut sockets = vec![OwnedFd::from(first)];
+    for _ in 1..if shared { shards } else { 1 } {
+        // Port 0 was chosen once; the others share it.
+        sockets.push(bind_one(bind, configured, &address, shared)?.into());
+    }
+    Ok((sockets, address))
+}
+
+fn bind_one(
+    bind: &Bind,
+    configured: &ListenAddress,
+    address: &Address,
+    shared: bool,
+) -> Step<Socket> {
+    let set = |step| move |error| (step, error);
+    let sockaddr = match address {
+        Address::Ip(address) => SockAddr::from(*address),
+        Address::Unix(path) => {
+            remove_stale(path).map_err(set("replace the socket at"))?;
+            SockAddr::unix(path).map_err(set("use the path"))?
+        }
+        Address::UnixAbstract(name) => {
+            let mut path = vec![0];
+            path.extend_from_slice(name);
+            SockAddr::unix(std::ffi::OsStr::from_bytes(&path)).map_err(set("use the name"))?
+        }
+    };
+    let socket = Socket::new(sockaddr.domain(), Type::STREAM, None)
+        .map_err(set("make a socket for"))?;
+    socket.set_nonblocking(true).map_err(set("prepare"))?;
+    if let Address::Ip(ip) = address {
+        set_ip_options(&socket, bind, configured, ip, shared)?;
+    }
+    raw_options(&socket, configured, SocketOptionState::PreBind)?;
+    socket.bind(&sockaddr).map_err(set("bind"))?;
+    if let (Address::Unix(path), Some(mode)) = (address, configured.mode) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+            .map_err(set("set the mode of"))?;
+    }
+    raw_options(&socket, configured, SocketOptionState::Bound)?;
+    let backlog = bind.backlog.map_or(libc::SOMAXCONN, |backlog| {
+        i32::try_from(backlog).unwrap_or(i32::MAX)
+    });
+    socket.listen(backlog).map_err(set("listen on"))?;
+    raw_options(&socket, configured, SocketOptionState::Listening)?;
+    Ok(socket)
+}
+
+fn set_ip_options(
+    socket: &Socket,
+    bind: &Bind,
+    configured: &ListenAddress,
+    address: &SocketAddr,
+    shared: bool,
+) -> Step<()> {
+    let set = |step| move |error| (step, error);
+    socket.set_reuse_address(true).map_err(set("set SO_REUSEADDR on"))?;
+    if shared {
+        socket.set_reuse_port(true).map_err(set("set SO_REUSEPORT on"))?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(!configured.ipv4_compat).map_err(set("set IPV6_V6ONLY on"))?;
+    }
+    let on = 1i32.to_ne_bytes();
+    let v6 = Domain::for_address(*address) == Domain::IPV6;
+    if bind.transparent {
+        let (level, name) = if v6 {
+            (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
+        } else {
+            (libc::SOL_IP, libc::IP_TRANSPARENT)
+        };
+        set_raw(socket, level, name, &on).map_err(set("set IP_TRANSPARENT on"))?;
+    }
+    if bind.freebind {
+        let (level, name) = if v6 {
+            (libc::SOL_IPV6, libc::IPV6_FREEBIND)
+        } else {
+            (libc::SOL_IP, libc::IP_FREEBIND)
+        };
+        set_raw(socket, level, name, &on).map_err(set("set IP_FREEBIND on"))?;
+    }
+    if let Some(length) = bind.tcp_fast_open_queue_length {
+        set_raw(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &length.to_ne_bytes())
+            .map_err(set("set TCP_FASTOPEN on"))?;
+    }
+    Ok(())
+}
+
+fn raw_options(socket: &Socket, configured: &ListenAddress, state: SocketOptionState) -> Step<()> {
+    for option in configured.socket_options.iter().filter(|option| option.state == state) {
+        let number;
+        let value = match &option.value {
+            SocketOptionValue::Int(value) => {
+                number = value.to_ne_bytes();
+                &number[..]
+            }
+            SocketOptionValue::Bytes(bytes) => bytes,
+        };
+        set_raw(socket, option.level, option.name, value)
+            .map_err(|error| ("set a configured socket option on", error))?;
+    }
+    Ok(())
+}
+
+fn set_raw(socket: &Socket, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which the call only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Removes the socket file of a process that is gone. A socket that someone answers on, or a file
+/// that is no socket, stays, and binding then fails.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => {
+            match std::os::unix::net::UnixStream::connect(path) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path)
+                }
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configuration(address: Address, reuse_port: bool) -> (Bind, ListenAddress) {
+        let bind = Bind {
+            bind_to_port: true,
+            reuse_port,
+            backlog: None,
+            transparent: false,
+            freebind: false,
+            tcp_fast_open_queue_length: None,
+            exact_balance: false,
+        };
+        let address = ListenAddress {
+            address,
+            mode: Some(0o600),
+            ipv4_compat: false,
+            socket_options: Vec::new(),
+            tcp_keepalive: None,
+        };
+        (bind, address)
+    }
+
+    #[test]
+    fn every_shard_has_a_socket_on_the_same_port() {
+        let (bind, address) = configuration(Address::Ip("127.0.0.1:0".parse().unwrap()), true);
+        let (sockets, bound) = bind_address(&bind, &address, 3).unwrap();
+        assert_eq!(sockets.len(), 3);
+        assert_ne!(bound.ip().unwrap().port(), 0);
+        for socket in sockets {
+            let local = Socket::from(socket).local_addr().unwrap().as_socket();
+            assert_eq!(local, bound.ip());
+        }
+    }
+
+    #[test]
+    fn without_reuse_port_there_is_one_socket_and_the_port_is_taken() {
+        let (bind, address) = configuration(Address::Ip("127.0.0.1:0".parse().unwrap()), false);
+        let (sockets, bound) = bind_address(&bind, &address, 3).unwrap();
+        assert_eq!(sockets.len(), 1);
+        let (bind, again) = configuration(bound, false);
+        let (step, error) = bind_address(&bind, &again, 1).unwrap_err();
+        assert_eq!((step, error.kind()), ("bind", io::ErrorKind::AddrInUse));
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let directory = std::env::temp_dir().join(format!("outrigger-listen-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("socket");
+        let (bind, address) = configuration(Address::Unix(path.clone().into()), true);
+        drop(bind_address(&bind, &address, 2).unwrap());
+        let (sockets, _) = bind_address(&bind, &address, 2).unwrap();
+        assert_eq!(sockets.len(), 1);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(bind_address(&bind, &address, 2).is_err());
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

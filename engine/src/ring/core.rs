@@ -1,0 +1,673 @@
+//! The ring itself: entries in, completions out.
+//!
+//! Completions are handled in two steps, as they must be when tasks may call back: here they only
+//! change slots and wake wakers; the tasks run later, when the driver yields to them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::task::Waker;
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use crate::buffers::{Chunk, ReceiveBuffers};
+
+use super::probe::Features;
+use super::slot::{ConnectState, Slot};
+use super::token::{Op, pack, unpack};
+use super::{RingConfig, RingCounters, Wait};
+
+pub(super) struct Core {
+    // Dropped before the buffers, so that the kernel lets go of them first.
+    uring: IoUring,
+    pub(super) buffers: ReceiveBuffers,
+    pub(super) features: Features,
+    pub(super) counters: RingCounters,
+    slots: Vec<Option<Box<Slot>>>,
+    free_slots: Vec<u32>,
+    /// Slots with something to send at the next turn.
+    to_send: Vec<u32>,
+    /// Slots that wait for a receive buffer, in order.
+    starved: VecDeque<u32>,
+    /// Vectors of sends being submitted; the kernel copies them while it takes the entry.
+    vectors: Box<[SendVector; SEND_VECTORS]>,
+    vectors_used: usize,
+    /// Addresses and delays of entries being submitted, likewise.
+    addresses: Vec<Box<socket2::SockAddr>>,
+    delays: Vec<Box<Timespec>>,
+    /// Sends in this submission that complete while it is taken.
+    inline_sends: usize,
+    /// A task was woken since the flag was last cleared.
+    woken: bool,
+    event: Option<WatchedEvent>,
+    timeout_armed: bool,
+}
+
+struct WatchedEvent {
+    fd: OwnedFd,
+    value: Box<u64>,
+    signalled: bool,
+}
+
+struct SendVector {
+    header: libc::msghdr,
+    parts: [libc::iovec; SEND_PARTS],
+}
+
+impl Core {
+    pub(super) fn new(config: RingConfig) -> io::Result<Self> {
+        let buffers = ReceiveBuffers::new(config.receive)?;
+        let mut builder = IoUring::builder();
+        builder
+            .setup_clamp()
+            .setup_submit_all()
+            .setup_coop_taskrun()
+            .setup_cqsize(config.entries.saturating_mul(4));
+        if config.features.defer_taskrun {
+            builder.setup_single_issuer().setup_defer_taskrun();
+        }
+        let uring = builder.build(config.entries)?;
+        let (address, entries) = buffers.ring();
+        // SAFETY: the ring memory belongs to `buffers`, which is dropped after `uring`.
+        unsafe {
+            uring.submitter().register_buf_ring_with_flags(address, entries, BUFFER_GROUP, 0)?;
+        }
+        let core = Self {
+            uring,
+            buffers,
+            features: config.features,
+            counters: RingCounters::default(),
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            to_send: Vec::new(),
+            starved: VecDeque::new(),
+            vectors: Box::new([const { SendVector::EMPTY }; SEND_VECTORS]),
+            vectors_used: 0,
+            addresses: Vec::new(),
+            delays: Vec::new(),
+            inline_sends: 0,
+            woken: false,
+            event: None,
+            timeout_armed: false,
+        };
+        Ok(core)
+    }
+
+    pub(super) fn turn(&mut self, wait: Wait) -> io::Result<bool> {
+        self.start_sends();
+        self.feed_starved();
+        self.buffers.publish();
+        self.enter(wait)?;
+        Ok(self.reap())
+    }
+
+    pub(super) fn take_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
+    }
+
+    pub(super) fn note_wake(&mut self) {
+        self.woken = true;
+    }
+
+    // ---- slots -------------------------------------------------------------------------------
+
+    pub(super) fn insert(&mut self, slot: Slot) -> u32 {
+        let slot = Box::new(slot);
+        if let Some(index) = self.free_slots.pop() {
+            self.slots[index as usize] = Some(slot);
+            return index;
+        }
+        self.slots.push(Some(slot));
+        (self.slots.len() - 1) as u32
+    }
+
+    pub(super) fn slot(&self, index: u32) -> &Slot {
+        self.slots[index as usize].as_ref().expect("a handle keeps its slot")
+    }
+
+    pub(super) fn slot_mut(&mut self, index: u32) -> &mut Slot {
+        self.slots[index as usize].as_mut().expect("a handle keeps its slot")
+    }
+
+    pub(super) fn register(&mut self, index: u32, waker: &Waker) {
+        let slot = self.slot_mut(index);
+        if !slot.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            slot.waker = Some(waker.clone());
+        }
+    }
+
+    /// The handle is gone: cancel what is under way, and close when the kernel has let go.
+    pub(super) fn close(&mut self, index: u32) {
+        let slot = self.slot_mut(index);
+        slot.closing = true;
+        slot.waker = None;
+        slot.receive.queue.clear();
+        if !slot.send.in_flight {
+            slot.send.queue.clear();
+        }
+        for fd in slot.accepted.drain(..) {
+            // SAFETY: accepted by the kernel for us and handed to nobody.
+            unsafe { libc::close(fd) };
+        }
+        let (fd, operations) = (slot.fd, slot.operations);
+        if operations == 0 {
+            self.release(index);
+        } else {
+            let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(fd)).all()).build();
+            self.push(cancel.user_data(pack(Op::Aside, 0)));
+        }
+    }
+
+    fn release(&mut self, index: u32) {
+        let Some(slot) = self.slots[index as usize].take() else { return };
+        self.free_slots.push(index);
+        self.push(opcode::Close::new(Fd(slot.fd)).build().user_data(pack(Op::Aside, 0)));
+    }
+
+    /// An operation on `index` saw its last completion.
+    fn settle(&mut self, index: u32) {
+        let slot = self.slot_mut(index);
+        slot.operations -= 1;
+        if slot.closing && slot.operations == 0 {
+            self.release(index);
+        }
+    }
+
+    fn wake(&mut self, index: u32) {
+        self.woken = true;
+        if let Some(waker) = &self.slot(index).waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    // ---- receiving ---------------------------------------------------------------------------
+
+    pub(super) fn arm_receive_if_due(&mut self, index: u32) {
+        let multishot = self.features.multishot;
+        let slot = self.slot_mut(index);
+        if !slot.should_arm() {
+            return;
+        }
+        slot.receive.armed = true;
+        slot.operations += 1;
+        let fd = Fd(slot.fd);
+        let entry = if multishot {
+            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
+        } else {
+            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(BUFFER_GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
+        self.push(entry.user_data(pack(Op::Receive, index)));
+    }
+
+    fn on_receive(&mut self, index: u32, result: i32, flags: u32) {
+        let chunk = cqueue::buffer_select(flags).and_then(|buffer| {
+            // SAFETY: straight from a receive completion on our buffer group, taken once.
+            unsafe { self.buffers.filled(buffer, result.max(0) as u32) }
+        });
+        let more = cqueue::more(flags);
+        let slot = self.slot_mut(index);
+        if !more {
+            slot.receive.armed = false;
+            slot.receive.pausing = false;
+        }
+        if !slot.closing {
+            self.take_received(index, result, chunk);
+        }
+        if !more {
+            self.settle(index);
+            if self.slots[index as usize].is_some() {
+                self.arm_receive_if_due(index);
+            }
+        }
+    }
+
+    fn take_received(&mut self, index: u32, result: i32, chunk: Option<Chunk>) {
+        let slot = self.slot_mut(index);
+        match result {
+            1.. => {
+                let Some(chunk) = chunk else { return };
+                slot.receive.queued_bytes += chunk.len();
+                slot.receive.queue.push_back(chunk);
+                if slot.receive.queued_bytes > slot.marks.high
+                    && slot.receive.armed
+                    && !slot.receive.pausing
+                {
+                    slot.receive.pausing = true;
+                    let cancel = opcode::AsyncCancel::new(pack(Op::Receive, index)).build();
+                    self.push(cancel.user_data(pack(Op::Aside, 0)));
+                }
+            }
+            0 => slot.receive.ended = true,
+            code => match -code {
+                libc::ENOBUFS => {
+                    slot.receive.starved = true;
+                    self.starved.push_back(index);
+                    self.counters.buffer_waits += 1;
+                    return;
+                }
+                // Our own pause, or a signal: armed again when due.
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => return,
+                code => slot.receive.error = Some(code),
+            },
+        }
+        self.wake(index);
+    }
+
+    /// Arms sockets that found no buffer, as far as there are buffers again.
+    fn feed_starved(&mut self) {
+        if self.starved.is_empty() {
+            return;
+        }
+        if self.buffers.available() == 0 && !self.buffers.grow_twofold() {
+            return;
+        }
+        for _ in 0..self.buffers.available() {
+            let Some(index) = self.starved.pop_front() else { break };
+            // The slot may be gone or be another's by now; arming is by its own state.
+            if let Some(slot) = &mut self.slots[index as usize]
+                && slot.receive.starved
+            {
+                slot.receive.starved = false;
+                self.arm_receive_if_due(index);
+            }
+        }
+    }
+
+    // ---- sending -----------------------------------------------------------------------------
+
+    pub(super) fn queue_send(&mut self, index: u32, chunk: Chunk) {
+        let slot = self.slot_mut(index);
+        if slot.send.error.is_some() {
+            return;
+        }
+        slot.send.queued_bytes += chunk.len();
+        slot.send.queue.push_back(chunk);
+        self.list_send(index);
+    }
+
+    pub(super) fn wake_at_unsent(&mut self, index: u32, mark: usize) {
+        let send = &mut self.slot_mut(index).send;
+        if send.queued_bytes <= mark {
+            self.wake(index);
+        } else {
+            send.wake_at = Some(mark);
+        }
+    }
+
+    pub(super) fn finish(&mut self, index: u32) {
+        self.slot_mut(index).send.finish = true;
+        self.list_send(index);
+    }
+
+    fn list_send(&mut self, index: u32) {
+        let send = &mut self.slot_mut(index).send;
+        if !send.in_flight && !send.listed {
+            send.listed = true;
+            self.to_send.push(index);
+        }
+    }
+
+    fn start_sends(&mut self) {
+        let mut list = std::mem::take(&mut self.to_send);
+        for index in list.drain(..) {
+            self.start_send(index);
+        }
+        self.to_send = list;
+    }
+
+    fn start_send(&mut self, index: u32) {
+        let Some(slot) = &mut self.slots[index as usize] else { return };
+        slot.send.listed = false;
+        if slot.closing || slot.send.in_flight {
+            return;
+        }
+        if slot.send.queue.is_empty() {
+            self.finish_if_due(index);
+            return;
+        }
+        if self.vectors_used == SEND_VECTORS {
+            self.submit();
+        }
+        let Some(slot) = &mut self.slots[index as usize] else { return };
+        // The first attempt completes while the kernel takes the entry; when the socket's buffer
+        // is full, the next one waits in the kernel for room.
+        let flags = if slot.send.congested { 0 } else { libc::MSG_DONTWAIT };
+        if !slot.send.congested {
+            self.inline_sends += 1;
+        }
+        slot.send.in_flight = true;
+        slot.send.offered_bytes = slot.send.queue.iter().take(SEND_PARTS).map(Chunk::len).sum();
+        slot.operations += 1;
+        let fd = Fd(slot.fd);
+        let entry = if let ([only], []) = slot.send.queue.as_slices() {
+            opcode::Send::new(fd, only.as_ptr(), only.len() as u32)
+                .flags(flags | libc::MSG_NOSIGNAL)
+                .build()
+        } else {
+            let vector = &mut self.vectors[self.vectors_used];
+            self.vectors_used += 1;
+            vector.fill(slot.send.queue.iter());
+            opcode::SendMsg::new(fd, &raw const vector.header)
+                .flags((flags | libc::MSG_NOSIGNAL) as u32)
+                .build()
+        };
+        self.push(entry.user_data(pack(Op::Send, index)));
+    }
+
+    fn on_send(&mut self, index: u32, result: i32) {
+        let slot = self.slot_mut(index);
+        slot.send.in_flight = false;
+        if slot.closing {
+            slot.send.queue.clear();
+            return self.settle(index);
+        }
+        match result {
+            0.. => {
+                let sent = result as usize;
+                slot.send.congested = sent < slot.send.offered_bytes;
+                slot.send.sent_bytes += sent as u64;
+                slot.send.queued_bytes -= sent;
+                drop_front(&mut slot.send.queue, sent);
+            }
+            code => match -code {
+                libc::EAGAIN => slot.send.congested = true,
+                libc::EINTR => {}
+                code => {
+                    slot.send.error = Some(code);
+                    slot.send.queue.clear();
+                    slot.send.queued_bytes = 0;
+                    slot.send.wake_at = Some(0);
+                }
+            },
+        }
+        let due = slot.send.wake_at.is_some_and(|mark| slot.send.queued_bytes <= mark);
+        if slot.send.queue.is_empty() {
+            slot.send.congested = false;
+            self.finish_if_due(index);
+        } else {
+            self.list_send(index);
+        }
+        if due {
+            self.slot_mut(index).send.wake_at = None;
+            self.wake(index);
+        }
+        self.settle(index);
+    }
+
+    fn finish_if_due(&mut self, index: u32) {
+        let slot = self.slot_mut(index);
+        if slot.send.finish && !slot.send.finished {
+            slot.send.finished = true;
+            // SAFETY: shutdown on a descriptor the slot keeps open; an error means the connection
+            // is gone, which the receive side reports.
+            unsafe { libc::shutdown(slot.fd, libc::SHUT_WR) };
+            self.wake(index);
+        }
+    }
+
+    // ---- connecting and accepting --------------------------------------------------------------
+
+    pub(super) fn connect(&mut self, index: u32, address: &socket2::SockAddr) {
+        let address = Box::new(address.clone());
+        let slot = self.slot_mut(index);
+        slot.operations += 1;
+        let entry = opcode::Connect::new(Fd(slot.fd), address.as_ptr().cast(), address.len());
+        let entry = entry.build().user_data(pack(Op::Connect, index));
+        self.addresses.push(address);
+        self.push(entry);
+    }
+
+    fn on_connect(&mut self, index: u32, result: i32) {
+        let slot = self.slot_mut(index);
+        slot.connect =
+            if result == 0 { ConnectState::Connected } else { ConnectState::Failed(-result) };
+        if !slot.closing {
+            self.wake(index);
+        }
+        self.settle(index);
+    }
+
+    pub(super) fn arm_accept(&mut self, index: u32) {
+        let multishot = self.features.multishot;
+        let slot = self.slot_mut(index);
+        if slot.receive.armed || slot.closing {
+            slot.receive.wanted = true;
+            return;
+        }
+        slot.receive.wanted = true;
+        slot.receive.armed = true;
+        slot.operations += 1;
+        let fd = Fd(slot.fd);
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let entry = if multishot {
+            opcode::AcceptMulti::new(fd).flags(flags).build()
+        } else {
+            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
+                .flags(flags)
+                .build()
+        };
+        self.push(entry.user_data(pack(Op::Accept, index)));
+    }
+
+    pub(super) fn cancel_accept(&mut self, index: u32) {
+        let slot = self.slot_mut(index);
+        slot.receive.wanted = false;
+        if slot.receive.armed {
+            let cancel = opcode::AsyncCancel::new(pack(Op::Accept, index)).build();
+            self.push(cancel.user_data(pack(Op::Aside, 0)));
+        }
+    }
+
+    fn on_accept(&mut self, index: u32, result: i32, flags: u32) {
+        let more = cqueue::more(flags);
+        let slot = self.slot_mut(index);
+        if !more {
+            slot.receive.armed = false;
+        }
+        match result {
+            0.. if slot.closing => {
+                // SAFETY: made by the kernel for us and handed to nobody.
+                unsafe { libc::close(result) };
+            }
+            0.. => {
+                slot.accepted.push_back(result);
+                self.wake(index);
+            }
+            code => match -code {
+                // The peer gave up while in the backlog, or our own pause.
+                libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                code => {
+                    slot.receive.wanted = false;
+                    slot.accept_error = Some(code);
+                    self.wake(index);
+                }
+            },
+        }
+        if !more {
+            self.settle(index);
+            if let Some(slot) = &self.slots[index as usize]
+                && slot.receive.wanted
+            {
+                self.arm_accept(index);
+            }
+        }
+    }
+
+    // ---- event and timeout ---------------------------------------------------------------------
+
+    pub(super) fn register_eventfd(&self, event: RawFd) -> io::Result<()> {
+        self.uring.submitter().register_eventfd(event)
+    }
+
+    pub(super) fn signal_completions(&mut self, on: bool) {
+        let completion = self.uring.completion();
+        if on {
+            completion.enable_eventfd();
+        } else {
+            completion.disable_eventfd();
+        }
+    }
+
+    pub(super) fn watch_event(&mut self, fd: OwnedFd) {
+        self.event = Some(WatchedEvent { fd, value: Box::new(0), signalled: false });
+        self.read_event();
+    }
+
+    pub(super) fn take_event(&mut self) -> bool {
+        self.event.as_mut().is_some_and(|event| std::mem::take(&mut event.signalled))
+    }
+
+    fn read_event(&mut self) {
+        let Some(event) = &mut self.event else { return };
+        let value: *mut u64 = &raw mut *event.value;
+        let entry = opcode::Read::new(Fd(event.fd.as_raw_fd()), value.cast(), 8).build();
+        self.push(entry.user_data(pack(Op::Event, 0)));
+    }
+
+    fn on_event(&mut self) {
+        if let Some(event) = &mut self.event {
+            event.signalled = true;
+        }
+        self.read_event();
+    }
+
+    pub(super) fn wake_after(&mut self, delay: Duration) {
+        if self.timeout_armed {
+            let remove = opcode::TimeoutRemove::new(pack(Op::Timeout, 0)).build();
+            self.push(remove.user_data(pack(Op::Aside, 0)));
+        }
+        let delay = Box::new(Timespec::from(delay));
+        let entry = opcode::Timeout::new(&raw const *delay).build();
+        self.delays.push(delay);
+        self.timeout_armed = true;
+        self.push(entry.user_data(pack(Op::Timeout, 0)));
+    }
+
+    // ---- the ring --------------------------------------------------------------------------------
+
+    fn push(&mut self, entry: squeue::Entry) {
+        loop {
+            // SAFETY: every entry points only to memory that lives until the kernel has taken it
+            // (vectors, addresses) or until its completion (chunks in slots, the event's value).
+            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            self.submit();
+        }
+    }
+
+    /// Gives the kernel what is queued without waiting.
+    fn submit(&mut self) {
+        self.counters.enters += 1;
+        // EBUSY and EAGAIN mean that completions must be reaped first; EINTR that nothing
+        // happened. All of them leave the entries queued, and reaping is what helps.
+        if self.uring.submit().is_err() {
+            self.inline_sends = 0;
+            self.reap();
+        }
+        self.submitted();
+    }
+
+    fn submitted(&mut self) {
+        if self.uring.submission().is_empty() {
+            self.vectors_used = 0;
+            self.addresses.clear();
+            self.delays.clear();
+        }
+    }
+
+    fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        self.counters.enters += 1;
+        let inline = std::mem::take(&mut self.inline_sends);
+        let entered = match wait {
+            Wait::AtMost(limit) if !limit.is_zero() => {
+                let limit = Timespec::from(limit);
+                let args = SubmitArgs::new().timespec(&limit);
+                // The completions of sends come at once; wait for one more than those.
+                self.uring.submitter().submit_with_args(1 + inline, &args)
+            }
+            _ => {
+                let queued = self.uring.submission().len() as u32;
+                // SAFETY: no argument structure is passed.
+                unsafe {
+                    self.uring.submitter().enter::<libc::sigset_t>(queued, 0, GETEVENTS, None)
+                }
+            }
+        };
+        self.submitted();
+        match entered {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn reap(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            let Some(entry) = self.uring.completion().next() else { return any };
+            any = true;
+            self.counters.completions += 1;
+            let (result, flags) = (entry.result(), entry.flags());
+            match unpack(entry.user_data()) {
+                Some((Op::Receive, index)) => self.on_receive(index, result, flags),
+                Some((Op::Send, index)) => self.on_send(index, result),
+                Some((Op::Accept, index)) => self.on_accept(index, result, flags),
+                Some((Op::Connect, index)) => self.on_connect(index, result),
+                Some((Op::Event, _)) => self.on_event(),
+                Some((Op::Timeout, _)) if result != -libc::ECANCELED => self.timeout_armed = false,
+                Some((Op::Timeout | Op::Aside, _)) | None => {}
+            }
+        }
+    }
+}
+
+impl SendVector {
+    const EMPTY: Self = Self {
+        // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
+        header: unsafe { std::mem::zeroed() },
+        parts: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; SEND_PARTS],
+    };
+
+    fn fill<'c>(&mut self, chunks: impl Iterator<Item = &'c Chunk>) {
+        let mut count = 0;
+        for (part, chunk) in self.parts.iter_mut().zip(chunks) {
+            part.iov_base = chunk.as_ptr().cast_mut().cast();
+            part.iov_len = chunk.len();
+            count += 1;
+        }
+        self.header.msg_iov = self.parts.as_mut_ptr();
+        self.header.msg_iovlen = count;
+    }
+}
+
+fn drop_front(queue: &mut VecDeque<Chunk>, mut bytes: usize) {
+    while bytes > 0 {
+        let Some(front) = queue.front_mut() else { return };
+        if front.len() > bytes {
+            front.advance(bytes);
+            return;
+        }
+        bytes -= front.len();
+        queue.pop_front();
+    }
+}
+
+/// The only buffer group of a ring.
+const BUFFER_GROUP: u16 = 0;
+
+/// Parts of one vectored send: 32 full buffers are 512 KiB, more than a socket takes at once.
+const SEND_PARTS: usize = 32;
+
+/// Vectored sends between two submissions; more than that submits early.
+const SEND_VECTORS: usize = 128;
+
+/// IORING_ENTER_GETEVENTS: with DEFER_TASKRUN completions appear only on such a call.
+const GETEVENTS: u32 = 1;

@@ -1,0 +1,291 @@
+//! The ring against the real kernel, over socket pairs and loopback, with each fallback forced.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::buffers::Arena;
+
+const MARKS: Watermarks = Watermarks { high: 16 * 1024, low: 4 * 1024 };
+
+fn config(features: Features) -> RingConfig {
+    RingConfig {
+        entries: 64,
+        receive: ReceiveConfig { buffer_bytes: 4096, buffers: 4, buffers_max: 16 },
+        features,
+    }
+}
+
+/// Every combination of features that this kernel has.
+fn rings() -> Vec<Ring> {
+    let have = probe().unwrap();
+    let mut rings = Vec::new();
+    for multishot in [false, true] {
+        for defer_taskrun in [false, true] {
+            if (have.multishot || !multishot) && (have.defer_taskrun || !defer_taskrun) {
+                rings.push(Ring::new(config(Features { multishot, defer_taskrun })).unwrap());
+            }
+        }
+    }
+    rings
+}
+
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn pair(ring: &Ring) -> (Socket, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    (ring.adopt(OwnedFd::from(ours), MARKS), theirs)
+}
+
+/// Turns the ring until `done`, at most five seconds.
+fn turn_until(ring: &Ring, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !done() {
+        assert!(Instant::now() < deadline, "nothing happened in five seconds");
+        ring.turn(Wait::AtMost(Duration::from_millis(50))).unwrap();
+    }
+}
+
+fn receive_all(ring: &Ring, socket: &Socket, bytes: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    turn_until(ring, || {
+        while let Received::Chunk(chunk) = socket.receive() {
+            all.extend_from_slice(&chunk);
+        }
+        all.len() >= bytes
+    });
+    all
+}
+
+#[test]
+fn bytes_go_both_ways() {
+    for ring in rings() {
+        let (socket, mut peer) = pair(&ring);
+        socket.start();
+        peer.write_all(b"ping").unwrap();
+        assert_eq!(receive_all(&ring, &socket, 4), b"ping");
+        let arena = Arena::new();
+        socket.send(arena.copy(b"po"));
+        socket.send(arena.copy(b"ng"));
+        turn_until(&ring, || socket.unsent() == 0);
+        let mut answer = [0; 4];
+        peer.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"pong");
+    }
+}
+
+#[test]
+fn a_full_socket_takes_the_rest_later() {
+    for ring in rings() {
+        let (socket, mut peer) = pair(&ring);
+        let arena = Arena::new();
+        let block = [42u8; 8192];
+        for _ in 0..256 {
+            socket.send(arena.copy(&block));
+        }
+        ring.turn(Wait::No).unwrap();
+        ring.turn(Wait::No).unwrap();
+        assert!(socket.unsent() > 0, "two MiB fit no socket buffer");
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        socket.finish();
+        turn_until(&ring, || socket.is_finished());
+        drop(socket);
+        ring.turn(Wait::No).unwrap();
+        assert_eq!(reader.join().unwrap(), 256 * 8192);
+    }
+}
+
+#[test]
+fn a_socket_that_is_not_read_stops_receiving() {
+    for ring in rings() {
+        let (socket, mut peer) = pair(&ring);
+        socket.start();
+        peer.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        for _ in 0..200 {
+            if let Ok(count) = peer.write(&[7; 4096]) {
+                written += count;
+            }
+            ring.turn(Wait::No).unwrap();
+        }
+        let (held, _) = ring.buffers();
+        assert!(usize::from(held) * 4096 <= MARKS.high + 4 * 4096, "{held} buffers held");
+        assert_eq!(receive_all(&ring, &socket, written).len(), written);
+    }
+}
+
+#[test]
+fn a_dry_ring_waits_and_recovers() {
+    for ring in rings() {
+        let mut pairs: Vec<_> = (0..32).map(|_| pair(&ring)).collect();
+        for (socket, peer) in &mut pairs {
+            socket.start();
+            peer.write_all(b"x").unwrap();
+        }
+        let mut held = Vec::new();
+        let mut waits = 0;
+        turn_until(&ring, || {
+            waits += ring.take_counters().buffer_waits;
+            for (socket, _) in &pairs {
+                if let Received::Chunk(chunk) = socket.receive() {
+                    held.push(chunk);
+                }
+            }
+            held.len() == 16 && waits > 0
+        });
+        held.clear();
+        let mut late = 0;
+        turn_until(&ring, || {
+            for (socket, _) in &pairs {
+                if let Received::Chunk(_) = socket.receive() {
+                    late += 1;
+                }
+            }
+            late == 16
+        });
+    }
+}
+
+#[test]
+fn the_end_and_the_reset_are_told_apart() {
+    for ring in rings() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket2::SockAddr::from(listener.local_addr().unwrap());
+        for reset in [false, true] {
+            let mut connecting = Some(ring.connect(&address, &|_| Ok(()), MARKS).unwrap());
+            let mut connected = None;
+            turn_until(&ring, || {
+                match connecting.take().unwrap().ready().unwrap() {
+                    Ok(socket) => connected = Some(socket),
+                    Err(still) => connecting = Some(still),
+                }
+                connected.is_some()
+            });
+            let socket = connected.unwrap();
+            socket.start();
+            let (peer, _) = listener.accept().unwrap();
+            if reset {
+                socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(peer);
+            turn_until(&ring, || socket.is_over());
+            match socket.receive() {
+                Received::End => assert!(!reset),
+                Received::Failed(code) => assert!(reset && code == libc::ECONNRESET),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_refused_connect_says_so() {
+    for ring in rings() {
+        let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut connecting = Some(ring.connect(&unused.into(), &|_| Ok(()), MARKS).unwrap());
+        let mut refused = None;
+        turn_until(&ring, || {
+            match connecting.take().unwrap().ready() {
+                Ok(Ok(_)) => panic!("nobody listens there"),
+                Ok(Err(still)) => connecting = Some(still),
+                Err(code) => refused = Some(code),
+            }
+            refused.is_some()
+        });
+        assert_eq!(refused, Some(libc::ECONNREFUSED));
+    }
+}
+
+#[test]
+fn connections_are_accepted_and_a_pause_leaves_them_waiting() {
+    for ring in rings() {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        let listener = ring.listen(OwnedFd::from(tcp));
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        listener.register(&Waker::from(Arc::clone(&count)));
+        listener.resume();
+        ring.turn(Wait::No).unwrap();
+        let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut accepted = Vec::new();
+        turn_until(&ring, || {
+            while let Accepted::Connection(fd) = listener.take() {
+                accepted.push(fd);
+            }
+            accepted.len() == 3
+        });
+        assert!(count.0.load(Ordering::Relaxed) > 0);
+        listener.pause();
+        ring.turn(Wait::No).unwrap();
+        ring.turn(Wait::No).unwrap();
+        let _waiting = TcpStream::connect(address).unwrap();
+        ring.turn(Wait::AtMost(Duration::from_millis(20))).unwrap();
+        assert!(matches!(listener.take(), Accepted::None));
+        listener.resume();
+        turn_until(&ring, || matches!(listener.take(), Accepted::Connection(_)));
+    }
+}
+
+#[test]
+fn dropping_a_socket_mid_send_closes_it_once_the_kernel_lets_go() {
+    for ring in rings() {
+        let (socket, mut peer) = pair(&ring);
+        let arena = Arena::new();
+        for _ in 0..256 {
+            socket.send(arena.copy(&[1; 8192]));
+        }
+        socket.start();
+        ring.turn(Wait::No).unwrap();
+        ring.turn(Wait::No).unwrap();
+        drop(socket);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).map(|_| all.len())
+        });
+        turn_until(&ring, || reader.is_finished());
+        assert!(reader.join().unwrap().unwrap() < 256 * 8192);
+        turn_until(&ring, || ring.buffers().0 == 0);
+    }
+}
+
+#[test]
+fn a_timeout_and_an_event_end_a_wait() {
+    for ring in rings() {
+        let start = Instant::now();
+        ring.wake_after(Duration::from_secs(60));
+        ring.wake_after(Duration::from_millis(5));
+        turn_until(&ring, || start.elapsed() >= Duration::from_millis(5));
+        assert!(start.elapsed() < Duration::from_secs(5));
+        // SAFETY: a fresh eventfd; the number is checked by its use below.
+        let event = unsafe {
+            use std::os::fd::FromRawFd;
+            OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC))
+        };
+        let signal = event.try_clone().unwrap();
+        ring.watch_event(event);
+        for _ in 0..3 {
+            std::fs::File::from(signal.try_clone().unwrap())
+                .write_all(&1u64.to_ne_bytes())
+                .unwrap();
+            turn_until(&ring, || ring.take_event());
+        }
+    }
+}

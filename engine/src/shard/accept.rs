@@ -1,0 +1,207 @@
+//! Accepting connections and giving each to the shard that should serve it.
+//!
+//! With few, long connections the kernel's choice among SO_REUSEPORT sockets is uneven. So each
+//! new connection goes to the shard that has fewest, through its mailbox if that is another one.
+//! Invariant: an accepted descriptor is either served by exactly one shard or closed and counted.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use outrigger_xds::snapshot::{Listener as ListenerConfig, TrafficDirection};
+
+use crate::access_log::AccessLogs;
+use crate::connection::{self, ListenerRuntime};
+use crate::ring::{AcceptError, Accepted, Listener};
+use crate::timer::{Nanos, Timer};
+
+use super::pulse::quietest;
+use super::{Message, Shard, spawn_guarded};
+
+/// The listeners that this shard serves.
+#[derive(Default)]
+pub(super) struct Acceptors {
+    runtimes: RefCell<Vec<Rc<ListenerRuntime>>>,
+    open: RefCell<Vec<Rc<OpenListener>>>,
+}
+
+/// One listening socket; shared with the task that accepts on it.
+struct OpenListener {
+    runtime: Rc<ListenerRuntime>,
+    listener: RefCell<Option<Listener>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Acceptors {
+    pub(super) fn listen(
+        &self,
+        shard: &Rc<Shard>,
+        config: Arc<ListenerConfig>,
+        logs: Arc<AccessLogs>,
+        socket: Option<OwnedFd>,
+    ) {
+        let runtime = self.runtime(shard, config, logs);
+        let Some(socket) = socket else { return };
+        let listener = shard.ring.listen(socket);
+        listener.resume();
+        let open = Rc::new(OpenListener {
+            runtime,
+            listener: RefCell::new(Some(listener)),
+            waker: RefCell::new(None),
+        });
+        self.open.borrow_mut().push(Rc::clone(&open));
+        let timer = shard.timers.timer();
+        spawn_guarded(shard, Accepting { shard: Rc::clone(shard), open, timer });
+    }
+
+    /// Serves a connection that another shard accepted and counted for us.
+    pub(super) fn adopt(&self, shard: &Rc<Shard>, listener: &str, socket: OwnedFd) {
+        let runtime =
+            self.runtimes.borrow().iter().find(|known| &*known.config.name == listener).cloned();
+        match runtime {
+            Some(runtime) => {
+                shard.stats.taken_over.inc();
+                connection::serve(shard, &runtime, socket);
+            }
+            // The listener is gone: so is the connection.
+            None => shard.pulse().connection_ends(),
+        }
+    }
+
+    /// Stops accepting, for inbound listeners or for all: takes what waits in the backlogs, then
+    /// closes the sockets.
+    pub(super) fn close(&self, shard: &Rc<Shard>, inbound_only: bool) {
+        let closes = |open: &mut Rc<OpenListener>| {
+            !inbound_only || open.runtime.config.traffic_direction == TrafficDirection::Inbound
+        };
+        for open in self.open.borrow_mut().extract_if(.., closes) {
+            if let Some(listener) = open.listener.borrow_mut().take() {
+                drain_backlog(shard, &open.runtime, &listener);
+            }
+            if let Some(waker) = open.waker.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// The runtime of a listener, which several sockets share when it has several addresses.
+    fn runtime(
+        &self,
+        shard: &Rc<Shard>,
+        config: Arc<ListenerConfig>,
+        logs: Arc<AccessLogs>,
+    ) -> Rc<ListenerRuntime> {
+        let mut runtimes = self.runtimes.borrow_mut();
+        if let Some(known) = runtimes.iter().find(|known| known.config.name == config.name) {
+            return Rc::clone(known);
+        }
+        let runtime = Rc::new(ListenerRuntime::new(shard, config, logs));
+        runtimes.push(Rc::clone(&runtime));
+        runtime
+    }
+}
+
+/// The task that accepts on one socket.
+struct Accepting {
+    shard: Rc<Shard>,
+    open: Rc<OpenListener>,
+    timer: Timer,
+}
+
+impl Future for Accepting {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let listener = self.open.listener.borrow();
+        let Some(listener) = &*listener else { return Poll::Ready(()) };
+        listener.register(context.waker());
+        *self.open.waker.borrow_mut() = Some(context.waker().clone());
+        self.timer.register(context.waker());
+        if self.timer.take_fired() {
+            listener.resume();
+        }
+        loop {
+            match listener.take() {
+                Accepted::Connection(socket) => place(&self.shard, &self.open.runtime, socket),
+                Accepted::None => return Poll::Pending,
+                Accepted::Failed(error @ AcceptError::Exhausted(_)) => {
+                    self.open.runtime.stats.accept_paused.inc();
+                    log::warn!(
+                        target: "listener",
+                        "{}: accepting pauses for {} ms: {error}; raise the limit of open files \
+                         (ulimit -n, LimitNOFILE=)",
+                        self.open.runtime.config.name, ACCEPT_PAUSE / NANOS_PER_MS,
+                    );
+                    self.timer.set(Some(self.shard.clock.now() + ACCEPT_PAUSE));
+                }
+                Accepted::Failed(error @ AcceptError::Fatal(_)) => {
+                    log::error!(target: "listener", "{}: {error}", self.open.runtime.config.name);
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+/// Gives a new connection to the shard that should have it.
+fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
+    shard.stats.accepts.inc();
+    let total: u32 = shard.pulses.iter().map(super::Pulse::connections).sum();
+    if total >= shard.config.connections_max {
+        runtime.stats.downstream_global_cx_overflow.inc();
+        return;
+    }
+    let target = quietest(&shard.pulses, shard.index);
+    if target == shard.index {
+        shard.pulse().connection_begins();
+        return connection::serve(shard, runtime, socket);
+    }
+    // Counted for the other shard before it knows, so that the next decision sees it.
+    shard.pulses[target].connection_begins();
+    let message = Message::Adopt { listener: runtime.config.name.clone(), socket };
+    match shard.peers[target].send(message) {
+        Ok(()) => shard.stats.handed_over.inc(),
+        Err(back) => {
+            shard.pulses[target].connection_ends();
+            shard.stats.mailbox_full.inc();
+            if let Message::Adopt { socket, .. } = back {
+                shard.pulse().connection_begins();
+                connection::serve(shard, runtime, socket);
+            }
+        }
+    }
+}
+
+/// Serves the connections that the kernel has already made for this socket, so that closing it
+/// resets none of them.
+fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
+    while let Accepted::Connection(socket) = listener.take() {
+        place(shard, runtime, socket);
+    }
+    loop {
+        // SAFETY: a plain accept on a descriptor that `listener` keeps open; no address is asked
+        // for.
+        let fd = unsafe {
+            libc::accept4(
+                listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            )
+        };
+        if fd < 0 {
+            return;
+        }
+        // SAFETY: the kernel just made this descriptor for us.
+        place(shard, runtime, unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+/// Long enough for other connections to end, short enough not to be noticed as an outage.
+const ACCEPT_PAUSE: Nanos = 100 * NANOS_PER_MS;
+
+const NANOS_PER_MS: Nanos = 1_000_000;

@@ -1,0 +1,185 @@
+//! The task that owns a shard's turn: submit and reap, wake, let every runnable task run, repeat.
+//!
+//! With nothing left to do it polls for `spin_us`, then blocks in the ring for `linger_us`, then
+//! truly parks the executor on the ring's eventfd. Invariant: before a park the eventfd is read,
+//! then the ring is flushed, and only an empty ring is slept on; a completion after the flush
+//! signals again, so no wake-up is lost.
+
+use std::fs::File;
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use glommio::io::PollableFd;
+
+use crate::ring::Wait;
+use crate::timer::Nanos;
+
+use super::mailbox::Mailbox;
+use super::pulse::PulseState;
+use super::{Message, Shard};
+
+/// Turns the shard until it is told to stop.
+///
+/// # Errors
+/// When the ring or the eventfd fails, which ends the shard and so the process.
+pub(super) async fn drive(
+    shard: &Shard,
+    mailbox: &Mailbox<Message>,
+    own_waker: &Mutex<Option<Waker>>,
+    handle: impl Fn(Message),
+) -> io::Result<()> {
+    publish_waker(own_waker).await;
+    let parking = Parking::new(shard)?;
+    shard.ring.watch_event(mailbox.bell()?);
+    let mut idle = Idle::new(shard);
+    let mut runnable = true;
+    while !shard.is_stopped() {
+        let wait = if runnable { Some(Wait::No) } else { idle.wait(shard) };
+        let any = match wait {
+            Some(wait) => {
+                shard.stats.lingers.add(u64::from(wait != Wait::No));
+                shard.ring.turn(wait)?
+            }
+            None => parking.park(shard).await?,
+        };
+        shard.clock.tick();
+        shard.pulse().turn(shard.clock.now());
+        shard.stats.turns.inc();
+        if shard.stats.turns.value() % TURNS_PER_PUBLICATION == 0 {
+            shard.publish_counters();
+        }
+        let fired = shard.timers.advance(shard.clock.now());
+        shard.flush_logs();
+        let called = shard.ring.take_event();
+        if called {
+            while let Some(message) = mailbox.take() {
+                handle(message);
+            }
+        }
+        // Everything woken so far runs during the yield; what those tasks wake runs in the next.
+        shard.ring.take_woken();
+        yield_to_tasks().await;
+        runnable = shard.ring.take_woken();
+        if any || fired || called || runnable {
+            idle.restart(shard.clock.now());
+        }
+    }
+    shard.pulse().rest(PulseState::Off);
+    Ok(())
+}
+
+/// Since when there has been nothing to do, and what to do about it.
+struct Idle {
+    since: Nanos,
+    spin: Nanos,
+    linger: Nanos,
+}
+
+impl Idle {
+    fn new(shard: &Shard) -> Self {
+        Self {
+            since: shard.clock.now(),
+            spin: u64::from(shard.config.spin_us) * 1000,
+            linger: u64::from(shard.config.linger_us) * 1000,
+        }
+    }
+
+    fn restart(&mut self, now: Nanos) {
+        self.since = now;
+    }
+
+    /// How to wait in the ring; nothing when it is time to park.
+    fn wait(&self, shard: &Shard) -> Option<Wait> {
+        let now = shard.clock.now();
+        let idle = now - self.since;
+        if idle < self.spin {
+            return Some(Wait::No);
+        }
+        let left = (self.spin + self.linger).checked_sub(idle).filter(|left| *left > 0)?;
+        let limit = Duration::from_nanos(left);
+        let limit = shard.next_deadline().map_or(limit, |next| next.min(limit));
+        Some(if limit.is_zero() { Wait::No } else { Wait::AtMost(limit) })
+    }
+}
+
+/// The eventfd that the ring signals while the shard is parked.
+struct Parking {
+    signal: PollableFd<File>,
+}
+
+impl Parking {
+    fn new(shard: &Shard) -> io::Result<Self> {
+        // SAFETY: a plain system call; the result is checked before it is owned.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor just made for us.
+        let signal = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        shard.ring.register_eventfd(signal.as_raw_fd())?;
+        shard.ring.signal_completions(false);
+        let signal = PollableFd::new(signal).map_err(io::Error::other)?;
+        Ok(Self { signal })
+    }
+
+    /// Sleeps until the ring completes something. True when it had already.
+    async fn park(&self, shard: &Shard) -> io::Result<bool> {
+        shard.publish_counters();
+        if let Some(next) = shard.next_deadline() {
+            shard.ring.wake_after(next);
+        }
+        shard.ring.signal_completions(true);
+        self.clear()?;
+        let any = shard.ring.turn(Wait::No)?;
+        if !any {
+            shard.stats.parks.inc();
+            shard.pulse().rest(PulseState::Parked);
+            self.signal.readable().await.map_err(io::Error::other)?;
+        }
+        shard.ring.signal_completions(false);
+        Ok(any)
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        let mut value = [0; 8];
+        match self.signal.get_ref().read(&mut value) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Goes to the back of the task queue once.
+async fn yield_to_tasks() {
+    let mut yielded = false;
+    let yielding = poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    });
+    pin!(yielding).await;
+}
+
+async fn publish_waker(own_waker: &Mutex<Option<Waker>>) {
+    poll_fn(|context| {
+        let mut place = own_waker.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = Some(context.waker().clone());
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Often enough for a reader, too rare to cost anything.
+const TURNS_PER_PUBLICATION: u64 = 256;
+
+/// Where the watchdog finds a shard's driver.
+pub(super) type DriverWaker = Arc<Mutex<Option<Waker>>>;
+

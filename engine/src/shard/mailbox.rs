@@ -1,0 +1,143 @@
+//! How other threads reach a shard: a bounded queue, and an eventfd on the shard's ring.
+//!
+//! Invariant: a message that was accepted is seen. The bell is rung after the message is queued,
+//! and the shard silences it before it empties the queue.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+
+/// The sending side; any thread may hold one.
+pub struct Sender<M> {
+    shared: Arc<Shared<M>>,
+}
+
+/// The shard's side.
+pub struct Mailbox<M> {
+    shared: Arc<Shared<M>>,
+}
+
+struct Shared<M> {
+    queue: ArrayQueue<M>,
+    bell: OwnedFd,
+    rung: AtomicBool,
+}
+
+/// A mailbox for `capacity` messages.
+///
+/// # Errors
+/// When no eventfd can be made.
+pub fn mailbox<M>(capacity: usize) -> io::Result<(Sender<M>, Mailbox<M>)> {
+    // SAFETY: a plain system call; the result is checked before it is owned.
+    let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if bell < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let shared = Arc::new(Shared {
+        queue: ArrayQueue::new(capacity),
+        // SAFETY: a descriptor just made for us.
+        bell: unsafe { OwnedFd::from_raw_fd(bell) },
+        rung: AtomicBool::new(false),
+    });
+    Ok((Sender { shared: Arc::clone(&shared) }, Mailbox { shared }))
+}
+
+impl<M> Sender<M> {
+    /// Queues a message and wakes the shard.
+    ///
+    /// # Errors
+    /// Gives the message back when the mailbox is full.
+    pub fn send(&self, message: M) -> Result<(), M> {
+        self.shared.queue.push(message)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Wakes the shard without a message.
+    pub fn ring(&self) {
+        if !self.shared.rung.swap(true, Ordering::AcqRel) {
+            let one = 1u64;
+            // SAFETY: eight bytes to an eventfd that `shared` keeps open. It can't be full: it is
+            // written at most once between two readings.
+            unsafe { libc::write(self.shared.bell.as_raw_fd(), (&raw const one).cast(), 8) };
+        }
+    }
+}
+
+impl<M> Clone for Sender<M> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<M> Mailbox<M> {
+    /// A duplicate of the bell, for the ring to watch.
+    ///
+    /// # Errors
+    /// When out of descriptors.
+    pub fn bell(&self) -> io::Result<OwnedFd> {
+        self.shared.bell.try_clone()
+    }
+
+    /// Takes the next message. After `None` the bell will be rung for the next one.
+    pub fn take(&self) -> Option<M> {
+        if let Some(message) = self.shared.queue.pop() {
+            return Some(message);
+        }
+        // Silence first, look again: a message queued in between rings a bell that is silent.
+        self.shared.rung.store(false, Ordering::Release);
+        std::sync::atomic::fence(Ordering::SeqCst);
+        self.shared.queue.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_mailbox_gives_the_message_back() {
+        let (sender, mailbox) = mailbox(1).unwrap();
+        assert_eq!(sender.send(1), Ok(()));
+        assert_eq!(sender.send(2), Err(2));
+        assert_eq!(mailbox.take(), Some(1));
+        assert_eq!(mailbox.take(), None);
+    }
+
+    #[test]
+    fn every_message_of_many_threads_arrives() {
+        let (sender, mailbox) = mailbox(16).unwrap();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let sender = sender.clone();
+                std::thread::spawn(move || {
+                    for number in 0..1000 {
+                        let mut message = number;
+                        while let Err(back) = sender.send(message) {
+                            message = back;
+                            std::thread::yield_now();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut sum = 0;
+        let mut count = 0;
+        while count < 4000 {
+            match mailbox.take() {
+                Some(number) => {
+                    sum += number;
+                    count += 1;
+                }
+                None => std::thread::yield_now(),
+            }
+        }
+        assert_eq!(sum, 4 * (999 * 1000 / 2));
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    }
+}

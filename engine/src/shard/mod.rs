@@ -1,0 +1,494 @@
+//! A shard: one pinned executor with its own ring, buffers, pools, timers and counters.
+//!
+//! Other threads reach a shard through [`ShardHandle::send`] only. Invariant: whatever a
+//! connection does, it does on one shard, from accept (or adoption) to close.
+
+mod accept;
+mod clock;
+mod driver;
+mod guard;
+mod mailbox;
+mod placement;
+mod pulse;
+mod wakers;
+mod watchdog;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use outrigger_xds::engine_config::EngineConfig;
+use outrigger_xds::snapshot::{Listener as ListenerConfig, Snapshot};
+
+use crate::access_log::{AccessLogs, Queue, ShardLogger};
+use crate::buffers::{Arena, ReceiveConfig};
+use crate::cluster::{Breakers, Janitor, Serving, spawn_janitor};
+use crate::http::HttpScratch;
+use crate::ring::{Features, Ring, RingConfig, Watermarks};
+use crate::stats::{Registry, ShardStats};
+use crate::timer::{Nanos, Timers};
+
+use self::driver::DriverWaker;
+use self::mailbox::{Mailbox, Sender};
+
+pub use self::clock::Clock;
+pub use self::guard::spawn_guarded;
+pub use self::placement::place;
+pub use self::pulse::{Pulse, PulseState, Pulses, pulses};
+pub use self::wakers::WakerRegistry;
+pub use self::watchdog::{Watchdog, Watched};
+
+/// What other threads may ask of a shard.
+pub enum Message {
+    /// Serve this configuration from now on; requests under way keep theirs.
+    Snapshot(Arc<Snapshot>),
+    /// Serve this listener's connections. Every shard learns of every listener.
+    Listen {
+        /// The listener.
+        config: Arc<ListenerConfig>,
+        /// Its open access logs.
+        logs: Arc<AccessLogs>,
+        /// A socket to accept on, bound, listening and non-blocking; nothing where other shards
+        /// accept for it.
+        socket: Option<OwnedFd>,
+    },
+    /// Serve a connection that another shard accepted.
+    Adopt {
+        /// Name of its listener.
+        listener: Box<str>,
+        /// Connected, non-blocking.
+        socket: OwnedFd,
+    },
+    /// Stop accepting, and end connections as their protocol allows.
+    Drain {
+        /// Keep accepting while connections are asked to go.
+        keep_accepting: bool,
+        /// Close only the listeners of inbound traffic, and leave connections alone.
+        inbound_only: bool,
+    },
+    /// Take a drain back: connections may stay.
+    Undrain,
+    /// Close everything and end the shard.
+    Stop,
+}
+
+/// Why shards can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The affinity mask could not be read.
+    #[error("the CPU affinity of this process can't be read: {0}")]
+    Affinity(io::Error),
+    /// engine.cores names a CPU outside the allowed set.
+    #[error("engine.cores: CPU {core} is not allowed to this process; allowed are {allowed:?}")]
+    CoreNotAllowed {
+        /// The CPU asked for.
+        core: usize,
+        /// Those in the affinity mask.
+        allowed: Vec<usize>,
+    },
+    /// More shards than CPUs.
+    #[error("{shards} shards were asked for, but only CPUs {allowed:?} are allowed to this process")]
+    TooManyShards {
+        /// Shards asked for.
+        shards: usize,
+        /// Those in the affinity mask.
+        allowed: Vec<usize>,
+    },
+    /// The executor or its ring could not be made.
+    #[error("shard {index} can't start on CPU {cpu}: {reason}")]
+    Start {
+        /// Which shard.
+        index: usize,
+        /// Its CPU.
+        cpu: usize,
+        /// What the system said.
+        reason: String,
+    },
+}
+
+/// What all shards of a process have in common.
+#[derive(Clone)]
+pub struct Common {
+    /// The `engine:` section.
+    pub config: Arc<EngineConfig>,
+    /// What the kernel can do.
+    pub features: Features,
+    /// Zero of every shard's clock.
+    pub epoch: Instant,
+    /// Statistics.
+    pub registry: Arc<Registry>,
+    /// The way to the access-log writer.
+    pub log_queue: Queue,
+    /// How long a line of an access log may wait for others, in nanoseconds.
+    pub log_flush_interval_ns: u64,
+    /// Circuit breakers.
+    pub breakers: Arc<Breakers>,
+    /// Signs of life and connection counts.
+    pub pulses: Pulses,
+}
+
+/// A running shard, as other threads see it.
+pub struct ShardHandle {
+    sender: Sender<Message>,
+    driver: DriverWaker,
+    stats: Arc<ShardStats>,
+    index: usize,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Everything a shard's tasks use. One per shard, shared by `Rc`.
+pub struct Shard {
+    /// Number of this shard, from 0.
+    pub index: usize,
+    /// Sockets.
+    pub ring: Ring,
+    /// Bytes we insert.
+    pub arena: Arena,
+    /// Timeouts.
+    pub timers: Timers,
+    /// The turn's time.
+    pub clock: Clock,
+    /// The `engine:` section.
+    pub config: Arc<EngineConfig>,
+    /// This shard's own counters.
+    pub stats: Arc<ShardStats>,
+    /// Where sets of counters come from.
+    pub registry: Arc<Registry>,
+    /// This shard's access log batches.
+    pub logger: RefCell<ShardLogger>,
+    /// What is served now.
+    serving: RefCell<Rc<Serving>>,
+    pulses: Pulses,
+    peers: Vec<Sender<Message>>,
+    random: Cell<u64>,
+    connection_ids: Cell<u64>,
+    stopped: Cell<bool>,
+    /// Closes pooled connections that ended or expired.
+    pub janitor: Janitor,
+    /// Memory that HTTP exchanges use one after the other.
+    pub scratch: RefCell<HttpScratch>,
+    /// Wakes connections when a drain begins.
+    pub drain_wakers: WakerRegistry,
+    drain_began_at: Cell<Option<Nanos>>,
+}
+
+/// Starts one shard per CPU of `cpus` and waits until each is ready.
+///
+/// # Errors
+/// When one of them can't start; those that did are stopped again.
+pub fn start(
+    cpus: &[usize],
+    common: &Common,
+    snapshot: &Arc<Snapshot>,
+) -> Result<Vec<ShardHandle>, ShardError> {
+    let mut boxes = Vec::with_capacity(cpus.len());
+    for (index, cpu) in cpus.iter().enumerate() {
+        boxes.push(mailbox::mailbox(MAILBOX_MESSAGES).map_err(|error| ShardError::Start {
+            index,
+            cpu: *cpu,
+            reason: format!("no mailbox: {error}"),
+        })?);
+    }
+    let peers: Vec<_> = boxes.iter().map(|(sender, _)| sender.clone()).collect();
+    let mut handles = Vec::with_capacity(cpus.len());
+    for ((index, cpu), (sender, mailbox)) in cpus.iter().enumerate().zip(boxes) {
+        let seat = Seat { index, cpu: *cpu, common: common.clone(), peers: peers.clone() };
+        match start_one(seat, sender, mailbox, Arc::clone(snapshot)) {
+            Ok(handle) => handles.push(handle),
+            Err(error) => {
+                stop(handles);
+                return Err(error);
+            }
+        }
+    }
+    Ok(handles)
+}
+
+/// Stops shards and waits for their threads.
+pub fn stop(handles: Vec<ShardHandle>) {
+    for handle in &handles {
+        // A mailbox that is full is emptied by the shard; it can't stay full while it turns.
+        while handle.sender.send(Message::Stop).is_err() {
+            std::thread::yield_now();
+        }
+    }
+    for handle in handles {
+        // A shard that panicked has said so.
+        drop(handle.thread.join());
+    }
+}
+
+/// One shard's place and company.
+struct Seat {
+    index: usize,
+    cpu: usize,
+    common: Common,
+    peers: Vec<Sender<Message>>,
+}
+
+fn start_one(
+    seat: Seat,
+    sender: Sender<Message>,
+    mailbox: Mailbox<Message>,
+    snapshot: Arc<Snapshot>,
+) -> Result<ShardHandle, ShardError> {
+    let (index, cpu) = (seat.index, seat.cpu);
+    let failed = |reason: String| ShardError::Start { index, cpu, reason };
+    let driver = DriverWaker::default();
+    let stats = seat.common.registry.shard(index);
+    let (ready, is_ready) = mpsc::channel();
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{index}"))
+        .spawn({
+            let driver = Arc::clone(&driver);
+            move || run(seat, &mailbox, &driver, &snapshot, &ready)
+        })
+        .map_err(|error| failed(error.to_string()))?;
+    match is_ready.recv_timeout(START_TIMEOUT) {
+        Ok(Ok(())) => Ok(ShardHandle { sender, driver, stats, index, thread }),
+        Ok(Err(reason)) => Err(failed(reason)),
+        Err(_) => Err(failed(format!("it was not ready after {} s", START_TIMEOUT.as_secs()))),
+    }
+}
+
+/// The shard's thread.
+fn run(
+    seat: Seat,
+    mailbox: &Mailbox<Message>,
+    driver: &DriverWaker,
+    snapshot: &Arc<Snapshot>,
+    ready: &mpsc::Sender<Result<(), String>>,
+) {
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(seat.cpu))
+        .name("shard")
+        // Rule 10 of glommio: sockets, timers and messages are on our own ring, so none of the
+        // executor's memory or helper threads is used.
+        .io_memory(0)
+        .ring_depth(EXECUTOR_RING_DEPTH)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .make();
+    let executor = match executor {
+        Ok(executor) => executor,
+        Err(error) => return drop(ready.send(Err(error.to_string()))),
+    };
+    executor.run(async {
+        let shard = match Shard::new(seat, snapshot) {
+            Ok(shard) => Rc::new(shard),
+            Err(error) => return drop(ready.send(Err(error.to_string()))),
+        };
+        spawn_janitor(&shard);
+        drop(ready.send(Ok(())));
+        let acceptors = accept::Acceptors::default();
+        let handle = |message| shard.handle(&acceptors, message);
+        if let Err(error) = driver::drive(&shard, mailbox, driver, handle).await {
+            // Without its ring the shard can serve nobody, and its connections can't be moved:
+            // better a restart by the supervisor than a process that half works.
+            log::error!(target: "shard", "shard {}: the ring failed: {error}", shard.index);
+            std::process::exit(RING_FAILED_EXIT_CODE);
+        }
+    });
+}
+
+impl ShardHandle {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// Gives it back when the mailbox is full.
+    pub fn send(&self, message: Message) -> Result<(), Message> {
+        self.sender.send(message)
+    }
+
+    /// What the watchdog needs.
+    pub fn watched(&self) -> Watched {
+        let sender = self.sender.clone();
+        Watched {
+            index: self.index,
+            driver: Arc::clone(&self.driver),
+            bell: Box::new(move || sender.ring()),
+            stats: Arc::clone(&self.stats),
+        }
+    }
+}
+
+impl Shard {
+    fn new(seat: Seat, snapshot: &Arc<Snapshot>) -> io::Result<Self> {
+        let common = seat.common;
+        let config = &common.config;
+        let ring = Ring::new(RingConfig {
+            entries: config.ring_entries,
+            receive: ReceiveConfig {
+                buffer_bytes: config.buffer_bytes,
+                buffers: config.buffers as u16,
+                buffers_max: config.buffers_max as u16,
+            },
+            features: common.features,
+        })?;
+        let serving =
+            Serving::new(Arc::clone(snapshot), seat.index, &common.registry, &common.breakers);
+        let timers = Timers::default();
+        let janitor = Janitor::new(timers.timer());
+        Ok(Self {
+            index: seat.index,
+            ring,
+            arena: Arena::new(),
+            timers,
+            clock: Clock::new(common.epoch),
+            config: Arc::clone(config),
+            stats: common.registry.shard(seat.index),
+            logger: RefCell::new(ShardLogger::new(
+                common.log_queue,
+                &common.registry,
+                seat.index,
+                common.log_flush_interval_ns,
+            )),
+            registry: common.registry,
+            serving: RefCell::new(Rc::new(serving)),
+            pulses: common.pulses,
+            peers: seat.peers,
+            random: Cell::new(seed(seat.index)),
+            connection_ids: Cell::new(0),
+            stopped: Cell::new(false),
+            janitor,
+            scratch: RefCell::default(),
+            drain_wakers: WakerRegistry::default(),
+            drain_began_at: Cell::new(None),
+        })
+    }
+
+    fn handle(self: &Rc<Self>, acceptors: &accept::Acceptors, message: Message) {
+        match message {
+            Message::Snapshot(snapshot) => {
+                let next = self.serving.borrow().succeed(snapshot, &self.registry);
+                *self.serving.borrow_mut() = Rc::new(next);
+            }
+            Message::Listen { config, logs, socket } => {
+                acceptors.listen(self, config, logs, socket);
+            }
+            Message::Adopt { listener, socket } => acceptors.adopt(self, &listener, socket),
+            Message::Drain { inbound_only: true, .. } => acceptors.close(self, true),
+            Message::Undrain => self.drain_began_at.set(None),
+            Message::Drain { keep_accepting, .. } => {
+                self.drain_began_at.set(Some(self.clock.now()));
+                if !keep_accepting {
+                    acceptors.close(self, false);
+                }
+                self.drain_wakers.wake_all();
+                self.ring.note_wake();
+            }
+            Message::Stop => self.stopped.set(true),
+        }
+    }
+
+    /// The configuration served now; a request keeps the one it started with.
+    pub fn serving(&self) -> Rc<Serving> {
+        Rc::clone(&self.serving.borrow())
+    }
+
+    /// A random number: fast, good enough to balance load and to name requests, never a secret.
+    pub fn random(&self) -> u64 {
+        // SplitMix64.
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number for a connection, unique in the process.
+    pub fn next_connection_id(&self) -> u64 {
+        let count = self.connection_ids.get();
+        self.connection_ids.set(count + 1);
+        count * self.pulses.len() as u64 + self.index as u64
+    }
+
+    /// True once connections should end as their protocol allows.
+    pub fn is_draining(&self) -> bool {
+        self.drain_began_at.get().is_some()
+    }
+
+    /// When a connection that has been idle since `idle_since` is closed because of a drain: it is
+    /// given `patience` from the drain's begin or its own, whichever was later.
+    pub fn drain_deadline(&self, idle_since: Nanos, patience: Duration) -> Option<Nanos> {
+        let began_at = self.drain_began_at.get()?;
+        let patience = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        Some(began_at.max(idle_since).saturating_add(patience))
+    }
+
+    /// A connection that was counted for this shard is over.
+    pub fn connection_ends(&self) {
+        self.pulse().connection_ends();
+    }
+
+    /// Watermarks for a connection that may buffer `limit` bytes: what the configuration says, but
+    /// no more than a share of this shard's receive buffers, and less when they run low.
+    pub fn watermarks(&self, limit: u32) -> Watermarks {
+        let share = self.config.buffer_bytes as usize * BUFFERS_PER_CONNECTION;
+        let high = (limit as usize).min(share);
+        Watermarks { high, low: high / 2 }
+    }
+
+    /// True when more than half of the receive buffers are taken: hold back.
+    pub fn is_short_of_buffers(&self) -> bool {
+        let (held, _) = self.ring.buffers();
+        u32::from(held) * 2 > self.config.buffers_max
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    fn pulse(&self) -> &Pulse {
+        &self.pulses[self.index]
+    }
+
+    /// Time until a timer, or a batch of the access log, is due.
+    fn next_deadline(&self) -> Option<Duration> {
+        let now = self.clock.now();
+        let flush = self.logger.borrow().flush_at().map(|at| Duration::from_nanos(at.saturating_sub(now)));
+        let timer = self.timers.next(now);
+        flush.into_iter().chain(timer).min()
+    }
+
+    /// Sends batches of the access log that have waited long enough.
+    fn flush_logs(&self) {
+        let mut logger = self.logger.borrow_mut();
+        if logger.flush_at().is_some_and(|at| at <= self.clock.now()) {
+            logger.flush(self.clock.now());
+        }
+    }
+
+    fn publish_counters(&self) {
+        let (held, grown) = self.ring.buffers();
+        self.stats.buffers_in_use.set(u64::from(held));
+        self.stats.buffers_published.set(u64::from(grown));
+        let counters = self.ring.take_counters();
+        self.stats.buffer_waits.add(counters.buffer_waits);
+        self.stats.completions.add(counters.completions);
+        self.stats.enters.add(counters.enters);
+    }
+}
+
+fn seed(index: usize) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(index)
+}
+
+/// Messages a shard may be behind with: connections handed over in a burst, and configuration.
+const MAILBOX_MESSAGES: usize = 4096;
+
+/// A shard makes a few rings and maps its buffers: milliseconds, unless the host is in trouble.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The executor's own rings only carry the park; its default depth would waste memory.
+const EXECUTOR_RING_DEPTH: usize = 16;
+
+/// Unread or unsent receive buffers a connection may hold, whatever its byte limit: 256 KiB with
+/// the default buffer size keeps a stream busy, and leaves buffers for the others.
+const BUFFERS_PER_CONNECTION: usize = 16;
+
+/// EX_OSERR.
+const RING_FAILED_EXIT_CODE: i32 = 71;

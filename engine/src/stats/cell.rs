@@ -1,0 +1,152 @@
+//! The two scalar cells. Both have one writing thread and any number of reading threads.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number that only grows. Written by one thread, read by any.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`, wrapping after 2^64.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        // One writer, so a plain add cannot lose an update and needs no locked instruction.
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The present value.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down. Written by one thread, read by any.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Adds one.
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Takes one away; a gauge at zero stays there.
+    #[inline]
+    pub fn dec(&self) {
+        self.sub(1);
+    }
+
+    /// Adds `n`.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).saturating_add(n), Relaxed);
+    }
+
+    /// Takes `n` away, stopping at zero.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        let value = self.0.load(Relaxed);
+        debug_assert!(value >= n, "a gauge went below zero: one decrement too many");
+        self.0.store(value.saturating_sub(n), Relaxed);
+    }
+
+    /// Replaces the value.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The present value.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One counter per HTTP status code, 100 to 599.
+///
+/// Memory is taken per hundred codes, when the first of them is counted: a cluster that only ever
+/// answers 200 and 503 holds two blocks of 800 bytes.
+#[derive(Debug, Default)]
+pub struct CodeCounters {
+    classes: [OnceLock<Box<[Counter; 100]>>; 5],
+}
+
+impl CodeCounters {
+    /// Counts `code`; anything outside 100..=599 is not counted.
+    #[inline]
+    pub fn inc(&self, code: u16) {
+        let Some(class) = class_index(code) else { return };
+        let block = self.classes[class]
+            .get_or_init(|| Box::new(std::array::from_fn(|_| Counter::default())));
+        block[usize::from(code % 100)].inc();
+    }
+
+    /// Calls `visit` with each code counted at least once, ascending.
+    pub fn for_each(&self, mut visit: impl FnMut(u16, u64)) {
+        for (base, block) in (100..).step_by(100).zip(&self.classes) {
+            let Some(block) = block.get() else { continue };
+            for (code, counter) in (base..).zip(block.iter()) {
+                if counter.value() > 0 {
+                    visit(code, counter.value());
+                }
+            }
+        }
+    }
+}
+
+/// 0 for 1xx up to 4 for 5xx.
+#[inline]
+pub(super) fn class_index(code: u16) -> Option<usize> {
+    match code {
+        100..=599 => Some(usize::from(code / 100) - 1),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counter_adds_and_wraps() {
+        let counter = Counter::default();
+        counter.inc();
+        counter.add(41);
+        assert_eq!(counter.value(), 42);
+        counter.add(u64::MAX);
+        assert_eq!(counter.value(), 41);
+    }
+
+    #[test]
+    fn gauge_goes_both_ways() {
+        let gauge = Gauge::default();
+        gauge.inc();
+        gauge.add(3);
+        gauge.dec();
+        assert_eq!(gauge.value(), 3);
+        gauge.set(9);
+        gauge.sub(9);
+        assert_eq!(gauge.value(), 0);
+    }
+
+    #[test]
+    fn codes_are_counted_singly_and_bounded() {
+        let codes = CodeCounters::default();
+        for code in [200, 200, 599, 100, 99, 600, 0, u16::MAX] {
+            codes.inc(code);
+        }
+        let mut seen = Vec::new();
+        codes.for_each(|code, n| seen.push((code, n)));
+        assert_eq!(seen, [(100, 1), (200, 2), (599, 1)]);
+    }
+}

@@ -1,0 +1,530 @@
+//! Where sets of statistics are found and read.
+//!
+//! A mutex guards each table of names. It is taken to create a set and to read, never to count: a
+//! shard holds `Arc`s to its own sets. Slots are numbered `0..shards` for the shards, and
+//! [`Registry::control`] is one more for the control thread and the log writer it owns, so that
+//! every cell keeps a single writer.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::{self, Display};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use outrigger_xds::snapshot::Address;
+
+use super::histogram::HistogramSnapshot;
+use super::sets::{
+    AccessLogStats, ClusterStats, FilesystemStats, HostStats, HttpStats, ListenerStats,
+    ServerStats, ShardStats, Stat, StatSet, TcpStats,
+};
+
+/// All statistics of the process.
+#[derive(Debug)]
+pub struct Registry {
+    shards: usize,
+    server: Arc<ServerStats>,
+    shard: Vec<Arc<ShardStats>>,
+    access_log: Vec<Arc<AccessLogStats>>,
+    filesystem: Vec<Arc<FilesystemStats>>,
+    listeners: Mutex<Family<ListenerStats>>,
+    http: Mutex<Family<HttpStats>>,
+    clusters: Mutex<Family<ClusterStats>>,
+    tcp: Mutex<Family<TcpStats>>,
+    hosts: Mutex<BTreeMap<HostKey, Vec<Weak<HostStats>>>>,
+    /// What counters stood at when `/reset_counters` was last asked for; taken off when reading,
+    /// because only a cell's own writer may write it.
+    baseline: Mutex<HashMap<String, u64>>,
+}
+
+impl Registry {
+    /// An empty registry for `shards` shards and the control thread.
+    pub fn new(shards: usize) -> Registry {
+        Registry {
+            shards,
+            server: Arc::default(),
+            shard: new_slots(shards),
+            access_log: new_slots(shards + 1),
+            filesystem: new_slots(shards + 1),
+            listeners: Mutex::default(),
+            http: Mutex::default(),
+            clusters: Mutex::default(),
+            tcp: Mutex::default(),
+            hosts: Mutex::default(),
+            baseline: Mutex::default(),
+        }
+    }
+
+    /// The number of shards.
+    pub fn shards(&self) -> usize {
+        self.shards
+    }
+
+    /// The slot of the control thread.
+    pub fn control(&self) -> usize {
+        self.shards
+    }
+
+    /// The `server.` set, which the control thread writes.
+    pub fn server(&self) -> Arc<ServerStats> {
+        Arc::clone(&self.server)
+    }
+
+    /// The `shard.<n>.` set of one shard.
+    ///
+    /// # Panics
+    /// When `shard` is not below [`Registry::shards`]; so do the other getters above their slots.
+    pub fn shard(&self, shard: usize) -> Arc<ShardStats> {
+        Arc::clone(&self.shard[shard])
+    }
+
+    /// The `access_log.` set of one slot.
+    pub fn access_log(&self, slot: usize) -> Arc<AccessLogStats> {
+        Arc::clone(&self.access_log[slot])
+    }
+
+    /// The `filesystem.` set of one slot.
+    pub fn filesystem(&self, slot: usize) -> Arc<FilesystemStats> {
+        Arc::clone(&self.filesystem[slot])
+    }
+
+    /// One slot's `listener.<name>.` set, made when first asked for.
+    ///
+    /// `name` is the listener's `stat_prefix`, else its address with `:` as `_`.
+    pub fn listener(&self, slot: usize, name: &str) -> Arc<ListenerStats> {
+        lock(&self.listeners).slot(self.shards + 1, slot, name)
+    }
+
+    /// One slot's `http.<prefix>.` set, made when first asked for.
+    pub fn http(&self, slot: usize, prefix: &str) -> Arc<HttpStats> {
+        lock(&self.http).slot(self.shards + 1, slot, prefix)
+    }
+
+    /// One slot's `cluster.<name>.` set, made when first asked for.
+    ///
+    /// `name` is the cluster's `alt_stat_name`, else its name, with `:` as `_`.
+    pub fn cluster(&self, slot: usize, name: &str) -> Arc<ClusterStats> {
+        lock(&self.clusters).slot(self.shards + 1, slot, name)
+    }
+
+    /// One slot's `tcp.<prefix>.` set, made when first asked for.
+    pub fn tcp(&self, slot: usize, prefix: &str) -> Arc<TcpStats> {
+        lock(&self.tcp).slot(self.shards + 1, slot, prefix)
+    }
+
+    /// One slot's statistics of the endpoint `address` in the cluster called `cluster`.
+    ///
+    /// They live as long as the endpoint: the registry keeps no reference of its own, and a set
+    /// that every shard dropped is forgotten.
+    pub fn host(&self, slot: usize, cluster: &str, address: &HostAddress) -> Arc<HostStats> {
+        let mut hosts = lock(&self.hosts);
+        let slots = hosts
+            .entry(HostKey { cluster: cluster.to_owned(), address: address.clone() })
+            .or_insert_with(|| (0..=self.shards).map(|_| Weak::new()).collect());
+        slots[slot].upgrade().unwrap_or_else(|| {
+            let host = Arc::default();
+            slots[slot] = Arc::downgrade(&host);
+            host
+        })
+    }
+
+    /// Every statistic, merged over the slots, sorted by full name.
+    pub fn collect(&self) -> Vec<Sample> {
+        let mut samples = Vec::new();
+        merge(&mut samples, &Scope::Server, [&self.server]);
+        merge(&mut samples, &Scope::AccessLog, &self.access_log);
+        merge(&mut samples, &Scope::Filesystem, &self.filesystem);
+        for (shard, stats) in self.shard.iter().enumerate() {
+            merge(&mut samples, &Scope::Shard(shard), [stats]);
+        }
+        lock(&self.listeners).merge_into(&mut samples, Scope::Listener);
+        self.workers_into(&mut samples);
+        lock(&self.http).merge_into(&mut samples, Scope::Http);
+        lock(&self.clusters).merge_into(&mut samples, Scope::Cluster);
+        lock(&self.tcp).merge_into(&mut samples, Scope::Tcp);
+        self.apply_baseline(&mut samples);
+        samples.sort_by_cached_key(ToString::to_string);
+        samples
+    }
+
+    /// The endpoints that exist in `cluster`, by address, each merged over the slots.
+    pub fn collect_hosts(&self, cluster: &str) -> Vec<HostSample> {
+        let mut hosts = lock(&self.hosts);
+        hosts.retain(|_, slots| slots.iter().any(|slot| slot.strong_count() > 0));
+        hosts
+            .iter()
+            .filter(|(key, _)| key.cluster == cluster)
+            .map(|(key, slots)| {
+                let live: Vec<_> = slots.iter().filter_map(Weak::upgrade).collect();
+                HostSample { address: key.address.clone(), stats: Merged::of(&live).scalars() }
+            })
+            .collect()
+    }
+
+    /// Makes every counter read as zero from now on, as Envoy's `/reset_counters`.
+    ///
+    /// Gauges and histograms keep what they have.
+    pub fn reset_counters(&self) {
+        lock(&self.baseline).clear();
+        let counters = self.collect().into_iter().filter_map(|sample| match sample.value {
+            Value::Counter(value) if value > 0 => Some((sample.to_string(), value)),
+            _ => None,
+        });
+        *lock(&self.baseline) = counters.collect();
+    }
+
+    /// `listener.<name>.worker_<n>.`: Envoy's view of how connections fall on its threads.
+    fn workers_into(&self, samples: &mut Vec<Sample>) {
+        for (name, slots) in &lock(&self.listeners).sets {
+            for (worker, stats) in slots.iter().enumerate().take(self.shards) {
+                let Some(stats) = stats else { continue };
+                let scope = Scope::Worker { listener: Arc::clone(name), worker };
+                let total = Value::Counter(stats.downstream_cx_total.value());
+                let active = Value::Gauge(stats.downstream_cx_active.value());
+                samples.push(Sample::new(scope.clone(), "downstream_cx_total", total));
+                samples.push(Sample::new(scope, "downstream_cx_active", active));
+            }
+        }
+    }
+
+    fn apply_baseline(&self, samples: &mut [Sample]) {
+        let baseline = lock(&self.baseline);
+        if baseline.is_empty() {
+            return;
+        }
+        for sample in samples {
+            let Value::Counter(value) = sample.value else { continue };
+            if let Some(base) = baseline.get(&sample.to_string()) {
+                sample.value = Value::Counter(value.wrapping_sub(*base));
+            }
+        }
+    }
+}
+
+/// Where an endpoint listens, as a key and as text.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum HostAddress {
+    /// An IP address and a port.
+    Ip(SocketAddr),
+    /// The path of a Unix socket; abstract names begin with `@`.
+    Pipe(String),
+}
+
+impl From<&Address> for HostAddress {
+    fn from(address: &Address) -> HostAddress {
+        match address {
+            Address::Ip(address) => HostAddress::Ip(*address),
+            path => HostAddress::Pipe(path.to_string()),
+        }
+    }
+}
+
+impl Display for HostAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostAddress::Ip(address) => address.fmt(f),
+            HostAddress::Pipe(path) => f.write_str(path),
+        }
+    }
+}
+
+/// One endpoint's merged statistics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostSample {
+    /// Where the endpoint listens.
+    pub address: HostAddress,
+    /// Its counters and gauges by name, in the order of [`HostStats`].
+    pub stats: Vec<(Cow<'static, str>, Value)>,
+}
+
+/// Whose statistic it is. Displays as the prefix of the full name.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Scope {
+    /// `access_log.`
+    AccessLog,
+    /// `cluster.<name>.`
+    Cluster(Arc<str>),
+    /// `filesystem.`
+    Filesystem,
+    /// `http.<stat_prefix>.`
+    Http(Arc<str>),
+    /// `listener.<address>.`
+    Listener(Arc<str>),
+    /// `server.`
+    Server,
+    /// `shard.<n>.`
+    Shard(usize),
+    /// `tcp.<stat_prefix>.`
+    Tcp(Arc<str>),
+    /// `listener.<address>.worker_<n>.`
+    Worker {
+        /// The listener's name in statistics.
+        listener: Arc<str>,
+        /// The shard.
+        worker: usize,
+    },
+}
+
+impl Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Scope::AccessLog => f.write_str("access_log."),
+            Scope::Cluster(name) => write!(f, "cluster.{name}."),
+            Scope::Filesystem => f.write_str("filesystem."),
+            Scope::Http(prefix) => write!(f, "http.{prefix}."),
+            Scope::Listener(name) => write!(f, "listener.{name}."),
+            Scope::Server => f.write_str("server."),
+            Scope::Shard(shard) => write!(f, "shard.{shard}."),
+            Scope::Tcp(prefix) => write!(f, "tcp.{prefix}."),
+            Scope::Worker { listener, worker } => write!(f, "listener.{listener}.worker_{worker}."),
+        }
+    }
+}
+
+/// One merged statistic. Displays as its full name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Whose it is.
+    pub scope: Scope,
+    /// Its name inside the scope.
+    pub name: Cow<'static, str>,
+    /// What it is.
+    pub value: Value,
+}
+
+impl Sample {
+    /// A sample of its parts.
+    pub fn new(scope: Scope, name: impl Into<Cow<'static, str>>, value: Value) -> Sample {
+        Sample { scope, name: name.into(), value }
+    }
+}
+
+impl Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.scope, self.name)
+    }
+}
+
+/// A merged value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A number that only grows.
+    Counter(u64),
+    /// A number that goes up and down.
+    Gauge(u64),
+    /// A distribution.
+    Histogram(HistogramSnapshot),
+}
+
+#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct HostKey {
+    cluster: String,
+    address: HostAddress,
+}
+
+/// One kind of set, by name and slot.
+#[derive(Debug)]
+struct Family<T> {
+    sets: BTreeMap<Arc<str>, Vec<Option<Arc<T>>>>,
+}
+
+impl<T: StatSet> Family<T> {
+    fn slot(&mut self, slots: usize, slot: usize, name: &str) -> Arc<T> {
+        let sets = match self.sets.get_mut(name) {
+            Some(sets) => sets,
+            None => self.sets.entry(name.into()).or_insert_with(|| vec![None; slots]),
+        };
+        Arc::clone(sets[slot].get_or_insert_default())
+    }
+
+    fn merge_into(&self, samples: &mut Vec<Sample>, scope: impl Fn(Arc<str>) -> Scope) {
+        for (name, slots) in &self.sets {
+            merge(samples, &scope(Arc::clone(name)), slots.iter().flatten());
+        }
+    }
+}
+
+impl<T> Default for Family<T> {
+    fn default() -> Family<T> {
+        Family { sets: BTreeMap::new() }
+    }
+}
+
+/// The cells of several instances of one set, merged by name.
+#[derive(Default)]
+struct Merged(Vec<(String, Value)>);
+
+impl Merged {
+    fn of<'a, T: StatSet>(sets: impl IntoIterator<Item = &'a Arc<T>>) -> Merged {
+        let mut merged = Merged::default();
+        for set in sets {
+            // Sets list their cells in one order, so the next cell is nearly always the next entry;
+            // only status codes differ between shards.
+            let mut next = 0;
+            set.visit(&mut |name, stat| {
+                let at = merged.position(next, name);
+                let at = at.unwrap_or_else(|| {
+                    merged.0.push((name.to_owned(), Value::zero_for(stat)));
+                    merged.0.len() - 1
+                });
+                merged.0[at].1.absorb(stat);
+                next = at + 1;
+            });
+        }
+        merged
+    }
+
+    fn position(&self, next: usize, name: &str) -> Option<usize> {
+        if self.0.get(next).is_some_and(|(known, _)| known == name) {
+            return Some(next);
+        }
+        self.0.iter().position(|(known, _)| known == name)
+    }
+
+    fn scalars(self) -> Vec<(Cow<'static, str>, Value)> {
+        self.0.into_iter().map(|(name, value)| (Cow::Owned(name), value)).collect()
+    }
+}
+
+impl Value {
+    fn zero_for(stat: Stat<'_>) -> Value {
+        match stat {
+            Stat::Counter(_) => Value::Counter(0),
+            Stat::Gauge(_) | Stat::Level(_) => Value::Gauge(0),
+            Stat::Histogram(_) => Value::Histogram(HistogramSnapshot::default()),
+        }
+    }
+
+    fn absorb(&mut self, stat: Stat<'_>) {
+        match (self, stat) {
+            (Value::Counter(sum), Stat::Counter(n)) => *sum = sum.wrapping_add(n),
+            (Value::Gauge(sum), Stat::Gauge(n)) => *sum = sum.saturating_add(n),
+            (Value::Gauge(max), Stat::Level(n)) => *max = n.max(*max),
+            (Value::Histogram(snapshot), Stat::Histogram(histogram)) => {
+                histogram.merge_into(snapshot);
+            }
+            // A name has one kind in every instance of a set: the macro that makes sets sees to it.
+            (value, stat) => debug_assert!(false, "{value:?} cannot absorb {stat:?}"),
+        }
+    }
+}
+
+fn merge<'a, T: StatSet>(
+    samples: &mut Vec<Sample>,
+    scope: &Scope,
+    sets: impl IntoIterator<Item = &'a Arc<T>>,
+) {
+    let merged = Merged::of(sets).0.into_iter();
+    samples.extend(merged.map(|(name, value)| Sample::new(scope.clone(), name, value)));
+}
+
+fn new_slots<T: StatSet>(slots: usize) -> Vec<Arc<T>> {
+    (0..slots).map(|_| Arc::default()).collect()
+}
+
+/// A panic while the tables were locked leaves them usable: entries are whole or absent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(registry: &Registry, name: &str) -> Option<Value> {
+        registry
+            .collect()
+            .into_iter()
+            .find(|sample| sample.to_string() == name)
+            .map(|sample| sample.value)
+    }
+
+    #[test]
+    fn slots_are_added_up_and_levels_are_not() {
+        let registry = Registry::new(2);
+        for slot in 0..2 {
+            let cluster = registry.cluster(slot, "app");
+            cluster.upstream_rq_total.add(10 + slot as u64);
+            cluster.upstream_cx_active.inc();
+            cluster.membership_total.set(3);
+            cluster.upstream_rq_time.record(7);
+        }
+        registry.cluster(registry.control(), "app").update_attempt.inc();
+        let get = |name: &str| value(&registry, &format!("cluster.app.{name}"));
+        assert_eq!(get("upstream_rq_total"), Some(Value::Counter(21)));
+        assert_eq!(get("upstream_cx_active"), Some(Value::Gauge(2)));
+        assert_eq!(get("membership_total"), Some(Value::Gauge(3)));
+        assert_eq!(get("update_attempt"), Some(Value::Counter(1)));
+        let Some(Value::Histogram(times)) = get("upstream_rq_time") else { panic!() };
+        assert_eq!((times.count(), times.sum()), (2, 14));
+    }
+
+    #[test]
+    fn the_same_slot_and_name_is_the_same_set() {
+        let registry = Registry::new(1);
+        registry.http(0, "ingress").no_route.inc();
+        registry.http(0, "ingress").no_route.inc();
+        registry.http(0, "egress").no_route.inc();
+        assert_eq!(value(&registry, "http.ingress.no_route"), Some(Value::Counter(2)));
+        assert_eq!(value(&registry, "http.egress.no_route"), Some(Value::Counter(1)));
+    }
+
+    #[test]
+    fn codes_seen_by_different_shards_merge() {
+        let registry = Registry::new(2);
+        registry.cluster(0, "app").response(200);
+        registry.cluster(1, "app").response(503);
+        registry.cluster(1, "app").response(200);
+        assert_eq!(value(&registry, "cluster.app.upstream_rq_200"), Some(Value::Counter(2)));
+        assert_eq!(value(&registry, "cluster.app.upstream_rq_503"), Some(Value::Counter(1)));
+        assert_eq!(value(&registry, "cluster.app.upstream_rq_404"), None);
+    }
+
+    #[test]
+    fn listeners_show_their_workers() {
+        let registry = Registry::new(2);
+        registry.listener(1, "0.0.0.0_80").downstream_cx_total.add(4);
+        let name = "listener.0.0.0.0_80.worker_1.downstream_cx_total";
+        assert_eq!(value(&registry, name), Some(Value::Counter(4)));
+    }
+
+    #[test]
+    fn samples_come_sorted_by_full_name() {
+        let registry = Registry::new(1);
+        registry.cluster(0, "b");
+        registry.cluster(0, "a");
+        registry.tcp(0, "t");
+        let names: Vec<_> = registry.collect().iter().map(ToString::to_string).collect();
+        assert!(names.is_sorted());
+    }
+
+    #[test]
+    fn reset_hides_what_was_counted_before() {
+        let registry = Registry::new(1);
+        let http = registry.http(0, "i");
+        http.rq_total.add(5);
+        http.downstream_cx_active.inc();
+        registry.reset_counters();
+        http.rq_total.add(2);
+        assert_eq!(value(&registry, "http.i.rq_total"), Some(Value::Counter(2)));
+        assert_eq!(value(&registry, "http.i.downstream_cx_active"), Some(Value::Gauge(1)));
+        registry.reset_counters();
+        assert_eq!(value(&registry, "http.i.rq_total"), Some(Value::Counter(0)));
+    }
+
+    #[test]
+    fn hosts_live_as_long_as_someone_uses_them() {
+        let registry = Registry::new(2);
+        let address = HostAddress::Ip("127.0.0.1:80".parse().unwrap());
+        let (a, b) = (registry.host(0, "app", &address), registry.host(1, "app", &address));
+        a.cx_total.inc();
+        b.cx_total.inc();
+        let hosts = registry.collect_hosts("app");
+        assert_eq!(hosts.len(), 1);
+        assert!(hosts[0].stats.contains(&("cx_total".into(), Value::Counter(2))));
+        assert!(registry.collect_hosts("other").is_empty());
+        drop((a, b));
+        assert!(registry.collect_hosts("app").is_empty());
+        assert!(lock(&registry.hosts).is_empty());
+    }
+}

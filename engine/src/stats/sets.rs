@@ -1,0 +1,492 @@
+//! The sets of statistics, one struct per subject, with Envoy's names.
+//!
+//! A field that Envoy does not have says so in its comment. Histograms of time are in milliseconds.
+//! A *level* is a gauge of which every shard knows the same fact (how many members a cluster has):
+//! merging takes the largest, where a gauge's shards are added up.
+
+use super::cell::{CodeCounters, Counter, Gauge, class_index};
+use super::histogram::Histogram;
+
+/// One cell as a visitor meets it.
+#[derive(Clone, Copy, Debug)]
+pub enum Stat<'a> {
+    /// A growing number; shards add up.
+    Counter(u64),
+    /// A number that goes up and down; shards add up.
+    Gauge(u64),
+    /// A number all shards agree on; the largest counts.
+    Level(u64),
+    /// A distribution; shards are merged.
+    Histogram(&'a Histogram),
+}
+
+/// A struct of cells that can list them.
+pub trait StatSet: Default + Send + Sync + 'static {
+    /// Calls `visit` once per cell, always in the same order, with its name inside the set.
+    fn visit<'a>(&'a self, visit: &mut dyn FnMut(&str, Stat<'a>));
+}
+
+/// Declares a set: the struct, its documentation and its name table in one place.
+///
+/// `name` alone is both the field and the statistic; `field = "a.b"` gives the statistic a name
+/// that is no identifier.
+macro_rules! stat_set {
+    (
+        $(#[$meta:meta])*
+        pub struct $set:ident {
+            counters { $( $(#[$cm:meta])* $c:ident $(= $cn:literal)? ),* $(,)? }
+            gauges { $( $(#[$gm:meta])* $g:ident $(= $gn:literal)? ),* $(,)? }
+            levels { $( $(#[$lm:meta])* $l:ident $(= $ln:literal)? ),* $(,)? }
+            histograms { $( $(#[$hm:meta])* $h:ident $(= $hn:literal)? ),* $(,)? }
+            $( codes { $(#[$xm:meta])* $x:ident = $xn:literal } )?
+        }
+    ) => {
+        $(#[$meta])*
+        // Two shards must not share a cache line, nor a pair of lines that are prefetched together.
+        #[repr(align(128))]
+        #[derive(Debug, Default)]
+        pub struct $set {
+            $( #[doc = concat!("Counter `", stat_set!(@name $c $(= $cn)?), "`.")] $(#[$cm])*
+               pub $c: Counter, )*
+            $( #[doc = concat!("Gauge `", stat_set!(@name $g $(= $gn)?), "`.")] $(#[$gm])*
+               pub $g: Gauge, )*
+            $( #[doc = concat!("Level `", stat_set!(@name $l $(= $ln)?), "`.")] $(#[$lm])*
+               pub $l: Gauge, )*
+            $( #[doc = concat!("Histogram `", stat_set!(@name $h $(= $hn)?), "`.")] $(#[$hm])*
+               pub $h: Histogram, )*
+            $( #[doc = concat!("Counters `", $xn, "<code>`.")] $(#[$xm])*
+               pub $x: CodeCounters, )?
+        }
+
+        impl StatSet for $set {
+            fn visit<'a>(&'a self, visit: &mut dyn FnMut(&str, Stat<'a>)) {
+                $( visit(stat_set!(@name $c $(= $cn)?), Stat::Counter(self.$c.value())); )*
+                $( visit(stat_set!(@name $g $(= $gn)?), Stat::Gauge(self.$g.value())); )*
+                $( visit(stat_set!(@name $l $(= $ln)?), Stat::Level(self.$l.value())); )*
+                $( visit(stat_set!(@name $h $(= $hn)?), Stat::Histogram(&self.$h)); )*
+                $( self.$x.for_each(|code, n| {
+                    visit(&format!(concat!($xn, "{}"), code), Stat::Counter(n));
+                }); )?
+            }
+        }
+    };
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident = $name:literal) => { $name };
+}
+
+stat_set! {
+    /// `listener.<address>.`: the connections of one listener on one shard.
+    pub struct ListenerStats {
+        counters {
+            downstream_cx_total,
+            downstream_cx_destroy,
+            downstream_cx_overflow,
+            downstream_cx_overload_reject,
+            downstream_global_cx_overflow,
+            downstream_cx_transport_socket_connect_timeout,
+            downstream_listener_filter_error,
+            downstream_listener_filter_remote_close,
+            downstream_pre_cx_timeout,
+            no_filter_chain_match,
+            /// Outrigger's own: how often accepting stopped for lack of file descriptors.
+            accept_paused,
+        }
+        gauges { downstream_cx_active, downstream_pre_cx_active }
+        levels {}
+        histograms { downstream_cx_length_ms }
+    }
+}
+
+stat_set! {
+    /// `http.<stat_prefix>.`: one HTTP connection manager on one shard.
+    pub struct HttpStats {
+        counters {
+            downstream_cx_total,
+            downstream_cx_http1_total,
+            downstream_cx_http2_total,
+            downstream_cx_ssl_total,
+            downstream_cx_destroy,
+            downstream_cx_destroy_local,
+            downstream_cx_destroy_remote,
+            downstream_cx_destroy_active_rq,
+            downstream_cx_destroy_local_active_rq,
+            downstream_cx_destroy_remote_active_rq,
+            downstream_cx_rx_bytes_total,
+            downstream_cx_tx_bytes_total,
+            downstream_cx_protocol_error,
+            downstream_cx_idle_timeout,
+            downstream_cx_delayed_close_timeout,
+            downstream_cx_max_duration_reached,
+            downstream_cx_max_requests_reached,
+            downstream_cx_overload_disable_keepalive,
+            downstream_cx_drain_close,
+            downstream_cx_upgrades_total,
+            downstream_flow_control_paused_reading_total,
+            downstream_flow_control_resumed_reading_total,
+            downstream_rq_total,
+            downstream_rq_http1_total,
+            downstream_rq_http2_total,
+            downstream_rq_completed,
+            downstream_rq_1xx,
+            downstream_rq_2xx,
+            downstream_rq_3xx,
+            downstream_rq_4xx,
+            downstream_rq_5xx,
+            downstream_rq_timeout,
+            downstream_rq_idle_timeout,
+            downstream_rq_header_timeout,
+            downstream_rq_max_duration_reached,
+            downstream_rq_rx_reset,
+            downstream_rq_tx_reset,
+            downstream_rq_too_large,
+            downstream_rq_overload_close,
+            downstream_rq_non_relative_path,
+            downstream_rq_failed_path_normalization,
+            downstream_rq_redirected_with_normalized_path,
+            downstream_rq_response_before_rq_complete,
+            downstream_rq_ws_on_non_ws_route,
+            no_route,
+            no_cluster,
+            rq_total,
+            rq_direct_response,
+            rq_redirect,
+            rq_reset_after_downstream_response_started,
+            rs_too_large,
+        }
+        gauges {
+            downstream_cx_active,
+            downstream_cx_http1_active,
+            downstream_cx_http2_active,
+            downstream_cx_ssl_active,
+            downstream_cx_upgrades_active,
+            downstream_cx_rx_bytes_buffered,
+            downstream_cx_tx_bytes_buffered,
+            downstream_rq_active,
+        }
+        levels {}
+        histograms { downstream_cx_length_ms, downstream_rq_time }
+    }
+}
+
+impl HttpStats {
+    /// Counts a completed response: `downstream_rq_completed` and its class.
+    #[inline]
+    pub fn response(&self, code: u16) {
+        self.downstream_rq_completed.inc();
+        let classes = [
+            &self.downstream_rq_1xx,
+            &self.downstream_rq_2xx,
+            &self.downstream_rq_3xx,
+            &self.downstream_rq_4xx,
+            &self.downstream_rq_5xx,
+        ];
+        if let Some(class) = class_index(code) {
+            classes[class].inc();
+        }
+    }
+}
+
+stat_set! {
+    /// `cluster.<name>.`: the upstream side of one cluster on one shard.
+    pub struct ClusterStats {
+        counters {
+            upstream_cx_total,
+            upstream_cx_http1_total,
+            upstream_cx_http2_total,
+            upstream_cx_connect_fail,
+            upstream_cx_connect_timeout,
+            upstream_cx_connect_attempts_exceeded,
+            upstream_cx_overflow,
+            upstream_cx_pool_overflow,
+            upstream_cx_destroy,
+            upstream_cx_destroy_local,
+            upstream_cx_destroy_remote,
+            upstream_cx_destroy_with_active_rq,
+            upstream_cx_destroy_local_with_active_rq,
+            upstream_cx_destroy_remote_with_active_rq,
+            upstream_cx_close_notify,
+            upstream_cx_idle_timeout,
+            upstream_cx_max_requests,
+            upstream_cx_max_duration_reached,
+            upstream_cx_none_healthy,
+            upstream_cx_protocol_error,
+            upstream_cx_rx_bytes_total,
+            upstream_cx_tx_bytes_total,
+            upstream_flow_control_paused_reading_total,
+            upstream_flow_control_resumed_reading_total,
+            upstream_rq_total,
+            upstream_rq_completed,
+            upstream_rq_1xx,
+            upstream_rq_2xx,
+            upstream_rq_3xx,
+            upstream_rq_4xx,
+            upstream_rq_5xx,
+            upstream_rq_timeout,
+            upstream_rq_per_try_timeout,
+            upstream_rq_per_try_idle_timeout,
+            upstream_rq_max_duration_reached,
+            upstream_rq_pending_total,
+            upstream_rq_pending_overflow,
+            upstream_rq_pending_failure_eject,
+            upstream_rq_active_overflow,
+            upstream_rq_cancelled,
+            upstream_rq_maintenance_mode,
+            upstream_rq_rx_reset,
+            upstream_rq_tx_reset,
+            upstream_rq_retry,
+            upstream_rq_retry_success,
+            upstream_rq_retry_overflow,
+            upstream_rq_retry_limit_exceeded,
+            upstream_rq_retry_backoff_exponential,
+            upstream_rq_retry_backoff_ratelimited,
+            bind_errors,
+            lb_healthy_panic,
+            membership_change,
+            retry_or_shadow_abandoned,
+            update_attempt,
+            update_success,
+            update_failure,
+            update_empty,
+            update_no_rebuild,
+        }
+        gauges {
+            upstream_cx_active,
+            upstream_cx_rx_bytes_buffered,
+            upstream_cx_tx_bytes_buffered,
+            upstream_rq_active,
+            upstream_rq_pending_active,
+        }
+        levels {
+            membership_total,
+            membership_healthy,
+            membership_degraded,
+            membership_excluded,
+            default_cx_open = "circuit_breakers.default.cx_open",
+            default_cx_pool_open = "circuit_breakers.default.cx_pool_open",
+            default_rq_open = "circuit_breakers.default.rq_open",
+            default_rq_pending_open = "circuit_breakers.default.rq_pending_open",
+            default_rq_retry_open = "circuit_breakers.default.rq_retry_open",
+            high_cx_open = "circuit_breakers.high.cx_open",
+            high_cx_pool_open = "circuit_breakers.high.cx_pool_open",
+            high_rq_open = "circuit_breakers.high.rq_open",
+            high_rq_pending_open = "circuit_breakers.high.rq_pending_open",
+            high_rq_retry_open = "circuit_breakers.high.rq_retry_open",
+        }
+        histograms {
+            upstream_cx_connect_ms,
+            upstream_cx_length_ms,
+            upstream_rq_time,
+            upstream_rq_per_cx,
+        }
+        codes {
+            /// Only codes that occurred appear.
+            upstream_rq_code = "upstream_rq_"
+        }
+    }
+}
+
+impl ClusterStats {
+    /// Counts a completed response: `upstream_rq_completed`, its class and its code.
+    #[inline]
+    pub fn response(&self, code: u16) {
+        self.upstream_rq_completed.inc();
+        self.upstream_rq_code.inc(code);
+        let classes = [
+            &self.upstream_rq_1xx,
+            &self.upstream_rq_2xx,
+            &self.upstream_rq_3xx,
+            &self.upstream_rq_4xx,
+            &self.upstream_rq_5xx,
+        ];
+        if let Some(class) = class_index(code) {
+            classes[class].inc();
+        }
+    }
+}
+
+stat_set! {
+    /// One endpoint of a cluster on one shard; shown by `/clusters`, not by `/stats`.
+    pub struct HostStats {
+        counters { cx_connect_fail, cx_total, rq_error, rq_success, rq_timeout, rq_total }
+        gauges { cx_active, rq_active, rq_pending_active }
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `tcp.<stat_prefix>.`: one TCP proxy on one shard.
+    pub struct TcpStats {
+        counters {
+            downstream_cx_total,
+            downstream_cx_no_route,
+            downstream_cx_drain_close,
+            downstream_cx_overload_close,
+            downstream_cx_rx_bytes_total,
+            downstream_cx_tx_bytes_total,
+            downstream_flow_control_paused_reading_total,
+            downstream_flow_control_resumed_reading_total,
+            idle_timeout,
+            max_downstream_connection_duration,
+            upstream_flush_total,
+        }
+        gauges {
+            downstream_cx_rx_bytes_buffered,
+            downstream_cx_tx_bytes_buffered,
+            upstream_flush_active,
+        }
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `shard.<n>.`: the engine of one shard. Outrigger's own.
+    pub struct ShardStats {
+        counters {
+            /// Turns of the driver loop.
+            turns,
+            /// Times the shard ran out of work for longer than the linger and truly parked.
+            parks,
+            /// Times it blocked in its own ring for at most the linger.
+            lingers,
+            /// Times the watchdog found it stalled; written by the watchdog alone.
+            stalls,
+            /// Times a receive waited because the buffer ring was dry.
+            buffer_waits,
+            accepts,
+            /// Connections given to another shard because this one had too many.
+            handed_over,
+            /// Connections taken from another shard.
+            taken_over,
+            /// Messages this shard could not send because the receiving mailbox was full.
+            mailbox_full,
+            /// Connection tasks that ended in a panic.
+            panics,
+            /// Completions reaped from the socket ring.
+            completions,
+            /// `io_uring_enter` calls.
+            enters,
+        }
+        gauges {
+            buffers_in_use,
+            buffers_published,
+            connections,
+        }
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `access_log.`: lines of the access log on one shard, or the writer thread's share.
+    pub struct AccessLogStats {
+        counters {
+            lines,
+            bytes,
+            /// Lines lost because the writer was behind or the file could not be written.
+            dropped,
+            reopened,
+        }
+        gauges {}
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `filesystem.`: what Envoy counts about writing log files.
+    pub struct FilesystemStats {
+        counters {
+            write_buffered,
+            write_completed,
+            write_failed,
+            flushed_by_timer,
+            reopen_failed,
+        }
+        gauges {
+            /// Bytes handed to the writer thread and not yet written.
+            write_total_buffered,
+        }
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `server.`: facts of the process, written by the control thread.
+    pub struct ServerStats {
+        counters { static_unknown_fields, dynamic_unknown_fields }
+        gauges {}
+        levels {
+            uptime,
+            live,
+            state,
+            concurrency,
+            hot_restart_epoch,
+            memory_allocated,
+            memory_heap_size,
+            memory_physical_size,
+            total_connections,
+        }
+        histograms { initialization_time_ms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn names(set: &impl StatSet) -> Vec<String> {
+        let mut names = Vec::new();
+        set.visit(&mut |name, _| names.push(name.to_owned()));
+        names
+    }
+
+    #[test]
+    fn names_are_unique() {
+        fn check(set: &impl StatSet) {
+            let names = names(set);
+            assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+        }
+        check(&ListenerStats::default());
+        check(&HttpStats::default());
+        check(&ClusterStats::default());
+        check(&HostStats::default());
+        check(&TcpStats::default());
+        check(&ShardStats::default());
+        check(&ServerStats::default());
+    }
+
+    #[test]
+    fn dotted_names_and_codes_are_listed() {
+        let cluster = ClusterStats::default();
+        cluster.response(204);
+        cluster.response(999);
+        assert_eq!(cluster.upstream_rq_completed.value(), 2);
+        assert_eq!(cluster.upstream_rq_2xx.value(), 1);
+        let names = names(&cluster);
+        assert!(names.iter().any(|name| name == "circuit_breakers.default.rq_pending_open"));
+        assert!(names.iter().any(|name| name == "upstream_rq_204"));
+        assert!(!names.iter().any(|name| name == "upstream_rq_999"));
+    }
+
+    #[test]
+    fn http_responses_are_counted_by_class() {
+        let http = HttpStats::default();
+        for code in [101, 200, 301, 404, 503, 599] {
+            http.response(code);
+        }
+        assert_eq!(http.downstream_rq_completed.value(), 6);
+        assert_eq!(http.downstream_rq_1xx.value(), 1);
+        assert_eq!(http.downstream_rq_5xx.value(), 2);
+    }
+
+    #[test]
+    fn shards_never_share_a_cache_line() {
+        assert_eq!(std::mem::align_of::<ClusterStats>(), 128);
+        assert_eq!(std::mem::size_of::<ShardStats>() % 128, 0);
+    }
+}

@@ -1,0 +1,357 @@
+//! The TCP proxy: bytes both ways, FIN forwarded for each direction by itself (contract section 4).
+//!
+//! Invariant: no byte is read from one side before the other can take it, and the connection ends
+//! when both directions have.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use outrigger_xds::snapshot::TcpProxy;
+
+use crate::access_log::{
+    self, AccessLogs, ByteCounts, Capture, LogType, Record, ResponseFlags, Times,
+};
+use crate::cluster::{Admission, ClusterRuntime, Host};
+use crate::connection::ConnectionGuard;
+use crate::http::Peer;
+use crate::ring::{Connecting, Received, Socket, Watermarks};
+use crate::shard::Shard;
+use crate::stats::TcpStats;
+use crate::timer::{Nanos, Timer};
+
+/// One TCP proxy on one shard.
+pub struct TcpRuntime {
+    config: Arc<TcpProxy>,
+    stats: Arc<TcpStats>,
+    logs: Arc<AccessLogs>,
+}
+
+impl TcpRuntime {
+    /// Makes the runtime of `config`.
+    pub fn new(shard: &Shard, config: Arc<TcpProxy>, logs: Arc<AccessLogs>) -> Self {
+        let stats = shard.registry.tcp(shard.index, &config.stat_prefix);
+        Self { config, stats, logs }
+    }
+}
+
+/// The task of one proxied connection.
+pub struct TcpConnection {
+    shard: Rc<Shard>,
+    tcp: Rc<TcpRuntime>,
+    down: Socket,
+    up: Upstream,
+    cluster: Option<Rc<ClusterRuntime>>,
+    host: Option<Rc<Host>>,
+    timer: Timer,
+    marks: Watermarks,
+    peer: Peer,
+    id: u64,
+    attempts: u32,
+    connect_by: Option<Nanos>,
+    idle_by: Option<Nanos>,
+    end_by: Option<Nanos>,
+    /// FIN was passed on: from downstream to upstream, and back.
+    ended: [bool; 2],
+    times: Times,
+    bytes: ByteCounts,
+    flags: ResponseFlags,
+    watched: bool,
+    guard: ConnectionGuard,
+}
+
+enum Upstream {
+    NotYet,
+    Connecting { connecting: Connecting, admission: Admission },
+    Connected { socket: Socket, _admission: Admission },
+}
+
+impl TcpConnection {
+    /// Proxies `down`, which came from `peer`.
+    pub fn new(
+        shard: &Rc<Shard>,
+        tcp: &Rc<TcpRuntime>,
+        down: Socket,
+        peer: Peer,
+        marks: Watermarks,
+        guard: ConnectionGuard,
+    ) -> Self {
+        let now = shard.clock.now();
+        tcp.stats.downstream_cx_total.inc();
+        Self {
+            shard: Rc::clone(shard),
+            tcp: Rc::clone(tcp),
+            down,
+            up: Upstream::NotYet,
+            cluster: None,
+            host: None,
+            timer: shard.timers.timer(),
+            marks,
+            peer,
+            id: shard.next_connection_id(),
+            attempts: 0,
+            connect_by: None,
+            idle_by: after(now, tcp.config.idle_timeout),
+            end_by: after(now, tcp.config.max_downstream_connection_duration),
+            ended: [false; 2],
+            times: Times { downstream_rx_begin: now, ..Times::default() },
+            bytes: ByteCounts::default(),
+            flags: ResponseFlags::default(),
+            watched: false,
+            guard,
+        }
+    }
+
+    /// Does what can be done; true when the connection is over.
+    fn run(&mut self, waker: &Waker) -> bool {
+        if self.timer.take_fired() && self.has_expired() {
+            return true;
+        }
+        if matches!(self.up, Upstream::NotYet) && !self.connect(waker) {
+            return true;
+        }
+        if !self.check_connect(waker) {
+            return true;
+        }
+        let over = match &self.up {
+            Upstream::Connected { .. } => self.relay(),
+            // Until connected, downstream is not read (upstream_connect_mode IMMEDIATE).
+            Upstream::NotYet | Upstream::Connecting { .. } => self.down.is_over(),
+        };
+        let deadlines = [self.connect_by, self.idle_by, self.end_by];
+        self.timer.set(deadlines.into_iter().flatten().min());
+        over
+    }
+
+    /// Starts to connect. False when there is nowhere to connect to.
+    fn connect(&mut self, waker: &Waker) -> bool {
+        let serving = self.shard.serving();
+        let target = self.tcp.config.target.pick(self.shard.random());
+        let Some(cluster) = target.id.and_then(|id| serving.cluster(id)) else {
+            self.tcp.stats.downstream_cx_no_route.inc();
+            self.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);
+            return false;
+        };
+        self.cluster = Some(Rc::clone(cluster));
+        while self.attempts < self.tcp.config.max_connect_attempts {
+            self.attempts += 1;
+            let Some(host) = cluster.choose(&self.shard) else {
+                self.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
+                return false;
+            };
+            let limit = cluster.config.circuit_breakers.max_connections;
+            let Some(admission) = cluster.breakers.admit(|all| &all.connections, limit) else {
+                cluster.stats.upstream_cx_overflow.inc();
+                self.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+                return false;
+            };
+            let now = self.shard.clock.now();
+            self.times.upstream_connect_begin = now;
+            let marks = cluster.watermarks(&self.shard);
+            let connecting = host.connect(&self.shard, marks, cluster.config.tcp_keepalive);
+            self.host = Some(host);
+            match connecting {
+                Ok(connecting) => {
+                    connecting.register(waker);
+                    self.connect_by = after(now, Some(cluster.config.connect_timeout));
+                    self.up = Upstream::Connecting { connecting, admission };
+                    return true;
+                }
+                Err(_) => cluster.stats.upstream_cx_connect_fail.inc(),
+            }
+        }
+        cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
+        self.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        false
+    }
+
+    /// Looks at a connect under way. False when it failed for the last time.
+    fn check_connect(&mut self, waker: &Waker) -> bool {
+        let (connecting, admission) = match std::mem::replace(&mut self.up, Upstream::NotYet) {
+            Upstream::Connecting { connecting, admission } => (connecting, admission),
+            other => {
+                self.up = other;
+                return true;
+            }
+        };
+        match connecting.ready() {
+            Ok(Err(connecting)) => {
+                self.up = Upstream::Connecting { connecting, admission };
+                true
+            }
+            Ok(Ok(socket)) => {
+                self.connected(socket, admission, waker);
+                true
+            }
+            Err(_) => {
+                if let Some(cluster) = &self.cluster {
+                    cluster.stats.upstream_cx_connect_fail.inc();
+                }
+                drop(admission);
+                self.connect(waker)
+            }
+        }
+    }
+
+    fn connected(&mut self, socket: Socket, admission: Admission, waker: &Waker) {
+        let now = self.shard.clock.now();
+        self.times.upstream_connect_end = now;
+        self.connect_by = None;
+        if let Some(cluster) = &self.cluster {
+            cluster.stats.upstream_cx_total.inc();
+            cluster.stats.upstream_cx_active.inc();
+            let took = now - self.times.upstream_connect_begin;
+            cluster.stats.upstream_cx_connect_ms.record(took / NANOS_PER_MS);
+        }
+        socket.register(waker);
+        socket.start();
+        self.down.start();
+        self.up = Upstream::Connected { socket, _admission: admission };
+    }
+
+    /// Moves bytes both ways. True when the connection is over.
+    fn relay(&mut self) -> bool {
+        let Upstream::Connected { socket: up, .. } = &self.up else { return false };
+        let mut moved = 0;
+        let (received, up_alive) = pump(&self.down, up, self.marks, &mut self.ended[0], &mut moved);
+        let (sent, down_alive) = pump(up, &self.down, self.marks, &mut self.ended[1], &mut moved);
+        self.bytes.received += received;
+        self.bytes.sent += sent;
+        if moved > 0 {
+            self.idle_by = after(self.shard.clock.now(), self.tcp.config.idle_timeout);
+        }
+        if !up_alive || !down_alive {
+            // One side failed: nobody must take what was cut off for the whole.
+            self.down.reset_on_close();
+            up.reset_on_close();
+            return true;
+        }
+        let both_ended = self.ended == [true; 2];
+        both_ended && up.is_finished() && self.down.is_finished()
+    }
+
+    fn has_expired(&mut self) -> bool {
+        let now = self.shard.clock.now();
+        let passed = |deadline: Option<Nanos>| deadline.is_some_and(|at| at <= now);
+        if passed(self.connect_by) {
+            self.connect_by = None;
+            self.up = Upstream::NotYet;
+            if let Some(cluster) = &self.cluster {
+                cluster.stats.upstream_cx_connect_timeout.inc();
+                cluster.stats.upstream_cx_connect_fail.inc();
+            }
+            return false;
+        }
+        if passed(self.end_by) {
+            self.tcp.stats.max_downstream_connection_duration.inc();
+            self.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+            return true;
+        }
+        if passed(self.idle_by) {
+            self.tcp.stats.idle_timeout.inc();
+            return true;
+        }
+        false
+    }
+
+    fn log(&mut self) {
+        let now = self.shard.clock.now();
+        self.times.end = now;
+        let age = now - self.times.downstream_rx_begin;
+        let address = match self.peer {
+            Peer::Ip(address) => access_log::Address::Ip(address),
+            Peer::Unix => access_log::Address::Pipe(""),
+        };
+        let mut record = Record {
+            start_wall_ns: self.shard.clock.unix_ns() - age,
+            emit_wall_ns: self.shard.clock.unix_ns(),
+            times: self.times,
+            flags: self.flags,
+            bytes: self.bytes,
+            downstream_remote: Some(address),
+            downstream_direct_remote: Some(address),
+            upstream_attempts: self.attempts,
+            connection_id: self.id,
+            log_type: LogType::TcpConnectionEnd,
+            ..Record::default()
+        };
+        if let (Some(cluster), Some(host)) = (&self.cluster, &self.host) {
+            record.upstream_cluster = Some(&cluster.config.stat_name);
+            record.upstream_cluster_raw = Some(&cluster.config.name);
+            record.upstream_remote = host.endpoint.address.ip().map(access_log::Address::Ip);
+        }
+        self.shard.logger.borrow_mut().log(&self.tcp.logs, &record, &Capture::default());
+    }
+}
+
+/// Moves what `from` has to `to` until `to` is full. Returns the bytes moved, and false when `from`
+/// failed.
+fn pump(
+    from: &Socket,
+    to: &Socket,
+    marks: Watermarks,
+    ended: &mut bool,
+    moved: &mut u64,
+) -> (u64, bool) {
+    let mut bytes = 0;
+    while !*ended {
+        if to.unsent() >= marks.high {
+            to.wake_at_unsent(marks.low);
+            break;
+        }
+        match from.receive() {
+            Received::Chunk(chunk) => {
+                bytes += chunk.len() as u64;
+                to.send(chunk);
+            }
+            Received::None => break,
+            Received::End => {
+                *ended = true;
+                to.finish();
+            }
+            Received::Failed(_) => return (bytes, false),
+        }
+    }
+    *moved += bytes;
+    (bytes, to.send_error().is_none())
+}
+
+impl Future for TcpConnection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.watched {
+            this.watched = true;
+            this.down.register(context.waker());
+            this.timer.register(context.waker());
+            this.guard.wake_at_drain(context.waker());
+        }
+        if this.run(context.waker()) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for TcpConnection {
+    fn drop(&mut self) {
+        self.tcp.stats.downstream_cx_rx_bytes_total.add(self.bytes.received);
+        self.tcp.stats.downstream_cx_tx_bytes_total.add(self.bytes.sent);
+        if let (Upstream::Connected { .. }, Some(cluster)) = (&self.up, &self.cluster) {
+            cluster.stats.upstream_cx_active.dec();
+            cluster.stats.upstream_cx_destroy.inc();
+            cluster.stats.upstream_cx_tx_bytes_total.add(self.bytes.received);
+            cluster.stats.upstream_cx_rx_bytes_total.add(self.bytes.sent);
+        }
+        if !self.tcp.logs.is_empty() {
+            self.log();
+        }
+    }
+}
+
+fn after(now: Nanos, delay: Option<Duration>) -> Option<Nanos> {
+    delay.map(|delay| now.saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)))
+}
+
+const NANOS_PER_MS: Nanos = 1_000_000;

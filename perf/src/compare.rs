@@ -1,0 +1,513 @@
+//! Measures targets side by side.
+//!
+//! For each repetition and each condition, every target in turn gets a fresh process, a warm-up and a
+//! window, and is stopped again. So all targets meet a condition within the same few seconds, memory
+//! is of that condition alone, and nothing else of ours runs meanwhile; starting costs under a
+//! second. The order of targets rotates from repetition to repetition, so none always follows
+//! the same one. One origin process serves the whole comparison.
+//!
+//! Layouts: `shared` puts generator, proxy and origin on one CPU, so that requests per second tell
+//! the total cost and no wake-up crosses cores; `split` gives the proxy a CPU of its own.
+//!
+//! CPU per request is what the kernel charges to the proxy's processes. Network work that it moves to
+//! its own thread (ksoftirqd), which happens with long bodies, is charged to nobody; in layout
+//! `shared` it still shows in the requests per second.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+    thread,
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{
+    load::{self, Edge, LoadError, Outcome, Pace, Plan},
+    protocol::http1::{Http1, Http1Options},
+    report::{Case, Condition, Machine, Report},
+    stats::{Sample, summarize},
+    sys::{self, CpuClock, Memory},
+    target::{
+        self, Locations, Missing, Profile, Target,
+        config::{Launch, Setup, launch},
+        server::{Scratch, Server, ServerError},
+    },
+};
+
+/// Where generator, proxy and origin run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Layout {
+    /// All on one CPU.
+    Shared,
+    /// The proxy on one, generator and origin on another.
+    Split,
+}
+
+/// What generator, proxy and origin speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProtocolName {
+    /// HTTP/1.1 with keep-alive.
+    Http1,
+}
+
+/// What to compare.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Targets, in the order of the results.
+    pub targets: Vec<Target>,
+    /// Protocols.
+    pub protocols: Vec<ProtocolName>,
+    /// Numbers of connections.
+    pub connections: Vec<usize>,
+    /// Response body lengths.
+    pub bodies: Vec<usize>,
+    /// Layouts.
+    pub layouts: Vec<Layout>,
+    /// Profiles.
+    pub profiles: Vec<Profile>,
+    /// Fixed rate of an open loop; closed loop when `None`.
+    pub rate: Option<NonZeroU64>,
+    /// Jitter of the open loop.
+    pub jitter: bool,
+    /// GET when `None`, else POST with so many bytes.
+    pub post_bytes: Option<usize>,
+    /// Warm-up before each window.
+    pub warmup: Duration,
+    /// Length of each window.
+    pub duration: Duration,
+    /// Repetitions.
+    pub repetitions: usize,
+    /// Where programs are.
+    pub locations: Locations,
+    /// The command line, for the record.
+    pub command: String,
+}
+
+/// Why a comparison gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A program is not there.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// A server didn't start.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The generator failed or was interrupted.
+    #[error("{target}, {connections} connections: {source}")]
+    Load {
+        /// Under load then.
+        target: &'static str,
+        /// The case.
+        connections: usize,
+        /// Why.
+        source: LoadError,
+    },
+    /// A layout needs more CPUs than there are.
+    #[error("layout split needs 2 CPUs, this process may use {0}")]
+    Cpus(usize),
+    /// The limit of open files can't be raised far enough.
+    #[error("{wanted} open files are needed and only {allowed} allowed: raise `ulimit -Hn`")]
+    Files {
+        /// Needed.
+        wanted: u64,
+        /// Allowed.
+        allowed: u64,
+    },
+    /// The kernel refused something else.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A request not answered for so long has failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time beyond the planned one after which our own servers end by themselves.
+const LIFETIME_SPARE: Duration = Duration::from_secs(600);
+/// Descriptors besides those of connections.
+const FILES_SPARE: u64 = 256;
+
+impl Layout {
+    /// Name in options and results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Split => "split",
+        }
+    }
+}
+
+impl ProtocolName {
+    /// Name in options and results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+        }
+    }
+}
+
+/// CPUs of one layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// Of the proxy.
+    pub proxy: usize,
+    /// Of generator and origin.
+    pub others: usize,
+}
+
+impl Placement {
+    /// Places a layout on the allowed CPUs. The proxy gets the last: the first tends to serve
+    /// interrupts.
+    ///
+    /// # Errors
+    ///
+    /// [`CompareError::Cpus`] when there are too few.
+    pub fn new(layout: Layout, allowed: &[usize]) -> Result<Self, CompareError> {
+        match (layout, allowed) {
+            (Layout::Shared, [.., last]) => Ok(Self { proxy: *last, others: *last }),
+            (Layout::Split, [first, .., last]) => Ok(Self { proxy: *last, others: *first }),
+            _ => Err(CompareError::Cpus(allowed.len())),
+        }
+    }
+}
+
+/// One case to measure, over and over.
+#[derive(Debug, Clone, Copy)]
+struct Cell {
+    protocol: ProtocolName,
+    layout: Layout,
+    profile: Profile,
+    connections: usize,
+    body_bytes: usize,
+}
+
+/// Runs the comparison; progress goes to standard error.
+///
+/// # Errors
+///
+/// [`CompareError`]. Errors of requests are no errors of the comparison; they are in the report.
+pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report, CompareError> {
+    let programs = programs(options)?;
+    let cpus = sys::allowed_cpus().map_err(io_error("reading the allowed CPUs"))?;
+    for layout in &options.layouts {
+        Placement::new(*layout, &cpus)?;
+    }
+    let most = options.connections.iter().copied().max().unwrap_or(0) as u64;
+    // A proxy has a descriptor on each side.
+    ensure_files(most * 2 + FILES_SPARE)?;
+    let cells = cells(options);
+    let runs = options.repetitions * cells.len() * options.targets.len();
+    let each = options.warmup + options.duration + Duration::from_secs(2);
+    let lifetime = each * u32::try_from(runs).unwrap_or(u32::MAX) + LIFETIME_SPARE;
+
+    let mut origins = Vec::new();
+    for layout in &options.layouts {
+        let cpu = Placement::new(*layout, &cpus)?.others;
+        origins.push((*layout, start_origin(cpu, lifetime)?));
+    }
+    let mut samples: Vec<Vec<Vec<Sample>>> =
+        vec![vec![Vec::new(); options.targets.len()]; cells.len()];
+    let progress = progress_bar(runs as u64);
+    for repetition in 0..options.repetitions {
+        for (cell, samples) in cells.iter().zip(&mut samples) {
+            let Some((_, (_, origin))) = origins.iter().find(|(layout, _)| *layout == cell.layout)
+            else {
+                continue;
+            };
+            let placement = Placement::new(cell.layout, &cpus)?;
+            for turn in 0..options.targets.len() {
+                let which = (turn + repetition) % options.targets.len();
+                let target = options.targets[which];
+                progress.set_message(format!(
+                    "{target}, {} connections, {} bytes, {}, {}, repetition {}",
+                    cell.connections,
+                    cell.body_bytes,
+                    cell.layout.name(),
+                    cell.profile.name(),
+                    repetition + 1
+                ));
+                let measurement = Measurement {
+                    options,
+                    target,
+                    cell,
+                    origin: *origin,
+                    placement,
+                    lifetime,
+                    stop,
+                };
+                samples[which].push(measurement.run(&programs[which])?);
+                progress.inc(1);
+            }
+        }
+    }
+    progress.finish_and_clear();
+
+    let mut cases = Vec::new();
+    for (cell, samples) in cells.iter().zip(&samples) {
+        for (target, samples) in options.targets.iter().zip(samples) {
+            if let Some(summary) = summarize(samples) {
+                let condition = cell.condition(options);
+                cases.push(Case::new(target.name(), &condition, summary, samples.len()));
+            }
+        }
+    }
+    let versions: BTreeMap<String, String> = options
+        .targets
+        .iter()
+        .zip(&programs)
+        .map(|(target, program)| (target.name().to_owned(), target::version(*target, program)))
+        .collect();
+    let machine = Machine::here(
+        cpus.len(),
+        versions,
+        options.command.clone(),
+        options.warmup.as_secs_f64(),
+        options.duration.as_secs_f64(),
+    );
+    Ok(Report { cases, machine })
+}
+
+fn programs(options: &Options) -> Result<Vec<PathBuf>, CompareError> {
+    let programs =
+        options.targets.iter().map(|target| target::program(*target, &options.locations));
+    Ok(programs.collect::<Result<_, _>>()?)
+}
+
+fn cells(options: &Options) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for &protocol in &options.protocols {
+        for &layout in &options.layouts {
+            for &profile in &options.profiles {
+                for &body_bytes in &options.bodies {
+                    for &connections in &options.connections {
+                        cells.push(Cell { protocol, layout, profile, connections, body_bytes });
+                    }
+                }
+            }
+        }
+    }
+    cells
+}
+
+/// Makes sure that the harness and what it starts may open so many files.
+///
+/// # Errors
+///
+/// [`CompareError::Files`].
+pub fn ensure_files(wanted: u64) -> Result<(), CompareError> {
+    let allowed =
+        sys::raise_open_files(wanted).map_err(io_error("raising the limit of open files"))?;
+    if allowed < wanted { Err(CompareError::Files { wanted, allowed }) } else { Ok(()) }
+}
+
+/// Starts the origin as a process of its own, and says where it listens.
+///
+/// # Errors
+///
+/// [`CompareError::Server`], or that this program's path is unknown.
+pub fn start_origin(cpu: usize, lifetime: Duration) -> Result<(Server, SocketAddr), CompareError> {
+    let program = target::program(Target::Direct, &Locations::default())?;
+    let address = free_address()?;
+    let launch = Launch {
+        arguments: [
+            "origin",
+            "--listen",
+            &address.to_string(),
+            "--lifetime-s",
+            &lifetime.as_secs().to_string(),
+        ]
+        .iter()
+        .map(Into::into)
+        .collect(),
+        files: Vec::new(),
+    };
+    let directory = Scratch::new().map_err(io_error("making a temporary directory"))?;
+    let server = Server::start("origin", &program, &launch, directory, Some(cpu), address)?;
+    Ok((server, address))
+}
+
+/// A loopback address to listen on.
+///
+/// # Errors
+///
+/// When no port is free.
+pub fn free_address() -> Result<SocketAddr, CompareError> {
+    let port = sys::free_port().map_err(io_error("finding a free port"))?;
+    Ok((Ipv4Addr::LOCALHOST, port).into())
+}
+
+/// Names what was tried when the kernel refused it.
+pub(crate) fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> CompareError {
+    move |source| CompareError::Io { what, source }
+}
+
+/// A progress bar on standard error; invisible when that is no terminal.
+pub(crate) fn progress_bar(length: u64) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("{elapsed_precise} [{bar:32}] {pos}/{len} {msg} (eta {eta})")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars("=> ");
+    let progress = ProgressBar::new(length).with_style(style);
+    progress.enable_steady_tick(Duration::from_secs(1));
+    progress
+}
+
+/// One window of one target.
+struct Measurement<'a> {
+    options: &'a Options,
+    target: Target,
+    cell: &'a Cell,
+    origin: SocketAddr,
+    placement: Placement,
+    lifetime: Duration,
+    stop: &'a AtomicBool,
+}
+
+impl Measurement<'_> {
+    fn run(&self, program: &Path) -> Result<Sample, CompareError> {
+        let directory = Scratch::new().map_err(io_error("making a temporary directory"))?;
+        let listen = free_address()?;
+        let cpus = [self.placement.proxy];
+        let launch = launch(
+            self.target,
+            &Setup {
+                listen,
+                origin: self.origin,
+                directory: directory.path(),
+                profile: self.cell.profile,
+                cpus: &cpus,
+                connections: self.cell.connections,
+                lifetime_s: self.lifetime.as_secs(),
+            },
+        );
+        let Some(launch) = launch else {
+            let load = self.load(self.origin, &mut |_| Ok(()))?;
+            return Ok(Sample { load, cpu_us: None, rss_bytes: None });
+        };
+        let name = self.target.name();
+        let cpu = Some(self.placement.proxy);
+        let server = Server::start(name, program, &launch, directory, cpu, listen)?;
+        let mut meter = Meter::new(&server).map_err(io_error("finding the server's processes"))?;
+        let load = self.load(listen, &mut |edge| meter.read(edge))?;
+        Ok(Sample { load, cpu_us: Some(meter.cpu_us()), rss_bytes: Some(meter.memory.rss_bytes) })
+    }
+
+    /// Runs the generator in a thread of its own, so that pinning it leaves this one where it is.
+    fn load(
+        &self,
+        target: SocketAddr,
+        observer: &mut (dyn FnMut(Edge) -> io::Result<()> + Send),
+    ) -> Result<Outcome, CompareError> {
+        let Cell { protocol, connections, body_bytes, .. } = *self.cell;
+        let plan = Plan {
+            target,
+            sources: Vec::new(),
+            connections,
+            pace: match self.options.rate {
+                None => Pace::Closed,
+                Some(rate) => Pace::Open { rate, jitter: self.options.jitter },
+            },
+            warmup: self.options.warmup,
+            duration: self.options.duration,
+            request_timeout: REQUEST_TIMEOUT,
+        };
+        let cpu = self.placement.others;
+        let generate = || -> Result<Outcome, LoadError> {
+            sys::pin(cpu)?;
+            sys::precise_timers();
+            match protocol {
+                ProtocolName::Http1 => {
+                    let http1 = Http1::new(&Http1Options {
+                        host: target.to_string(),
+                        path: format!("/b/{body_bytes}"),
+                        post_bytes: self.options.post_bytes,
+                        expected_body: Some(body_bytes as u64),
+                    });
+                    load::run(&plan, &http1, self.stop, observer)
+                }
+            }
+        };
+        let result = thread::scope(|scope| scope.spawn(generate).join());
+        let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        result.map_err(|source| CompareError::Load {
+            target: self.target.name(),
+            connections,
+            source,
+        })
+    }
+}
+
+impl Cell {
+    fn condition(&self, options: &Options) -> Condition {
+        Condition {
+            protocol: self.protocol.name().to_owned(),
+            layout: self.layout.name().to_owned(),
+            profile: self.profile.name().to_owned(),
+            body_bytes: self.body_bytes,
+            connections: self.connections,
+            rate: options.rate.map(NonZeroU64::get),
+        }
+    }
+}
+
+/// Reads a server's CPU time and memory at the edges of the window.
+struct Meter {
+    pids: Vec<u32>,
+    clocks: Vec<CpuClock>,
+    opened: Duration,
+    closed: Duration,
+    memory: Memory,
+}
+
+impl Meter {
+    fn new(server: &Server) -> io::Result<Self> {
+        let pids = server.pids()?;
+        let clocks = pids.iter().map(|pid| CpuClock::of(*pid)).collect::<io::Result<_>>()?;
+        let zero = Duration::ZERO;
+        Ok(Self { pids, clocks, opened: zero, closed: zero, memory: Memory::default() })
+    }
+
+    fn read(&mut self, edge: Edge) -> io::Result<()> {
+        let mut sum = Duration::ZERO;
+        for clock in &self.clocks {
+            sum += clock.now()?;
+        }
+        match edge {
+            Edge::Opens => self.opened = sum,
+            Edge::Closes => {
+                self.closed = sum;
+                self.memory = Memory::of(&self.pids)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cpu_us(&self) -> f64 {
+        self.closed.saturating_sub(self.opened).as_secs_f64() * 1e6
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_on_cpus() {
+        let placed = |layout, cpus: &[usize]| Placement::new(layout, cpus).ok();
+        assert_eq!(placed(Layout::Shared, &[2, 5]), Some(Placement { proxy: 5, others: 5 }));
+        assert_eq!(placed(Layout::Shared, &[2]), Some(Placement { proxy: 2, others: 2 }));
+        assert_eq!(placed(Layout::Split, &[2, 3, 5]), Some(Placement { proxy: 5, others: 2 }));
+        assert_eq!(placed(Layout::Split, &[2]), None);
+    }
+}

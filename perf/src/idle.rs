@@ -1,0 +1,378 @@
+//! What idle connections cost: memory of the proxy for each, and CPU while nothing happens.
+//!
+//! Two kinds of idle connection: one that has been served a request and was kept alive, and a silent
+//! one that never sent a byte. Each kind meets a fresh process. Memory per connection is the growth
+//! of the proportional set size between "started, one request served" and "all connections open",
+//! over their number; the kernel's own socket memory is in no process and not counted.
+
+use std::{
+    io::{self, Read, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use socket2::Socket;
+
+use crate::{
+    compare::{CompareError, ensure_files, free_address, io_error, progress_bar, start_origin},
+    load::LoadError,
+    protocol::{
+        Progress, Protocol, Session,
+        http1::{Http1, Http1Options, Http1Session},
+    },
+    report::Machine,
+    sys::{self, CpuClock, Memory},
+    target::{
+        self, Locations, Profile, Target,
+        config::{Setup, launch},
+        server::{Scratch, Server},
+    },
+};
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct IdleOptions {
+    /// Targets; direct has nothing to measure.
+    pub targets: Vec<Target>,
+    /// Idle connections.
+    pub connections: usize,
+    /// Shards of Outrigger; the others have one worker.
+    pub shards: usize,
+    /// How long CPU use is watched, with and without connections.
+    pub watch: Duration,
+    /// Where programs are.
+    pub locations: Locations,
+    /// The command line, for the record.
+    pub command: String,
+}
+
+/// What `idle` writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IdleReport {
+    /// One entry per target and variant.
+    pub cases: Vec<IdleCase>,
+    /// Where and with what it was measured.
+    pub machine: Machine,
+}
+
+/// What the idle connections did before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    /// One request each.
+    Served,
+    /// Nothing.
+    Silent,
+}
+
+/// One target with one kind of idle connection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IdleCase {
+    /// Which.
+    pub target: String,
+    /// Kind of connection.
+    pub variant: Variant,
+    /// Their number.
+    pub connections: usize,
+    /// Shards or workers.
+    pub shards: usize,
+    /// Resident memory without connections.
+    pub empty_rss_bytes: u64,
+    /// Proportional memory without connections.
+    pub empty_pss_bytes: u64,
+    /// Resident memory with all connections.
+    pub full_rss_bytes: u64,
+    /// Proportional memory with all connections.
+    pub full_pss_bytes: u64,
+    /// Growth of proportional memory over connections.
+    pub bytes_per_connection: f64,
+    /// CPU use without connections, percent of a core.
+    pub empty_cpu_percent: f64,
+    /// CPU use with all connections idle, percent of a core.
+    pub full_cpu_percent: f64,
+    /// Connections that the proxy had closed at the end.
+    pub lost: usize,
+}
+
+/// Connections from one source address: fewer than the kernel has ports for.
+const PER_SOURCE: usize = 20_000;
+/// Connections that are opened and served at a time: few, so that few upstream connections are made
+/// and the growth is of idle ones.
+const BATCH: usize = 32;
+/// Longest wait for one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Memory counts as settled when it did not grow for so long.
+const SETTLED: Duration = Duration::from_millis(500);
+/// Longest wait for that.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+const FILES_SPARE: u64 = 4096;
+const LIFETIME: Duration = Duration::from_secs(1800);
+
+impl Variant {
+    /// Name in results.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Served => "served",
+            Self::Silent => "silent",
+        }
+    }
+}
+
+/// Measures all targets with both kinds of connection.
+///
+/// # Errors
+///
+/// [`CompareError`], also when a proxy does not take the connections.
+pub fn idle(options: &IdleOptions, stop: &AtomicBool) -> Result<IdleReport, CompareError> {
+    let cpus = sys::allowed_cpus().map_err(io_error("reading the allowed CPUs"))?;
+    ensure_files(options.connections as u64 + FILES_SPARE)?;
+    let (_server, origin) = start_origin(cpus[0], LIFETIME)?;
+    let targets: Vec<Target> =
+        options.targets.iter().copied().filter(|target| *target != Target::Direct).collect();
+    let progress = progress_bar(targets.len() as u64 * 2);
+    let mut report = IdleReport {
+        cases: Vec::new(),
+        machine: Machine::here(
+            cpus.len(),
+            std::collections::BTreeMap::new(),
+            options.command.clone(),
+            0.0,
+            options.watch.as_secs_f64(),
+        ),
+    };
+    for target in targets {
+        let program = target::program(target, &options.locations)?;
+        let version = target::version(target, &program);
+        report.machine.versions.insert(target.name().to_owned(), version);
+        for variant in [Variant::Served, Variant::Silent] {
+            progress.set_message(format!("{target}, {}", variant.name()));
+            let shards =
+                if target == Target::Outrigger { options.shards.clamp(1, cpus.len()) } else { 1 };
+            let directory = Scratch::new().map_err(io_error("making a temporary directory"))?;
+            let listen = free_address()?;
+            let setup = Setup {
+                listen,
+                origin,
+                directory: directory.path(),
+                profile: Profile::Plain,
+                cpus: &cpus[cpus.len() - shards..],
+                connections: options.connections,
+                lifetime_s: LIFETIME.as_secs(),
+            };
+            let Some(launch) = launch(target, &setup) else { continue };
+            let server = Server::start(target.name(), &program, &launch, directory, None, listen)?;
+            let watched = Watched { server: &server, listen, options, stop };
+            report.cases.push(watched.measure(target, variant, shards)?);
+            progress.inc(1);
+        }
+    }
+    progress.finish_and_clear();
+    Ok(report)
+}
+
+struct Watched<'a> {
+    server: &'a Server,
+    listen: SocketAddr,
+    options: &'a IdleOptions,
+    stop: &'a AtomicBool,
+}
+
+impl Watched<'_> {
+    fn measure(
+        &self,
+        target: Target,
+        variant: Variant,
+        shards: usize,
+    ) -> Result<IdleCase, CompareError> {
+        let connections = self.options.connections;
+        let empty = self.settled_memory()?;
+        let empty_cpu_percent = self.cpu_percent()?;
+        let name = target.name();
+        let open = self.open(variant).map_err(|source| CompareError::Load {
+            target: name,
+            connections,
+            source,
+        })?;
+        let full = self.settled_memory()?;
+        let full_cpu_percent = self.cpu_percent()?;
+        let lost = open.iter().filter(|socket| closed_by_peer(socket)).count();
+        let growth = full.pss_bytes as f64 - empty.pss_bytes as f64;
+        Ok(IdleCase {
+            target: name.to_owned(),
+            variant,
+            connections,
+            shards,
+            empty_rss_bytes: empty.rss_bytes,
+            empty_pss_bytes: empty.pss_bytes,
+            full_rss_bytes: full.rss_bytes,
+            full_pss_bytes: full.pss_bytes,
+            bytes_per_connection: growth / connections.max(1) as f64,
+            empty_cpu_percent,
+            full_cpu_percent,
+            lost,
+        })
+    }
+
+    /// Memory once it has stopped growing.
+    fn settled_memory(&self) -> Result<Memory, CompareError> {
+        let read = || -> io::Result<Memory> { Memory::of(&self.server.pids()?) };
+        let failed = || io_error("reading the server's memory");
+        let start = Instant::now();
+        let mut memory = read().map_err(failed())?;
+        while start.elapsed() < SETTLE_MAX {
+            self.pause(SETTLED)?;
+            let next = read().map_err(failed())?;
+            let grown = next.pss_bytes > memory.pss_bytes;
+            memory = next;
+            if !grown {
+                break;
+            }
+        }
+        Ok(memory)
+    }
+
+    fn cpu_percent(&self) -> Result<f64, CompareError> {
+        let read = || -> io::Result<Duration> {
+            self.server.pids()?.into_iter().map(|pid| CpuClock::of(pid)?.now()).sum()
+        };
+        let failed = || io_error("reading the server's CPU time");
+        let start = Instant::now();
+        let before = read().map_err(failed())?;
+        self.pause(self.options.watch)?;
+        let used = read().map_err(failed())?.saturating_sub(before);
+        Ok(used.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0)
+    }
+
+    /// Waits, but not on after an interrupt.
+    fn pause(&self, time: Duration) -> Result<(), CompareError> {
+        const STEP: Duration = Duration::from_millis(50);
+        let start = Instant::now();
+        while let Some(left) = time.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
+            if self.stop.load(Ordering::Relaxed) {
+                let source = LoadError::Interrupted;
+                let connections = self.options.connections;
+                return Err(CompareError::Load { target: "idle", connections, source });
+            }
+            thread::sleep(left.min(STEP));
+        }
+        Ok(())
+    }
+
+    fn open(&self, variant: Variant) -> Result<Vec<Socket>, LoadError> {
+        let http1 = Http1::new(&Http1Options {
+            host: self.listen.to_string(),
+            path: "/b/128".to_owned(),
+            post_bytes: None,
+            expected_body: Some(128),
+        });
+        let total = self.options.connections;
+        let mut open: Vec<Socket> = Vec::with_capacity(total);
+        while open.len() < total {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(LoadError::Interrupted);
+            }
+            let first = open.len();
+            for index in first..total.min(first + BATCH) {
+                open.push(self.connect(index)?);
+            }
+            if variant == Variant::Served {
+                let mut request = Vec::new();
+                http1.session().request(&mut request);
+                for socket in &mut open[first..] {
+                    socket.write_all(&request)?;
+                }
+                for socket in &mut open[first..] {
+                    await_answer(socket, http1.session())?;
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    fn connect(&self, index: usize) -> io::Result<Socket> {
+        let socket = sys::client_socket(self.listen, Some(source(index)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.connect_timeout(&self.listen.into(), PATIENCE)?;
+        Ok(socket)
+    }
+}
+
+/// Loopback address of a connection; the next one after every [`PER_SOURCE`].
+fn source(index: usize) -> IpAddr {
+    let last = u8::try_from(index / PER_SOURCE % 250).unwrap_or(0) + 1;
+    Ipv4Addr::new(127, 0, 0, last).into()
+}
+
+fn await_answer(socket: &mut Socket, mut session: Http1Session) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let count = socket.read(&mut buffer)?;
+        let progress = if count == 0 { session.finish() } else { session.feed(&buffer[..count]) };
+        match progress {
+            Ok(Progress::Done(_)) => return Ok(()),
+            Ok(Progress::More) => {}
+            Err(fault) => return Err(io::Error::other(format!("answer: {}", fault.name()))),
+        }
+    }
+}
+
+fn closed_by_peer(mut socket: &Socket) -> bool {
+    let would_block = |error: io::Error| error.kind() != io::ErrorKind::WouldBlock;
+    socket.set_nonblocking(true).is_err()
+        || socket.read(&mut [0]).map_or_else(would_block, |_| true)
+}
+
+/// The report as a table.
+#[must_use]
+pub fn render(report: &IdleReport) -> String {
+    use std::fmt::Write;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let mut text = format!(
+        "{:<10} {:<8} {:>7} {:>6} {:>10} {:>10} {:>11} {:>10} {:>10} {:>5}\n",
+        "target",
+        "variant",
+        "conns",
+        "shards",
+        "empty MiB",
+        "full MiB",
+        "bytes/conn",
+        "empty cpu%",
+        "full cpu%",
+        "lost"
+    );
+    for case in &report.cases {
+        // Writing to a String can't fail.
+        let _ = writeln!(
+            text,
+            "{:<10} {:<8} {:>7} {:>6} {:>10.1} {:>10.1} {:>11.0} {:>10.3} {:>10.3} {:>5}",
+            case.target,
+            case.variant.name(),
+            case.connections,
+            case.shards,
+            mib(case.empty_rss_bytes),
+            mib(case.full_rss_bytes),
+            case.bytes_per_connection,
+            case.empty_cpu_percent,
+            case.full_cpu_percent,
+            case.lost,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_change_before_ports_run_out() {
+        assert_eq!(source(0), IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(source(PER_SOURCE - 1), IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(source(PER_SOURCE), IpAddr::from([127, 0, 0, 2]));
+    }
+}

@@ -1,0 +1,472 @@
+//! The command line of the harness.
+
+use std::{
+    fs, io,
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    num::NonZeroU64,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand};
+use outrigger_perf::{
+    check::{self, Verdict},
+    compare::{self, Layout, ProtocolName},
+    idle::{self, IdleOptions},
+    load::{self, Outcome, Pace, Plan},
+    origin,
+    protocol::{
+        Fault,
+        http1::{Http1, Http1Options},
+    },
+    relay, report, sys,
+    target::{Locations, Profile, Target},
+};
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Measures Outrigger beside its peers.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure targets side by side under the same load.
+    Compare(CompareArgs),
+    /// Measure memory per idle connection, and CPU use at idle.
+    Idle(IdleArgs),
+    /// Judge the required ratios on what `compare` and `idle` wrote.
+    Check(CheckArgs),
+    /// Load any HTTP/1.1 server.
+    Load(LoadArgs),
+    /// Serve bodies of any size: /b/N answers with N bytes.
+    Origin(OriginArgs),
+    /// Relay to one upstream with the least work possible on io_uring: the floor.
+    Relay(RelayArgs),
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// Other proxies to measure.
+    #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy,envoy")]
+    peers: Vec<String>,
+    /// What to measure besides peers: any of direct, floor, outrigger.
+    #[arg(long, value_delimiter = ',', default_value = "direct,floor,outrigger")]
+    targets: Vec<Target>,
+    #[arg(long, value_delimiter = ',', default_value = "http1")]
+    protocol: Vec<ProtocolName>,
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,512")]
+    connections: Vec<usize>,
+    /// Response body lengths.
+    #[arg(long, value_delimiter = ',', default_value = "128,16384,1048576")]
+    body: Vec<usize>,
+    /// Send POST requests with a body of so many bytes.
+    #[arg(long)]
+    post: Option<usize>,
+    /// Seconds of each measured window.
+    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    duration: f64,
+    /// Seconds of load before each window.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    warmup: f64,
+    /// Windows per case; results are medians over them.
+    #[arg(long, default_value = "5")]
+    repetitions: usize,
+    /// shared: all on one CPU; split: the proxy on its own.
+    #[arg(long, value_delimiter = ',', default_value = "shared")]
+    layout: Vec<Layout>,
+    /// observed: with access log and per-route statistics.
+    #[arg(long, value_delimiter = ',', default_value = "plain")]
+    profile: Vec<Profile>,
+    /// Open loop at so many requests per second over all connections, instead of closed loop.
+    #[arg(long)]
+    rate: Option<NonZeroU64>,
+    /// Send open-loop requests at even distances instead of at random within their slots.
+    #[arg(long)]
+    no_jitter: bool,
+    #[command(flatten)]
+    locations: LocationArgs,
+    /// Where to write the results.
+    #[arg(long)]
+    json: PathBuf,
+    /// Where to write them as a page.
+    #[arg(long)]
+    html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct LocationArgs {
+    /// The outrigger binary; beside this program when not given.
+    #[arg(long)]
+    outrigger: Option<PathBuf>,
+    /// The envoy binary; found through PATH and Python when not given.
+    #[arg(long)]
+    envoy: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct IdleArgs {
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+    #[arg(long, value_delimiter = ',', default_value = "outrigger")]
+    targets: Vec<Target>,
+    /// Shards of Outrigger, at most one per CPU.
+    #[arg(long, default_value_t = 2)]
+    shards: usize,
+    /// Seconds of watching CPU use.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    watch: f64,
+    #[command(flatten)]
+    locations: LocationArgs,
+    /// Where to write the results.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// What `compare` wrote.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// What `idle` wrote.
+    #[arg(long)]
+    idle: Option<PathBuf>,
+    /// Fail also when a requirement was not measured.
+    #[arg(long)]
+    complete: bool,
+}
+
+#[derive(Debug, Args)]
+struct LoadArgs {
+    /// For example http://127.0.0.1:8080/path
+    #[arg(long)]
+    target: String,
+    #[arg(long, default_value_t = 16)]
+    connections: usize,
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    duration: f64,
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    warmup: f64,
+    /// Open loop at so many requests per second over all connections, instead of closed loop.
+    #[arg(long)]
+    rate: Option<NonZeroU64>,
+    /// Send open-loop requests at even distances instead of at random within their slots.
+    #[arg(long)]
+    no_jitter: bool,
+    /// Send POST requests with a body of so many bytes.
+    #[arg(long)]
+    post: Option<usize>,
+    /// Length that every response body must have.
+    #[arg(long)]
+    expect_body: Option<u64>,
+    /// Seconds after which an unanswered request has failed.
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+    timeout: f64,
+    /// CPU to run on.
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// Where to write the results.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct OriginArgs {
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Body length where the path names none.
+    #[arg(long, default_value_t = 128)]
+    body: usize,
+    /// Microseconds before each answer.
+    #[arg(long, default_value_t = 0)]
+    delay_us: u64,
+    /// CPU to run on.
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// End after so many seconds.
+    #[arg(long)]
+    lifetime_s: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct RelayArgs {
+    #[arg(long)]
+    listen: SocketAddr,
+    #[arg(long)]
+    upstream: SocketAddr,
+    /// CPU to run on.
+    #[arg(long)]
+    cpu: Option<usize>,
+    /// End after so many seconds.
+    #[arg(long)]
+    lifetime_s: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("outrigger-perf: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Compare(args) => run_compare(args),
+        Command::Idle(args) => run_idle(args),
+        Command::Check(args) => run_check(&args),
+        Command::Load(args) => run_load(&args),
+        Command::Origin(args) => {
+            let listener = listen(args.listen, args.cpu, args.lifetime_s)?;
+            let delay = Duration::from_micros(args.delay_us);
+            origin::serve(&listener, origin::Options { body_bytes: args.body, delay })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Relay(args) => {
+            let listener = listen(args.listen, args.cpu, args.lifetime_s)?;
+            relay::relay(&listener, args.upstream)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// What a server of ours does first. It says where it listens, for callers that gave port 0.
+fn listen(
+    address: SocketAddr,
+    cpu: Option<usize>,
+    lifetime_s: Option<u64>,
+) -> io::Result<TcpListener> {
+    const FILES: u64 = 65_536;
+    sys::raise_open_files(FILES)?;
+    if let Some(seconds) = lifetime_s {
+        sys::end_after(Duration::from_secs(seconds));
+    }
+    cpu.map_or(Ok(()), sys::pin)?;
+    let listener = sys::listen(address)?;
+    println!("listening on {}", listener.local_addr()?);
+    Ok(listener)
+}
+
+/// Set by SIGINT and SIGTERM; the second one ends the process at once.
+fn stop_flag() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+fn run_compare(args: CompareArgs) -> Result<ExitCode, Failure> {
+    let mut targets = args.targets;
+    for peer in args.peers.iter().filter(|peer| !peer.is_empty()) {
+        targets.push(clap::ValueEnum::from_str(peer, true)?);
+    }
+    targets.sort_unstable();
+    targets.dedup();
+    let options = compare::Options {
+        targets,
+        protocols: args.protocol,
+        connections: sorted(args.connections),
+        bodies: sorted(args.body),
+        layouts: args.layout,
+        profiles: args.profile,
+        rate: args.rate,
+        jitter: !args.no_jitter,
+        post_bytes: args.post,
+        warmup: Duration::from_secs_f64(args.warmup),
+        duration: Duration::from_secs_f64(args.duration),
+        repetitions: args.repetitions.max(1),
+        locations: args.locations.into(),
+        command: command_line(),
+    };
+    let report = compare::compare(&options, stop_flag()?.as_ref())?;
+    print!("{}", report::table::render(&report));
+    write_json(&args.json, &report)?;
+    if let Some(path) = args.html {
+        fs::write(path, report::html::render(&report)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_idle(args: IdleArgs) -> Result<ExitCode, Failure> {
+    let options = IdleOptions {
+        targets: args.targets,
+        connections: args.connections,
+        shards: args.shards,
+        watch: Duration::from_secs_f64(args.watch),
+        locations: args.locations.into(),
+        command: command_line(),
+    };
+    let report = idle::idle(&options, stop_flag()?.as_ref())?;
+    print!("{}", idle::render(&report));
+    if let Some(path) = &args.json {
+        write_json(path, &report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_check(args: &CheckArgs) -> Result<ExitCode, Failure> {
+    let mut findings = Vec::new();
+    if let Some(path) = &args.json {
+        findings.extend(check::check(&serde_json::from_slice(&fs::read(path)?)?));
+    }
+    if let Some(path) = &args.idle {
+        findings.extend(check::check_idle(&serde_json::from_slice(&fs::read(path)?)?));
+    }
+    if findings.is_empty() {
+        return Err("nothing to check: give --json FILE, --idle FILE or both".into());
+    }
+    for finding in &findings {
+        println!("{finding}");
+    }
+    let failed = findings.iter().any(|finding| match finding.verdict {
+        Verdict::Met(_) => false,
+        Verdict::Missed(_) => true,
+        Verdict::NotMeasured(_) => args.complete,
+    });
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn run_load(args: &LoadArgs) -> Result<ExitCode, Failure> {
+    let (host, path) = split_url(&args.target)?;
+    let target = host.to_socket_addrs()?.next().ok_or("the target has no address")?;
+    if let Some(cpu) = args.cpu {
+        sys::pin(cpu)?;
+    }
+    sys::precise_timers();
+    compare::ensure_files(args.connections as u64 + 64)?;
+    let plan = Plan {
+        target,
+        sources: Vec::new(),
+        connections: args.connections,
+        pace: match args.rate {
+            None => Pace::Closed,
+            Some(rate) => Pace::Open { rate, jitter: !args.no_jitter },
+        },
+        warmup: Duration::from_secs_f64(args.warmup),
+        duration: Duration::from_secs_f64(args.duration),
+        request_timeout: Duration::from_secs_f64(args.timeout),
+    };
+    let http1 = Http1::new(&Http1Options {
+        host: host.clone(),
+        path,
+        post_bytes: args.post,
+        expected_body: args.expect_body,
+    });
+    let outcome = load::run(&plan, &http1, stop_flag()?.as_ref(), &mut |_| Ok(()))?;
+    let summary = LoadSummary::new(&outcome);
+    println!("{}", serde_json::to_string_pretty(&summary)?);
+    if let Some(path) = &args.json {
+        write_json(path, &summary)?;
+    }
+    Ok(if outcome.completed == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What `load` prints.
+#[derive(Debug, Serialize)]
+struct LoadSummary {
+    completed: u64,
+    rps: f64,
+    bytes_per_second: f64,
+    latency_us: report::Percentiles,
+    /// How late open-loop requests were sent.
+    lateness_us: Option<report::Percentiles>,
+    errors: u64,
+    error_kinds: std::collections::BTreeMap<Fault, u64>,
+    errors_in_warmup: u64,
+    reconnects: u64,
+}
+
+impl LoadSummary {
+    fn new(outcome: &Outcome) -> Self {
+        let kinds = Fault::ALL.into_iter().map(|fault| (fault, outcome.faults[fault.index()]));
+        Self {
+            completed: outcome.completed,
+            rps: outcome.rate(),
+            bytes_per_second: outcome.body_bytes as f64 / outcome.elapsed.as_secs_f64(),
+            latency_us: report::Percentiles::of(&outcome.latency),
+            lateness_us: (!outcome.lateness.is_empty())
+                .then(|| report::Percentiles::of(&outcome.lateness)),
+            errors: outcome.errors(),
+            error_kinds: kinds.filter(|(_, count)| *count > 0).collect(),
+            errors_in_warmup: outcome.faults_in_warmup,
+            reconnects: outcome.reconnects,
+        }
+    }
+}
+
+impl From<LocationArgs> for Locations {
+    fn from(args: LocationArgs) -> Self {
+        Self { outrigger: args.outrigger, envoy: args.envoy }
+    }
+}
+
+/// Host with port, and path, of an http URL.
+fn split_url(url: &str) -> Result<(String, String), Failure> {
+    let rest = url.strip_prefix("http://").ok_or("the target must begin with http://")?;
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    if host.is_empty() || url.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+        return Err("the target must be http://HOST[:PORT][/PATH]".into());
+    }
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let host = if has_port { host.to_owned() } else { format!("{host}:80") };
+    Ok((host, if path.is_empty() { "/".to_owned() } else { path.to_owned() }))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 86_400.0;
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=MOST).contains(&seconds) => Ok(seconds),
+        _ => Err(format!("must be a number from 0 to {MOST}")),
+    }
+}
+
+fn sorted(mut list: Vec<usize>) -> Vec<usize> {
+    list.sort_unstable();
+    list.dedup();
+    list
+}
+
+/// The arguments as given, without the path of the program.
+fn command_line() -> String {
+    std::env::args().skip(1).collect::<Vec<_>>().join(" ")
+}
+
+fn write_json(path: &PathBuf, value: &impl Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn urls() {
+        let split = |url| split_url(url).ok();
+        let pair = |host: &str, path: &str| Some((host.to_owned(), path.to_owned()));
+        assert_eq!(split("http://a:1/x?y"), pair("a:1", "/x?y"));
+        assert_eq!(split("http://a"), pair("a:80", "/"));
+        assert_eq!(split("http://[::1]:7"), pair("[::1]:7", "/"));
+        assert_eq!(split("https://a/"), None);
+        assert_eq!(split("http:///x"), None);
+        assert_eq!(split("http://a/x y"), None);
+    }
+}

@@ -1,0 +1,364 @@
+//! Equivalent configurations: one listener, one worker, one route to one upstream, HTTP/1.1 and
+//! keep-alive on both sides.
+//!
+//! Equivalent means: each proxy does what it does by default to a request, with everything off that
+//! costs and that the others don't do, and with limits out of the way.
+//!
+//! | | plain | observed |
+//! |---|---|---|
+//! | nginx | access log off | log file with a 64 KiB buffer, flushed every second; it has no per-route counters |
+//! | HAProxy | no log | its HTTP log format, one unbuffered write per request to a file as stdout (it has no buffered file log); proxy and server counters, which are always on |
+//! | Envoy, Outrigger | no log, router without dynamic statistics, no request id | file access log, dynamic statistics, statistics of the route |
+//!
+//! nginx keeps response bodies in memory (`proxy_max_temp_file_size 0`) and gets buffers that suit
+//! long bodies; HAProxy may reuse any idle upstream connection (`http-reuse always`), and keeps them
+//! although they are as many as downstream ones (`tune.pool-*-fd-ratio`). Without these they would be
+//! slower, not different.
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use super::{Profile, Target};
+
+/// What a target is to do.
+#[derive(Debug, Clone)]
+pub struct Setup<'a> {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where it sends requests.
+    pub origin: SocketAddr,
+    /// An empty directory for its files.
+    pub directory: &'a Path,
+    /// What it writes down.
+    pub profile: Profile,
+    /// CPUs of Outrigger's shards, one shard each.
+    pub cpus: &'a [usize],
+    /// Most connections that will be open.
+    pub connections: usize,
+    /// How long our own servers live at most, in seconds.
+    pub lifetime_s: u64,
+}
+
+/// How to start a target: arguments, and files to write before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// Arguments of the program.
+    pub arguments: Vec<OsString>,
+    /// Files and their contents.
+    pub files: Vec<(PathBuf, String)>,
+}
+
+/// How to start `target`; for direct, the origin itself is the target and there is nothing to start.
+#[must_use]
+pub fn launch(target: Target, setup: &Setup<'_>) -> Option<Launch> {
+    let file = |name: &str| setup.directory.join(name);
+    let launch = match target {
+        Target::Direct => return None,
+        Target::Floor => Launch {
+            arguments: arguments(&[
+                &"relay",
+                &"--listen",
+                &setup.listen.to_string(),
+                &"--upstream",
+                &setup.origin.to_string(),
+                &"--lifetime-s",
+                &setup.lifetime_s.to_string(),
+            ]),
+            files: Vec::new(),
+        },
+        Target::Outrigger => {
+            let path = file("outrigger.yaml");
+            Launch { arguments: arguments(&[&"-c", &path]), files: vec![(path, outrigger(setup))] }
+        }
+        Target::Nginx => {
+            let path = file("nginx.conf");
+            let log = file("error.log");
+            Launch {
+                arguments: arguments(&[&"-p", &setup.directory, &"-e", &log, &"-c", &path]),
+                files: vec![(path, nginx(setup))],
+            }
+        }
+        Target::Haproxy => {
+            let path = file("haproxy.cfg");
+            Launch {
+                arguments: arguments(&[&"-db", &"-f", &path]),
+                files: vec![(path, haproxy(setup))],
+            }
+        }
+        Target::Envoy => {
+            let path = file("envoy.yaml");
+            Launch {
+                arguments: arguments(&[
+                    &"--concurrency",
+                    &"1",
+                    &"--disable-hot-restart",
+                    &"--log-level",
+                    &"error",
+                    &"-c",
+                    &path,
+                ]),
+                files: vec![(path, envoy(setup))],
+            }
+        }
+    };
+    Some(launch)
+}
+
+fn arguments(list: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<OsString> {
+    list.iter().map(|argument| argument.as_ref().to_owned()).collect()
+}
+
+/// Requests and seconds after which nothing ends: no proxy closes a connection during a run.
+const MANY: u32 = 1_000_000_000;
+const HOUR_S: u32 = 3600;
+
+/// nginx.conf. One worker under a master, as in production.
+#[must_use]
+pub fn nginx(setup: &Setup<'_>) -> String {
+    let Setup { listen, origin, directory, profile, connections, .. } = setup;
+    let directory = directory.display();
+    // A connection of each side per request in flight, and some for the listener and the log.
+    let limit = connections * 2 + 1024;
+    let idle = connections + 64;
+    let log = match profile {
+        Profile::Plain => "access_log off;".to_owned(),
+        Profile::Observed => {
+            format!("access_log {directory}/access.log main buffer=64k flush=1s;")
+        }
+    };
+    // Started by root, workers would become another user who can't reach the directory.
+    // SAFETY: takes and touches nothing.
+    let user = if unsafe { libc::geteuid() } == 0 { "user root;\n" } else { "" };
+    format!(
+        r#"{user}worker_processes 1;
+worker_rlimit_nofile {limit};
+daemon off;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log error;
+events {{
+    worker_connections {limit};
+}}
+http {{
+    log_format main '[$time_iso8601] "$request" $status $body_bytes_sent $request_time '
+                    '$upstream_addr $upstream_response_time "$http_user_agent" "$http_host"';
+    {log}
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    keepalive_requests {MANY};
+    keepalive_timeout {HOUR_S}s;
+    client_header_timeout {HOUR_S}s;
+    client_max_body_size 0;
+    upstream origin {{
+        server {origin};
+        keepalive {idle};
+        keepalive_requests {MANY};
+        keepalive_timeout {HOUR_S}s;
+    }}
+    server {{
+        listen {listen} backlog=4096;
+        location / {{
+            proxy_pass http://origin;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_max_temp_file_size 0;
+            proxy_buffer_size 16k;
+            proxy_buffers 16 32k;
+            proxy_busy_buffers_size 128k;
+        }}
+    }}
+}}
+"#
+    )
+}
+
+/// haproxy.cfg.
+#[must_use]
+pub fn haproxy(setup: &Setup<'_>) -> String {
+    let Setup { listen, origin, profile, connections, .. } = setup;
+    let limit = connections + 1024;
+    let (global_log, log) = match profile {
+        Profile::Plain => ("", "no log"),
+        Profile::Observed => {
+            ("    log stdout format raw local0\n", "log global\n    option httplog")
+        }
+    };
+    format!(
+        r"global
+    nbthread 1
+    maxconn {limit}
+    no strict-limits
+    tune.pool-low-fd-ratio 95
+    tune.pool-high-fd-ratio 100
+{global_log}
+defaults
+    mode http
+    {log}
+    timeout connect 5s
+    timeout client {HOUR_S}s
+    timeout server {HOUR_S}s
+    timeout http-request {HOUR_S}s
+    timeout http-keep-alive {HOUR_S}s
+    http-reuse always
+
+frontend downstream
+    bind {listen} backlog 4096
+    maxconn {limit}
+    default_backend upstream
+
+backend upstream
+    server origin {origin}
+"
+    )
+}
+
+/// An Envoy v3 bootstrap.
+#[must_use]
+pub fn envoy(setup: &Setup<'_>) -> String {
+    let Setup { listen, origin, directory, profile, .. } = setup;
+    let (listen_address, listen_port) = (listen.ip(), listen.port());
+    let (origin_address, origin_port) = (origin.ip(), origin.port());
+    let (log, statistics, router) = match profile {
+        Profile::Plain => (String::new(), "", "\n              dynamic_stats: false"),
+        Profile::Observed => (
+            format!(
+                r#"
+          access_log:
+          - name: envoy.access_loggers.file
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              path: {}/access.log"#,
+                directory.display()
+            ),
+            "\n                stat_prefix: all",
+            "",
+        ),
+    };
+    format!(
+        r#"static_resources:
+  listeners:
+  - name: downstream
+    address:
+      socket_address: {{ address: {listen_address}, port_value: {listen_port} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: downstream
+          codec_type: HTTP1
+          generate_request_id: false{log}
+          route_config:
+            name: all
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {{ prefix: "/" }}{statistics}
+                route: {{ cluster: origin, timeout: 60s }}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router{router}
+  clusters:
+  - name: origin
+    type: STATIC
+    connect_timeout: 5s
+    circuit_breakers:
+      thresholds:
+      - max_connections: 1000000
+        max_pending_requests: 1000000
+        max_requests: 1000000
+    load_assignment:
+      cluster_name: origin
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address:
+              socket_address: {{ address: {origin_address}, port_value: {origin_port} }}
+"#
+    )
+}
+
+/// Envoy's file and the section that only Outrigger has.
+#[must_use]
+pub fn outrigger(setup: &Setup<'_>) -> String {
+    let cpus: Vec<String> = setup.cpus.iter().map(ToString::to_string).collect();
+    let (count, cpus) = (cpus.len(), cpus.join(", "));
+    format!("{}engine:\n  shards: {count}\n  cores: [{cpus}]\n", envoy(setup))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setup(profile: Profile) -> Setup<'static> {
+        Setup {
+            listen: "127.0.0.1:1000".parse().unwrap(),
+            origin: "127.0.0.1:2000".parse().unwrap(),
+            directory: Path::new("/dir"),
+            profile,
+            cpus: &[1, 3],
+            connections: 512,
+            lifetime_s: 60,
+        }
+    }
+
+    #[test]
+    fn nginx_text() {
+        let text = nginx(&setup(Profile::Plain));
+        for line in [
+            "listen 127.0.0.1:1000 backlog=4096;",
+            "server 127.0.0.1:2000;",
+            "keepalive 576;",
+            "worker_connections 2048;",
+            "access_log off;",
+            "proxy_http_version 1.1;",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(
+            nginx(&setup(Profile::Observed))
+                .contains("access_log /dir/access.log main buffer=64k flush=1s;")
+        );
+    }
+
+    #[test]
+    fn haproxy_text() {
+        let text = haproxy(&setup(Profile::Plain));
+        for line in ["bind 127.0.0.1:1000", "server origin 127.0.0.1:2000", "nbthread 1", "no log"]
+        {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(haproxy(&setup(Profile::Observed)).contains("log stdout format raw local0"));
+    }
+
+    #[test]
+    fn outrigger_text_is_envoys_and_the_engine() {
+        for profile in [Profile::Plain, Profile::Observed] {
+            let text = outrigger(&setup(profile));
+            let theirs = envoy(&setup(profile));
+            assert_eq!(text.strip_prefix(&theirs), Some("engine:\n  shards: 2\n  cores: [1, 3]\n"));
+            assert_eq!(theirs.contains("dynamic_stats: false"), profile == Profile::Plain);
+            assert_eq!(theirs.contains("/dir/access.log"), profile == Profile::Observed);
+            assert!(theirs.contains("generate_request_id: false"));
+        }
+    }
+
+    #[test]
+    fn every_target_but_direct_starts_something() {
+        assert_eq!(launch(Target::Direct, &setup(Profile::Plain)), None);
+        let floor = launch(Target::Floor, &setup(Profile::Plain)).unwrap();
+        assert_eq!(floor.arguments[..3], ["relay", "--listen", "127.0.0.1:1000"]);
+        for target in [Target::Outrigger, Target::Nginx, Target::Haproxy, Target::Envoy] {
+            let launch = launch(target, &setup(Profile::Plain)).unwrap();
+            let path = launch.files[0].0.as_os_str();
+            assert_eq!(launch.arguments.last().map(OsString::as_os_str), Some(path));
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! A server started for a measurement, and the certainty that it ends.
+//!
+//! Each server leads its own process group and has a directory for its files. Dropping the
+//! [`Server`] ends the group (SIGTERM, then SIGKILL after [`STOP_TIME`]) and removes the directory;
+//! should the harness itself be killed, the kernel sends the server SIGTERM. Ctrl-C reaches the
+//! harness only, which then drops its servers.
+//!
+//! The kernel's promise is tied to the *thread* that starts a server, so start them from one that
+//! lives as long as the measurement.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::config::Launch;
+use crate::{
+    protocol::{
+        Progress, Protocol, Session,
+        http1::{Http1, Http1Options},
+    },
+    sys,
+};
+
+/// Time for a server to answer its first request.
+pub const START_TIME: Duration = Duration::from_secs(20);
+/// Time for a server to end on SIGTERM.
+pub const STOP_TIME: Duration = Duration::from_millis(1500);
+/// Pause between looks at a server that starts or stops.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Most of a server's own words in an error.
+const WORDS_MAX: usize = 2000;
+
+/// Why a server can't be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The program didn't start.
+    #[error("{name}: can't start: {source}")]
+    Start {
+        /// The server.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ended by itself.
+    #[error("{name}: ended ({status}) before it answered: {words}")]
+    Ended {
+        /// The server.
+        name: String,
+        /// How.
+        status: String,
+        /// The end of its output.
+        words: String,
+    },
+    /// It didn't answer a first request in time.
+    #[error("{name}: no answer within {} s: {words}", START_TIME.as_secs())]
+    Silent {
+        /// The server.
+        name: String,
+        /// The end of its output.
+        words: String,
+    },
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    child: Child,
+    directory: Scratch,
+}
+
+impl Server {
+    /// Starts a server on a CPU (on any when `None`) and waits for its first good answer at
+    /// `address`. Standard output and error go to files in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError`]; then nothing of it is left running.
+    pub fn start(
+        name: &str,
+        program: &Path,
+        launch: &Launch,
+        directory: Scratch,
+        cpu: Option<usize>,
+        address: SocketAddr,
+    ) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Start { name: name.to_owned(), source };
+        let child = spawn(program, launch, &directory, cpu).map_err(failed)?;
+        let mut server = Self { name: name.to_owned(), child, directory };
+        server.wait_until_ready(address)?;
+        Ok(server)
+    }
+
+    /// The server's processes, the first one first.
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` can't be listed.
+    pub fn pids(&self) -> io::Result<Vec<u32>> {
+        sys::process_tree(self.child.id())
+    }
+
+    fn wait_until_ready(&mut self, address: SocketAddr) -> Result<(), ServerError> {
+        let start = Instant::now();
+        while start.elapsed() < START_TIME {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(ServerError::Ended {
+                    name: self.name.clone(),
+                    status: status.to_string(),
+                    words: self.words(),
+                });
+            }
+            if probe(address).is_ok() {
+                return Ok(());
+            }
+            thread::sleep(PAUSE);
+        }
+        Err(ServerError::Silent { name: self.name.clone(), words: self.words() })
+    }
+
+    /// The end of what the server printed.
+    fn words(&self) -> String {
+        let mut words = String::new();
+        for file in ["stderr", "stdout", "error.log"] {
+            let bytes = fs::read(self.directory.path().join(file)).unwrap_or_default();
+            words +=
+                String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(WORDS_MAX)..]).trim();
+            words.push(' ');
+        }
+        words.trim().to_owned()
+    }
+
+    fn signal_group(&self, signal: i32) {
+        if let Ok(group) = libc::pid_t::try_from(self.child.id()) {
+            // SAFETY: takes two integers. The child leads a group of its own and is not yet reaped
+            // when this is called, so the number is still its.
+            unsafe { libc::kill(-group, signal) };
+        }
+    }
+
+    /// Whether a process of the group still runs, the leader apart.
+    fn group_lives(&self) -> bool {
+        // SAFETY: signal 0 only asks.
+        libc::pid_t::try_from(self.child.id())
+            .is_ok_and(|group| unsafe { libc::kill(-group, 0) } == 0)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let start = Instant::now();
+        self.signal_group(libc::SIGTERM);
+        // The leader stays a zombie until it is waited for, which keeps its number ours.
+        while start.elapsed() < STOP_TIME && !ended(self.child.id()) {
+            thread::sleep(PAUSE);
+        }
+        self.signal_group(libc::SIGKILL);
+        let _ = self.child.wait();
+        while start.elapsed() < STOP_TIME * 2 && self.group_lives() {
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Whether a child is a zombie.
+fn ended(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| Some(stat.rsplit_once(')')?.1.trim_start().starts_with('Z')))
+        .unwrap_or(true)
+}
+
+fn spawn(
+    program: &Path,
+    launch: &Launch,
+    directory: &Scratch,
+    cpu: Option<usize>,
+) -> io::Result<Child> {
+    for (path, text) in &launch.files {
+        fs::write(path, text)?;
+    }
+    let output = |name| {
+        File::options().create(true).append(true).open(directory.path().join(name)).map(Stdio::from)
+    };
+    let mut command = Command::new(program);
+    command
+        .args(&launch.arguments)
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(output("stdout")?)
+        .stderr(output("stderr")?)
+        .process_group(0);
+    // SAFETY: between fork and exec only system calls are made, no allocation and no lock.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            cpu.map_or(Ok(()), sys::pin)
+        });
+    }
+    command.spawn()
+}
+
+/// One request, answered with 200 within a second.
+fn probe(address: SocketAddr) -> io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut session = Http1::new(&Http1Options {
+        host: address.to_string(),
+        path: "/b/1".to_owned(),
+        post_bytes: None,
+        expected_body: None,
+    })
+    .session();
+    let mut request = Vec::new();
+    session.request(&mut request);
+    stream.write_all(&request)?;
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer)?;
+        let progress = if count == 0 { session.finish() } else { session.feed(&buffer[..count]) };
+        match progress {
+            Ok(Progress::Done(_)) => return Ok(()),
+            Ok(Progress::More) => {}
+            Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// A directory that goes away with its owner.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes one under the system's directory for temporary files.
+    ///
+    /// # Errors
+    ///
+    /// What `mkdir(2)` says.
+    pub fn new() -> io::Result<Self> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let random: u32 = rand::random();
+        let name = format!("outrigger-perf-{}-{serial}-{random:08x}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What can't be removed is litter in the temporary directory, no reason to fail.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(program: &str, arguments: &[&str]) -> Result<Server, ServerError> {
+        let launch =
+            Launch { arguments: arguments.iter().map(Into::into).collect(), files: Vec::new() };
+        let address = (std::net::Ipv4Addr::LOCALHOST, sys::free_port().unwrap()).into();
+        Server::start("it", Path::new(program), &launch, Scratch::new().unwrap(), None, address)
+    }
+
+    #[test]
+    fn a_server_that_ends_is_quoted() {
+        let error = start("/bin/sh", &["-c", "echo no good >&2; exit 3"]).unwrap_err();
+        let ServerError::Ended { words, status, .. } = error else { panic!("{error}") };
+        assert_eq!(words, "no good");
+        assert!(status.contains('3'), "{status}");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there() {
+        assert!(matches!(start("/nonexistent", &[]), Err(ServerError::Start { .. })));
+    }
+
+    #[test]
+    fn the_whole_group_ends_with_the_guard() {
+        let directory = Scratch::new().unwrap();
+        let path = directory.path().to_owned();
+        let launch = Launch {
+            arguments: vec!["-c".into(), "sleep 1000 & sleep 1000".into()],
+            files: Vec::new(),
+        };
+        let child = spawn(Path::new("/bin/sh"), &launch, &directory, None).unwrap();
+        let server = Server { name: "sh".to_owned(), child, directory };
+        let start = Instant::now();
+        while server.pids().unwrap().len() < 3 {
+            assert!(start.elapsed() < START_TIME);
+            thread::yield_now();
+        }
+        let pids = server.pids().unwrap();
+        drop(server);
+        assert!(pids.iter().all(|pid| ended(*pid)), "{pids:?}");
+        assert!(!path.exists());
+    }
+}

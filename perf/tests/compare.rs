@@ -1,0 +1,186 @@
+//! Runs the harness as a user does, with the targets that need no peer.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use outrigger_perf::report::Report;
+
+/// Far more than any of these runs takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs the harness, and kills it at the deadline.
+fn harness(arguments: &[&str]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_outrigger-perf"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > DEADLINE {
+            child.kill().unwrap();
+            panic!("no end within {DEADLINE:?}: {arguments:?}");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().unwrap()
+}
+
+fn succeeds(arguments: &[&str]) -> String {
+    let output = harness(arguments);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {words}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn compares_direct_and_floor() {
+    let directory = Directory::new("compare");
+    let (json, html) = (directory.file("out.json"), directory.file("out.html"));
+    let table = succeeds(&[
+        "compare",
+        "--targets",
+        "direct,floor",
+        "--peers",
+        "",
+        "--connections",
+        "4",
+        "--body",
+        "128,300000",
+        "--duration",
+        "0.5",
+        "--warmup",
+        "0.1",
+        "--repetitions",
+        "2",
+        "--json",
+        &json,
+        "--html",
+        &html,
+    ]);
+    assert!(table.contains("floor / direct: req/s"), "{table}");
+    let report: Report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let named: Vec<_> =
+        report.cases.iter().map(|case| (case.target.as_str(), case.body_bytes)).collect();
+    assert_eq!(named, [("direct", 128), ("floor", 128), ("direct", 300_000), ("floor", 300_000)]);
+    for case in &report.cases {
+        assert_eq!((case.connections, case.repetitions), (4, 2));
+        assert_eq!((case.errors, case.errors_in_warmup), (0, 0), "{case:?}");
+        assert!(case.rps > 0.0 && case.rps_min <= case.rps && case.rps <= case.rps_max);
+        assert!(case.latency_us.p50 > 0.0 && case.latency_us.p50 <= case.latency_us.max);
+        let proxied = case.target == "floor";
+        assert_eq!(case.cpu_us_per_request.is_some_and(|cpu| cpu > 0.0), proxied);
+        assert_eq!(case.rss_bytes.is_some_and(|bytes| bytes > 0), proxied);
+    }
+    assert!(fs::read_to_string(&html).unwrap().contains("\"target\":\"floor\""));
+
+    // Nothing of this is judged, so nothing is missed, unless completeness is asked for.
+    assert!(succeeds(&["check", "--json", &json]).contains("not measured"));
+    assert_eq!(harness(&["check", "--json", &json, "--complete"]).status.code(), Some(1));
+}
+
+#[test]
+fn open_loop_with_posts_keeps_the_rate() {
+    let directory = Directory::new("open");
+    let json = directory.file("out.json");
+    succeeds(&[
+        "compare",
+        "--targets",
+        "floor",
+        "--peers",
+        "",
+        "--connections",
+        "8",
+        "--body",
+        "128",
+        "--post",
+        "100000",
+        "--rate",
+        "200",
+        "--duration",
+        "1",
+        "--warmup",
+        "0.2",
+        "--repetitions",
+        "1",
+        "--json",
+        &json,
+    ]);
+    let report: Report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let case = &report.cases[0];
+    assert_eq!((case.rate, case.errors), (Some(200), 0), "{case:?}");
+    assert!((150.0..250.0).contains(&case.rps), "{case:?}");
+}
+
+#[test]
+fn idle_connections_of_the_floor() {
+    let directory = Directory::new("idle");
+    let json = directory.file("out.json");
+    let table = succeeds(&[
+        "idle",
+        "--targets",
+        "floor",
+        "--connections",
+        "200",
+        "--watch",
+        "0.2",
+        "--json",
+        &json,
+    ]);
+    assert_eq!(table.matches("floor").count(), 2, "{table}");
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    for (case, variant) in report["cases"].as_array().unwrap().iter().zip(["served", "silent"]) {
+        assert_eq!(case["variant"], variant);
+        assert_eq!((&case["connections"], &case["lost"]), (&200.into(), &0.into()));
+        assert!(case["full_rss_bytes"].as_u64() >= case["empty_rss_bytes"].as_u64());
+    }
+}
+
+#[test]
+fn a_missing_program_is_an_error_with_a_remedy() {
+    let directory = Directory::new("missing");
+    let output = harness(&[
+        "compare",
+        "--targets",
+        "outrigger",
+        "--peers",
+        "",
+        "--outrigger",
+        "/nonexistent",
+        "--json",
+        &directory.file("out.json"),
+    ]);
+    assert_eq!(output.status.code(), Some(2));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("cargo build --release"), "{words}");
+}

@@ -1,0 +1,185 @@
+//! The generator against servers that behave, stall and misbehave.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    num::NonZeroU64,
+    sync::atomic::AtomicBool,
+    thread,
+    time::Duration,
+};
+
+use outrigger_perf::{
+    load::{self, DRAIN_MAX, Edge, LoadError, Outcome, Pace, Plan},
+    origin,
+    protocol::{
+        Fault,
+        http1::{Http1, Http1Options},
+    },
+    sys,
+};
+
+const LOCAL: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
+
+fn plan(target: SocketAddr) -> Plan {
+    Plan {
+        target,
+        sources: Vec::new(),
+        connections: 2,
+        pace: Pace::Closed,
+        warmup: Duration::from_millis(20),
+        duration: Duration::from_millis(300),
+        request_timeout: Duration::from_secs(5),
+    }
+}
+
+fn open(rate: u64) -> Pace {
+    Pace::Open { rate: NonZeroU64::new(rate).unwrap(), jitter: true }
+}
+
+fn http1(expected_body: u64) -> Http1 {
+    Http1::new(&Http1Options {
+        host: "test".to_owned(),
+        path: format!("/b/{expected_body}"),
+        post_bytes: None,
+        expected_body: Some(expected_body),
+    })
+}
+
+fn run(plan: &Plan, body: u64) -> Outcome {
+    load::run(plan, &http1(body), &AtomicBool::new(false), &mut |_| Ok(())).unwrap()
+}
+
+/// Requests that were due in the window, which a busy machine may have made longer than planned.
+fn due(outcome: &Outcome, rate: u32) -> u64 {
+    (outcome.elapsed.as_secs_f64() * f64::from(rate)) as u64
+}
+
+/// The built-in origin, in a thread that ends with the test process.
+fn origin(delay: Duration) -> SocketAddr {
+    let listener = sys::listen(SocketAddr::from(LOCAL)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || origin::serve(&listener, origin::Options { body_bytes: 1, delay }));
+    address
+}
+
+/// Answers the first read of every connection with fixed bytes, then closes it.
+fn canned(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind(LOCAL).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // A client that is gone already is fine.
+            let _ = stream.read(&mut [0; 1024]).and_then(|_| stream.write_all(answer));
+        }
+    });
+    address
+}
+
+#[test]
+fn closed_loop_counts_everything_in_the_window() {
+    let mut edges = Vec::new();
+    let target = origin(Duration::ZERO);
+    for body in [0, 128, 1 << 20] {
+        edges.clear();
+        let mut observer = |edge| {
+            edges.push(edge);
+            Ok(())
+        };
+        let stop = AtomicBool::new(false);
+        let outcome = load::run(&plan(target), &http1(body), &stop, &mut observer).unwrap();
+        assert_eq!(edges, [Edge::Opens, Edge::Closes]);
+        assert_eq!((outcome.errors(), outcome.faults_in_warmup, outcome.reconnects), (0, 0, 0));
+        assert!(outcome.completed > 0);
+        assert_eq!(outcome.latency.len(), outcome.completed);
+        assert_eq!(outcome.body_bytes, outcome.completed * body);
+        assert!(outcome.elapsed >= Duration::from_millis(300));
+    }
+}
+
+#[test]
+fn latency_counts_from_the_due_time() {
+    // One connection can do 50 requests a second; 500 are due. A generator that measured from the
+    // sending would report 20 ms for each.
+    let delay = Duration::from_millis(20);
+    let outcome = run(
+        &Plan {
+            connections: 1,
+            pace: open(500),
+            duration: Duration::from_secs(1),
+            ..plan(origin(delay))
+        },
+        1,
+    );
+    let due = due(&outcome, 500);
+    let settled = outcome.latency.len();
+    assert!(settled.abs_diff(due) <= 2, "all {due} requests have a latency: {settled}");
+    assert!(outcome.completed <= due / 10 + 2, "{}", outcome.completed);
+    let unfinished = outcome.faults[Fault::Unfinished.index()];
+    assert!(unfinished >= due / 2 && unfinished < due, "{unfinished}");
+    assert!(Duration::from_nanos(outcome.latency.value_at_quantile(0.5)) > Duration::from_secs(1));
+    assert!(Duration::from_nanos(outcome.latency.max()) >= DRAIN_MAX);
+}
+
+#[test]
+fn open_loop_keeps_its_rate_when_the_target_does() {
+    let outcome = run(&Plan { pace: open(500), connections: 4, ..plan(origin(Duration::ZERO)) }, 1);
+    assert_eq!(outcome.errors(), 0);
+    assert!(outcome.latency.len().abs_diff(due(&outcome, 500)) <= 2, "{}", outcome.latency.len());
+    assert_eq!(outcome.lateness.len(), outcome.latency.len());
+}
+
+#[test]
+fn faults_are_counted_by_kind() {
+    let refused = {
+        let listener = TcpListener::bind(LOCAL).unwrap();
+        listener.local_addr().unwrap()
+    };
+    let cases = [
+        (refused, Fault::Connect),
+        (canned(b""), Fault::Closed),
+        (canned(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n"), Fault::Closed),
+        (canned(b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"), Fault::Status),
+        (canned(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nxx"), Fault::Length),
+        (canned(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nxx"), Fault::Malformed),
+    ];
+    for (target, fault) in cases {
+        let outcome = run(&plan(target), 1);
+        assert_eq!(outcome.completed, 0, "{fault:?}");
+        assert!(outcome.faults[fault.index()] > 0, "{fault:?}: {:?}", outcome.faults);
+        assert!(outcome.faults_in_warmup > 0, "{fault:?}");
+    }
+}
+
+#[test]
+fn connections_that_end_after_an_answer_are_made_again() {
+    let target = canned(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx");
+    let outcome = run(&plan(target), 1);
+    assert_eq!(outcome.errors(), 0);
+    assert!(outcome.completed > 2 && outcome.reconnects >= outcome.completed);
+}
+
+#[test]
+fn unanswered_requests_time_out() {
+    // Accepted by the kernel, never by a server.
+    let listener = TcpListener::bind(LOCAL).unwrap();
+    let outcome = run(
+        &Plan {
+            request_timeout: Duration::from_millis(60),
+            ..plan(listener.local_addr().unwrap())
+        },
+        1,
+    );
+    assert_eq!(outcome.completed, 0);
+    assert!(outcome.faults[Fault::Timeout.index()] > 0, "{:?}", outcome.faults);
+}
+
+#[test]
+fn stops_when_told() {
+    let plan = Plan { duration: Duration::from_secs(3600), ..plan(origin(Duration::ZERO)) };
+    let result = load::run(&plan, &http1(1), &AtomicBool::new(true), &mut |_| Ok(()));
+    assert!(matches!(result, Err(LoadError::Interrupted)));
+}

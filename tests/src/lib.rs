@@ -1,0 +1,54 @@
+//! A small language for end-to-end tests: a real proxy process between real sockets.
+//!
+//! [`Proxy`] runs the binary with a [`Config`]; [`Origin`] stands behind it and does what a script
+//! says; [`Client`] stands before it and sends bytes as they are. Both ends read with the strict
+//! parser of [`http`], so whatever passes through a test is also well-formed. [`load`] has many
+//! connections at once.
+//!
+//! Rules that keep the suite honest: ports come from the kernel (port 0), nothing sleeps where it
+//! can wait for an event, every wait has a deadline ([`PATIENCE`]), and every process dies with the
+//! test that started it.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+pub mod binary;
+pub mod client;
+pub mod config;
+pub mod http;
+pub mod load;
+pub mod net;
+pub mod origin;
+pub mod process;
+pub mod proxy;
+
+use std::time::{Duration, Instant};
+
+pub use client::Client;
+pub use config::Config;
+pub use net::Address;
+pub use origin::Origin;
+pub use proxy::{Launch, Proxy};
+
+/// The longest that any single thing in a test may take: far above what it does take, so that a
+/// busy machine fails nothing and a hang still ends.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Calls `look` until it returns something, for at most [`PATIENCE`]. For facts that have no event
+/// to wait for, such as counters of another process.
+///
+/// # Panics
+/// If `look` has returned nothing in time; `what` says for what was waited.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(GLANCE);
+    }
+}
+
+/// Pause between two looks.
+const GLANCE: Duration = Duration::from_millis(2);

@@ -1,0 +1,229 @@
+//! Addresses and byte streams of both kinds, TCP and Unix.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::SockRef;
+
+/// Where something listens.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub enum Address {
+    /// TCP over IP.
+    Tcp(SocketAddr),
+    /// A socket file.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// TCP on the loopback interface, with a port that the kernel chooses on binding.
+    #[must_use]
+    pub fn any() -> Address {
+        Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Of loopback TCP.
+    #[must_use]
+    pub fn port(port: u16) -> Address {
+        Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    /// As an `envoy.config.core.v3.Address`.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Address::Tcp(address) => json!({"socket_address": {
+                "address": address.ip().to_string(),
+                "port_value": address.port(),
+            }}),
+            Address::Unix(path) => json!({"pipe": {"path": path}}),
+        }
+    }
+
+    /// From an `envoy.config.core.v3.Address`.
+    #[must_use]
+    pub fn from_json(json: &Value) -> Option<Address> {
+        if let Some(path) = json["pipe"]["path"].as_str() {
+            return Some(Address::Unix(path.into()));
+        }
+        let socket = &json["socket_address"];
+        let ip = socket["address"].as_str()?.parse().ok()?;
+        let port = socket["port_value"].as_u64()?;
+        Some(Address::Tcp(SocketAddr::new(ip, u16::try_from(port).ok()?)))
+    }
+
+    /// The IP address and port.
+    ///
+    /// # Panics
+    /// For a Unix socket.
+    #[must_use]
+    pub fn tcp(&self) -> SocketAddr {
+        match self {
+            Address::Tcp(address) => *address,
+            Address::Unix(path) => panic!("{} is no TCP address", path.display()),
+        }
+    }
+
+    /// Connects, with `timeout` for that and for every later read and write.
+    ///
+    /// # Errors
+    /// What `connect(2)` says.
+    pub fn connect(&self, timeout: Duration) -> io::Result<Stream> {
+        let stream = match self {
+            Address::Tcp(address) => Stream::Tcp(TcpStream::connect_timeout(address, timeout)?),
+            Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+        };
+        stream.prepare(timeout)?;
+        Ok(stream)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A listening socket of either kind.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix, with its path.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn bind(address: &Address) -> io::Result<Listener> {
+        Ok(match address {
+            Address::Tcp(address) => Listener::Tcp(TcpListener::bind(address)?),
+            Address::Unix(path) => Listener::Unix(UnixListener::bind(path)?, path.clone()),
+        })
+    }
+
+    /// With the port that the kernel chose.
+    ///
+    /// # Errors
+    /// What `getsockname(2)` says.
+    pub fn address(&self) -> io::Result<Address> {
+        Ok(match self {
+            Listener::Tcp(listener) => Address::Tcp(listener.local_addr()?),
+            Listener::Unix(_, path) => Address::Unix(path.clone()),
+        })
+    }
+
+    /// Waits for a connection, whose reads and writes then have `timeout`.
+    ///
+    /// # Errors
+    /// What `accept(2)` says.
+    pub fn accept(&self, timeout: Duration) -> io::Result<Stream> {
+        let stream = match self {
+            Listener::Tcp(listener) => Stream::Tcp(listener.accept()?.0),
+            Listener::Unix(listener, _) => Stream::Unix(listener.accept()?.0),
+        };
+        stream.prepare(timeout)?;
+        Ok(stream)
+    }
+}
+
+/// A connection of either kind.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn prepare(&self, timeout: Duration) -> io::Result<()> {
+        if let Stream::Tcp(stream) = self {
+            // Pieces leave as they are written.
+            stream.set_nodelay(true)?;
+        }
+        self.set_timeout(timeout)
+    }
+
+    /// Bounds every later read and write.
+    ///
+    /// # Errors
+    /// What `setsockopt(2)` says.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        let socket = self.socket();
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))
+    }
+
+    /// A second handle of the same connection.
+    ///
+    /// # Errors
+    /// What `dup(2)` says.
+    pub fn try_clone(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone()?),
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
+        })
+    }
+
+    /// Shuts a direction down, or both.
+    ///
+    /// # Errors
+    /// What `shutdown(2)` says.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.shutdown(how),
+            Stream::Unix(stream) => stream.shutdown(how),
+        }
+    }
+
+    /// Makes the close of the last handle a reset (RST), whatever is unread or unsent.
+    ///
+    /// # Errors
+    /// What `setsockopt(2)` says.
+    pub fn reset_on_close(&self) -> io::Result<()> {
+        self.socket().set_linger(Some(Duration::ZERO))
+    }
+
+    /// The socket, for its options.
+    #[must_use]
+    pub fn socket(&self) -> SockRef<'_> {
+        match self {
+            Stream::Tcp(stream) => SockRef::from(&stream.as_fd()),
+            Stream::Unix(stream) => SockRef::from(&stream.as_fd()),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(buf),
+            Stream::Unix(stream) => stream.read(buf),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(buf),
+            Stream::Unix(stream) => stream.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

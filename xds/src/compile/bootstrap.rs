@@ -1,0 +1,211 @@
+//! The bootstrap's own parts and the walk over its resources.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use prost_reflect::DynamicMessage;
+use serde_json::Value as Json;
+
+use crate::bootstrap::{Admin, Locality, Node};
+use crate::compile::runtime::Runtime;
+use crate::compile::{Context, NodeNames, address, cluster, listener};
+use crate::fault::{FieldPath, Found, Resource, Segment, Trail};
+use crate::mapping::{ReadOptions, Schema};
+use crate::snapshot::{Address, ClusterId, Clusters, Snapshot};
+use crate::support::{FAULTS_MAX, Review, Reviewer};
+use crate::view::View;
+
+/// A complaint and the resource it is about.
+pub(crate) type Complaint = (Resource, Found);
+
+/// What a bootstrap compiles to.
+pub(crate) struct Compiled {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) admin: Option<Admin>,
+    pub(crate) node: Node,
+}
+
+/// Findings of the review, by resource.
+pub(crate) type Reviews = Vec<(Resource, Review)>;
+
+/// Looks up every field of the bootstrap and of its resources.
+pub(crate) fn review(schema: &Schema, bootstrap: &DynamicMessage, options: ReadOptions) -> Reviews {
+    let view = View::new(bootstrap, schema);
+    let mut reviews = Vec::new();
+    let mut own = Reviewer::new(schema, options);
+    own.message(bootstrap, &Trail::default(), &["static_resources"]);
+    if let Some(resources) = view.message("static_resources") {
+        let at = Trail::default().field("static_resources");
+        own.message(resources.raw(), &at, &["listeners", "clusters"]);
+    }
+    reviews.push((Resource::bootstrap(), own.finish()));
+    for (resource, view) in resources(&view) {
+        let mut reviewer = Reviewer::new(schema, options);
+        reviewer.message(view.raw(), &Trail::default(), &[]);
+        reviews.push((resource, reviewer.finish()));
+    }
+    reviews
+}
+
+/// Clusters and listeners, each as a resource of its own: their paths start at themselves.
+fn resources<'a>(bootstrap: &View<'a>) -> Vec<(Resource, View<'a>)> {
+    let Some(resources) = bootstrap.message("static_resources") else { return Vec::new() };
+    let list = |kind, field: &str| -> Vec<(Resource, View<'a>)> {
+        let at = Trail::default().field("static_resources").field(field);
+        let views = resources.messages(field).into_iter().enumerate();
+        views
+            .map(|(index, view)| {
+                let resource =
+                    Resource { kind, name: view.text("name").into(), at: at.index(index).path() };
+                (resource, View::new(view.raw(), view.schema()))
+            })
+            .collect()
+    };
+    let mut all = list("Cluster", "clusters");
+    all.extend(list("Listener", "listeners"));
+    all
+}
+
+/// Compiles what the review has let through.
+pub(crate) fn compile(
+    schema: &Schema,
+    bootstrap: &DynamicMessage,
+) -> Result<Compiled, Vec<Complaint>> {
+    let view = View::new(bootstrap, schema);
+    let own = |found| vec![(Resource::bootstrap(), found)];
+    let node = node(&view);
+    let names = NodeNames { id: node.id.clone(), cluster: node.cluster.clone() };
+    regex_engine(&view).map_err(own)?;
+    let runtime = match view.message("layered_runtime") {
+        Some(layered) => Runtime::compile(&layered).map_err(own)?,
+        None => Runtime::default(),
+    };
+    let admin = admin(&view).map_err(own)?;
+    let resources = resources(&view);
+    let mut complaints = Vec::new();
+    let (clusters, listeners): (Vec<_>, Vec<_>) =
+        resources.iter().partition(|(resource, _)| resource.kind == "Cluster");
+
+    let mut ids: HashMap<Box<str>, ClusterId> = HashMap::new();
+    for (id, (resource, view)) in (0u32..).zip(&clusters) {
+        if !resource.name.is_empty() && ids.insert(resource.name.clone(), ClusterId(id)).is_some() {
+            complaints.push(twice(resource, view));
+        }
+    }
+    let context = Context { clusters: ids, runtime, node: &names };
+    let mut compiled_clusters = Vec::with_capacity(clusters.len());
+    for (id, (resource, view)) in (0u32..).zip(&clusters) {
+        match cluster::compile(view, ClusterId(id), &context) {
+            Ok(cluster) => compiled_clusters.push(cluster),
+            Err(found) => complaints.push((resource.clone(), found)),
+        }
+    }
+
+    let mut snapshot_listeners = Vec::with_capacity(listeners.len());
+    let mut names = HashMap::new();
+    let mut bound: HashMap<Address, Box<str>> = HashMap::new();
+    for (resource, view) in &listeners {
+        match listener::compile(view, &context) {
+            Ok(listener) => {
+                if names.insert(listener.name.clone(), ()).is_some() {
+                    complaints.push(twice(resource, view));
+                }
+                for listen in listener.addresses.iter().filter(|_| listener.bind.bind_to_port) {
+                    let ephemeral = listen.address.ip().is_some_and(|address| address.port() == 0);
+                    let taken = bound.insert(listen.address.clone(), listener.name.clone());
+                    if let (Some(other), false) = (taken, ephemeral) {
+                        let text = format!("{} is listener {other:?}'s already", listen.address);
+                        complaints.push((resource.clone(), view.invalid("address", text)));
+                    }
+                }
+                snapshot_listeners.push(Arc::new(listener));
+            }
+            Err(found) => complaints.push((resource.clone(), found)),
+        }
+    }
+    complaints.truncate(FAULTS_MAX);
+    if !complaints.is_empty() {
+        return Err(complaints);
+    }
+    let snapshot =
+        Snapshot { listeners: snapshot_listeners, clusters: Clusters::new(compiled_clusters) };
+    Ok(Compiled { snapshot, admin, node })
+}
+
+fn twice(resource: &Resource, view: &View<'_>) -> Complaint {
+    (resource.clone(), view.invalid("name", format!("{:?} is used twice", resource.name)))
+}
+
+fn node(bootstrap: &View<'_>) -> Node {
+    let Some(node) = bootstrap.message("node") else { return Node::default() };
+    let locality = node.message("locality").map(|locality| Locality {
+        region: locality.text("region").to_owned(),
+        zone: locality.text("zone").to_owned(),
+        sub_zone: locality.text("sub_zone").to_owned(),
+    });
+    Node {
+        id: node.text("id").to_owned(),
+        cluster: node.text("cluster").to_owned(),
+        locality: locality.unwrap_or_default(),
+        metadata: node.json("metadata").unwrap_or(Json::Null),
+    }
+}
+
+/// Without an address there is no admin server.
+fn admin(bootstrap: &View<'_>) -> Result<Option<Admin>, Found> {
+    let Some(location) = bootstrap.message("admin").and_then(|admin| admin.message("address")) else {
+        return Ok(None);
+    };
+    Ok(Some(Admin { address: address::resolved(&location)? }))
+}
+
+fn regex_engine(bootstrap: &View<'_>) -> Result<(), Found> {
+    let Some(engine) = bootstrap.message("default_regex_engine") else { return Ok(()) };
+    match engine.unpack("typed_config")? {
+        Some(inner) if inner.kind() != GOOGLE_RE2 => Err(inner.refuse()),
+        _ => Ok(()),
+    }
+}
+
+/// The place of a complaint in the whole file.
+pub(crate) fn whole_path(resource: &Resource, path: &FieldPath) -> Vec<Segment> {
+    resource.at.segments().iter().chain(path.segments()).cloned().collect()
+}
+
+/// An address as the command line has it: `host:port` or `unix:/path`.
+pub(crate) fn shorthand(text: &str) -> Option<Json> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let bytes = 1..=address::UNIX_PATH_BYTES_MAX;
+        return bytes
+            .contains(&path.len())
+            .then(|| serde_json::json!({ "pipe": { "path": path } }));
+    }
+    let socket = |host: &str, port: u16| {
+        serde_json::json!({ "socket_address": { "address": host, "port_value": port } })
+    };
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(socket(&address.ip().to_string(), address.port()));
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok()?;
+    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    match host {
+        "" | "*" => Some(socket("0.0.0.0", port)),
+        host if host.bytes().all(is_host_byte) => Some(socket(host, port)),
+        _ => None,
+    }
+}
+
+/// Complaints of a review, as far as they stop a load.
+pub(crate) fn faults(reviews: &mut Reviews) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    for (resource, review) in reviews {
+        let faults = std::mem::take(&mut review.faults);
+        complaints.extend(faults.into_iter().map(|found| (resource.clone(), found)));
+    }
+    complaints.truncate(FAULTS_MAX);
+    complaints
+}
+
+const GOOGLE_RE2: &str = "envoy.extensions.regex_engines.v3.GoogleRE2";

@@ -1,0 +1,443 @@
+//! Clusters and their endpoints (contract sections 10, 11, 13 and 14).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::compile::address::{self, Named};
+use crate::compile::{Context, http, invalid};
+use crate::fault::{Found, Problem};
+use crate::snapshot::{
+    Address, CircuitBreakers, Cluster, ClusterHttp, ClusterId, Discovery, DnsConfig, DnsFamily,
+    DnsTarget, Endpoint, HeaderCase, Health, LoadBalancer, PanicPolicy,
+};
+use crate::view::View;
+
+/// Compiles a cluster and the endpoints that are known without asking anybody.
+pub(crate) fn compile(
+    view: &View<'_>,
+    id: ClusterId,
+    context: &Context<'_>,
+) -> Result<(Cluster, Vec<Endpoint>), Found> {
+    let name = view.required_text("name")?;
+    let (discovery, endpoints) = discovery(view)?;
+    transport_socket(view)?;
+    let cluster = Cluster {
+        id,
+        name: name.into(),
+        stat_name: view.optional_text("alt_stat_name").unwrap_or(name).into(),
+        discovery,
+        load_balancer: load_balancer(view, context)?,
+        panic: panic_policy(view)?,
+        connect_timeout: view.positive_duration("connect_timeout")?.unwrap_or(CONNECT_TIMEOUT),
+        per_connection_buffer_limit_bytes: view
+            .positive("per_connection_buffer_limit_bytes")?
+            .unwrap_or(BUFFER_LIMIT_BYTES),
+        circuit_breakers: circuit_breakers(view)?,
+        http: http_options(view)?,
+        tcp_keepalive: view
+            .message("upstream_connection_options")
+            .and_then(|options| options.message("tcp_keepalive"))
+            .map(|keepalive| address::keepalive(&keepalive)),
+        wait_for_warm_on_init: view.wrapped_flag("wait_for_warm_on_init").unwrap_or(true),
+        metadata: view.metadata(),
+    };
+    Ok((cluster, endpoints))
+}
+
+/// Raw bytes are the only transport; naming it is allowed.
+pub(crate) fn transport_socket(view: &View<'_>) -> Result<(), Found> {
+    let Some(socket) = view.message("transport_socket") else { return Ok(()) };
+    match socket.unpack("typed_config")? {
+        Some(inner) if inner.kind() != RAW_BUFFER => Err(inner.refuse()),
+        _ => Ok(()),
+    }
+}
+
+fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
+    let kind = view.choice("type")?;
+    if !matches!(kind.as_str(), "STATIC" | "STRICT_DNS" | "LOGICAL_DNS") {
+        return Err(view.unsupported("type", &kind));
+    }
+    let targets = targets(view)?;
+    if kind == "STATIC" {
+        let mut endpoints = Vec::with_capacity(targets.len());
+        for (target, at) in targets {
+            match target {
+                Target::Endpoint(endpoint) => endpoints.push(endpoint),
+                Target::Dns(target) => {
+                    let text = format!("{:?} is not an IP address", target.host);
+                    return Err(invalid(at, text));
+                }
+            }
+        }
+        return Ok((Discovery::Static, endpoints));
+    }
+    let mut names = Vec::with_capacity(targets.len());
+    for (target, at) in targets {
+        match target {
+            Target::Dns(target) => names.push(target),
+            Target::Endpoint(endpoint) => match endpoint.address {
+                Address::Ip(address) => names.push(DnsTarget {
+                    host: address.ip().to_string().into(),
+                    port: address.port(),
+                    template: endpoint,
+                }),
+                _ => {
+                    return Err(invalid(at, format!("a {kind} cluster needs host names")));
+                }
+            },
+        }
+    }
+    if kind == "LOGICAL_DNS" && names.len() != 1 {
+        return Err(view.invalid("load_assignment", "a LOGICAL_DNS cluster has exactly one endpoint"));
+    }
+    let config = dns(view, names)?;
+    let discovery = if kind == "STRICT_DNS" {
+        Discovery::StrictDns(config)
+    } else {
+        Discovery::LogicalDns(config)
+    };
+    Ok((discovery, Vec::new()))
+}
+
+fn dns(view: &View<'_>, targets: Vec<DnsTarget>) -> Result<DnsConfig, Found> {
+    let refresh_rate = view.duration("dns_refresh_rate")?.unwrap_or(DNS_REFRESH_RATE);
+    if refresh_rate < DNS_REFRESH_RATE_MIN {
+        return Err(view.invalid("dns_refresh_rate", "must be above 1 ms"));
+    }
+    let failure_refresh_rate = match view.message("dns_failure_refresh_rate") {
+        None => None,
+        Some(rate) => {
+            let base = rate.positive_duration("base_interval")?;
+            let base = base.ok_or_else(|| rate.required("base_interval"))?;
+            let max = rate.positive_duration("max_interval")?.unwrap_or(base * 10);
+            if max < base {
+                return Err(rate.invalid("max_interval", "must not be below base_interval"));
+            }
+            Some((base, max))
+        }
+    };
+    Ok(DnsConfig {
+        targets,
+        refresh_rate,
+        failure_refresh_rate,
+        jitter: view.duration("dns_jitter")?.unwrap_or_default(),
+        respect_ttl: view.flag("respect_dns_ttl"),
+        family: match view.choice("dns_lookup_family")?.as_str() {
+            "AUTO" => DnsFamily::Auto,
+            "V4_ONLY" => DnsFamily::V4Only,
+            "V6_ONLY" => DnsFamily::V6Only,
+            "V4_PREFERRED" => DnsFamily::V4Preferred,
+            "ALL" => DnsFamily::All,
+            other => return Err(view.unsupported("dns_lookup_family", other)),
+        },
+    })
+}
+
+enum Target {
+    Endpoint(Endpoint),
+    Dns(DnsTarget),
+}
+
+/// Every configured endpoint with its place.
+fn targets(view: &View<'_>) -> Result<Vec<(Target, crate::fault::Trail)>, Found> {
+    let Some(assignment) = view.message("load_assignment") else { return Ok(Vec::new()) };
+    assignment.required_text("cluster_name")?;
+    let mut targets = Vec::new();
+    let mut localities = Vec::new();
+    for locality in assignment.messages("endpoints") {
+        // One priority only, so two entries of one locality are one too many.
+        let name = locality.message("locality").map(|name| {
+            ["region", "zone", "sub_zone"].map(|part| name.text(part).to_owned())
+        });
+        if let Some(name) = name {
+            if localities.contains(&name) {
+                return Err(locality.invalid("locality", "is used twice"));
+            }
+            localities.push(name);
+        }
+        locality.positive("load_balancing_weight")?;
+        for member in locality.messages("lb_endpoints") {
+            targets.push(endpoint(&member)?);
+        }
+    }
+    let mut weights = 0u64;
+    for (target, _) in &targets {
+        let (Target::Endpoint(endpoint) | Target::Dns(DnsTarget { template: endpoint, .. })) = target;
+        weights += u64::from(endpoint.weight);
+    }
+    if u32::try_from(weights).is_err() {
+        let text = format!("endpoint weights must add up to at most {}", u32::MAX);
+        return Err(assignment.invalid("endpoints", text));
+    }
+    Ok(targets)
+}
+
+fn endpoint(member: &View<'_>) -> Result<(Target, crate::fault::Trail), Found> {
+    let Some(endpoint) = member.message("endpoint") else { return Err(member.required("endpoint")) };
+    let Some(location) = endpoint.message("address") else { return Err(endpoint.required("address")) };
+    let health = match member.choice("health_status")?.as_str() {
+        "UNKNOWN" | "HEALTHY" => Health::Healthy,
+        "DEGRADED" => Health::Degraded,
+        "UNHEALTHY" | "TIMEOUT" => Health::Unhealthy,
+        "DRAINING" => Health::Draining,
+        other => return Err(member.unsupported("health_status", other)),
+    };
+    let describe = |address: Address, fallback: &str| Endpoint {
+        address,
+        hostname: Arc::from(endpoint.optional_text("hostname").unwrap_or(fallback)),
+        weight: member.wrapped_u32("load_balancing_weight").unwrap_or(1),
+        health,
+        priority: 0,
+        metadata: member.metadata(),
+    };
+    member.positive("load_balancing_weight")?;
+    let target = match address::named(&location)? {
+        Named::Address(address) => {
+            if address.ip().is_some_and(|address| address.port() == 0) {
+                return Err(invalid(location.at("socket_address").field("port_value"), "must not be 0"));
+            }
+            Target::Endpoint(describe(address, ""))
+        }
+        Named::Host { host, port } => {
+            if port == 0 {
+                return Err(invalid(location.at("socket_address").field("port_value"), "must not be 0"));
+            }
+            // The address is replaced by every answer, and until then nothing connects to it.
+            let unresolved = Address::Unix(Path::new("").into());
+            let template = describe(unresolved, &host);
+            Target::Dns(DnsTarget { host, port, template })
+        }
+    };
+    Ok((target, location.at("socket_address").field("address")))
+}
+
+fn load_balancer(view: &View<'_>, context: &Context<'_>) -> Result<LoadBalancer, Found> {
+    if let Some(policy) = view.message("load_balancing_policy") {
+        return first_known_policy(&policy, context);
+    }
+    match view.choice("lb_policy")?.as_str() {
+        "ROUND_ROBIN" => Ok(LoadBalancer::RoundRobin),
+        "RANDOM" => Ok(LoadBalancer::Random),
+        "LEAST_REQUEST" => match view.message("least_request_lb_config") {
+            Some(config) => least_request(&config, false, context),
+            None => Ok(LEAST_REQUEST),
+        },
+        other => Err(view.unsupported("lb_policy", other)),
+    }
+}
+
+fn first_known_policy(list: &View<'_>, context: &Context<'_>) -> Result<LoadBalancer, Found> {
+    for policy in list.messages("policies") {
+        let Some(extension) = policy.message("typed_extension_config") else {
+            return Err(policy.required("typed_extension_config"));
+        };
+        let Some(unpacked) = extension.unpack("typed_config")? else { continue };
+        let config = unpacked.view(list.schema());
+        return match unpacked.kind().as_str() {
+            "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin" => {
+                Ok(LoadBalancer::RoundRobin)
+            }
+            "envoy.extensions.load_balancing_policies.random.v3.Random" => Ok(LoadBalancer::Random),
+            "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest" => {
+                let full_scan = match config.choice("selection_method")?.as_str() {
+                    "FULL_SCAN" => true,
+                    _ => config.wrapped_flag("enable_full_scan").unwrap_or(false),
+                };
+                least_request(&config, full_scan, context)
+            }
+            _ => Err(unpacked.refuse()),
+        };
+    }
+    Err(list.fault(Problem::Invalid("none of the policies is supported".to_owned())))
+}
+
+fn least_request(
+    view: &View<'_>,
+    full_scan: bool,
+    context: &Context<'_>,
+) -> Result<LoadBalancer, Found> {
+    let choice_count = view.wrapped_u32("choice_count").unwrap_or(CHOICE_COUNT);
+    if choice_count < CHOICE_COUNT {
+        return Err(view.invalid("choice_count", "must be at least 2"));
+    }
+    let active_request_bias = match view.message("active_request_bias") {
+        None => 1.0,
+        Some(bias) => context
+            .runtime
+            .get(bias.text("runtime_key"))
+            .and_then(Json::as_f64)
+            .unwrap_or_else(|| bias.f64("default_value")),
+    };
+    if !active_request_bias.is_finite() || active_request_bias < 0.0 {
+        return Err(view.invalid("active_request_bias", "must not be negative"));
+    }
+    Ok(LoadBalancer::LeastRequest { choice_count, active_request_bias, full_scan })
+}
+
+fn panic_policy(view: &View<'_>) -> Result<PanicPolicy, Found> {
+    let common = view.message("common_lb_config");
+    let threshold = match &common {
+        Some(common) => common.percent("healthy_panic_threshold")?,
+        None => None,
+    };
+    let zones = common.and_then(|common| common.message("zone_aware_lb_config"));
+    let factor = match view.message("load_assignment").and_then(|view| view.message("policy")) {
+        Some(policy) => policy.positive("overprovisioning_factor")?,
+        None => None,
+    };
+    Ok(PanicPolicy {
+        threshold_percent: threshold.unwrap_or(PANIC_THRESHOLD_PERCENT),
+        fail_traffic: zones.is_some_and(|zones| zones.flag("fail_traffic_on_panic")),
+        overprovisioning_factor: factor.unwrap_or(OVERPROVISIONING_FACTOR),
+    })
+}
+
+fn circuit_breakers(view: &View<'_>) -> Result<CircuitBreakers, Found> {
+    let mut breakers = CircuitBreakers {
+        max_connections: BREAKER_LIMIT,
+        max_pending_requests: BREAKER_LIMIT,
+        max_requests: BREAKER_LIMIT,
+        max_retries: BREAKER_RETRIES,
+    };
+    let Some(configured) = view.message("circuit_breakers") else { return Ok(breakers) };
+    // The first entry of a priority counts.
+    let mut found = false;
+    for threshold in configured.messages("thresholds") {
+        match threshold.choice("priority")?.as_str() {
+            "DEFAULT" if found => {}
+            "DEFAULT" => {
+                found = true;
+                let set = |field: &str, limit: &mut u32| {
+                    *limit = threshold.wrapped_u32(field).unwrap_or(*limit);
+                };
+                set("max_connections", &mut breakers.max_connections);
+                set("max_pending_requests", &mut breakers.max_pending_requests);
+                set("max_requests", &mut breakers.max_requests);
+                set("max_retries", &mut breakers.max_retries);
+            }
+            other => return Err(threshold.unsupported("priority", other)),
+        }
+    }
+    Ok(breakers)
+}
+
+fn http_options(view: &View<'_>) -> Result<ClusterHttp, Found> {
+    let mut http = ClusterHttp {
+        idle_timeout: Some(IDLE_TIMEOUT),
+        max_connection_duration: None,
+        max_requests_per_connection: view
+            .wrapped_u32("max_requests_per_connection")
+            .filter(|limit| *limit > 0),
+        max_response_headers_bytes: RESPONSE_HEADERS_KB * 1024,
+        max_headers_count: HEADERS_COUNT,
+        enable_trailers: false,
+        header_case: HeaderCase::Lower,
+    };
+    let mut typed = None;
+    for (key, extension) in view.entries("typed_extension_protocol_options") {
+        match extension.unpack_self()? {
+            Some(inner) if inner.kind() == HTTP_PROTOCOL_OPTIONS && key == HTTP_OPTIONS_KEY => {
+                typed = Some(inner);
+            }
+            Some(inner) if inner.kind() == HTTP_PROTOCOL_OPTIONS => {
+                let text = format!("the key of these options is {HTTP_OPTIONS_KEY:?}");
+                return Err(extension.fault(Problem::Invalid(text)));
+            }
+            Some(inner) => return Err(inner.refuse()),
+            None => return Err(extension.fault(Problem::NotSupported)),
+        }
+    }
+    let Some(typed) = typed else {
+        if let Some(common) = view.message("common_http_protocol_options") {
+            apply_common(&common, &mut http)?;
+        }
+        if let Some(http1) = view.message("http_protocol_options") {
+            apply_http1(&http1, &mut http)?;
+        }
+        return Ok(http);
+    };
+    // The typed options replace the deprecated fields, which Envoy refuses beside them.
+    let deprecated =
+        ["common_http_protocol_options", "http_protocol_options", "max_requests_per_connection"];
+    if let Some(field) = view.which(&deprecated) {
+        return Err(view.invalid(field, format!("set together with {HTTP_OPTIONS_KEY}")));
+    }
+    let typed = typed.view(view.schema());
+    if let Some(common) = typed.message("common_http_protocol_options") {
+        apply_common(&common, &mut http)?;
+    }
+    let choice = typed.required_which(
+        "upstream_protocol_options",
+        &["explicit_http_config", "use_downstream_protocol_config"],
+    )?;
+    let Some(protocol) = typed.message(choice) else { return Err(typed.required(choice)) };
+    if choice == "explicit_http_config" {
+        protocol.required_which("protocol_config", &["http_protocol_options"])?;
+    }
+    if let Some(http1) = protocol.message("http_protocol_options") {
+        apply_http1(&http1, &mut http)?;
+    }
+    Ok(http)
+}
+
+fn apply_common(view: &View<'_>, http: &mut ClusterHttp) -> Result<(), Found> {
+    view.refuse(&[
+        "max_connection_duration_jitter",
+        "max_stream_duration",
+        "headers_with_underscores_action",
+    ])?;
+    http.idle_timeout = view.timeout("idle_timeout", Some(IDLE_TIMEOUT))?;
+    http.max_connection_duration = view.timeout("max_connection_duration", None)?;
+    http.max_requests_per_connection = view
+        .wrapped_u32("max_requests_per_connection")
+        .filter(|limit| *limit > 0)
+        .or(http.max_requests_per_connection);
+    if let Some(count) = view.positive("max_headers_count")? {
+        http.max_headers_count = count;
+    }
+    match view.positive("max_response_headers_kb")? {
+        Some(kb) if kb > http::HEADERS_KB_MAX => {
+            let text = format!("must be at most {}", http::HEADERS_KB_MAX);
+            return Err(view.invalid("max_response_headers_kb", text));
+        }
+        Some(kb) => http.max_response_headers_bytes = kb * 1024,
+        None => {}
+    }
+    Ok(())
+}
+
+/// The fields that say how requests are accepted have no meaning upstream, here as in Envoy.
+fn apply_http1(view: &View<'_>, http: &mut ClusterHttp) -> Result<(), Found> {
+    view.refuse(&["override_stream_error_on_invalid_http_message"])?;
+    http.enable_trailers = view.flag("enable_trailers");
+    http.header_case = http::header_case(view)?;
+    Ok(())
+}
+
+const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// The key under which the map of typed options holds them.
+const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+// Envoy's defaults.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const BUFFER_LIMIT_BYTES: u32 = 1 << 20;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+const DNS_REFRESH_RATE: Duration = Duration::from_secs(5);
+const DNS_REFRESH_RATE_MIN: Duration = Duration::from_millis(1);
+const PANIC_THRESHOLD_PERCENT: f64 = 50.0;
+const OVERPROVISIONING_FACTOR: u32 = 140;
+const BREAKER_LIMIT: u32 = 1024;
+const BREAKER_RETRIES: u32 = 3;
+const RESPONSE_HEADERS_KB: u32 = 80;
+const HEADERS_COUNT: u32 = 100;
+const CHOICE_COUNT: u32 = 2;
+const LEAST_REQUEST: LoadBalancer = LoadBalancer::LeastRequest {
+    choice_count: CHOICE_COUNT,
+    active_request_bias: 1.0,
+    full_scan: false,
+};

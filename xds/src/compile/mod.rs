@@ -1,0 +1,94 @@
+//! From reviewed messages to the snapshot: one module per part of the configuration.
+//!
+//! Everything here runs after the review of [`support`](crate::support), so a field that is set and
+//! not read is a bug of ours, not a setting lost: the review refuses what it does not list. Errors name
+//! the field; constraints are those of the contract's section 22 (U-11).
+
+use std::collections::HashMap;
+
+use serde_json::Value as Json;
+
+use crate::fault::{Found, Problem, Trail};
+use crate::snapshot::{ClusterId, ClusterRef, Fraction};
+use crate::view::View;
+
+pub(crate) mod access_log;
+pub(crate) mod address;
+pub(crate) mod bootstrap;
+pub(crate) mod cluster;
+pub(crate) mod format;
+pub(crate) mod headers;
+pub(crate) mod http;
+pub(crate) mod listener;
+pub(crate) mod matcher;
+pub(crate) mod route;
+pub(crate) mod runtime;
+pub(crate) mod tcp;
+
+/// What the parts of a configuration need of each other.
+pub(crate) struct Context<'a> {
+    pub(crate) clusters: HashMap<Box<str>, ClusterId>,
+    pub(crate) runtime: runtime::Runtime,
+    pub(crate) node: &'a NodeNames,
+}
+
+/// The names of this proxy that are written into headers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NodeNames {
+    pub(crate) id: String,
+    pub(crate) cluster: String,
+}
+
+impl Context<'_> {
+    /// A cluster that may or may not exist.
+    pub(crate) fn cluster(&self, name: &str) -> ClusterRef {
+        ClusterRef { name: name.into(), id: self.clusters.get(name).copied() }
+    }
+}
+
+/// RuntimeFractionalPercent.
+pub(crate) fn runtime_fraction(view: &View<'_>, context: &Context<'_>) -> Result<Fraction, Found> {
+    let Some(default) = view.message("default_value") else {
+        return Err(view.required("default_value"));
+    };
+    let default = fraction(&default)?;
+    Ok(match context.runtime.get(view.text("runtime_key")) {
+        Some(value) => runtime::as_fraction(value).unwrap_or(default),
+        None => default,
+    })
+}
+
+/// FractionalPercent: the numerator may not exceed the denominator.
+fn fraction(view: &View<'_>) -> Result<Fraction, Found> {
+    let denominator = match view.choice("denominator")?.as_str() {
+        "HUNDRED" => 100,
+        "TEN_THOUSAND" => 10_000,
+        "MILLION" => 1_000_000,
+        other => return Err(view.unsupported("denominator", other)),
+    };
+    let numerator = view.u32("numerator");
+    if numerator > denominator {
+        return Err(view.invalid("numerator", format!("must be at most {denominator}")));
+    }
+    Ok(Fraction { numerator, denominator })
+}
+
+/// Text that goes into a header's value as it is.
+pub(crate) fn header_text(view: &View<'_>, field: &str) -> Result<Option<Box<str>>, Found> {
+    match view.optional_text(field) {
+        Some(text) if text.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) => {
+            Err(view.invalid(field, "must not hold CR, LF or NUL"))
+        }
+        text => Ok(text.map(Box::from)),
+    }
+}
+
+pub(crate) fn invalid(at: Trail, text: impl Into<String>) -> Found {
+    Found::new(at, Problem::Invalid(text.into()))
+}
+
+/// An integer of a runtime layer.
+pub(crate) fn as_u32(json: &Json) -> Option<u32> {
+    let number = json.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0)?;
+    (number <= f64::from(u32::MAX)).then_some(number as u32)
+}

@@ -1,0 +1,449 @@
+//! Route configurations (contract sections 6 to 8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::compile::headers::{Level, flatten, header_name};
+use crate::compile::{Context, as_u32, format, header_text, http, invalid, matcher, runtime_fraction};
+use crate::fault::{Found, Problem};
+use crate::snapshot::{
+    ClusterRef, DirectResponse, Forward, HeaderEdits, HeaderName, HostRewrite, PathMatcher,
+    PathRewrite, Redirect, RedirectPath, RequireTls, Route, RouteAction, RouteId, RouteMatcher,
+    RouteTable, Target, VirtualHost, WeightedCluster, WeightedClusters,
+};
+use crate::view::View;
+
+/// Compiles an inline RouteConfiguration.
+pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<RouteTable, Found> {
+    let table = Table {
+        context,
+        level: Level::compile(view)?,
+        most_specific_wins: view.flag("most_specific_header_mutations_wins"),
+        validate_clusters: view.wrapped_flag("validate_clusters").unwrap_or(true),
+        body_bytes_max: view
+            .wrapped_u32("max_direct_response_body_size_bytes")
+            .unwrap_or(DIRECT_RESPONSE_BYTES) as usize,
+    };
+    let mut hosts: Vec<VirtualHost> = Vec::new();
+    let mut names = std::collections::HashSet::new();
+    for host in view.messages("virtual_hosts") {
+        let name = host.required_text("name")?;
+        if !names.insert(name) {
+            return Err(host.invalid("name", format!("{name:?} is used twice")));
+        }
+        hosts.push(table.virtual_host(&host)?);
+    }
+    RouteTable::new(view.text("name"), hosts, view.flag("ignore_port_in_host_matching"))
+        .map_err(|error| invalid(view.at("virtual_hosts"), error.to_string()))
+}
+
+/// What every route of a table needs of it.
+struct Table<'a> {
+    context: &'a Context<'a>,
+    level: Level,
+    most_specific_wins: bool,
+    validate_clusters: bool,
+    body_bytes_max: usize,
+}
+
+/// What every route of a virtual host needs of it.
+struct Host<'a> {
+    table: &'a Table<'a>,
+    level: Level,
+    name: Arc<str>,
+    include_request_attempt_count: bool,
+    include_attempt_count_in_response: bool,
+}
+
+impl Table<'_> {
+    fn virtual_host(&self, view: &View<'_>) -> Result<VirtualHost, Found> {
+        let host = Host {
+            table: self,
+            level: Level::compile(view)?,
+            name: Arc::from(view.text("name")),
+            include_request_attempt_count: view.flag("include_request_attempt_count"),
+            include_attempt_count_in_response: view.flag("include_attempt_count_in_response"),
+        };
+        let mut domains = Vec::new();
+        for (domain, at) in view.texts("domains") {
+            if domain.is_empty() || domain.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+                return Err(invalid(at, "is not a domain"));
+            }
+            domains.push(domain.to_ascii_lowercase().into());
+        }
+        if domains.is_empty() {
+            return Err(view.required("domains"));
+        }
+        Ok(VirtualHost {
+            name: host.name.clone(),
+            domains,
+            require_tls: match view.choice("require_tls")?.as_str() {
+                "NONE" => RequireTls::None,
+                "EXTERNAL_ONLY" => RequireTls::ExternalOnly,
+                "ALL" => RequireTls::All,
+                other => return Err(view.unsupported("require_tls", other)),
+            },
+            routes: view
+                .messages("routes")
+                .iter()
+                .map(|route| host.route(route))
+                .collect::<Result<_, Found>>()?,
+        })
+    }
+}
+
+impl Host<'_> {
+    fn route(&self, view: &View<'_>) -> Result<Route, Found> {
+        let Some(criteria) = view.message("match") else { return Err(view.required("match")) };
+        let level = Level::compile(view)?;
+        let (request_headers, response_headers) = self.edits(&level, None);
+        Ok(Route {
+            // The table numbers its routes.
+            id: RouteId(0),
+            name: view.text("name").into(),
+            virtual_host: self.name.clone(),
+            matcher: route_matcher(&criteria, self.table.context)?,
+            action: self.action(view, &level)?,
+            request_headers,
+            response_headers,
+            include_request_attempt_count: self.include_request_attempt_count,
+            include_attempt_count_in_response: self.include_attempt_count_in_response,
+            stat_prefix: view.optional_text("stat_prefix").map(Box::from),
+            metadata: view.metadata(),
+        })
+    }
+
+    /// Edits in the order in which they apply: the weighted cluster's always come first.
+    fn edits(&self, route: &Level, weighted: Option<&Level>) -> (HeaderEdits, HeaderEdits) {
+        let mut levels: Vec<&Level> = weighted.into_iter().collect();
+        if self.table.most_specific_wins {
+            levels.extend([&self.table.level, &self.level, route]);
+        } else {
+            levels.extend([route, &self.level, &self.table.level]);
+        }
+        flatten(&levels)
+    }
+
+    fn action(&self, view: &View<'_>, level: &Level) -> Result<RouteAction, Found> {
+        let actions = ["route", "redirect", "direct_response", "non_forwarding_action"];
+        let field = view.required_which("action", &actions)?;
+        let Some(action) = view.message(field) else { return Err(view.required(field)) };
+        Ok(match field {
+            "route" => RouteAction::Forward(Box::new(self.forward(&action, level)?)),
+            "redirect" => RouteAction::Redirect(Box::new(redirect(&action)?)),
+            "direct_response" => {
+                RouteAction::DirectResponse(Box::new(self.direct_response(&action)?))
+            }
+            _ => RouteAction::NonForwarding,
+        })
+    }
+
+    fn forward(&self, view: &View<'_>, level: &Level) -> Result<Forward, Found> {
+        let field = view.required_which(
+            "cluster_specifier",
+            &["cluster", "cluster_header", "weighted_clusters"],
+        )?;
+        let target = match (field, view.message("weighted_clusters")) {
+            ("cluster", _) => Target::Cluster(self.cluster(view, field)?),
+            ("cluster_header", _) => {
+                let name = view.required_text(field)?;
+                Target::Header(header_name(name, view.at(field))?)
+            }
+            (_, Some(weighted)) => Target::Weighted(self.weighted(&weighted, level)?),
+            (field, None) => return Err(view.required(field)),
+        };
+        let terminate_connect = terminates_connect(view)?;
+        let max_stream_duration = match view.message("max_stream_duration") {
+            Some(limits) => optional_timeout(&limits, "max_stream_duration")?,
+            None => None,
+        };
+        Ok(Forward {
+            target,
+            cluster_not_found_status: match view
+                .choice("cluster_not_found_response_code")?
+                .as_str()
+            {
+                "SERVICE_UNAVAILABLE" => 503,
+                "NOT_FOUND" => 404,
+                "INTERNAL_SERVER_ERROR" => 500,
+                other => return Err(view.unsupported("cluster_not_found_response_code", other)),
+            },
+            path_rewrite: path_rewrite(view)?,
+            host_rewrite: host_rewrite(view)?,
+            append_x_forwarded_host: view.flag("append_x_forwarded_host"),
+            timeout: view.timeout("timeout", Some(ROUTE_TIMEOUT))?,
+            idle_timeout: optional_timeout(view, "idle_timeout")?,
+            max_stream_duration,
+            upgrades: http::upgrades(view)?,
+            terminate_connect,
+        })
+    }
+
+    /// A cluster by name, which must exist if the table says so.
+    fn cluster(&self, view: &View<'_>, field: &str) -> Result<ClusterRef, Found> {
+        let cluster = self.table.context.cluster(view.required_text(field)?);
+        if cluster.id.is_none() && self.table.validate_clusters {
+            return Err(view.invalid(field, format!("there is no cluster {:?}", cluster.name)));
+        }
+        Ok(cluster)
+    }
+
+    fn weighted(&self, view: &View<'_>, route: &Level) -> Result<WeightedClusters, Found> {
+        let mut clusters = Vec::new();
+        let mut sums = Vec::new();
+        let mut total = 0u64;
+        for entry in view.messages("clusters") {
+            let target = match (entry.optional_text("name"), entry.optional_text("cluster_header")) {
+                (Some(_), None) => Ok(self.cluster(&entry, "name")?),
+                (None, Some(name)) => Err(header_name(name, entry.at("cluster_header"))?),
+                (Some(_), Some(_)) => {
+                    return Err(entry.invalid("cluster_header", "set together with name"));
+                }
+                (None, None) => return Err(entry.required("name")),
+            };
+            let weight = self.weight(view, &entry)?;
+            total += u64::from(weight);
+            let Ok(sum) = u32::try_from(total) else {
+                let text = format!("weights must add up to at most {}", u32::MAX);
+                return Err(view.invalid("clusters", text));
+            };
+            let level = Level::compile(&entry)?;
+            let (request_headers, response_headers) = self.edits(route, Some(&level));
+            sums.push(sum);
+            clusters.push(WeightedCluster {
+                target,
+                weight,
+                host_rewrite: header_text(&entry, "host_rewrite_literal")?,
+                request_headers,
+                response_headers,
+            });
+        }
+        if total == 0 {
+            return Err(view.invalid("clusters", "weights must add up to at least 1"));
+        }
+        match view.wrapped_u32("total_weight") {
+            Some(said) if u64::from(said) != total => {
+                return Err(view.invalid("total_weight", format!("the weights add up to {total}")));
+            }
+            _ => {}
+        }
+        Ok(WeightedClusters {
+            clusters: clusters.into(),
+            sums: sums.into(),
+            random_header: optional_header(view, "header_name")?,
+        })
+    }
+
+    /// The configured weight, or what the runtime says under `prefix.name`.
+    fn weight(&self, view: &View<'_>, entry: &View<'_>) -> Result<u32, Found> {
+        let Some(weight) = entry.wrapped_u32("weight") else {
+            return Err(entry.required("weight"));
+        };
+        let prefix = view.text("runtime_key_prefix");
+        if prefix.is_empty() {
+            return Ok(weight);
+        }
+        let key = format!("{prefix}.{}", entry.text("name"));
+        Ok(self.table.context.runtime.get(&key).and_then(as_u32).unwrap_or(weight))
+    }
+
+    fn direct_response(&self, view: &View<'_>) -> Result<DirectResponse, Found> {
+        let status = u16::try_from(view.u32("status"))
+            .ok()
+            .filter(|status| (200..600).contains(status))
+            .ok_or_else(|| view.invalid("status", "must be from 200 to 599"))?;
+        let body = match view.message("body") {
+            Some(source) => data_source(&source, self.table.body_bytes_max)?,
+            None => Bytes::new(),
+        };
+        Ok(DirectResponse { status, body })
+    }
+}
+
+fn route_matcher(view: &View<'_>, context: &Context<'_>) -> Result<RouteMatcher, Found> {
+    let headers = view.messages("headers");
+    let query = view.messages("query_parameters");
+    Ok(RouteMatcher {
+        path: path_matcher(view)?,
+        headers: headers.iter().map(matcher::header).collect::<Result<_, Found>>()?,
+        query: query.iter().map(matcher::query).collect::<Result<_, Found>>()?,
+        grpc: view.has("grpc"),
+        fraction: view
+            .message("runtime_fraction")
+            .map(|fraction| runtime_fraction(&fraction, context))
+            .transpose()?,
+    })
+}
+
+fn path_matcher(view: &View<'_>) -> Result<PathMatcher, Found> {
+    let specifiers = ["prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix"];
+    let field = view.required_which("path_specifier", &specifiers)?;
+    let case_sensitive = view.wrapped_flag("case_sensitive").unwrap_or(true);
+    let text = || -> Box<[u8]> { view.text(field).as_bytes().into() };
+    Ok(match field {
+        "prefix" => PathMatcher::Prefix { text: text(), case_sensitive },
+        "path" => PathMatcher::Exact { text: text(), case_sensitive },
+        "path_separated_prefix" => {
+            let prefix = view.required_text(field)?;
+            if prefix.ends_with('/') || prefix.contains(['?', '#']) {
+                return Err(view.invalid(field, "must not end in '/' nor hold '?' or '#'"));
+            }
+            PathMatcher::SeparatedPrefix { text: text(), case_sensitive }
+        }
+        "connect_matcher" => PathMatcher::Connect,
+        _ => match view.message(field) {
+            Some(regex) => PathMatcher::Regex(matcher::pattern(&regex)?),
+            None => return Err(view.required(field)),
+        },
+    })
+}
+
+/// A timeout that overrides another: absent, disabled by zero, or a time.
+fn optional_timeout(view: &View<'_>, field: &str) -> Result<Option<Option<Duration>>, Found> {
+    let timeout = view.duration(field)?;
+    Ok(timeout.map(|timeout| Some(timeout).filter(|timeout| !timeout.is_zero())))
+}
+
+/// Whether CONNECT ends at this route, which is what a `connect_config` asks for.
+fn terminates_connect(view: &View<'_>) -> Result<bool, Found> {
+    let mut terminates = false;
+    for upgrade in view.messages("upgrade_configs") {
+        if upgrade.has("connect_config") {
+            if !upgrade.text("upgrade_type").eq_ignore_ascii_case("CONNECT") {
+                let text = "is for upgrade type CONNECT only";
+                return Err(upgrade.invalid("connect_config", text));
+            }
+            terminates = true;
+        }
+    }
+    Ok(terminates)
+}
+
+fn path_rewrite(view: &View<'_>) -> Result<Option<PathRewrite>, Found> {
+    let fields = ["prefix_rewrite", "regex_rewrite", "path_rewrite"];
+    let Some(field) = one_of(view, &fields)? else { return Ok(None) };
+    Ok(Some(match (field, view.message("regex_rewrite")) {
+        ("prefix_rewrite", _) => PathRewrite::Prefix(path_text(view, field)?),
+        (_, Some(rewrite)) => PathRewrite::Regex(matcher::rewrite(&rewrite)?),
+        (field, None) => {
+            PathRewrite::Template(format::template(&path_text(view, field)?, &view.at(field))?)
+        }
+    }))
+}
+
+fn host_rewrite(view: &View<'_>) -> Result<Option<HostRewrite>, Found> {
+    // One oneof in the API, except that `auto_host_rewrite: false` says nothing.
+    if view.has("auto_host_rewrite") {
+        let on = view.wrapped_flag("auto_host_rewrite").unwrap_or(false);
+        return Ok(on.then_some(HostRewrite::Auto));
+    }
+    let fields = [
+        "host_rewrite_literal",
+        "host_rewrite_header",
+        "host_rewrite_path_regex",
+        "host_rewrite",
+    ];
+    let Some(field) = one_of(view, &fields)? else { return Ok(None) };
+    let text = || header_text(view, field).map(Option::unwrap_or_default);
+    Ok(match (field, view.message("host_rewrite_path_regex")) {
+        ("host_rewrite_literal", _) => {
+            Some(text()?).filter(|text| !text.is_empty()).map(HostRewrite::Literal)
+        }
+        ("host_rewrite_header", _) => optional_header(view, field)?.map(HostRewrite::Header),
+        (_, Some(rewrite)) => Some(HostRewrite::PathRegex(matcher::rewrite(&rewrite)?)),
+        (field, None) => Some(HostRewrite::Template(format::template(&text()?, &view.at(field))?)),
+    })
+}
+
+fn redirect(view: &View<'_>) -> Result<Redirect, Found> {
+    let scheme = match view.which(&["https_redirect", "scheme_redirect"]) {
+        Some("https_redirect") if view.flag("https_redirect") => Some("https".into()),
+        Some("scheme_redirect") => match view.text("scheme_redirect") {
+            "" => None,
+            scheme @ ("http" | "https") => Some(scheme.into()),
+            _ => return Err(view.invalid("scheme_redirect", "must be http or https")),
+        },
+        _ => None,
+    };
+    let port = u16::try_from(view.u32("port_redirect"))
+        .map_err(|_| view.invalid("port_redirect", "must be at most 65535"))?;
+    let fields = ["path_redirect", "prefix_rewrite", "regex_rewrite"];
+    let path = match (one_of(view, &fields)?, view.message("regex_rewrite")) {
+        (None, _) => None,
+        (Some(_), Some(rewrite)) => Some(RedirectPath::Regex(matcher::rewrite(&rewrite)?)),
+        (Some("path_redirect"), None) => Some(RedirectPath::Whole(path_text(view, "path_redirect")?)),
+        (Some(field), None) => Some(RedirectPath::Prefix(path_text(view, field)?)),
+    };
+    Ok(Redirect {
+        status: match view.choice("response_code")?.as_str() {
+            "MOVED_PERMANENTLY" => 301,
+            "FOUND" => 302,
+            "SEE_OTHER" => 303,
+            "TEMPORARY_REDIRECT" => 307,
+            "PERMANENT_REDIRECT" => 308,
+            other => return Err(view.unsupported("response_code", other)),
+        },
+        scheme,
+        host: header_text(view, "host_redirect")?,
+        port: Some(port).filter(|port| *port != 0),
+        path,
+        strip_query: view.flag("strip_query"),
+    })
+}
+
+/// Of settings that exclude each other the one that is set. Empty text is not set.
+fn one_of(view: &View<'_>, fields: &[&'static str]) -> Result<Option<&'static str>, Found> {
+    let mut set = fields.iter().copied().filter(|field| view.has(field));
+    let first = set.next();
+    match (first, set.next()) {
+        (Some(first), Some(second)) => {
+            Err(view.invalid(second, format!("set together with {first}")))
+        }
+        _ => Ok(first),
+    }
+}
+
+fn path_text(view: &View<'_>, field: &str) -> Result<Box<str>, Found> {
+    Ok(header_text(view, field)?.unwrap_or_default())
+}
+
+fn optional_header(view: &View<'_>, field: &str) -> Result<Option<HeaderName>, Found> {
+    view.optional_text(field).map(|name| header_name(name, view.at(field))).transpose()
+}
+
+/// DataSource, read now; at most `bytes_max` long.
+pub(crate) fn data_source(view: &View<'_>, bytes_max: usize) -> Result<Bytes, Found> {
+    let fields = ["filename", "inline_bytes", "inline_string", "environment_variable"];
+    let field = view.required_which("specifier", &fields)?;
+    let fault = |text: String| Found::new(view.at(field), Problem::Invalid(text));
+    let bytes = match field {
+        "inline_bytes" => view.bytes(field).to_vec(),
+        "inline_string" => view.text(field).as_bytes().to_vec(),
+        "environment_variable" => {
+            let name = view.required_text(field)?;
+            std::env::var(name).map_err(|error| fault(format!("{name}: {error}")))?.into_bytes()
+        }
+        _ => {
+            let name = view.required_text(field)?;
+            read_file(name, bytes_max).map_err(|error| fault(format!("{name}: {error}")))?
+        }
+    };
+    if bytes.len() > bytes_max {
+        return Err(fault(format!("is longer than {bytes_max} bytes")));
+    }
+    Ok(bytes.into())
+}
+
+/// Reads one byte more than is allowed, at most.
+fn read_file(name: &str, bytes_max: usize) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(name)?.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+// Envoy's defaults.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
+const DIRECT_RESPONSE_BYTES: u32 = 4096;

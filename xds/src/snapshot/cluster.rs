@@ -1,0 +1,387 @@
+//! Clusters, their endpoints and what a load balancer may choose from (contract sections 10, 11, 14).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::address::Address;
+
+/// Index of a cluster in its snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterId(pub u32);
+
+/// A cluster as configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterRef {
+    /// The configured name.
+    pub name: Box<str>,
+    /// `None`: no such cluster in this snapshot, which a request meets as "cluster not found".
+    pub id: Option<ClusterId>,
+}
+
+/// All clusters of a snapshot with their present endpoints.
+#[derive(Debug, Clone)]
+pub struct Clusters {
+    list: Arc<[Arc<Cluster>]>,
+    by_name: Arc<HashMap<Box<str>, ClusterId>>,
+    /// Parallel to `list`. Apart from it, so that new endpoints copy only this vector.
+    endpoints: Vec<Arc<EndpointSet>>,
+}
+
+impl Clusters {
+    /// Clusters with the endpoints that are known at once. Names are unique and ids count up
+    /// from 0 (the caller has checked).
+    #[must_use]
+    pub fn new(clusters: Vec<(Cluster, Vec<Endpoint>)>) -> Clusters {
+        let mut by_name = HashMap::with_capacity(clusters.len());
+        let mut list = Vec::with_capacity(clusters.len());
+        let mut endpoints = Vec::with_capacity(clusters.len());
+        for (cluster, members) in clusters {
+            by_name.insert(cluster.name.clone(), cluster.id);
+            endpoints.push(Arc::new(EndpointSet::new(members, cluster.panic)));
+            list.push(Arc::new(cluster));
+        }
+        Clusters { list: list.into(), by_name: Arc::new(by_name), endpoints }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The cluster with this id; `None` only for an id of another snapshot.
+    #[must_use]
+    pub fn get(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
+        self.list.get(id.0 as usize)
+    }
+
+    /// The present endpoints of a cluster; `None` only for an id of another snapshot.
+    #[must_use]
+    pub fn endpoints(&self, id: ClusterId) -> Option<&Arc<EndpointSet>> {
+        self.endpoints.get(id.0 as usize)
+    }
+
+    /// Looks a name up, for `cluster_header` and admin.
+    #[must_use]
+    pub fn id(&self, name: &str) -> Option<ClusterId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Every cluster with its endpoints, in id order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Cluster>, &Arc<EndpointSet>)> {
+        self.list.iter().zip(&self.endpoints)
+    }
+
+    pub(super) fn with_endpoints(&self, id: ClusterId, members: Vec<Endpoint>) -> Clusters {
+        let mut copy = self.clone();
+        if let (Some(slot), Some(cluster)) = (copy.endpoints.get_mut(id.0 as usize), self.get(id)) {
+            *slot = Arc::new(EndpointSet::new(members, cluster.panic));
+        }
+        copy
+    }
+}
+
+/// One upstream service, without its endpoints.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Index in its snapshot.
+    pub id: ClusterId,
+    /// Unique, never empty.
+    pub name: Box<str>,
+    /// Stats root is `cluster.<stat_name>`, and what logs call it: `alt_stat_name`, else the name.
+    pub stat_name: Box<str>,
+    /// Where endpoints come from.
+    pub discovery: Discovery,
+    /// How one is chosen.
+    pub load_balancer: LoadBalancer,
+    /// What happens when few endpoints are healthy.
+    pub panic: PanicPolicy,
+    /// Bound on `connect`; above zero.
+    pub connect_timeout: Duration,
+    /// High watermark of buffered bytes, each way, of an upstream connection; at least 1.
+    pub per_connection_buffer_limit_bytes: u32,
+    /// Limits of default priority.
+    pub circuit_breakers: CircuitBreakers,
+    /// HTTP behaviour of upstream connections.
+    pub http: ClusterHttp,
+    /// Keepalive probing of upstream connections; `None` as the kernel does by default.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Listeners wait for this cluster's first endpoints before they accept.
+    pub wait_for_warm_on_init: bool,
+    /// Filter name to struct, as configured; for logs and matching.
+    pub metadata: Option<Arc<Value>>,
+}
+
+/// Where a cluster's endpoints come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Discovery {
+    /// The file.
+    Static,
+    /// DNS: every address of every name is an endpoint.
+    StrictDns(DnsConfig),
+    /// DNS: the first address of the one name, for new connections; old ones stay.
+    LogicalDns(DnsConfig),
+}
+
+/// How names of a cluster are resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DnsConfig {
+    /// What to resolve; exactly one for [`Discovery::LogicalDns`].
+    pub targets: Vec<DnsTarget>,
+    /// Time between answers and the next question.
+    pub refresh_rate: Duration,
+    /// First and longest wait after a failed question; `None` uses `refresh_rate`. A failed question
+    /// keeps the last result, an empty answer empties the cluster.
+    pub failure_refresh_rate: Option<(Duration, Duration)>,
+    /// A random addition of up to this much to each wait.
+    pub jitter: Duration,
+    /// Use the records' TTL instead of `refresh_rate`.
+    pub respect_ttl: bool,
+    /// Which records to ask for.
+    pub family: DnsFamily,
+}
+
+/// One configured endpoint whose address is a name (or, in a STRICT_DNS cluster, may be a literal).
+#[derive(Debug, Clone, PartialEq)]
+pub struct DnsTarget {
+    /// Name to resolve, or an IP literal.
+    pub host: Box<str>,
+    /// Port of every resulting endpoint.
+    pub port: u16,
+    /// The endpoint to copy for each address: its `address` is to be replaced.
+    pub template: Endpoint,
+}
+
+/// Which DNS records make endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DnsFamily {
+    /// IPv6, and IPv4 if there is none.
+    Auto,
+    /// A only.
+    V4Only,
+    /// AAAA only.
+    V6Only,
+    /// IPv4, and IPv6 if there is none.
+    V4Preferred,
+    /// Both.
+    All,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum LoadBalancer {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The one with fewest active requests among `choice_count` random ones; with unequal weights an
+    /// earliest-deadline schedule by weight / (active + 1)^bias.
+    LeastRequest {
+        /// At least 2.
+        choice_count: u32,
+        /// Strength of the influence of active requests when weights differ; not negative.
+        active_request_bias: f64,
+        /// Look at all endpoints instead of `choice_count` random ones.
+        full_scan: bool,
+    },
+    /// Uniform; weights are not looked at.
+    Random,
+}
+
+/// What happens when few endpoints are healthy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PanicPolicy {
+    /// Below this share of usable endpoints (0..=100) health is not looked at; 0 never.
+    pub threshold_percent: f64,
+    /// Then serve nobody, instead of everybody.
+    pub fail_traffic: bool,
+    /// 140 means that 72 healthy endpoints of 100 can carry all the load.
+    pub overprovisioning_factor: u32,
+}
+
+/// Limits of a cluster, counted over all shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitBreakers {
+    /// Upstream connections; over it requests wait.
+    pub max_connections: u32,
+    /// Requests that wait for a connection; over it 503.
+    pub max_pending_requests: u32,
+    /// Active requests.
+    pub max_requests: u32,
+    /// Active retries.
+    pub max_retries: u32,
+}
+
+/// HTTP behaviour of a cluster's connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterHttp {
+    /// A pooled connection without a request for this long is closed; `None` never.
+    pub idle_timeout: Option<Duration>,
+    /// Longest life of a connection; `None` unlimited.
+    pub max_connection_duration: Option<Duration>,
+    /// Requests after which a connection is closed; `None` unlimited.
+    pub max_requests_per_connection: Option<u32>,
+    /// Response head, bytes; over it 503.
+    pub max_response_headers_bytes: u32,
+    /// Response header lines; over it 503.
+    pub max_headers_count: u32,
+    /// Forward response trailers of HTTP/1.1.
+    pub enable_trailers: bool,
+    /// How request header names are written upstream.
+    pub header_case: super::http::HeaderCase,
+}
+
+/// SO_KEEPALIVE and its numbers; `None` leaves the kernel's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpKeepalive {
+    /// Probes without an answer after which the connection is dead (TCP_KEEPCNT).
+    pub probes: Option<u32>,
+    /// Seconds without traffic before the first probe (TCP_KEEPIDLE).
+    pub time_s: Option<u32>,
+    /// Seconds between probes (TCP_KEEPINTVL).
+    pub interval_s: Option<u32>,
+}
+
+/// One place to send requests to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: Address,
+    /// Configured host name, or the DNS name; empty when there is neither. For `auto_host_rewrite`.
+    pub hostname: Arc<str>,
+    /// At least 1.
+    pub weight: u32,
+    /// As configured.
+    pub health: Health,
+    /// 0 is used first.
+    pub priority: u32,
+    /// Filter name to struct, as configured.
+    pub metadata: Option<Arc<Value>>,
+}
+
+/// Configured health of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// HEALTHY or UNKNOWN: used.
+    Healthy,
+    /// Used for what healthy ones cannot carry.
+    Degraded,
+    /// UNHEALTHY or TIMEOUT: not used.
+    Unhealthy,
+    /// Not used for new connections; old ones stay.
+    Draining,
+}
+
+/// The endpoints of a cluster at one moment, with the classes a load balancer needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointSet {
+    endpoints: Box<[Endpoint]>,
+    healthy: Box<[u32]>,
+    degraded: Box<[u32]>,
+    /// Requests of 100 that go to healthy endpoints; the rest goes to degraded ones.
+    healthy_load_percent: u8,
+    panic: Option<PanicMode>,
+    equal_weights: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PanicMode {
+    UseAll,
+    UseNone,
+}
+
+/// What a load balancer may choose from for one request: indexes into [`EndpointSet::all`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidates<'a> {
+    /// Any endpoint of the set: all are healthy, or there is a panic and health is ignored.
+    All {
+        /// `lb_healthy_panic` is to be counted.
+        panic: bool,
+    },
+    /// Only these; empty means no healthy upstream.
+    Only(&'a [u32]),
+}
+
+impl EndpointSet {
+    /// Sorts endpoints into classes.
+    #[must_use]
+    pub fn new(endpoints: Vec<Endpoint>, policy: PanicPolicy) -> EndpointSet {
+        let of = |health: Health| -> Box<[u32]> {
+            (0u32..)
+                .zip(&endpoints)
+                .filter(|(_, endpoint)| endpoint.health == health)
+                .map(|(index, _)| index)
+                .collect()
+        };
+        let healthy = of(Health::Healthy);
+        let degraded = of(Health::Degraded);
+        let total = endpoints.len();
+        let share = |count: usize| {
+            (u64::from(policy.overprovisioning_factor) * count as u64)
+                .checked_div(total as u64)
+                .map_or(0, |percent| percent.min(100))
+        };
+        let healthy_share = share(healthy.len());
+        let degraded_share = share(degraded.len()).min(100 - healthy_share);
+        // What the two classes cannot carry together is spread over them in proportion.
+        let carried = healthy_share + degraded_share;
+        let healthy_load_percent = (healthy_share * 100).checked_div(carried).unwrap_or(100) as u8;
+        let usable_percent = 100.0 * (healthy.len() + degraded.len()) as f64 / total.max(1) as f64;
+        let panic = (total > 0 && usable_percent < policy.threshold_percent)
+            .then_some(if policy.fail_traffic { PanicMode::UseNone } else { PanicMode::UseAll });
+        let equal_weights = endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight);
+        EndpointSet {
+            endpoints: endpoints.into(),
+            healthy,
+            degraded,
+            healthy_load_percent,
+            panic,
+            equal_weights,
+        }
+    }
+
+    /// Every endpoint, whatever its health.
+    #[must_use]
+    pub fn all(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The healthy ones, as indexes into [`EndpointSet::all`].
+    #[must_use]
+    pub fn healthy(&self) -> &[u32] {
+        &self.healthy
+    }
+
+    /// The degraded ones, as indexes into [`EndpointSet::all`].
+    #[must_use]
+    pub fn degraded(&self) -> &[u32] {
+        &self.degraded
+    }
+
+    /// Whether all weights are the same, so that plain rotation is enough.
+    #[must_use]
+    pub fn equal_weights(&self) -> bool {
+        self.equal_weights
+    }
+
+    /// The class to choose from; `random` is uniform over u64 and decides between healthy and degraded.
+    #[must_use]
+    pub fn candidates(&self, random: u64) -> Candidates<'_> {
+        match self.panic {
+            Some(PanicMode::UseAll) => Candidates::All { panic: true },
+            Some(PanicMode::UseNone) => Candidates::Only(&[]),
+            None if self.healthy.len() == self.endpoints.len() => Candidates::All { panic: false },
+            None if random % 100 < u64::from(self.healthy_load_percent) => {
+                Candidates::Only(&self.healthy)
+            }
+            None => Candidates::Only(&self.degraded),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The `http_connection_manager` network filter (contract sections 5 and 13).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::access_log::AccessLog;
+use super::route_table::RouteTable;
+
+/// How one listener speaks HTTP. Everything a connection needs, defaults filled in.
+#[derive(Debug, Clone)]
+pub struct HttpConnectionManager {
+    /// Stats root is `http.<stat_prefix>`.
+    pub stat_prefix: Box<str>,
+    /// Routes.
+    pub routes: Arc<RouteTable>,
+    /// Options of the router filter, the last of the HTTP filters.
+    pub router: Router,
+    /// Written once per request, at its end.
+    pub access_log: Vec<Arc<AccessLog>>,
+    /// Every timeout.
+    pub timeouts: HttpTimeouts,
+    /// Every limit.
+    pub limits: HttpLimits,
+    /// HTTP/1 particulars.
+    pub http1: Http1Options,
+    /// What to do with header names that hold `_`.
+    pub underscore_headers: UnderscoreHeaders,
+    /// The `server` response header.
+    pub server: ServerHeader,
+    /// Appended to `via` of requests and responses; `None` adds nothing.
+    pub via: Option<Box<str>>,
+    /// Value for `user-agent` of requests that have none (with `x-envoy-downstream-service-cluster`
+    /// set to the same, and `-node` to the node id if one is configured); `None` adds nothing.
+    pub add_user_agent: Option<Box<str>>,
+    /// `x-envoy-downstream-service-node` when `add_user_agent` is on.
+    pub service_node: Option<Box<str>>,
+    /// Who a request is from, and what it may set.
+    pub origin: OriginRules,
+    /// `x-request-id`.
+    pub request_id: RequestIdRules,
+    /// Pass `Expect: 100-continue` on and relay the answer; false answers 100 here.
+    pub proxy_100_continue: bool,
+    /// Upgrades allowed where the route says nothing else.
+    pub upgrades: Upgrades,
+    /// Normalisation before routing.
+    pub path: PathRules,
+    /// Which port is cut off the authority before routing.
+    pub strip_port: StripPort,
+    /// Cut one trailing dot off the host before routing.
+    pub strip_trailing_host_dot: bool,
+    /// How `:scheme` / the upstream scheme is chosen.
+    pub scheme: SchemeRule,
+    /// Whether `x-forwarded-client-cert` of requests is kept.
+    pub forward_client_cert: ForwardClientCert,
+    /// Invalid messages fail the stream only; false: the connection is closed.
+    pub stream_error_on_invalid_http_message: bool,
+}
+
+/// Options of the router filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Router {
+    /// Keep per-cluster request statistics.
+    pub dynamic_stats: bool,
+    /// Do not write `x-envoy-*` headers of the router's own.
+    pub suppress_envoy_headers: bool,
+    /// Honour `x-envoy-expected-rq-timeout-ms` of requests.
+    pub respect_expected_rq_timeout: bool,
+}
+
+/// Timeouts of downstream connections and requests; `None` is disabled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HttpTimeouts {
+    /// A connection without a request for this long is closed.
+    pub idle: Option<Duration>,
+    /// Longest life of a connection; then drain.
+    pub max_connection_duration: Option<Duration>,
+    /// Share of `max_connection_duration` (0..=100) that is added at random.
+    pub max_connection_duration_jitter_percent: f64,
+    /// After `max_connection_duration` close with the next response instead of by timer.
+    pub safe_max_connection_duration: bool,
+    /// Longest life of a request: 504 or reset.
+    pub max_stream_duration: Option<Duration>,
+    /// No header or data event for this long: 408 before response headers, else reset.
+    pub stream_idle: Option<Duration>,
+    /// Bound on flushing the last bytes of a response.
+    pub stream_flush: Option<Duration>,
+    /// From first byte to end of request: 408.
+    pub request: Option<Duration>,
+    /// From first byte to end of request headers: 408.
+    pub request_headers: Option<Duration>,
+    /// How long a draining connection may go on.
+    pub drain: Duration,
+    /// Half-close, read and discard for this long, then close; `None` closes at once.
+    pub delayed_close: Option<Duration>,
+}
+
+/// Limits of downstream connections and requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Requests after which a connection is closed; `None` unlimited.
+    pub max_requests_per_connection: Option<u32>,
+    /// Header lines of a request; over it 431.
+    pub max_headers_count: u32,
+    /// Bytes of a request head; over it 431.
+    pub max_request_headers_bytes: u32,
+}
+
+/// HTTP/1 particulars.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http1Options {
+    /// Accept absolute-form; the URL's authority wins over `host`.
+    pub allow_absolute_url: bool,
+    /// Accept HTTP/1.0.
+    pub accept_http_10: bool,
+    /// Host of HTTP/1.0 requests without one; `None`: such a request is refused.
+    pub default_host_for_http_10: Option<Box<str>>,
+    /// Forward request trailers; false drops them.
+    pub enable_trailers: bool,
+    /// How header names are written downstream.
+    pub header_case: HeaderCase,
+    /// Overrides [`HttpConnectionManager::stream_error_on_invalid_http_message`] when set.
+    pub stream_error_on_invalid_http_message: Option<bool>,
+}
+
+/// How HTTP/1 header names are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderCase {
+    /// `content-type`.
+    Lower,
+    /// `Content-Type`.
+    ProperCaseWords,
+    /// As they were received.
+    Preserve,
+}
+
+/// What happens to a request header whose name holds `_`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnderscoreHeaders {
+    /// Forwarded.
+    Allow,
+    /// 400.
+    RejectRequest,
+    /// Dropped.
+    DropHeader,
+}
+
+/// The `server` response header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerHeader {
+    /// Our name.
+    pub name: Box<str>,
+    /// When it is written.
+    pub mode: ServerHeaderMode,
+}
+
+/// When the `server` header is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerHeaderMode {
+    /// Always.
+    Overwrite,
+    /// If upstream set none.
+    AppendIfAbsent,
+    /// Never.
+    PassThrough,
+}
+
+/// Who a request is from, and what it may set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginRules {
+    /// The socket's peer is the client (edge); false: trust `x-forwarded-for`.
+    pub use_remote_address: bool,
+    /// Trusted proxies in front of us.
+    pub xff_num_trusted_hops: u32,
+    /// Do not append the peer to `x-forwarded-for`.
+    pub skip_xff_append: bool,
+    /// Write `x-forwarded-port`.
+    pub append_x_forwarded_port: bool,
+    /// Write IPv4 peers as `::ffff:a.b.c.d` in `x-forwarded-for`.
+    pub ipv4_as_mapped_ipv6: bool,
+    /// Whose `x-envoy-*` control headers are believed.
+    pub internal: InternalAddresses,
+}
+
+/// Addresses that count as internal.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct InternalAddresses {
+    /// Peers on Unix sockets are internal.
+    pub unix_sockets: bool,
+    /// Network address and prefix length, host bits zero.
+    pub ranges: Box<[(IpAddr, u8)]>,
+}
+
+impl InternalAddresses {
+    /// Whether `address` lies in one of the ranges. An IPv4-mapped IPv6 address counts as its IPv4 one.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.ranges.iter().any(|(network, length)| in_range(address, *network, *length))
+    }
+}
+
+fn in_range(address: IpAddr, network: IpAddr, length: u8) -> bool {
+    match (address, network) {
+        (IpAddr::V4(address), IpAddr::V4(network)) => {
+            let difference = u32::from(address) ^ u32::from(network);
+            difference.leading_zeros() >= u32::from(length)
+        }
+        (IpAddr::V6(address), IpAddr::V6(network)) => {
+            let difference = u128::from(address) ^ u128::from(network);
+            difference.leading_zeros() >= u32::from(length)
+        }
+        _ => false,
+    }
+}
+
+/// How `x-request-id` is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestIdRules {
+    /// Make one where there is none (or where an external one is not to be kept).
+    pub generate: bool,
+    /// Keep the one that an external client sent.
+    pub preserve_external: bool,
+    /// Write it to responses too.
+    pub always_set_in_response: bool,
+    /// Write the trace decision into the id's version nibble.
+    pub pack_trace_reason: bool,
+}
+
+/// Upgrades (`Upgrade:` tokens in lower case, and `connect` for CONNECT) and whether each is allowed.
+/// Types that are not named are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Upgrades {
+    /// Type in lower case, allowed or not.
+    pub types: Box<[(Box<str>, bool)]>,
+}
+
+impl Upgrades {
+    /// What is said of `upgrade`, compared without case: allowed, refused, or nothing.
+    #[must_use]
+    pub fn allows(&self, upgrade: &[u8]) -> Option<bool> {
+        self.types
+            .iter()
+            .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(upgrade))
+            .map(|(_, allowed)| *allowed)
+    }
+}
+
+/// Path normalisation, in this order, before routing and every filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathRules {
+    /// `%2F`, `%5C` and their lower-case forms.
+    pub escaped_slashes: EscapedSlashes,
+    /// RFC 3986 normalisation.
+    pub normalize: bool,
+    /// `//` to `/`.
+    pub merge_slashes: bool,
+}
+
+/// What is done with `%2F` and `%5C` in a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EscapedSlashes {
+    /// Nothing.
+    KeepUnchanged,
+    /// 400.
+    RejectRequest,
+    /// 307 to the unescaped path.
+    UnescapeAndRedirect,
+    /// Unescape and go on.
+    UnescapeAndForward,
+}
+
+/// Which port is cut off the authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StripPort {
+    /// None.
+    Never,
+    /// The listener's own.
+    Matching,
+    /// Any.
+    Any,
+}
+
+/// How the scheme of a request is chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SchemeRule {
+    /// From `x-forwarded-proto` or the transport.
+    FromRequest,
+    /// Always this: `http` or `https`.
+    Overwrite(Box<str>),
+    /// That of the upstream transport.
+    MatchUpstream,
+}
+
+/// What is done with `x-forwarded-client-cert`. Without mutual TLS downstream only
+/// [`ForwardClientCert::AlwaysForward`] keeps it; all others remove it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardClientCert {
+    /// Remove.
+    Sanitize,
+    /// Keep what a mutual TLS client sent.
+    ForwardOnly,
+    /// Keep and add.
+    AppendForward,
+    /// Replace.
+    SanitizeSet,
+    /// Keep, whoever sent it.
+    AlwaysForward,
+}

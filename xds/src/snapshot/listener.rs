@@ -1,0 +1,138 @@
+//! Listeners and their filter chains (contract sections 2 and 3).
+
+use std::sync::Arc;
+
+use super::address::Address;
+use super::cluster::TcpKeepalive;
+use super::http::HttpConnectionManager;
+use super::tcp::TcpProxy;
+
+/// One listener: where it accepts and what it does with a connection.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Unique within the snapshot.
+    pub name: Box<str>,
+    /// Stats root is `listener.<stat_prefix>`; by default the first address with `:` as `_`.
+    pub stat_prefix: Box<str>,
+    /// `address` first, then `additional_addresses`; never empty.
+    pub addresses: Vec<ListenAddress>,
+    /// Chains to choose from. Without filter chain matching there is at most one.
+    pub filter_chains: Vec<Arc<FilterChain>>,
+    /// Serves connections that no chain matches. With neither, a connection is closed and counted in
+    /// `no_filter_chain_match`.
+    pub default_filter_chain: Option<Arc<FilterChain>>,
+    /// High watermark of buffered bytes, each way; at least 1.
+    pub per_connection_buffer_limit_bytes: u32,
+    /// How the sockets are made.
+    pub bind: Bind,
+    /// Which side of the application the listener is on.
+    pub traffic_direction: TrafficDirection,
+    /// Accepts per turn of a shard; `None` as many as are pending.
+    pub max_connections_to_accept_per_socket_event: Option<u32>,
+}
+
+impl Listener {
+    /// The chain for a new connection.
+    #[must_use]
+    pub fn filter_chain(&self) -> Option<&Arc<FilterChain>> {
+        self.filter_chains.first().or(self.default_filter_chain.as_ref())
+    }
+}
+
+/// One socket address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// Port 0 asks the kernel for a free one.
+    pub address: Address,
+    /// Permission bits for a Unix socket's path (`0o777` at most); `None` leaves the umask's.
+    pub mode: Option<u32>,
+    /// Accept IPv4 on an IPv6 wildcard address.
+    pub ipv4_compat: bool,
+    /// Set on this address's sockets.
+    pub socket_options: Vec<SocketOption>,
+    /// Keepalive probing of accepted connections; `None` as the kernel does by default.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+}
+
+/// Options of the listening sockets. A `setsockopt` that fails refuses the listener, with its errno.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// False: the listener has no socket of its own.
+    pub bind_to_port: bool,
+    /// One SO_REUSEPORT socket per shard; false: one socket whose connections are shared out.
+    pub reuse_port: bool,
+    /// `listen` backlog; `None` is the kernel's maximum (somaxconn).
+    pub backlog: Option<u32>,
+    /// IP_TRANSPARENT.
+    pub transparent: bool,
+    /// IP_FREEBIND.
+    pub freebind: bool,
+    /// TCP_FASTOPEN queue length; `None` leaves it off.
+    pub tcp_fast_open_queue_length: Option<u32>,
+    /// New connections go to the shard that has fewest, instead of the one the kernel chose.
+    pub exact_balance: bool,
+}
+
+/// A raw socket option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketOption {
+    /// Why the operator sets it; for error messages.
+    pub description: Box<str>,
+    /// First argument after the descriptor of `setsockopt`.
+    pub level: i32,
+    /// Option name as a number.
+    pub name: i32,
+    /// Its value.
+    pub value: SocketOptionValue,
+    /// When to set it.
+    pub state: SocketOptionState,
+}
+
+/// The value of a raw socket option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketOptionValue {
+    /// A C `int`.
+    Int(i32),
+    /// Bytes as they are.
+    Bytes(Box<[u8]>),
+}
+
+/// When in a socket's life a raw option is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketOptionState {
+    /// Before `bind`.
+    PreBind,
+    /// After `bind`, before `listen`.
+    Bound,
+    /// After `listen`.
+    Listening,
+}
+
+/// Which way a listener's traffic runs, seen from the application beside us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrafficDirection {
+    /// Not said.
+    Unspecified,
+    /// Towards the application.
+    Inbound,
+    /// From the application.
+    Outbound,
+}
+
+/// What is done with a connection's bytes.
+#[derive(Debug, Clone)]
+pub struct FilterChain {
+    /// Label, for logs and stats; may be empty.
+    pub name: Box<str>,
+    /// The last network filter, which owns the connection.
+    pub terminal: Terminal,
+}
+
+/// A terminal network filter.
+#[derive(Debug, Clone)]
+pub enum Terminal {
+    /// HTTP.
+    Http(Arc<HttpConnectionManager>),
+    /// Bytes.
+    Tcp(Arc<TcpProxy>),
+}

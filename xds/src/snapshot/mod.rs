@@ -1,0 +1,85 @@
+//! The compiled configuration a shard serves from: plain Rust data, no protobuf, no strings left to
+//! interpret on the request path.
+//!
+//! One `Snapshot` is immutable. What an update leaves alone is shared with its predecessor through
+//! `Arc`, so that a new endpoint list costs one vector of pointers. Every reference between parts is
+//! resolved when the snapshot is built: a route holds a [`ClusterId`], which indexes
+//! [`Snapshot::clusters`] of the *same* snapshot and means nothing in another one.
+
+use std::sync::Arc;
+
+pub mod access_log;
+mod address;
+mod cluster;
+mod format;
+mod headers;
+mod http;
+mod listener;
+mod matcher;
+mod pattern;
+mod re2;
+mod route;
+mod route_table;
+mod tcp;
+
+pub use self::address::Address;
+pub use self::cluster::{
+    Candidates, CircuitBreakers, Cluster, ClusterHttp, ClusterId, ClusterRef, Clusters, Discovery,
+    DnsConfig, DnsFamily, DnsTarget, Endpoint, EndpointSet, Health, LoadBalancer, PanicPolicy,
+    TcpKeepalive,
+};
+pub use self::format::{
+    AddressPart, CloseSide, DurationKind, DurationUnit, GrpcStatusForm, HostSource,
+    JsonNode, Op, PathForm, PathSource, StartTime, Template, TimePart, TimePoint, WireBytes,
+};
+pub use self::headers::{AppendAction, HeaderEdits, HeaderName, HeaderOp};
+pub use self::http::{
+    EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, HttpConnectionManager, HttpLimits,
+    HttpTimeouts, InternalAddresses, OriginRules, PathRules, RequestIdRules, Router, SchemeRule,
+    ServerHeader, ServerHeaderMode, StripPort, UnderscoreHeaders, Upgrades,
+};
+pub use self::listener::{
+    Bind, FilterChain, ListenAddress, Listener, SocketOption, SocketOptionState, SocketOptionValue,
+    Terminal, TrafficDirection,
+};
+pub use self::matcher::{
+    Fraction, HeaderMatcher, HeaderPredicate, QueryMatcher, QueryPredicate, RequestView,
+    StringMatcher,
+};
+pub use self::pattern::{Pattern, PatternError, RegexRewrite};
+pub use self::route::{
+    DirectResponse, Forward, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath,
+    RequireTls, Route, RouteAction, RouteId, RouteMatcher, Target, VirtualHost, WeightedCluster,
+    WeightedClusters,
+};
+pub use self::route_table::{RouteTable, RouteTableError};
+pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
+
+/// One whole configuration. Cheap to clone: every part that can be large is shared.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Listeners in the order of the file.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Every cluster and its present endpoints.
+    pub clusters: Clusters,
+}
+
+impl Snapshot {
+    /// A copy in which `cluster` has `endpoints`; everything else is shared with `self`.
+    ///
+    /// This is how DNS answers come in. Unknown ids cannot occur with an id taken from `self`; an id of
+    /// another snapshot that is out of range leaves the copy equal to `self`.
+    #[must_use]
+    pub fn with_endpoints(&self, cluster: ClusterId, endpoints: Vec<Endpoint>) -> Snapshot {
+        Snapshot {
+            listeners: self.listeners.clone(),
+            clusters: self.clusters.with_endpoints(cluster, endpoints),
+        }
+    }
+
+    /// The listener called `name`.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| &*listener.name == name)
+    }
+}

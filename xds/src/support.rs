@@ -1,0 +1,441 @@
+//! What we implement of Envoy's configuration: the one list that rule U-01 is about.
+//!
+//! Every field that a resource sets is looked up here. Honoured: the compiler reads it. Ignored: it may
+//! be there and has no effect, and the load reports it with the reason (the I rows of the contract).
+//! Anything else is refused with its path, so a message type that is missing here refuses whatever is
+//! set in it. To implement a field is to add its name here and to read it in [`compile`](crate::compile).
+
+use std::collections::HashMap;
+
+use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
+
+use crate::fault::{Found, Problem, Segment, Trail};
+use crate::mapping::{self, ReadOptions, Schema, Warnings};
+
+/// What we do with the fields of one message type.
+pub(crate) struct Support {
+    pub(crate) message: &'static str,
+    /// The compiler reads them.
+    pub(crate) honoured: &'static [&'static str],
+    /// They have no effect, for this reason.
+    pub(crate) ignored: &'static [(&'static str, &'static str)],
+}
+
+const fn honour(message: &'static str, honoured: &'static [&'static str]) -> Support {
+    Support { message, honoured, ignored: &[] }
+}
+
+/// Own counterpart, or none needed.
+const INTERNAL: &str = "process internals of Envoy";
+const STATS: &str = "statistics only";
+
+#[rustfmt::skip]
+pub(crate) const SUPPORT: &[Support] = &[
+    // Bootstrap (section 1).
+    Support {
+        message: "envoy.config.bootstrap.v3.Bootstrap",
+        honoured: &["node", "static_resources", "layered_runtime", "admin", "default_regex_engine"],
+        ignored: &[
+            ("node_context_params", "only for xdstp names"),
+            ("watchdog", INTERNAL), ("watchdogs", INTERNAL), ("flags_path", INTERNAL),
+            ("perf_tracing_file_path", INTERNAL), ("memory_allocator_manager", INTERNAL),
+            ("grpc_async_client_manager_config", INTERNAL), ("inline_headers", INTERNAL),
+            ("stats_server_version_override", INTERNAL), ("listener_manager", INTERNAL),
+            ("enable_worker_cpu_affinity", "shards are always pinned"), ("fatal_actions", INTERNAL),
+            ("deferred_stat_options", STATS), ("stats_eviction_interval", STATS),
+            ("enable_dispatcher_stats", STATS),
+        ],
+    },
+    honour("envoy.config.bootstrap.v3.Bootstrap.StaticResources", &["listeners", "clusters"]),
+    Support {
+        message: "envoy.config.bootstrap.v3.Admin",
+        honoured: &["address"],
+        ignored: &[("profile_path", "there is no profiler that writes that file")],
+    },
+    honour("envoy.config.bootstrap.v3.LayeredRuntime", &["layers"]),
+    honour("envoy.config.bootstrap.v3.RuntimeLayer", &["name", "static_layer", "admin_layer"]),
+    honour("envoy.config.core.v3.Node",
+        &["id", "cluster", "metadata", "locality", "dynamic_parameters", "client_features"]),
+    honour("envoy.config.core.v3.Locality", &["region", "zone", "sub_zone"]),
+    honour("xds.core.v3.ContextParams", &["params"]),
+    honour("envoy.config.core.v3.TypedExtensionConfig", &["name", "typed_config"]),
+    honour("envoy.extensions.regex_engines.v3.GoogleRE2", &[]),
+
+    // Addresses and sockets.
+    honour("envoy.config.core.v3.Address", &["socket_address", "pipe"]),
+    honour("envoy.config.core.v3.SocketAddress",
+        &["protocol", "address", "port_value", "ipv4_compat"]),
+    honour("envoy.config.core.v3.Pipe", &["path", "mode"]),
+    honour("envoy.config.core.v3.CidrRange", &["address_prefix", "prefix_len"]),
+    honour("envoy.config.core.v3.SocketOption",
+        &["description", "level", "name", "int_value", "buf_value", "state"]),
+    honour("envoy.config.core.v3.SocketOptionsOverride", &["socket_options"]),
+    honour("envoy.config.core.v3.TcpKeepalive",
+        &["keepalive_probes", "keepalive_time", "keepalive_interval"]),
+
+    // Listener and filter chains (sections 2, 3).
+    Support {
+        message: "envoy.config.listener.v3.Listener",
+        honoured: &[
+            "name", "address", "additional_addresses", "stat_prefix", "filter_chains",
+            "default_filter_chain", "per_connection_buffer_limit_bytes", "deprecated_v1",
+            // Only waits for listener filters, and there are none.
+            "listener_filters_timeout", "continue_on_listener_filters_timeout",
+            "transparent", "freebind", "socket_options", "tcp_fast_open_queue_length",
+            "traffic_direction", "connection_balance_config", "reuse_port", "enable_reuse_port",
+            "tcp_backlog_size", "max_connections_to_accept_per_socket_event", "bind_to_port",
+            "tcp_keepalive", "metadata",
+        ],
+        ignored: &[("stats_matcher", STATS)],
+    },
+    honour("envoy.config.listener.v3.Listener.DeprecatedV1", &["bind_to_port"]),
+    Support {
+        message: "envoy.config.listener.v3.Listener.ConnectionBalanceConfig",
+        honoured: &["exact_balance"],
+        ignored: &[("cpu_locality_balance", "placement only")],
+    },
+    honour("envoy.config.listener.v3.AdditionalAddress",
+        &["address", "socket_options", "tcp_keepalive"]),
+    honour("envoy.config.listener.v3.FilterChain",
+        &["filter_chain_match", "filters", "metadata", "transport_socket", "name"]),
+    honour("envoy.config.listener.v3.FilterChainMatch", &[]),
+    honour("envoy.config.listener.v3.Filter", &["name", "typed_config"]),
+    honour("envoy.config.core.v3.TransportSocket", &["name", "typed_config"]),
+    honour("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", &[]),
+
+    // TcpProxy (section 4).
+    honour("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        &["stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "access_log",
+          "max_connect_attempts", "max_downstream_connection_duration"]),
+    honour("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster", &["clusters"]),
+    honour("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
+        &["name", "weight"]),
+
+    // HttpConnectionManager (section 5).
+    honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        &["codec_type", "stat_prefix", "route_config", "http_filters", "add_user_agent",
+          "common_http_protocol_options", "http1_safe_max_connection_duration",
+          "http_protocol_options", "server_name", "server_header_transformation",
+          "scheme_header_transformation", "max_request_headers_kb", "stream_idle_timeout",
+          "stream_flush_timeout", "request_timeout", "request_headers_timeout", "drain_timeout",
+          "delayed_close_timeout", "access_log", "use_remote_address", "xff_num_trusted_hops",
+          "internal_address_config", "skip_xff_append", "via", "generate_request_id",
+          "preserve_external_request_id", "always_set_request_id_in_response",
+          "forward_client_cert_details", "proxy_100_continue",
+          "represent_ipv4_remote_address_as_ipv4_mapped_ipv6", "upgrade_configs",
+          "normalize_path", "merge_slashes", "path_with_escaped_slashes_action",
+          "request_id_extension", "strip_matching_host_port", "strip_any_host_port",
+          "strip_trailing_host_dot", "stream_error_on_invalid_http_message",
+          "append_x_forwarded_port"]),
+    honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
+        &["unix_sockets", "cidr_ranges"]),
+    honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig",
+        &["upgrade_type", "enabled"]),
+    honour("envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension",
+        &["typed_config"]),
+    honour("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", &["pack_trace_reason"]),
+    honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
+        &["name", "typed_config", "is_optional", "disabled"]),
+    honour("envoy.extensions.filters.http.router.v3.Router",
+        // start_child_span: there are no spans to start.
+        &["dynamic_stats", "start_child_span", "suppress_envoy_headers",
+          "respect_expected_rq_timeout"]),
+    honour("envoy.config.core.v3.HttpProtocolOptions",
+        &["idle_timeout", "max_connection_duration", "max_connection_duration_jitter",
+          "max_headers_count", "max_response_headers_kb", "max_stream_duration",
+          "headers_with_underscores_action", "max_requests_per_connection"]),
+    Support {
+        message: "envoy.config.core.v3.Http1ProtocolOptions",
+        honoured: &["allow_absolute_url", "accept_http_10", "default_host_for_http_10",
+            "header_key_format", "enable_trailers", "override_stream_error_on_invalid_http_message"],
+        ignored: &[("use_balsa_parser", "there is one parser"),
+            ("allow_custom_methods", "any token method is accepted")],
+    },
+    honour("envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
+        &["proper_case_words", "stateful_formatter"]),
+    honour("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig", &[]),
+    honour("envoy.config.core.v3.SchemeHeaderTransformation",
+        &["scheme_to_overwrite", "match_upstream"]),
+
+    // Routes (sections 6 to 8).
+    honour("envoy.config.route.v3.RouteConfiguration",
+        &["name", "virtual_hosts", "response_headers_to_add", "response_headers_to_remove",
+          "request_headers_to_add", "request_headers_to_remove",
+          "most_specific_header_mutations_wins", "validate_clusters",
+          "max_direct_response_body_size_bytes", "ignore_port_in_host_matching", "metadata"]),
+    honour("envoy.config.route.v3.VirtualHost",
+        &["name", "domains", "routes", "require_tls", "request_headers_to_add",
+          "request_headers_to_remove", "response_headers_to_add", "response_headers_to_remove",
+          "include_request_attempt_count", "include_attempt_count_in_response", "metadata"]),
+    honour("envoy.config.route.v3.Route",
+        &["name", "match", "route", "redirect", "direct_response", "non_forwarding_action",
+          "metadata", "request_headers_to_add", "request_headers_to_remove",
+          "response_headers_to_add", "response_headers_to_remove", "stat_prefix"]),
+    honour("envoy.config.route.v3.RouteMatch",
+        &["prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix",
+          "case_sensitive", "runtime_fraction", "headers", "query_parameters", "grpc"]),
+    honour("envoy.config.route.v3.HeaderMatcher",
+        &["name", "exact_match", "safe_regex_match", "range_match", "present_match",
+          "prefix_match", "suffix_match", "contains_match", "string_match", "invert_match",
+          "treat_missing_header_as_empty"]),
+    honour("envoy.config.route.v3.QueryParameterMatcher", &["name", "string_match", "present_match"]),
+    honour("envoy.type.v3.Int64Range", &["start", "end"]),
+    honour("envoy.type.matcher.v3.StringMatcher",
+        &["exact", "prefix", "suffix", "safe_regex", "contains", "ignore_case"]),
+    honour("envoy.type.matcher.v3.RegexMatcher", &["google_re2", "regex"]),
+    honour("envoy.type.matcher.v3.RegexMatchAndSubstitute", &["pattern", "substitution"]),
+    honour("envoy.config.core.v3.RuntimeFractionalPercent", &["default_value", "runtime_key"]),
+    honour("envoy.type.v3.FractionalPercent", &["numerator", "denominator"]),
+    honour("envoy.type.v3.Percent", &["value"]),
+    honour("envoy.config.core.v3.HeaderValueOption",
+        &["header", "append", "append_action", "keep_empty_value"]),
+    honour("envoy.config.core.v3.HeaderValue", &["key", "value"]),
+    Support {
+        message: "envoy.config.route.v3.RouteAction",
+        honoured: &["cluster", "cluster_header", "weighted_clusters",
+            "cluster_not_found_response_code", "prefix_rewrite", "regex_rewrite", "path_rewrite",
+            "host_rewrite_literal", "auto_host_rewrite", "host_rewrite_header",
+            "host_rewrite_path_regex", "host_rewrite", "append_x_forwarded_host", "timeout",
+            "idle_timeout", "upgrade_configs", "max_stream_duration"],
+        ignored: &[("early_data_policy", "early data is never sent")],
+    },
+    honour("envoy.config.route.v3.RouteAction.MaxStreamDuration", &["max_stream_duration"]),
+    honour("envoy.config.route.v3.RouteAction.UpgradeConfig",
+        &["upgrade_type", "enabled", "connect_config"]),
+    honour("envoy.config.route.v3.WeightedCluster",
+        &["clusters", "total_weight", "runtime_key_prefix", "header_name"]),
+    honour("envoy.config.route.v3.WeightedCluster.ClusterWeight",
+        &["name", "cluster_header", "weight", "request_headers_to_add", "request_headers_to_remove",
+          "response_headers_to_add", "response_headers_to_remove", "host_rewrite_literal"]),
+    honour("envoy.config.route.v3.RedirectAction",
+        &["https_redirect", "scheme_redirect", "host_redirect", "port_redirect", "path_redirect",
+          "prefix_rewrite", "regex_rewrite", "response_code", "strip_query"]),
+    honour("envoy.config.route.v3.DirectResponseAction", &["status", "body"]),
+    honour("envoy.config.core.v3.DataSource",
+        &["filename", "inline_bytes", "inline_string", "environment_variable"]),
+
+    // Clusters and endpoints (sections 10, 11, 13, 14).
+    Support {
+        message: "envoy.config.cluster.v3.Cluster",
+        honoured: &["name", "alt_stat_name", "type", "connect_timeout",
+            "per_connection_buffer_limit_bytes", "lb_policy", "load_assignment",
+            "max_requests_per_connection", "circuit_breakers", "common_http_protocol_options",
+            "http_protocol_options", "typed_extension_protocol_options", "dns_refresh_rate",
+            "dns_jitter", "dns_failure_refresh_rate", "respect_dns_ttl", "dns_lookup_family",
+            "wait_for_warm_on_init", "least_request_lb_config", "common_lb_config",
+            "transport_socket", "metadata", "upstream_connection_options",
+            "load_balancing_policy"],
+        ignored: &[("preconnect_policy", "changes only how warm the pool is")],
+    },
+    honour("envoy.config.cluster.v3.Cluster.RefreshRate", &["base_interval", "max_interval"]),
+    honour("envoy.config.cluster.v3.Cluster.LeastRequestLbConfig",
+        &["choice_count", "active_request_bias"]),
+    honour("envoy.config.core.v3.RuntimeDouble", &["default_value", "runtime_key"]),
+    honour("envoy.config.cluster.v3.Cluster.CommonLbConfig",
+        &["healthy_panic_threshold", "zone_aware_lb_config"]),
+    honour("envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
+        &["fail_traffic_on_panic"]),
+    honour("envoy.config.cluster.v3.CircuitBreakers", &["thresholds"]),
+    honour("envoy.config.cluster.v3.CircuitBreakers.Thresholds",
+        &["priority", "max_connections", "max_pending_requests", "max_requests", "max_retries"]),
+    Support {
+        message: "envoy.config.cluster.v3.UpstreamConnectionOptions",
+        honoured: &["tcp_keepalive"],
+        ignored: &[("set_local_interface_name_on_upstream_connections", "naming only")],
+    },
+    honour("envoy.config.cluster.v3.LoadBalancingPolicy", &["policies"]),
+    honour("envoy.config.cluster.v3.LoadBalancingPolicy.Policy", &["typed_extension_config"]),
+    honour("envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin", &[]),
+    honour("envoy.extensions.load_balancing_policies.random.v3.Random", &[]),
+    honour("envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+        &["choice_count", "active_request_bias", "enable_full_scan", "selection_method"]),
+    honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        &["common_http_protocol_options", "explicit_http_config", "use_downstream_protocol_config"]),
+    honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig",
+        &["http_protocol_options"]),
+    honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
+        &["http_protocol_options"]),
+    honour("envoy.config.endpoint.v3.ClusterLoadAssignment",
+        &["cluster_name", "endpoints", "policy"]),
+    honour("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["overprovisioning_factor"]),
+    Support {
+        message: "envoy.config.endpoint.v3.LocalityLbEndpoints",
+        honoured: &["locality", "metadata", "lb_endpoints", "load_balancing_weight"],
+        ignored: &[("proximity", "naming only")],
+    },
+    honour("envoy.config.endpoint.v3.LbEndpoint",
+        &["endpoint", "health_status", "metadata", "load_balancing_weight"]),
+    Support {
+        message: "envoy.config.endpoint.v3.Endpoint",
+        honoured: &["address", "hostname"],
+        ignored: &[("observability_name", "naming only")],
+    },
+
+    // Access logs (section 15).
+    honour("envoy.config.accesslog.v3.AccessLog", &["name", "typed_config"]),
+    honour("envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        &["path", "format", "json_format", "typed_json_format", "log_format"]),
+    honour("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog", &["log_format"]),
+    honour("envoy.extensions.access_loggers.stream.v3.StderrAccessLog", &["log_format"]),
+    honour("envoy.config.core.v3.SubstitutionFormatString",
+        &["text_format", "json_format", "text_format_source", "omit_empty_values", "formatters",
+          "json_format_options"]),
+    honour("envoy.config.core.v3.JsonFormatOptions", &["sort_properties"]),
+    honour("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery", &[]),
+];
+
+/// Messages whose content is stored, whatever it is (U-13).
+const METADATA: &str = "envoy.config.core.v3.Metadata";
+
+/// A list of policies of which the first known one counts (section 10).
+const POLICY: &str = "envoy.config.cluster.v3.LoadBalancingPolicy.Policy";
+
+/// More refused fields than this in one load are not listed.
+pub(crate) const FAULTS_MAX: usize = 50;
+
+/// What a walk over a resource found.
+#[derive(Debug, Default)]
+pub(crate) struct Review {
+    pub(crate) faults: Vec<Found>,
+    pub(crate) warnings: Warnings,
+    /// Fields that are there and have no effect, with the reason.
+    pub(crate) ignored: Vec<(Trail, &'static str)>,
+    /// Optional extensions that are left out (U-06).
+    pub(crate) skipped: Vec<(Trail, String)>,
+}
+
+/// Looks every field up that a message sets, at any depth.
+pub(crate) struct Reviewer<'a> {
+    schema: &'a Schema,
+    options: ReadOptions,
+    by_message: HashMap<&'static str, &'static Support>,
+    review: Review,
+}
+
+impl<'a> Reviewer<'a> {
+    pub(crate) fn new(schema: &'a Schema, options: ReadOptions) -> Reviewer<'a> {
+        let by_message = SUPPORT.iter().map(|support| (support.message, support)).collect();
+        Reviewer { schema, options, by_message, review: Review::default() }
+    }
+
+    pub(crate) fn finish(self) -> Review {
+        self.review
+    }
+
+    /// `below` names fields of `message` itself that are reviewed apart, as resources of their own.
+    pub(crate) fn message(&mut self, message: &DynamicMessage, at: &Trail, below: &[&str]) {
+        let descriptor = message.descriptor();
+        let support = self.by_message.get(descriptor.full_name()).copied();
+        let mut fields: Vec<_> = message.fields().collect();
+        fields.sort_by_key(|(field, _)| field.number());
+        for (field, value) in fields {
+            let at = at.field(field.name());
+            let honoured = support.is_some_and(|support| support.honoured.contains(&field.name()));
+            let ignored = support.and_then(|support| {
+                support.ignored.iter().find(|(name, _)| *name == field.name())
+            });
+            if honoured {
+                if !below.contains(&field.name()) {
+                    self.value(value, &at, message);
+                }
+            } else if let Some((_, reason)) = ignored {
+                self.review.ignored.push((at, reason));
+            } else {
+                self.fault(at, Problem::NotSupported);
+            }
+        }
+        for unknown in message.unknown_fields() {
+            let at = at.then(Segment::Unknown(unknown.number()));
+            self.fault(at, Problem::NotSupported);
+        }
+    }
+
+    fn value(&mut self, value: &Value, at: &Trail, holder: &DynamicMessage) {
+        match value {
+            Value::Message(message) => match message.descriptor().full_name() {
+                "google.protobuf.Any" => self.any(message, at, holder),
+                METADATA => {}
+                name if name.starts_with("google.protobuf.") => {}
+                _ => self.message(message, at, &[]),
+            },
+            Value::List(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    self.value(item, &at.index(index), holder);
+                }
+            }
+            Value::Map(entries) => {
+                let mut entries: Vec<_> = entries.iter().collect();
+                entries.sort_by_key(|(key, _)| map_key(key));
+                for (key, value) in entries {
+                    self.value(value, &at.key(&map_key(key)), holder);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn any(&mut self, any: &DynamicMessage, at: &Trail, holder: &DynamicMessage) {
+        match self.schema.unpack(any, at, self.options, &mut self.review.warnings) {
+            Ok(Some((inner, at))) if self.knows(&inner) => self.message(&inner, &at, &[]),
+            Ok(_) => {
+                let type_url = mapping::type_url(self.schema, any);
+                let optional = holder
+                    .get_field_by_name("is_optional")
+                    .and_then(|value| value.as_bool())
+                    .unwrap_or(false);
+                if optional || holder.descriptor().full_name() == POLICY {
+                    self.review.skipped.push((at.clone(), type_url));
+                } else {
+                    self.fault(at.clone(), Problem::UnknownExtension(type_url));
+                }
+            }
+            Err(found) => self.fault(found.trail, found.problem),
+        }
+    }
+
+    fn knows(&self, message: &DynamicMessage) -> bool {
+        self.by_message.contains_key(message.descriptor().full_name())
+    }
+
+    fn fault(&mut self, trail: Trail, problem: Problem) {
+        if self.review.faults.len() < FAULTS_MAX {
+            self.review.faults.push(Found::new(trail, problem));
+        }
+    }
+}
+
+/// Whether an extension of this type can be used at all.
+pub(crate) fn is_known(full_name: &str) -> bool {
+    SUPPORT.iter().any(|support| support.message == full_name)
+}
+
+pub(crate) fn map_key(key: &MapKey) -> String {
+    match key {
+        MapKey::String(text) => text.clone(),
+        MapKey::Bool(value) => value.to_string(),
+        MapKey::I32(value) => value.to_string(),
+        MapKey::I64(value) => value.to_string(),
+        MapKey::U32(value) => value.to_string(),
+        MapKey::U64(value) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_in_the_list_is_a_field_of_its_message() {
+        let schema = Schema::load();
+        let mut seen = std::collections::HashSet::new();
+        for support in SUPPORT {
+            let message = schema.message(support.message);
+            let message = message.unwrap_or_else(|| panic!("no message {}", support.message));
+            assert!(seen.insert(support.message), "{} is listed twice", support.message);
+            let ignored = support.ignored.iter().map(|(name, _)| name);
+            for name in support.honoured.iter().chain(ignored) {
+                assert!(message.get_field_by_name(name).is_some(), "{}.{name}", support.message);
+            }
+        }
+    }
+}

@@ -457,7 +457,7 @@ impl Wire {
             self.taken = 0;
         }
         let old = self.buffer.len();
-        self.buffer.resize(old + READ_BYTES.max(old / 2), 0);
+        self.buffer.resize(old + READ_BYTES, 0);
         let count = loop {
             match self.stream.read(&mut self.buffer[old..]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -500,4 +500,4 @@ fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
-const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES: usize = 64 * 1024;

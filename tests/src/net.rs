@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -200,8 +199,8 @@ impl Stream {
     #[must_use]
     pub fn socket(&self) -> SockRef<'_> {
         match self {
-            Stream::Tcp(stream) => SockRef::from(&stream.as_fd()),
-            Stream::Unix(stream) => SockRef::from(&stream.as_fd()),
+            Stream::Tcp(stream) => SockRef::from(stream),
+            Stream::Unix(stream) => SockRef::from(stream),
         }
     }
 }

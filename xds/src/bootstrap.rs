@@ -120,7 +120,11 @@ impl fmt::Display for Warning {
             }
             Warning::UnknownKey(fault) => write!(f, "{fault}; ignored"),
             Warning::SkippedExtension { resource, path, type_url } => {
-                write!(f, "{}: {path}: optional extension {type_url:?} is left out", named(resource))
+                write!(
+                    f,
+                    "{}: {path}: optional extension {type_url:?} is left out",
+                    named(resource)
+                )
             }
         }
     }
@@ -164,7 +168,8 @@ impl Source {
     /// # Errors
     /// If it cannot be read, is not UTF-8 or is larger than [`TEXT_BYTES_MAX`].
     pub fn file(path: &Path) -> Result<Source, LoadError> {
-        let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+        let is_json =
+            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         let format = if is_json { Format::Json } else { Format::Yaml };
         let read = |path: &Path| {
             let mut text = String::new();
@@ -243,9 +248,8 @@ pub fn load(source: &Source, options: &LoadOptions) -> Result<Loaded, LoadError>
 /// # Errors
 /// If one is not an address.
 pub fn simple(listen: &str, upstream: &str) -> Result<Source, AddressError> {
-    let address = |text: &str| {
-        compile::shorthand(text).ok_or_else(|| AddressError(text.to_owned()))
-    };
+    let address =
+        |text: &str| compile::shorthand(text).ok_or_else(|| AddressError(text.to_owned()));
     let bootstrap = plain(&address(listen)?, &address(upstream)?);
     Ok(Source::text("command line", bootstrap.to_string(), Format::Json))
 }
@@ -332,9 +336,11 @@ fn read(
         }
         let mut found = Warnings::new();
         let message = schema.read(&descriptor, json, options, &mut found).map_err(fault)?;
-        warnings.extend(found.into_iter().map(|found| {
-            Warning::UnknownKey(place(only, Resource::bootstrap(), found))
-        }));
+        warnings.extend(
+            found
+                .into_iter()
+                .map(|found| Warning::UnknownKey(place(only, Resource::bootstrap(), found))),
+        );
         if source.texts.len() == 1 {
             bootstrap = message;
         } else {
@@ -367,7 +373,8 @@ fn engine_config(
         LoadError::Faults(vec![place(&source.texts, Resource::bootstrap(), found)])
     };
     let known = serde_json::to_value(EngineConfig::default()).unwrap_or_default();
-    let known: Vec<String> = known.as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default();
+    let known: Vec<String> =
+        known.as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default();
     if let Some(key) = members.keys().find(|key| !known.contains(key)) {
         let near = nearest(key, known.into_iter());
         return Err(fault(key, Problem::UnknownKey { near }));

@@ -78,9 +78,7 @@ impl EngineConfig {
         check(
             "shards",
             self.shards,
-            self.cores.is_empty()
-                || self.shards == 0
-                || self.shards as usize == self.cores.len(),
+            self.cores.is_empty() || self.shards == 0 || self.shards as usize == self.cores.len(),
             "the number of entries of engine.cores",
         )?;
         for (index, core) in self.cores.iter().enumerate() {

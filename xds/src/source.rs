@@ -1,7 +1,7 @@
 //! Text to a tree of JSON values, and places in the text.
 //!
 //! The tree carries no positions: they are needed for errors only, and then the text is read again
-//! with them ([`locate`]). So a good file costs no more memory than its values.
+//! with them (`locate`). So a good file costs no more memory than its values.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -107,17 +107,18 @@ pub(crate) fn locate(source: &Text, path: &[Segment]) -> Option<(Position, bool)
     let mut complete = true;
     for segment in path {
         let next = match (segment, node) {
-            (Segment::Field(name), Node::Map(entries)) => member(entries, |key| {
-                key == &**name || crate::mapping::json_name(name) == key
-            }),
+            (Segment::Field(name), Node::Map(entries)) => {
+                member(entries, |key| key == &**name || crate::mapping::json_name(name) == key)
+            }
             (Segment::Key(name), Node::Map(entries)) => member(entries, |key| key == &**name),
             (Segment::Index(index), Node::List(items)) => {
                 items.get(*index).map(|item| (item.referenced, &item.value))
             }
             // The type's fields stand beside "@type", except in a TypedStruct and in well-known types.
             (Segment::Unpacked(_), Node::Map(entries)) => {
-                let typed_struct = member(entries, |key| key == "@type")
-                    .is_some_and(|(_, kind)| matches!(kind, Node::Text(kind) if kind.ends_with(".TypedStruct")));
+                let typed_struct = member(entries, |key| key == "@type").is_some_and(
+                    |(_, kind)| matches!(kind, Node::Text(kind) if kind.ends_with(".TypedStruct")),
+                );
                 if !typed_struct {
                     continue;
                 }
@@ -150,6 +151,9 @@ fn yaml_options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         // As the reader that Envoy uses: `mode: 0644` is octal.
         legacy_octal_numbers: true,
+        // Only `true` and `false` are booleans of YAML 1.2; a cluster may be called `y`. Boolean fields
+        // take the older spellings all the same.
+        strict_booleans: true,
         with_snippet: false,
         budget: serde_saphyr::budget! {
             max_events: EVENTS_MAX,

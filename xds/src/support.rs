@@ -290,6 +290,12 @@ const METADATA: &str = "envoy.config.core.v3.Metadata";
 /// A list of policies of which the first known one counts (section 10).
 const POLICY: &str = "envoy.config.cluster.v3.LoadBalancingPolicy.Policy";
 
+/// Holds an extension for whatever message it is in.
+const TYPED_EXTENSION: &str = "envoy.config.core.v3.TypedExtensionConfig";
+
+/// U-06: the field that marks an extension as optional, in the messages that have it.
+const IS_OPTIONAL: &str = "is_optional";
+
 /// More refused fields than this in one load are not listed.
 pub(crate) const FAULTS_MAX: usize = 50;
 
@@ -324,19 +330,30 @@ impl<'a> Reviewer<'a> {
 
     /// `below` names fields of `message` itself that are reviewed apart, as resources of their own.
     pub(crate) fn message(&mut self, message: &DynamicMessage, at: &Trail, below: &[&str]) {
+        self.fields(message, at, below, false);
+    }
+
+    /// `optional`: extensions in `message` that we do not know may be left out.
+    fn fields(&mut self, message: &DynamicMessage, at: &Trail, below: &[&str], optional: bool) {
         let descriptor = message.descriptor();
+        let optional = match descriptor.full_name() {
+            POLICY => true,
+            TYPED_EXTENSION => optional,
+            _ => descriptor
+                .get_field_by_name(IS_OPTIONAL)
+                .is_some_and(|field| message.get_field(&field).as_bool() == Some(true)),
+        };
         let support = self.by_message.get(descriptor.full_name()).copied();
         let mut fields: Vec<_> = message.fields().collect();
         fields.sort_by_key(|(field, _)| field.number());
         for (field, value) in fields {
             let at = at.field(field.name());
             let honoured = support.is_some_and(|support| support.honoured.contains(&field.name()));
-            let ignored = support.and_then(|support| {
-                support.ignored.iter().find(|(name, _)| *name == field.name())
-            });
+            let ignored = support
+                .and_then(|support| support.ignored.iter().find(|(name, _)| *name == field.name()));
             if honoured {
                 if !below.contains(&field.name()) {
-                    self.value(value, &at, message);
+                    self.value(value, &at, optional);
                 }
             } else if let Some((_, reason)) = ignored {
                 self.review.ignored.push((at, reason));
@@ -350,40 +367,36 @@ impl<'a> Reviewer<'a> {
         }
     }
 
-    fn value(&mut self, value: &Value, at: &Trail, holder: &DynamicMessage) {
+    fn value(&mut self, value: &Value, at: &Trail, optional: bool) {
         match value {
             Value::Message(message) => match message.descriptor().full_name() {
-                "google.protobuf.Any" => self.any(message, at, holder),
+                "google.protobuf.Any" => self.any(message, at, optional),
                 METADATA => {}
                 name if name.starts_with("google.protobuf.") => {}
-                _ => self.message(message, at, &[]),
+                _ => self.fields(message, at, &[], optional),
             },
             Value::List(items) => {
                 for (index, item) in items.iter().enumerate() {
-                    self.value(item, &at.index(index), holder);
+                    self.value(item, &at.index(index), optional);
                 }
             }
             Value::Map(entries) => {
                 let mut entries: Vec<_> = entries.iter().collect();
                 entries.sort_by_key(|(key, _)| map_key(key));
                 for (key, value) in entries {
-                    self.value(value, &at.key(&map_key(key)), holder);
+                    self.value(value, &at.key(&map_key(key)), optional);
                 }
             }
             _ => {}
         }
     }
 
-    fn any(&mut self, any: &DynamicMessage, at: &Trail, holder: &DynamicMessage) {
+    fn any(&mut self, any: &DynamicMessage, at: &Trail, optional: bool) {
         match self.schema.unpack(any, at, self.options, &mut self.review.warnings) {
             Ok(Some((inner, at))) if self.knows(&inner) => self.message(&inner, &at, &[]),
             Ok(_) => {
                 let type_url = mapping::type_url(self.schema, any);
-                let optional = holder
-                    .get_field_by_name("is_optional")
-                    .and_then(|value| value.as_bool())
-                    .unwrap_or(false);
-                if optional || holder.descriptor().full_name() == POLICY {
+                if optional {
                     self.review.skipped.push((at.clone(), type_url));
                 } else {
                     self.fault(at.clone(), Problem::UnknownExtension(type_url));
@@ -437,5 +450,20 @@ mod tests {
                 assert!(message.get_field_by_name(name).is_some(), "{}.{name}", support.message);
             }
         }
+    }
+
+    #[test]
+    fn u_04_an_unknown_field_number_is_refused_with_its_path() {
+        let schema = Schema::load();
+        let listener = schema.message("envoy.config.listener.v3.Listener").unwrap();
+        // filter_chains (3) with one element, which holds field 999 as a varint: its tag is 7992.
+        let bytes: &[u8] = &[0x1a, 0x03, 0xb8, 0x3e, 0x01];
+        let message = DynamicMessage::decode(listener, bytes).unwrap();
+        let mut reviewer = Reviewer::new(&schema, ReadOptions { allow_unknown_keys: false });
+        reviewer.message(&message, &Trail::default(), &[]);
+        let faults = reviewer.finish().faults;
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].trail.path().to_string(), "filter_chains[0]#999");
+        assert_eq!(faults[0].problem, Problem::NotSupported);
     }
 }

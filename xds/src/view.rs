@@ -85,7 +85,11 @@ impl<'a> View<'a> {
     /// The value of a field that is set.
     fn get(&self, field: &str) -> Option<&'a Value> {
         let descriptor = self.message.descriptor().get_field_by_name(field);
-        debug_assert!(descriptor.is_some(), "{} has no {field}", self.message.descriptor().full_name());
+        debug_assert!(
+            descriptor.is_some(),
+            "{} has no {field}",
+            self.message.descriptor().full_name()
+        );
         match self.message.get_field(&descriptor?) {
             std::borrow::Cow::Borrowed(value) => Some(value),
             std::borrow::Cow::Owned(_) => None,
@@ -287,8 +291,7 @@ impl<'a> View<'a> {
     pub(crate) fn unpack_self(&self) -> Result<Option<Unpacked>, Found> {
         // The review has unpacked it before and kept the warnings.
         let options = ReadOptions { allow_unknown_keys: true };
-        let unpacked =
-            self.schema.unpack(self.message, &self.trail, options, &mut Vec::new())?;
+        let unpacked = self.schema.unpack(self.message, &self.trail, options, &mut Vec::new())?;
         Ok(unpacked
             .map(|(message, trail)| Unpacked { message, trail })
             .filter(|inner| support::is_known(inner.message.descriptor().full_name())))

@@ -3,6 +3,8 @@
 //! The set is committed so that a build needs neither a protobuf compiler nor the place where cargo put
 //! a dependency's sources. `OUTRIGGER_DESCRIPTORS_WRITE=1` writes it anew.
 
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,10 +73,8 @@ fn strip_message(message: &mut prost_types::DescriptorProto) {
     });
     for field in &mut message.field {
         let packed = field.options.as_ref().and_then(|options| options.packed);
-        field.options = packed.map(|_| prost_types::FieldOptions {
-            packed,
-            ..prost_types::FieldOptions::default()
-        });
+        field.options = packed
+            .map(|_| prost_types::FieldOptions { packed, ..prost_types::FieldOptions::default() });
     }
     for oneof in &mut message.oneof_decl {
         oneof.options = None;
@@ -85,10 +85,8 @@ fn strip_message(message: &mut prost_types::DescriptorProto) {
 
 fn strip_enum(definition: &mut prost_types::EnumDescriptorProto) {
     let allow_alias = definition.options.as_ref().and_then(|options| options.allow_alias);
-    definition.options = allow_alias.map(|_| prost_types::EnumOptions {
-        allow_alias,
-        ..prost_types::EnumOptions::default()
-    });
+    definition.options = allow_alias
+        .map(|_| prost_types::EnumOptions { allow_alias, ..prost_types::EnumOptions::default() });
     for value in &mut definition.value {
         value.options = None;
     }

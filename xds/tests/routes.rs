@@ -1,5 +1,8 @@
 //! Which route a request takes (contract sections 6, 7 and 7.1).
 
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+#![allow(clippy::needless_pass_by_value, reason = "arguments are written where they are used")]
+
 mod common;
 #[path = "common/request.rs"]
 mod request;
@@ -53,8 +56,16 @@ fn matches(criteria: &Value, request: &Request) -> bool {
 #[test]
 fn section_6_domains_exact_then_longest_suffix_then_longest_prefix_then_star() {
     let loaded = loaded(&hosts(&[
-        "*", "www.foo.com", "*.foo.com", "*-bar.foo.com", "*.b.foo.com", "foo.*", "foo.b*", "FOO.org:80",
-        "[::1]", "*.com",
+        "*",
+        "www.foo.com",
+        "*.foo.com",
+        "*-bar.foo.com",
+        "*.b.foo.com",
+        "foo.*",
+        "foo.b*",
+        "FOO.org:80",
+        "[::1]",
+        "*.com",
     ]));
     let hcm = hcm(&loaded);
     for (authority, host) in [
@@ -224,11 +235,9 @@ fn section_7_1_header_matchers() {
     assert!(check(is("one"), one) && !check(is("two"), one) && !check(is("one"), none));
     // Several values are joined with a comma.
     assert!(check(is("one,two"), two) && !check(is("one"), two));
-    for (operator, hit, miss) in [
-        ("prefix", "one,t", "two"),
-        ("suffix", "e,two", "one"),
-        ("contains", "e,t", "e-t"),
-    ] {
+    for (operator, hit, miss) in
+        [("prefix", "one,t", "two"), ("suffix", "e,two", "one"), ("contains", "e,t", "e-t")]
+    {
         let matcher = |text: &str| json!({ "name": "x-a", "string_match": { operator: text } });
         assert!(check(matcher(hit), two), "{operator}");
         assert!(!check(matcher(miss), two), "{operator}");
@@ -236,7 +245,8 @@ fn section_7_1_header_matchers() {
             operator: hit.to_uppercase(), "ignore_case": true } });
         assert!(check(loud, two), "{operator}");
     }
-    let regex = |text: &str| json!({ "name": "x-a", "string_match": { "safe_regex": { "regex": text } } });
+    let regex =
+        |text: &str| json!({ "name": "x-a", "string_match": { "safe_regex": { "regex": text } } });
     assert!(check(regex("o.*,t.o"), two) && !check(regex("one"), two) && check(regex("on."), one));
 
     // A missing header never matches, inverted or not, unless it is treated as empty.
@@ -256,7 +266,10 @@ fn section_7_1_header_matchers() {
     assert!(!check(range, &[("x-n", "1"), ("x-n", "2")]));
 
     for (field, text) in [
-        ("exact_match", "one"), ("prefix_match", "on"), ("suffix_match", "ne"), ("contains_match", "n"),
+        ("exact_match", "one"),
+        ("prefix_match", "on"),
+        ("suffix_match", "ne"),
+        ("contains_match", "n"),
     ] {
         assert!(check(json!({ "name": "x-a", field: text }), one), "{field}");
         assert!(!check(json!({ "name": "x-a", field: "zz" }), one), "{field}");
@@ -264,7 +277,11 @@ fn section_7_1_header_matchers() {
     assert!(check(json!({ "name": "x-a", "safe_regex_match": { "regex": "o.e" } }), one));
 
     for (name, text) in [
-        (":method", "GET"), (":path", "/p?q"), (":authority", "h.x"), ("host", "h.x"), (":scheme", "http"),
+        (":method", "GET"),
+        (":path", "/p?q"),
+        (":authority", "h.x"),
+        ("host", "h.x"),
+        (":scheme", "http"),
     ] {
         assert!(check(json!({ "name": name, "string_match": { "exact": text } }), none), "{name}");
     }
@@ -403,7 +420,7 @@ proptest! {
         let criteria: Vec<_> = criteria
             .into_iter()
             .map(|(kind, text, case)| {
-                let text = if kind == 2 { format!("{}a", text) } else { text };
+                let text = if kind == 2 { format!("{text}a") } else { text };
                 (kind, text, case)
             })
             .collect();

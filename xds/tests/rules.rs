@@ -1,5 +1,8 @@
 //! The rules for what is not supported (contract section 0), one test per rule.
 
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+#![allow(clippy::needless_pass_by_value, reason = "arguments are written where they are used")]
+
 mod common;
 
 use common::*;
@@ -128,7 +131,8 @@ fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
         assert_eq!(refusal(&bootstrap), expected);
     }
     let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-    let options = any_with(key, json!({ "explicit_http_config": { "http2_protocol_options": {} } }));
+    let options =
+        any_with(key, json!({ "explicit_http_config": { "http2_protocol_options": {} } }));
     let pointer = format!("{CLUSTER}/typed_extension_protocol_options");
     assert_eq!(
         refusal(&set(&http(), &pointer, json!({ key: options }))),
@@ -150,17 +154,20 @@ static_resources:
     - timeout: 1s
 ";
     let error = load_yaml(yaml).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "test.yaml:5:5: Cluster app: health_checks: not supported"
-    );
+    assert_eq!(error.to_string(), "test.yaml:5:5: Cluster app: health_checks: not supported");
     let LoadError::Faults(faults) = error else { panic!() };
     assert_eq!(faults[0].resource.kind, "Cluster");
     assert_eq!(faults[0].position.as_ref().unwrap().line, 5);
 
-    let error = load_yaml("static_resources:\n  clusters:\n  - name: a\n    connect_timeout: soon\n");
+    let error =
+        load_yaml("static_resources:\n  clusters:\n  - name: a\n    connect_timeout: soon\n");
     let text = error.unwrap_err().to_string();
-    assert!(text.starts_with("test.yaml:4:5: Bootstrap: static_resources.clusters[0].connect_timeout: "), "{text}");
+    assert!(
+        text.starts_with(
+            "test.yaml:4:5: Bootstrap: static_resources.clusters[0].connect_timeout: "
+        ),
+        "{text}"
+    );
 
     let error = load_yaml("admin: [\n").unwrap_err();
     assert!(matches!(&error, LoadError::Syntax(_)), "{error}");
@@ -300,7 +307,10 @@ fn u_08_extensions_are_found_by_type_not_by_name() {
 #[test]
 fn u_09_enum_values_are_refused_by_name_or_number() {
     let codec = |value| refusal(&set(&http(), &format!("{HCM}/codec_type"), value));
-    assert_eq!(codec(json!("HTTP2")), format!("Listener web: {HCM_PATH}.codec_type: HTTP2 is not supported"));
+    assert_eq!(
+        codec(json!("HTTP2")),
+        format!("Listener web: {HCM_PATH}.codec_type: HTTP2 is not supported")
+    );
     assert_eq!(
         codec(json!(77)),
         format!("Listener web: {HCM_PATH}.codec_type: enum value 77 is not supported")

@@ -1,5 +1,8 @@
 //! Every honoured field has its effect in the snapshot, and without it Envoy's default.
 
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+#![allow(clippy::needless_pass_by_value, reason = "arguments are written where they are used")]
+
 mod common;
 
 use std::time::Duration;
@@ -55,7 +58,10 @@ fn section_1_node_admin_and_their_overrides() {
     let bootstrap = set(&bootstrap, "/admin/address", json!({ "pipe": { "path": "/tmp/admin" } }));
     let plain = loaded(&bootstrap);
     assert_eq!((plain.node.id.as_str(), plain.node.cluster.as_str()), ("n1", "shop"));
-    assert_eq!((plain.node.locality.zone.as_str(), &plain.node.metadata), ("z", &json!({ "a": "b" })));
+    assert_eq!(
+        (plain.node.locality.zone.as_str(), &plain.node.metadata),
+        ("z", &json!({ "a": "b" }))
+    );
     assert_eq!(plain.admin.unwrap().address.to_string(), "/tmp/admin");
     let options = LoadOptions {
         service_cluster: Some("c2".to_owned()),
@@ -141,20 +147,30 @@ fn engine_limits_hold_at_their_edges() {
     assert!(with(&|e| e.buffers_max = 32_768) && !with(&|e| e.buffers_max = 32_769));
     assert!(with(&|e| e.ring_entries = 64) && !with(&|e| e.ring_entries = 100));
     assert!(with(&|e| e.connections_max = 1) && !with(&|e| e.connections_max = 0));
-    assert!(with(&|e| e.access_log_queue_bytes = 65_536) && !with(&|e| e.access_log_queue_bytes = 65_535));
+    assert!(
+        with(&|e| e.access_log_queue_bytes = 65_536)
+            && !with(&|e| e.access_log_queue_bytes = 65_535)
+    );
     assert!(with(&|e| e.stall_ms = 10) && !with(&|e| e.stall_ms = 9));
 }
 
 #[test]
 fn config_yaml_is_merged_onto_the_file() {
     let base = "node: { id: a, cluster: c }\nstatic_resources: { clusters: [{ name: x }] }\n";
-    let over = "node: { id: b }\nengine: { shards: 2 }\nstatic_resources: { clusters: [{ name: y }] }\n";
+    let over =
+        "node: { id: b }\nengine: { shards: 2 }\nstatic_resources: { clusters: [{ name: y }] }\n";
     let source = Source::text("base", base, Format::Yaml).with_yaml("--config-yaml", over);
     let loaded = load(&source, &LoadOptions::default()).unwrap();
     assert_eq!((loaded.node.id.as_str(), loaded.node.cluster.as_str()), ("b", "c"));
     assert_eq!(loaded.engine.shards, 2);
     let names: Vec<&str> = loaded.snapshot.clusters.iter().map(|(c, _)| &*c.name).collect();
     assert_eq!(names, ["x", "y"]);
+
+    // The older spellings of booleans are read where a boolean is wanted, and are names elsewhere.
+    let yaml = "static_resources: { clusters: [{ name: on, wait_for_warm_on_init: off }] }";
+    let spelled = load_yaml(yaml).unwrap();
+    assert_eq!(&*first_cluster(&spelled).name, "on");
+    assert!(!first_cluster(&spelled).wait_for_warm_on_init);
 
     let source = Source::text("base", base, Format::Yaml).with_yaml("--config-yaml", "nod: 1");
     assert_eq!(
@@ -248,7 +264,10 @@ fn section_2_listener_fields() {
 fn section_2_addresses_of_both_kinds() {
     let pipe = |path: &str, mode: u32| json!({ "pipe": { "path": path, "mode": mode } });
     let unix = with_listener("address", pipe("/tmp/s", 0o660));
-    assert_eq!((unix.addresses[0].address.to_string(), unix.addresses[0].mode), ("/tmp/s".into(), Some(0o660)));
+    assert_eq!(
+        (unix.addresses[0].address.to_string(), unix.addresses[0].mode),
+        ("/tmp/s".into(), Some(0o660))
+    );
     let hidden = with_listener("address", pipe("@name", 0));
     assert_eq!(hidden.addresses[0].address, Address::UnixAbstract(b"name"[..].into()));
     let more = with_listener(
@@ -266,7 +285,9 @@ fn section_2_addresses_of_both_kinds() {
     assert!(more.addresses[1].ipv4_compat);
     assert_eq!(more.addresses[2].tcp_keepalive.unwrap().probes, Some(2));
     // YAML's octal, as Envoy's reader takes it.
-    let mut yaml = "static_resources: { listeners: [{ address: { pipe: { path: /s, mode: 0600 } }, ".to_owned();
+    let mut yaml =
+        "static_resources: { listeners: [{ address: { pipe: { path: /s, mode: 0600 } }, "
+            .to_owned();
     yaml.push_str("filter_chains: [{ filters: [{ name: t, typed_config: { '@type': ");
     yaml.push_str("type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, ");
     yaml.push_str("stat_prefix: t, cluster: none } }] }] }] }\n");
@@ -281,7 +302,11 @@ fn section_3_filter_chains() {
     bootstrap = set(&bootstrap, &format!("{CHAIN}/name"), json!("first"));
     bootstrap = set(&bootstrap, &format!("{CHAIN}/filter_chain_match"), json!({}));
     let raw = any("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer");
-    bootstrap = set(&bootstrap, &format!("{CHAIN}/transport_socket"), json!({ "name": "raw", "typed_config": raw }));
+    bootstrap = set(
+        &bootstrap,
+        &format!("{CHAIN}/transport_socket"),
+        json!({ "name": "raw", "typed_config": raw }),
+    );
     let loaded = loaded(&bootstrap);
     assert_eq!(&*listener(&loaded).filter_chain().unwrap().name, "first");
     assert!(listener(&loaded).default_filter_chain.is_some());
@@ -293,8 +318,14 @@ fn section_3_filter_chains() {
         "Listener web: filter_chains[1]: matches the same connections as filter_chains[0]"
     );
     let tls = any("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext");
-    let tls = set(&http(), &format!("{CHAIN}/transport_socket"), json!({ "name": "tls", "typed_config": tls }));
-    assert!(refusal(&tls).contains("filter_chains[0].transport_socket.typed_config: extension type"));
+    let tls = set(
+        &http(),
+        &format!("{CHAIN}/transport_socket"),
+        json!({ "name": "tls", "typed_config": tls }),
+    );
+    assert!(
+        refusal(&tls).contains("filter_chains[0].transport_socket.typed_config: extension type")
+    );
 }
 
 #[test]
@@ -302,8 +333,13 @@ fn section_4_tcp_proxy() {
     let plain = loaded(&tcp());
     let proxy = tcp_proxy(&plain);
     assert_eq!((&*proxy.stat_prefix, proxy.max_connect_attempts), ("tcp", 1));
-    assert_eq!((proxy.idle_timeout, proxy.max_downstream_connection_duration), (Some(3600 * SECOND), None));
-    assert!(matches!(&proxy.target, TcpTarget::Cluster(cluster) if cluster.id == Some(ClusterId(0))));
+    assert_eq!(
+        (proxy.idle_timeout, proxy.max_downstream_connection_duration),
+        (Some(3600 * SECOND), None)
+    );
+    assert!(
+        matches!(&proxy.target, TcpTarget::Cluster(cluster) if cluster.id == Some(ClusterId(0)))
+    );
     let fields = json!({
         "stat_prefix": "t",
         "weighted_clusters": { "clusters": [{ "name": "app", "weight": 1 }, { "name": "nowhere", "weight": 2 }] },
@@ -359,43 +395,74 @@ fn section_5_connection_manager_defaults() {
     assert!(hcm.request_id.generate && hcm.request_id.pack_trace_reason);
     assert!(!hcm.request_id.preserve_external && !hcm.request_id.always_set_in_response);
     assert!(hcm.upgrades.types.is_empty() && !hcm.proxy_100_continue);
-    assert!(hcm.http1.allow_absolute_url && !hcm.http1.accept_http_10 && !hcm.http1.enable_trailers);
+    assert!(
+        hcm.http1.allow_absolute_url && !hcm.http1.accept_http_10 && !hcm.http1.enable_trailers
+    );
     assert_eq!(hcm.http1.header_case, HeaderCase::Lower);
     assert_eq!(hcm.path.escaped_slashes, EscapedSlashes::KeepUnchanged);
     assert!(!hcm.path.normalize && !hcm.path.merge_slashes);
     assert_eq!((hcm.strip_port, hcm.strip_trailing_host_dot), (StripPort::Never, false));
-    assert_eq!((&hcm.scheme, hcm.forward_client_cert), (&SchemeRule::FromRequest, ForwardClientCert::Sanitize));
+    assert_eq!(
+        (&hcm.scheme, hcm.forward_client_cert),
+        (&SchemeRule::FromRequest, ForwardClientCert::Sanitize)
+    );
     assert!(hcm.router.dynamic_stats && !hcm.router.suppress_envoy_headers);
 }
 
 #[test]
 fn section_5_connection_manager_fields() {
-    let hcm = with_hcm("common_http_protocol_options", json!({
-        "idle_timeout": "0s", "max_connection_duration": "10s",
-        "max_connection_duration_jitter": { "value": 20 }, "max_stream_duration": "2s",
-        "max_requests_per_connection": 7, "max_headers_count": 12,
-        "headers_with_underscores_action": "DROP_HEADER",
-    }));
-    assert_eq!((hcm.timeouts.idle, hcm.timeouts.max_connection_duration), (None, Some(10 * SECOND)));
+    let hcm = with_hcm(
+        "common_http_protocol_options",
+        json!({
+            "idle_timeout": "0s", "max_connection_duration": "10s",
+            "max_connection_duration_jitter": { "value": 20 }, "max_stream_duration": "2s",
+            "max_requests_per_connection": 7, "max_headers_count": 12,
+            "headers_with_underscores_action": "DROP_HEADER",
+        }),
+    );
+    assert_eq!(
+        (hcm.timeouts.idle, hcm.timeouts.max_connection_duration),
+        (None, Some(10 * SECOND))
+    );
     assert_eq!(hcm.timeouts.max_connection_duration_jitter_percent, 20.0);
     assert_eq!(hcm.timeouts.max_stream_duration, Some(2 * SECOND));
-    assert_eq!((hcm.limits.max_requests_per_connection, hcm.limits.max_headers_count), (Some(7), 12));
+    assert_eq!(
+        (hcm.limits.max_requests_per_connection, hcm.limits.max_headers_count),
+        (Some(7), 12)
+    );
     assert_eq!(hcm.underscore_headers, UnderscoreHeaders::DropHeader);
 
     assert_eq!(with_hcm("stream_idle_timeout", json!("0s")).timeouts.stream_idle, None);
-    assert_eq!(with_hcm("stream_idle_timeout", json!("9s")).timeouts.stream_flush, Some(9 * SECOND));
-    assert_eq!(with_hcm("stream_flush_timeout", json!("8s")).timeouts.stream_flush, Some(8 * SECOND));
+    assert_eq!(
+        with_hcm("stream_idle_timeout", json!("9s")).timeouts.stream_flush,
+        Some(9 * SECOND)
+    );
+    assert_eq!(
+        with_hcm("stream_flush_timeout", json!("8s")).timeouts.stream_flush,
+        Some(8 * SECOND)
+    );
     assert_eq!(with_hcm("request_timeout", json!("3s")).timeouts.request, Some(3 * SECOND));
-    assert_eq!(with_hcm("request_headers_timeout", json!("0.5s")).timeouts.request_headers, Some(SECOND / 2));
+    assert_eq!(
+        with_hcm("request_headers_timeout", json!("0.5s")).timeouts.request_headers,
+        Some(SECOND / 2)
+    );
     assert_eq!(with_hcm("drain_timeout", json!("0s")).timeouts.drain, Duration::ZERO);
     assert_eq!(with_hcm("delayed_close_timeout", json!("0s")).timeouts.delayed_close, None);
-    assert!(with_hcm("http1_safe_max_connection_duration", json!(true)).timeouts.safe_max_connection_duration);
-    assert_eq!(with_hcm("max_request_headers_kb", json!(8192)).limits.max_request_headers_bytes, 8192 * 1024);
+    assert!(
+        with_hcm("http1_safe_max_connection_duration", json!(true))
+            .timeouts
+            .safe_max_connection_duration
+    );
+    assert_eq!(
+        with_hcm("max_request_headers_kb", json!(8192)).limits.max_request_headers_bytes,
+        8192 * 1024
+    );
     assert_eq!(&*with_hcm("server_name", json!("s")).server.name, "s");
     let mode = with_hcm("server_header_transformation", json!("PASS_THROUGH")).server.mode;
     assert_eq!(mode, ServerHeaderMode::PassThrough);
     assert_eq!(with_hcm("via", json!("1.1 me")).via.as_deref(), Some("1.1 me"));
-    let scheme = with_hcm("scheme_header_transformation", json!({ "scheme_to_overwrite": "https" })).scheme;
+    let scheme =
+        with_hcm("scheme_header_transformation", json!({ "scheme_to_overwrite": "https" })).scheme;
     assert_eq!(scheme, SchemeRule::Overwrite("https".into()));
     assert_eq!(
         with_hcm("scheme_header_transformation", json!({ "match_upstream": true })).scheme,
@@ -409,12 +476,20 @@ fn section_5_connection_manager_fields() {
     assert!(with_hcm(mapped, json!(true)).origin.ipv4_as_mapped_ipv6);
     assert!(!with_hcm("generate_request_id", json!(false)).request_id.generate);
     assert!(with_hcm("preserve_external_request_id", json!(true)).request_id.preserve_external);
-    assert!(with_hcm("always_set_request_id_in_response", json!(true)).request_id.always_set_in_response);
+    assert!(
+        with_hcm("always_set_request_id_in_response", json!(true))
+            .request_id
+            .always_set_in_response
+    );
     let uuid = any_with(
         "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
         json!({ "pack_trace_reason": false }),
     );
-    assert!(!with_hcm("request_id_extension", json!({ "typed_config": uuid })).request_id.pack_trace_reason);
+    assert!(
+        !with_hcm("request_id_extension", json!({ "typed_config": uuid }))
+            .request_id
+            .pack_trace_reason
+    );
     let client_cert = with_hcm("forward_client_cert_details", json!("ALWAYS_FORWARD_ONLY"));
     assert_eq!(client_cert.forward_client_cert, ForwardClientCert::AlwaysForward);
     assert!(with_hcm("proxy_100_continue", json!(true)).proxy_100_continue);
@@ -425,11 +500,15 @@ fn section_5_connection_manager_fields() {
     assert_eq!(with_hcm("strip_matching_host_port", json!(true)).strip_port, StripPort::Matching);
     assert_eq!(with_hcm("strip_any_host_port", json!(true)).strip_port, StripPort::Any);
     assert!(with_hcm("strip_trailing_host_dot", json!(true)).strip_trailing_host_dot);
-    assert!(with_hcm("stream_error_on_invalid_http_message", json!(true)).stream_error_on_invalid_http_message);
+    assert!(
+        with_hcm("stream_error_on_invalid_http_message", json!(true))
+            .stream_error_on_invalid_http_message
+    );
     for codec in ["AUTO", "HTTP1"] {
         with_hcm("codec_type", json!(codec));
     }
-    let upgrades = json!([{ "upgrade_type": "WebSocket" }, { "upgrade_type": "CONNECT", "enabled": false }]);
+    let upgrades =
+        json!([{ "upgrade_type": "WebSocket" }, { "upgrade_type": "CONNECT", "enabled": false }]);
     let upgrades = with_hcm("upgrade_configs", upgrades).upgrades;
     assert_eq!(upgrades.allows(b"websocket"), Some(true));
     assert_eq!((upgrades.allows(b"connect"), upgrades.allows(b"h2c")), (Some(false), None));
@@ -438,15 +517,22 @@ fn section_5_connection_manager_fields() {
     ]});
     let internal = with_hcm("internal_address_config", internal).origin.internal;
     assert!(internal.unix_sockets);
-    for (address, expected) in
-        [("10.9.9.9", true), ("11.0.0.1", false), ("::ffff:10.0.0.1", true), ("fdff::1", true), ("fe00::1", false)]
-    {
+    for (address, expected) in [
+        ("10.9.9.9", true),
+        ("11.0.0.1", false),
+        ("::ffff:10.0.0.1", true),
+        ("fdff::1", true),
+        ("fe00::1", false),
+    ] {
         assert_eq!(internal.contains(address.parse().unwrap()), expected, "{address}");
     }
     let named = set(&http(), "/node", json!({ "id": "n", "cluster": "c" }));
     let named = loaded(&set(&named, &format!("{HCM}/add_user_agent"), json!(true)));
     let named = common::hcm(&named);
-    assert_eq!((named.add_user_agent.as_deref(), named.service_node.as_deref()), (Some("c"), Some("n")));
+    assert_eq!(
+        (named.add_user_agent.as_deref(), named.service_node.as_deref()),
+        (Some("c"), Some("n"))
+    );
     let router = any_with(
         "envoy.extensions.filters.http.router.v3.Router",
         json!({
@@ -455,16 +541,23 @@ fn section_5_connection_manager_fields() {
         }),
     );
     let router = with_hcm("http_filters/0/typed_config", router).router;
-    assert!(!router.dynamic_stats && router.suppress_envoy_headers && router.respect_expected_rq_timeout);
+    assert!(
+        !router.dynamic_stats
+            && router.suppress_envoy_headers
+            && router.respect_expected_rq_timeout
+    );
 }
 
 #[test]
 fn section_13_http1_options() {
-    let http1 = with_hcm("http_protocol_options", json!({
-        "allow_absolute_url": false, "accept_http_10": true, "default_host_for_http_10": "h",
-        "enable_trailers": true, "header_key_format": { "proper_case_words": {} },
-        "override_stream_error_on_invalid_http_message": true,
-    }))
+    let http1 = with_hcm(
+        "http_protocol_options",
+        json!({
+            "allow_absolute_url": false, "accept_http_10": true, "default_host_for_http_10": "h",
+            "enable_trailers": true, "header_key_format": { "proper_case_words": {} },
+            "override_stream_error_on_invalid_http_message": true,
+        }),
+    )
     .http1;
     assert_eq!(
         http1,
@@ -477,19 +570,20 @@ fn section_13_http1_options() {
             stream_error_on_invalid_http_message: Some(true),
         }
     );
-    let preserve = any("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig");
+    let preserve =
+        any("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig");
     let format = json!({ "header_key_format": { "stateful_formatter": { "name": "p", "typed_config": preserve } } });
     assert_eq!(with_hcm("http_protocol_options", format).http1.header_case, HeaderCase::Preserve);
     let pointer = format!("{HCM}/http_protocol_options");
     let chunked = set(&http(), &pointer, json!({ "allow_chunked_length": true }));
-    assert!(refusal(&chunked).ends_with("http_protocol_options.allow_chunked_length: not supported"));
+    assert!(
+        refusal(&chunked).ends_with("http_protocol_options.allow_chunked_length: not supported")
+    );
 }
 
 #[test]
 fn section_6_header_edits_of_all_levels_apply_from_the_most_specific_outwards() {
-    let edits = |name: &str| {
-        json!([{ "header": { "key": "x-level", "value": name }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" }])
-    };
+    let edits = |name: &str| json!([{ "header": { "key": "x-level", "value": name }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" }]);
     let mut bootstrap = http();
     let weighted = json!({ "clusters": [{
         "name": "app", "weight": 1,
@@ -532,8 +626,14 @@ fn section_6_header_value_options() {
     };
     let header = json!({ "key": "X-A", "value": "b" });
     assert_eq!(action(json!({ "header": header })), AppendAction::AppendIfExistsOrAdd);
-    assert_eq!(action(json!({ "header": header, "append": true })), AppendAction::AppendIfExistsOrAdd);
-    assert_eq!(action(json!({ "header": header, "append": false })), AppendAction::OverwriteIfExistsOrAdd);
+    assert_eq!(
+        action(json!({ "header": header, "append": true })),
+        AppendAction::AppendIfExistsOrAdd
+    );
+    assert_eq!(
+        action(json!({ "header": header, "append": false })),
+        AppendAction::OverwriteIfExistsOrAdd
+    );
     for (name, expected) in [
         ("ADD_IF_ABSENT", AppendAction::AddIfAbsent),
         ("OVERWRITE_IF_EXISTS", AppendAction::OverwriteIfExists),
@@ -576,7 +676,10 @@ fn section_6_table_and_host_fields() {
         set(&bootstrap, &format!("{TABLE}/max_direct_response_body_size_bytes"), limit)
     };
     self::loaded(&body(json!(null), 4096));
-    assert!(refusal(&body(json!(null), 4097)).ends_with("body.inline_string: is longer than 4096 bytes"));
+    assert!(
+        refusal(&body(json!(null), 4097))
+            .ends_with("body.inline_string: is longer than 4096 bytes")
+    );
     self::loaded(&body(json!(5000), 5000));
 }
 
@@ -605,12 +708,18 @@ fn section_8_route_action() {
     let stream = with(json!({ "max_stream_duration": { "max_stream_duration": "4s" } }));
     assert_eq!(stream.max_stream_duration, Some(Some(4 * SECOND)));
     for (name, status) in [("NOT_FOUND", 404), ("INTERNAL_SERVER_ERROR", 500)] {
-        assert_eq!(with(json!({ "cluster_not_found_response_code": name })).cluster_not_found_status, status);
+        assert_eq!(
+            with(json!({ "cluster_not_found_response_code": name })).cluster_not_found_status,
+            status
+        );
     }
     let rewrite = with(json!({ "prefix_rewrite": "/p" })).path_rewrite;
     assert!(matches!(rewrite, Some(PathRewrite::Prefix(text)) if &*text == "/p"));
     let regex = json!({ "pattern": { "regex": "/a/(.*)" }, "substitution": "/b/\\1\\\\" });
-    let Some(PathRewrite::Regex(rewrite)) = with(json!({ "regex_rewrite": regex })).path_rewrite else { panic!() };
+    let Some(PathRewrite::Regex(rewrite)) = with(json!({ "regex_rewrite": regex })).path_rewrite
+    else {
+        panic!()
+    };
     let mut path = Vec::new();
     rewrite.rewrite_into(b"/a/x", &mut path);
     assert_eq!(path, b"/b/x\\");
@@ -618,13 +727,23 @@ fn section_8_route_action() {
     assert!(matches!(rewrite, Some(PathRewrite::Template(template)) if template.ops.len() == 2));
 
     let host = |fields: Value| with(fields).host_rewrite;
-    assert!(matches!(host(json!({ "host_rewrite_literal": "h" })), Some(HostRewrite::Literal(h)) if &*h == "h"));
+    assert!(
+        matches!(host(json!({ "host_rewrite_literal": "h" })), Some(HostRewrite::Literal(h)) if &*h == "h")
+    );
     assert!(matches!(host(json!({ "auto_host_rewrite": true })), Some(HostRewrite::Auto)));
     assert!(host(json!({ "auto_host_rewrite": false })).is_none());
-    assert!(matches!(host(json!({ "host_rewrite_header": "X-H" })), Some(HostRewrite::Header(h)) if h.as_str() == "x-h"));
+    assert!(
+        matches!(host(json!({ "host_rewrite_header": "X-H" })), Some(HostRewrite::Header(h)) if h.as_str() == "x-h")
+    );
     let regex = json!({ "pattern": { "regex": "^/(.+)/.+$" }, "substitution": "\\1" });
-    assert!(matches!(host(json!({ "host_rewrite_path_regex": regex })), Some(HostRewrite::PathRegex(_))));
-    assert!(matches!(host(json!({ "host_rewrite": "a-%REQ(b)%" })), Some(HostRewrite::Template(_))));
+    assert!(matches!(
+        host(json!({ "host_rewrite_path_regex": regex })),
+        Some(HostRewrite::PathRegex(_))
+    ));
+    assert!(matches!(
+        host(json!({ "host_rewrite": "a-%REQ(b)%" })),
+        Some(HostRewrite::Template(_))
+    ));
     assert!(with(json!({ "append_x_forwarded_host": true })).append_x_forwarded_host);
     let upgrades = json!([{ "upgrade_type": "CONNECT", "connect_config": {} }]);
     let connect = with(json!({ "upgrade_configs": upgrades }));
@@ -671,7 +790,10 @@ fn section_8_redirect_and_direct_response() {
         other => panic!("{other:?}"),
     };
     let plain = redirect(json!({ "https_redirect": true }));
-    assert_eq!((plain.status, plain.scheme.as_deref(), plain.strip_query), (301, Some("https"), false));
+    assert_eq!(
+        (plain.status, plain.scheme.as_deref(), plain.strip_query),
+        (301, Some("https"), false)
+    );
     assert!(plain.host.is_none() && plain.port.is_none() && plain.path.is_none());
     let full = redirect(json!({
         "scheme_redirect": "http", "host_redirect": "h", "port_redirect": 81, "path_redirect": "/p?q",
@@ -683,7 +805,10 @@ fn section_8_redirect_and_direct_response() {
     let prefix = redirect(json!({ "prefix_rewrite": "/n" })).path;
     assert!(matches!(prefix, Some(RedirectPath::Prefix(path)) if &*path == "/n"));
     let regex = json!({ "pattern": { "regex": "a" }, "substitution": "b" });
-    assert!(matches!(redirect(json!({ "regex_rewrite": regex })).path, Some(RedirectPath::Regex(_))));
+    assert!(matches!(
+        redirect(json!({ "regex_rewrite": regex })).path,
+        Some(RedirectPath::Regex(_))
+    ));
     for (name, status) in [("FOUND", 302), ("SEE_OTHER", 303), ("TEMPORARY_REDIRECT", 307)] {
         assert_eq!(redirect(json!({ "response_code": name })).status, status);
     }
@@ -698,7 +823,8 @@ fn section_8_redirect_and_direct_response() {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     let from_file = direct(json!({ "status": 599, "body": { "filename": manifest } }));
     assert_eq!(from_file.body, std::fs::read(manifest).unwrap());
-    let from_environment = json!({ "status": 200, "body": { "environment_variable": "CARGO_PKG_NAME" } });
+    let from_environment =
+        json!({ "status": 200, "body": { "environment_variable": "CARGO_PKG_NAME" } });
     assert_eq!(direct(from_environment).body, "outrigger-xds");
     assert!(matches!(action(json!({ "non_forwarding_action": {} })), RouteAction::NonForwarding));
 }
@@ -708,8 +834,14 @@ fn section_10_cluster_defaults() {
     let loaded = loaded(&http());
     let cluster = first_cluster(&loaded);
     assert_eq!((&*cluster.name, &*cluster.stat_name, cluster.id), ("app", "app", ClusterId(0)));
-    assert_eq!((&cluster.discovery, cluster.load_balancer), (&Discovery::Static, LoadBalancer::RoundRobin));
-    assert_eq!((cluster.connect_timeout, cluster.per_connection_buffer_limit_bytes), (5 * SECOND, 1 << 20));
+    assert_eq!(
+        (&cluster.discovery, cluster.load_balancer),
+        (&Discovery::Static, LoadBalancer::RoundRobin)
+    );
+    assert_eq!(
+        (cluster.connect_timeout, cluster.per_connection_buffer_limit_bytes),
+        (5 * SECOND, 1 << 20)
+    );
     assert!(cluster.wait_for_warm_on_init && cluster.tcp_keepalive.is_none());
     assert_eq!(
         cluster.circuit_breakers,
@@ -740,7 +872,8 @@ fn section_10_cluster_defaults() {
 fn section_10_cluster_fields() {
     assert_eq!(&*with_cluster("alt_stat_name", json!("s")).stat_name, "s");
     assert_eq!(with_cluster("connect_timeout", json!("0.25s")).connect_timeout, SECOND / 4);
-    let limit = with_cluster("per_connection_buffer_limit_bytes", json!(9)).per_connection_buffer_limit_bytes;
+    let limit = with_cluster("per_connection_buffer_limit_bytes", json!(9))
+        .per_connection_buffer_limit_bytes;
     assert_eq!(limit, 9);
     assert!(!with_cluster("wait_for_warm_on_init", json!(false)).wait_for_warm_on_init);
     let keepalive = json!({ "tcp_keepalive": { "keepalive_interval": 3 } });
@@ -759,7 +892,10 @@ fn section_10_cluster_fields() {
     assert_eq!((breakers.max_requests, breakers.max_retries), (3, 0));
     let high = json!({ "thresholds": [{ "priority": "HIGH" }] });
     let high = set(&http(), &format!("{CLUSTER}/circuit_breakers"), high);
-    assert_eq!(refusal(&high), "Cluster app: circuit_breakers.thresholds[0].priority: HIGH is not supported");
+    assert_eq!(
+        refusal(&high),
+        "Cluster app: circuit_breakers.thresholds[0].priority: HIGH is not supported"
+    );
 }
 
 #[test]
@@ -803,8 +939,10 @@ fn section_10_1_load_balancing() {
         "Cluster app: load_balancing_policy: none of the policies is supported"
     );
     let slow = json!({ "slow_start_config": { "slow_start_window": "1s" } });
-    assert!(refusal(&policies(&[("round_robin.v3.RoundRobin", slow)]))
-        .ends_with("typed_config(RoundRobin).slow_start_config: not supported"));
+    assert!(
+        refusal(&policies(&[("round_robin.v3.RoundRobin", slow)]))
+            .ends_with("typed_config(RoundRobin).slow_start_config: not supported")
+    );
 }
 
 #[test]
@@ -843,23 +981,35 @@ fn section_10_http_protocol_options() {
         format!("{at}.explicit_http_config.protocol_config: is required")
     );
     let pointer = format!("{CLUSTER}/typed_extension_protocol_options");
-    let misplaced = json!({ "other": any_with(key, json!({ "use_downstream_protocol_config": {} })) });
+    let misplaced =
+        json!({ "other": any_with(key, json!({ "use_downstream_protocol_config": {} })) });
     assert!(refusal(&set(&http(), &pointer, misplaced)).contains("the key of these options is"));
 
     // The deprecated forms, and not both.
     let old = with_cluster("common_http_protocol_options", json!({ "idle_timeout": "0s" })).http;
     assert_eq!(old.idle_timeout, None);
-    assert!(with_cluster("http_protocol_options", json!({ "enable_trailers": true })).http.enable_trailers);
-    assert_eq!(with_cluster("max_requests_per_connection", json!(3)).http.max_requests_per_connection, Some(3));
+    assert!(
+        with_cluster("http_protocol_options", json!({ "enable_trailers": true }))
+            .http
+            .enable_trailers
+    );
+    assert_eq!(
+        with_cluster("max_requests_per_connection", json!(3)).http.max_requests_per_connection,
+        Some(3)
+    );
     let both = set(
         &typed(json!({ "use_downstream_protocol_config": {} })),
         &format!("{CLUSTER}/max_requests_per_connection"),
         json!(3),
     );
-    assert!(refusal(&both).starts_with("Cluster app: max_requests_per_connection: set together with"));
+    assert!(
+        refusal(&both).starts_with("Cluster app: max_requests_per_connection: set together with")
+    );
     for field in ["max_stream_duration", "max_connection_duration_jitter"] {
-        let value = if field == "max_stream_duration" { json!("1s") } else { json!({ "value": 1 }) };
-        let bootstrap = set(&http(), &format!("{CLUSTER}/common_http_protocol_options/{field}"), value);
+        let value =
+            if field == "max_stream_duration" { json!("1s") } else { json!({ "value": 1 }) };
+        let bootstrap =
+            set(&http(), &format!("{CLUSTER}/common_http_protocol_options/{field}"), value);
         assert_eq!(
             refusal(&bootstrap),
             format!("Cluster app: common_http_protocol_options.{field}: not supported")
@@ -883,7 +1033,10 @@ fn section_10_dns() {
     assert_eq!((&*config.targets[0].host, config.targets[0].port), ("app.local", 9000));
     assert_eq!(&*config.targets[0].template.hostname, "app.local");
     assert_eq!((config.refresh_rate, config.failure_refresh_rate), (5 * SECOND, None));
-    assert_eq!((config.jitter, config.respect_ttl, config.family), (Duration::ZERO, false, DnsFamily::Auto));
+    assert_eq!(
+        (config.jitter, config.respect_ttl, config.family),
+        (Duration::ZERO, false, DnsFamily::Auto)
+    );
     let fields = json!({
         "dns_refresh_rate": "1s", "dns_jitter": "0.1s", "respect_dns_ttl": true, "dns_lookup_family": "V4_ONLY",
         "dns_failure_refresh_rate": { "base_interval": "2s", "max_interval": "9s" },
@@ -910,8 +1063,10 @@ fn section_10_dns() {
     );
 
     // An answer is a new snapshot that shares everything else.
-    let endpoint =
-        Endpoint { address: Address::Ip("10.0.0.1:9000".parse().unwrap()), ..config.targets[0].template.clone() };
+    let endpoint = Endpoint {
+        address: Address::Ip("10.0.0.1:9000".parse().unwrap()),
+        ..config.targets[0].template.clone()
+    };
     let snapshot = loaded.snapshot.with_endpoints(ClusterId(0), vec![endpoint]);
     assert_eq!(snapshot.clusters.endpoints(ClusterId(0)).unwrap().all().len(), 1);
     assert!(endpoints(&loaded).all().is_empty());
@@ -928,14 +1083,16 @@ fn section_11_endpoints() {
         member.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         member
     };
-    let socket = |port: u16| json!({ "socket_address": { "address": "10.0.0.1", "port_value": port } });
+    let socket =
+        |port: u16| json!({ "socket_address": { "address": "10.0.0.1", "port_value": port } });
     let members = json!([
         member(socket(1), json!({ "load_balancing_weight": 3 })),
         member(json!({ "pipe": { "path": "/s" } }), json!({ "health_status": "UNHEALTHY" })),
         member(socket(3), json!({ "health_status": "DEGRADED" })),
         member(socket(4), json!({ "health_status": "DRAINING" })),
     ]);
-    let bootstrap = set(&http(), &format!("{CLUSTER}/load_assignment/endpoints/0/lb_endpoints"), members);
+    let bootstrap =
+        set(&http(), &format!("{CLUSTER}/load_assignment/endpoints/0/lb_endpoints"), members);
     let loaded = loaded(&bootstrap);
     let set = endpoints(&loaded);
     assert_eq!(set.all().len(), 4);
@@ -988,15 +1145,26 @@ fn section_10_1_panic_and_degraded() {
 
 #[test]
 fn section_15_access_log_sinks() {
-    let logs = |config: Value| with_hcm("access_log", json!([{ "name": "l", "typed_config": config }])).access_log;
-    let file = |fields: Value| any_with("envoy.extensions.access_loggers.file.v3.FileAccessLog", fields);
+    let logs = |config: Value| {
+        with_hcm("access_log", json!([{ "name": "l", "typed_config": config }])).access_log
+    };
+    let file =
+        |fields: Value| any_with("envoy.extensions.access_loggers.file.v3.FileAccessLog", fields);
     let plain = logs(file(json!({ "path": "/var/log/a" })));
     assert_eq!(plain[0].sink, Sink::File(std::path::Path::new("/var/log/a").into()));
     let Body::Text(template) = &plain[0].format.body else { panic!() };
-    assert_eq!(template.ops.len(), 32);
+    assert_eq!(template.ops.len(), 31);
     assert_eq!(
         plain[0].format.request_headers(),
-        [":authority", ":method", ":path", "user-agent", "x-envoy-original-path", "x-forwarded-for", "x-request-id"]
+        [
+            ":authority",
+            ":method",
+            ":path",
+            "user-agent",
+            "x-envoy-original-path",
+            "x-forwarded-for",
+            "x-request-id"
+        ]
     );
     assert_eq!(plain[0].format.response_headers(), ["x-envoy-upstream-service-time"]);
     for (kind, sink) in [("Stdout", Sink::Stdout), ("Stderr", Sink::Stderr)] {
@@ -1024,7 +1192,9 @@ fn section_15_access_log_sinks() {
                 "\"b\"".into(),
                 JsonNode::List(Box::new([
                     JsonNode::Literal("\"x\"".into()),
-                    JsonNode::Text(Template { ops: Box::new([Op::Protocol, Op::Literal("/".into())]) }),
+                    JsonNode::Text(Template {
+                        ops: Box::new([Op::Protocol, Op::Literal("/".into())]),
+                    }),
                     JsonNode::Literal("2".into()),
                     JsonNode::Literal("true".into()),
                     JsonNode::Literal("null".into()),
@@ -1034,7 +1204,10 @@ fn section_15_access_log_sinks() {
     };
     let value = JsonNode::Value(Op::ResponseCode);
     assert_eq!(node(json!({ "path": "/p", "typed_json_format": typed })), expected(value.clone()));
-    assert_eq!(node(json!({ "path": "/p", "log_format": { "json_format": typed } })), expected(value));
+    assert_eq!(
+        node(json!({ "path": "/p", "log_format": { "json_format": typed } })),
+        expected(value)
+    );
     let text = JsonNode::Text(Template { ops: Box::new([Op::ResponseCode]) });
     assert_eq!(node(json!({ "path": "/p", "json_format": typed })), expected(text));
     let omit = json!({ "path": "/p", "log_format": {
@@ -1046,4 +1219,48 @@ fn section_15_access_log_sinks() {
         "text_format": "%REQ_WITHOUT_QUERY(:PATH)%", "formatters": [{ "name": "f", "typed_config": formatter }],
     }});
     assert_eq!(format(formatter).request_headers(), [":path"]);
+}
+
+#[test]
+fn an_operators_front_proxy_loads() {
+    let loaded =
+        load_yaml(include_str!("data/front-proxy.yaml")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((loaded.snapshot.listeners.len(), loaded.snapshot.clusters.len()), (1, 2));
+    assert_eq!(loaded.warnings, []);
+    let routes = &hcm(&loaded).routes;
+    assert_eq!(routes.routes().len(), 7);
+    assert_eq!(
+        routes.routes()[0].matcher.fraction,
+        Some(Fraction { numerator: 10, denominator: 100 })
+    );
+    let loaded =
+        load_yaml(include_str!("data/everything.yaml")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(loaded.warnings.len(), 2);
+}
+
+#[test]
+fn files_are_read_by_their_ending_and_named_in_errors() {
+    let directory = std::env::temp_dir().join(format!("outrigger-xds-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let read = |path: &std::path::Path| {
+        Source::file(path).and_then(|source| load(&source, &LoadOptions::default()))
+    };
+    read(&write("a.json", http().to_string().as_bytes())).unwrap();
+    read(&write("a.yaml", b"node: { id: \"x\" }\n")).unwrap();
+    // Tabs and escapes of JSON that YAML reads otherwise.
+    let escaped = read(&write("b.json", br#"{	"node": { "id": "\ud83d\ude00\/" } }"#)).unwrap();
+    assert_eq!(escaped.node.id, "\u{1f600}/");
+    let broken = write("c.json", b"{\n \"node\": }");
+    let expected = format!("{}:2:10: expected value", broken.display());
+    assert_eq!(read(&broken).unwrap_err().to_string(), expected);
+    let text = read(&directory.join("none.yaml")).unwrap_err().to_string();
+    assert!(text.contains("none.yaml: No such file or directory"), "{text}");
+    let text = read(&write("d.yaml", &[0xff, 0xfe, 0xfd])).unwrap_err().to_string();
+    assert!(text.contains("d.yaml: stream did not contain valid UTF-8"), "{text}");
+    std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -56,20 +56,35 @@ impl CaptureSet {
         (start as u16..).zip(self.names[start..end].iter().map(|name| &**name))
     }
 
+    /// The slot of a request header.
+    pub(super) fn request_slot(&self, name: &str) -> Option<u16> {
+        self.find(0, self.request_end, name)
+    }
+
+    /// The slot of a response header.
+    pub(super) fn response_slot(&self, name: &str) -> Option<u16> {
+        self.find(self.request_end, self.response_end, name)
+    }
+
+    /// The slot of a response trailer.
+    pub(super) fn trailer_slot(&self, name: &str) -> Option<u16> {
+        self.find(self.response_end, self.names.len(), name)
+    }
+
     fn find(&self, start: usize, end: usize, name: &str) -> Option<u16> {
-        // A handful of names whose lengths mostly differ: quicker than hashing one.
         let at = self.names[start..end].iter().position(|known| **known == *name)?;
         Some((start + at) as u16)
     }
 }
 
-/// Header values of one request: one flat buffer and one span per value.
+/// Header values of one request: one flat buffer and one span per slot.
 ///
 /// The buffer keeps its memory over [`Capture::clear`], up to [`KEPT_BYTES_MAX`], so a connection
 /// in its steady state does not allocate.
 #[derive(Clone, Debug, Default)]
 pub struct Capture {
     bytes: Vec<u8>,
+    /// By slot.
     values: Vec<Span>,
 }
 
@@ -85,22 +100,23 @@ impl Capture {
 
     /// Keeps `value` for `slot`; the first value of a repeated header counts, as for Envoy.
     pub fn put(&mut self, slot: u16, value: &[u8]) {
-        if self.get(slot).is_some() {
-            return;
+        let index = usize::from(slot);
+        if self.values.len() <= index {
+            self.values.resize(index + 1, Span::NONE);
         }
-        let (Ok(start), Ok(len)) = (u32::try_from(self.bytes.len()), u32::try_from(value.len()))
-        else {
-            return;
-        };
-        self.bytes.extend_from_slice(value);
-        self.values.push(Span { slot, start, len });
+        let (start, end) = (self.bytes.len(), self.bytes.len() + value.len());
+        let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(end)) else { return };
+        if self.values[index] == Span::NONE {
+            self.bytes.extend_from_slice(value);
+            self.values[index] = Span { start, end };
+        }
     }
 
     /// The value kept for `slot`.
     pub fn get(&self, slot: u16) -> Option<&[u8]> {
-        let span = self.values.iter().find(|span| span.slot == slot)?;
-        let start = span.start as usize;
-        Some(&self.bytes[start..start + span.len as usize])
+        let span = *self.values.get(usize::from(slot))?;
+        // The absent span is no range, so it has no bytes.
+        self.bytes.get(span.start as usize..span.end as usize)
     }
 }
 
@@ -115,26 +131,30 @@ pub struct Captured<'a> {
 
 impl Headers for Captured<'_> {
     fn request(&self, name: &str) -> Option<&[u8]> {
-        self.values.get(self.set.find(0, self.set.request_end, name)?)
+        self.values.get(self.set.request_slot(name)?)
     }
 
     fn response(&self, name: &str) -> Option<&[u8]> {
-        self.values.get(self.set.find(self.set.request_end, self.set.response_end, name)?)
+        self.values.get(self.set.response_slot(name)?)
     }
 
     fn trailer(&self, name: &str) -> Option<&[u8]> {
-        self.values.get(self.set.find(self.set.response_end, self.set.names.len(), name)?)
+        self.values.get(self.set.trailer_slot(name)?)
     }
 }
 
 /// Buffer memory a [`Capture`] keeps between requests; a rare huge header is given back.
 pub const KEPT_BYTES_MAX: usize = 4096;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Span {
-    slot: u16,
     start: u32,
-    len: u32,
+    end: u32,
+}
+
+impl Span {
+    /// No value.
+    const NONE: Span = Span { start: u32::MAX, end: 0 };
 }
 
 fn extend_distinct<'a>(names: &mut Vec<&'a str>, more: Vec<&'a str>) {

@@ -124,7 +124,13 @@ impl ResponseFlags {
     }
 
     fn names(self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-        NAMES.iter().enumerate().filter(move |(bit, _)| self.0 & (1 << bit) != 0).map(|(_, n)| n)
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            // Bits are declared next to their names, so every bit that can be set has one.
+            let name = NAMES.get(rest.trailing_zeros() as usize)?;
+            rest &= rest - 1;
+            Some(name)
+        })
     }
 }
 

@@ -6,10 +6,12 @@
 //! `access_log.dropped`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use outrigger_xds::snapshot::access_log::AccessLog;
 
 use super::capture::{Capture, CaptureSet, Captured};
+use super::program::Program;
 use super::record::Record;
 use super::render::Renderer;
 use super::writer::{Batch, OpenError, Queue, Sink};
@@ -19,7 +21,9 @@ use crate::stats::{AccessLogStats, FilesystemStats, Registry};
 #[derive(Debug)]
 pub struct AccessLogs {
     captures: CaptureSet,
-    logs: Vec<(Sink, Arc<AccessLog>)>,
+    logs: Vec<(Sink, Program)>,
+    /// Tells these programs apart from all others, past ones included.
+    identity: u64,
 }
 
 impl AccessLogs {
@@ -28,9 +32,11 @@ impl AccessLogs {
         let captures = CaptureSet::of(configured.iter().map(|log| &log.format));
         let logs = configured
             .iter()
-            .map(|log| Ok((queue.open(&log.sink)?, Arc::clone(log))))
+            .map(|log| Ok((queue.open(&log.sink)?, Program::new(&log.format, &captures))))
             .collect::<Result<_, OpenError>>()?;
-        Ok(AccessLogs { captures, logs })
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let identity = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(AccessLogs { captures, logs, identity })
     }
 
     /// The headers that must be kept in a [`Capture`] while a request runs.
@@ -49,6 +55,8 @@ impl AccessLogs {
 pub struct ShardLogger {
     queue: Queue,
     renderer: Renderer,
+    /// Whose programs the renderer last worked with.
+    programs: u64,
     /// Batches with lines in them; one for each log written to since it was last flushed.
     pending: Vec<Pending>,
     flush_interval_ns: u64,
@@ -67,6 +75,7 @@ impl ShardLogger {
         ShardLogger {
             queue,
             renderer: Renderer::new(),
+            programs: 0,
             pending: Vec::new(),
             flush_interval_ns,
             log: registry.access_log(shard),
@@ -82,14 +91,18 @@ impl ShardLogger {
     /// Writes `record` to each of `logs`. Takes `record.times.end` for the present.
     pub fn log(&mut self, logs: &AccessLogs, record: &Record<'_>, values: &Capture) {
         let headers = Captured { set: &logs.captures, values };
-        for (sink, log) in &logs.logs {
+        if self.programs != logs.identity {
+            self.renderer.forget();
+            self.programs = logs.identity;
+        }
+        for (sink, program) in &logs.logs {
             let Some(index) = self.batch_with_room(sink, record.times.end) else {
                 self.log.dropped.inc();
                 continue;
             };
             let pending = &mut self.pending[index];
             let before = pending.bytes.len();
-            self.renderer.line(&log.format, record, &headers, &mut pending.bytes);
+            self.renderer.line(program, record, headers, &mut pending.bytes);
             pending.lines += 1;
             let written = (pending.bytes.len() - before) as u64;
             self.log.lines.inc();

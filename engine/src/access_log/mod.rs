@@ -17,6 +17,7 @@ pub mod capture;
 pub(crate) mod clock;
 pub mod flags;
 pub mod logger;
+mod program;
 pub mod record;
 pub mod render;
 pub mod writer;

@@ -7,13 +7,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use outrigger_xds::snapshot::access_log::{Body, Format};
 use outrigger_xds::snapshot::{
-    AddressPart, CloseSide, DurationKind, DurationUnit, GrpcStatusForm, HostSource, JsonNode, Op,
-    PathForm, PathSource, StartTime, Template, TimePoint, WireBytes,
+    AddressPart, CloseSide, DurationKind, DurationUnit, GrpcStatusForm, HostSource, Op, PathForm,
+    PathSource, StartTime, Template, TimePoint, WireBytes,
 };
 
+use super::capture::Captured;
 use super::clock::{Clock, decimal};
+use super::program::{JsonPart, Part, Program};
 use super::record::{Address, Record, Times};
 
 /// Header values by lower-case name; pseudo headers included. The first of a repeated header.
@@ -43,27 +44,31 @@ impl Renderer {
         Renderer { clock: Clock::new(), ids: UniqueIds::new(), raw: Vec::new() }
     }
 
-    /// Appends one record as `format` says. JSON ends with a line feed; text ends as configured.
-    pub fn line(
+    /// Appends one record as `program` says.
+    ///
+    /// Between lines of programs that do not outlive each other, call [`Renderer::forget`].
+    pub(super) fn line(
         &mut self,
-        format: &Format,
+        program: &Program,
         record: &Record<'_>,
-        headers: &impl Headers,
+        headers: Captured<'_>,
         out: &mut Vec<u8>,
     ) {
-        let omit = format.omit_empty_values;
-        match &format.body {
-            Body::Text(template) => {
-                self.template(template, record, headers, if omit { b"" } else { b"-" }, out);
-            }
-            Body::Json(node) => {
-                self.json(node, record, headers, omit, out);
+        match program {
+            Program::Text { parts, missing } => self.parts(parts, record, headers, missing, out),
+            Program::Json { node, omit } => {
+                self.json(node, record, headers, *omit, out);
                 out.push(b'\n');
             }
         }
     }
 
-    /// Appends the value of `template`, with `missing` for what is not known.
+    /// Forgets what belongs to the programs that lines were written with.
+    pub(super) fn forget(&mut self) {
+        self.clock.forget();
+    }
+
+    /// Appends the value of `template`, with `missing` for what is not known: for header values.
     pub fn template(
         &mut self,
         template: &Template,
@@ -72,28 +77,67 @@ impl Renderer {
         missing: &[u8],
         out: &mut Vec<u8>,
     ) {
+        // Whose template this is, and for how long, is not known here.
+        self.forget();
         for op in &template.ops {
             if self.op(op, record, headers, out) == Shape::Missing {
                 out.extend_from_slice(missing);
             }
+        }
+        self.forget();
+    }
+
+    fn parts(
+        &mut self,
+        parts: &[Part],
+        record: &Record<'_>,
+        headers: Captured<'_>,
+        missing: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        for part in parts {
+            if self.part(part, record, headers, out) == Shape::Missing {
+                out.extend_from_slice(missing);
+            }
+        }
+    }
+
+    fn part(
+        &mut self,
+        part: &Part,
+        record: &Record<'_>,
+        headers: Captured<'_>,
+        out: &mut Vec<u8>,
+    ) -> Shape {
+        match part {
+            Part::Literal(literal) => {
+                out.extend_from_slice(literal);
+                Shape::Text
+            }
+            Part::Header { slot, alternative, max_len } => {
+                let values = headers.values;
+                let value = values.get(*slot).or_else(|| values.get((*alternative)?));
+                raw(out, value.map(|value| &value[..value.len().min(*max_len)]))
+            }
+            Part::Op(op) => self.op(op, record, &headers, out),
         }
     }
 
     /// Appends `node`; `false` when it was nothing but a missing value, written as `null`.
     fn json(
         &mut self,
-        node: &JsonNode,
+        node: &JsonPart,
         record: &Record<'_>,
-        headers: &impl Headers,
+        headers: Captured<'_>,
         omit: bool,
         out: &mut Vec<u8>,
     ) -> bool {
         match node {
-            JsonNode::Literal(text) => out.extend_from_slice(text.as_bytes()),
-            JsonNode::Value(op) => {
+            JsonPart::Literal(text) => out.extend_from_slice(text.as_bytes()),
+            JsonPart::Value(part) => {
                 let start = out.len();
                 out.push(b'"');
-                match self.op(op, record, headers, out) {
+                match self.part(part, record, headers, out) {
                     Shape::Missing => {
                         out.truncate(start);
                         out.extend_from_slice(b"null");
@@ -105,13 +149,13 @@ impl Renderer {
                     Shape::Text => self.close_string(start + 1, out),
                 }
             }
-            JsonNode::Text(template) => {
+            JsonPart::Text(parts) => {
                 out.push(b'"');
                 let start = out.len();
-                self.template(template, record, headers, if omit { b"" } else { b"-" }, out);
+                self.parts(parts, record, headers, if omit { b"" } else { b"-" }, out);
                 self.close_string(start, out);
             }
-            JsonNode::Object(members) => {
+            JsonPart::Object(members) => {
                 out.push(b'{');
                 let first = out.len();
                 for (key, value) in members {
@@ -127,7 +171,7 @@ impl Renderer {
                 }
                 out.push(b'}');
             }
-            JsonNode::List(nodes) => {
+            JsonPart::List(nodes) => {
                 out.push(b'[');
                 for (index, node) in nodes.iter().enumerate() {
                     if index > 0 {
@@ -175,7 +219,7 @@ impl Renderer {
                     StartTime::Start => record.start_wall_ns,
                     StartTime::Emit => record.emit_wall_ns,
                 };
-                self.clock.write(wall_ns, *local, format, out);
+                self.clock.write_again(wall_ns, *local, format, out);
                 Shape::Text
             }
             Op::Duration(kind) => {

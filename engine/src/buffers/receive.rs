@@ -32,7 +32,8 @@ pub struct ReceiveBuffers {
 
 struct Inner {
     entries: Mapping,
-    memory: Mapping,
+    /// What the blocks point into; unmapped with them.
+    _memory: Mapping,
     blocks: Box<[Block]>,
     config: ReceiveConfig,
     mask: u16,
@@ -64,7 +65,7 @@ impl ReceiveBuffers {
         let buffers = Self {
             inner: Rc::new(Inner {
                 entries,
-                memory,
+                _memory: memory,
                 blocks,
                 config,
                 mask: ring_entries - 1,

@@ -27,9 +27,4 @@ impl Input {
             self.rest = Some(chunk);
         }
     }
-
-    /// True when bytes are at hand without asking the socket.
-    pub(super) fn has_rest(&self) -> bool {
-        self.rest.is_some()
-    }
 }

@@ -26,18 +26,18 @@ impl Peer {
 
 /// What was found out about a request's origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub(super) struct Origin {
     /// The client, as far as the configuration trusts what it was told.
-    pub client: Option<IpAddr>,
+    pub(super) client: Option<IpAddr>,
     /// It may set `x-envoy-*` control headers.
-    pub internal: bool,
+    pub(super) internal: bool,
     /// This proxy is the first that the request met.
-    pub edge: bool,
+    pub(super) edge: bool,
 }
 
 impl Origin {
     /// Decides from the peer and the `x-forwarded-for` that came.
-    pub fn of(rules: &OriginRules, peer: Peer, fields: &[Field<'_>]) -> Self {
+    pub(super) fn of(rules: &OriginRules, peer: Peer, fields: &[Field<'_>]) -> Self {
         let forwarded = || fields.iter().filter(|field| field.kind == FieldKind::XForwardedFor);
         let hops = rules.xff_num_trusted_hops as usize;
         let (client, alone) = if rules.use_remote_address {
@@ -76,7 +76,7 @@ fn address_from_end<'f, 'b: 'f>(
 }
 
 /// Whether a request field may go on, given who sent it: control headers of strangers may not.
-pub fn is_believed(origin: Origin, field: &Field<'_>) -> bool {
+pub(super) fn is_believed(origin: Origin, field: &Field<'_>) -> bool {
     match field.kind {
         // Ours to say, from what we found out.
         FieldKind::XEnvoyInternal => false,

@@ -8,7 +8,7 @@ use outrigger_xds::snapshot::{EscapedSlashes, PathRules};
 
 /// What became of a path.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Normalized<'p> {
+pub(super) enum Normalized<'p> {
     /// Route and forward this (with its query).
     Path(Cow<'p, str>),
     /// 400.
@@ -18,7 +18,7 @@ pub enum Normalized<'p> {
 }
 
 /// Applies `rules` to a path with its query.
-pub fn normalize<'p>(rules: &PathRules, path_and_query: &'p str) -> Normalized<'p> {
+pub(super) fn normalize<'p>(rules: &PathRules, path_and_query: &'p str) -> Normalized<'p> {
     if !rules.normalize && !rules.merge_slashes && rules.escaped_slashes == EscapedSlashes::KeepUnchanged
     {
         return Normalized::Path(Cow::Borrowed(path_and_query));
@@ -53,7 +53,7 @@ pub fn normalize<'p>(rules: &PathRules, path_and_query: &'p str) -> Normalized<'
 }
 
 /// The path, and the query with its question mark.
-pub fn split(path_and_query: &str) -> (&str, &str) {
+pub(super) fn split(path_and_query: &str) -> (&str, &str) {
     let end = memchr::memchr(b'?', path_and_query.as_bytes()).unwrap_or(path_and_query.len());
     path_and_query.split_at(end)
 }

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_queue::ArrayQueue;
 
 /// The sending side; any thread may hold one.
-pub struct Sender<M> {
+pub(super) struct Sender<M> {
     shared: Arc<Shared<M>>,
 }
 
 /// The shard's side.
-pub struct Mailbox<M> {
+pub(super) struct Mailbox<M> {
     shared: Arc<Shared<M>>,
 }
 
@@ -30,7 +30,7 @@ struct Shared<M> {
 ///
 /// # Errors
 /// When no eventfd can be made.
-pub fn mailbox<M>(capacity: usize) -> io::Result<(Sender<M>, Mailbox<M>)> {
+pub(super) fn mailbox<M>(capacity: usize) -> io::Result<(Sender<M>, Mailbox<M>)> {
     // SAFETY: a plain system call; the result is checked before it is owned.
     let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     if bell < 0 {
@@ -50,14 +50,14 @@ impl<M> Sender<M> {
     ///
     /// # Errors
     /// Gives the message back when the mailbox is full.
-    pub fn send(&self, message: M) -> Result<(), M> {
+    pub(super) fn send(&self, message: M) -> Result<(), M> {
         self.shared.queue.push(message)?;
         self.ring();
         Ok(())
     }
 
     /// Wakes the shard without a message.
-    pub fn ring(&self) {
+    pub(super) fn ring(&self) {
         if !self.shared.rung.swap(true, Ordering::AcqRel) {
             let one = 1u64;
             // SAFETY: eight bytes to an eventfd that `shared` keeps open. It can't be full: it is
@@ -78,12 +78,12 @@ impl<M> Mailbox<M> {
     ///
     /// # Errors
     /// When out of descriptors.
-    pub fn bell(&self) -> io::Result<OwnedFd> {
+    pub(super) fn bell(&self) -> io::Result<OwnedFd> {
         self.shared.bell.try_clone()
     }
 
     /// Takes the next message. After `None` the bell will be rung for the next one.
-    pub fn take(&self) -> Option<M> {
+    pub(super) fn take(&self) -> Option<M> {
         if let Some(message) = self.shared.queue.pop() {
             return Some(message);
         }

@@ -73,7 +73,7 @@ pub fn pulses(shards: usize) -> Pulses {
 }
 
 /// The shard that a new connection accepted by `own` should go to: `own` unless another has fewer.
-pub fn quietest(pulses: &[Pulse], own: usize) -> usize {
+pub(super) fn quietest(pulses: &[Pulse], own: usize) -> usize {
     let mut best = own;
     let mut fewest = pulses[own].connections();
     for (index, pulse) in pulses.iter().enumerate() {

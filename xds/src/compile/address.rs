@@ -5,9 +5,7 @@ use std::path::Path;
 
 use crate::compile::invalid;
 use crate::fault::Found;
-use crate::snapshot::{
-    Address, SocketOption, SocketOptionState, SocketOptionValue, TcpKeepalive,
-};
+use crate::snapshot::{Address, SocketOption, SocketOptionState, SocketOptionValue, TcpKeepalive};
 use crate::view::View;
 
 /// An address whose host need not be resolved.

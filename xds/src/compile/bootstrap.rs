@@ -154,7 +154,8 @@ fn node(bootstrap: &View<'_>) -> Node {
 
 /// Without an address there is no admin server.
 fn admin(bootstrap: &View<'_>) -> Result<Option<Admin>, Found> {
-    let Some(location) = bootstrap.message("admin").and_then(|admin| admin.message("address")) else {
+    let Some(location) = bootstrap.message("admin").and_then(|admin| admin.message("address"))
+    else {
         return Ok(None);
     };
     Ok(Some(Admin { address: address::resolved(&location)? }))
@@ -181,15 +182,14 @@ pub(crate) fn shorthand(text: &str) -> Option<Json> {
             .contains(&path.len())
             .then(|| serde_json::json!({ "pipe": { "path": path } }));
     }
-    let socket = |host: &str, port: u16| {
-        serde_json::json!({ "socket_address": { "address": host, "port_value": port } })
-    };
+    let socket = |host: &str, port: u16| serde_json::json!({ "socket_address": { "address": host, "port_value": port } });
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Some(socket(&address.ip().to_string(), address.port()));
     }
     let (host, port) = text.rsplit_once(':')?;
     let port = port.parse().ok()?;
-    let is_host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let is_host_byte =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
     match host {
         "" | "*" => Some(socket("0.0.0.0", port)),
         host if host.bytes().all(is_host_byte) => Some(socket(host, port)),

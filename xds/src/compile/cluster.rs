@@ -62,6 +62,8 @@ fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
         return Err(view.unsupported("type", &kind));
     }
     let targets = targets(view)?;
+    // Read for every kind, so that a bad value is found whether or not it has an effect.
+    let mut config = dns(view)?;
     if kind == "STATIC" {
         let mut endpoints = Vec::with_capacity(targets.len());
         for (target, at) in targets {
@@ -92,9 +94,11 @@ fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
         }
     }
     if kind == "LOGICAL_DNS" && names.len() != 1 {
-        return Err(view.invalid("load_assignment", "a LOGICAL_DNS cluster has exactly one endpoint"));
+        return Err(
+            view.invalid("load_assignment", "a LOGICAL_DNS cluster has exactly one endpoint")
+        );
     }
-    let config = dns(view, names)?;
+    config.targets = names;
     let discovery = if kind == "STRICT_DNS" {
         Discovery::StrictDns(config)
     } else {
@@ -103,7 +107,8 @@ fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
     Ok((discovery, Vec::new()))
 }
 
-fn dns(view: &View<'_>, targets: Vec<DnsTarget>) -> Result<DnsConfig, Found> {
+/// Everything but the targets.
+fn dns(view: &View<'_>) -> Result<DnsConfig, Found> {
     let refresh_rate = view.duration("dns_refresh_rate")?.unwrap_or(DNS_REFRESH_RATE);
     if refresh_rate < DNS_REFRESH_RATE_MIN {
         return Err(view.invalid("dns_refresh_rate", "must be above 1 ms"));
@@ -121,7 +126,7 @@ fn dns(view: &View<'_>, targets: Vec<DnsTarget>) -> Result<DnsConfig, Found> {
         }
     };
     Ok(DnsConfig {
-        targets,
+        targets: Vec::new(),
         refresh_rate,
         failure_refresh_rate,
         jitter: view.duration("dns_jitter")?.unwrap_or_default(),
@@ -150,9 +155,9 @@ fn targets(view: &View<'_>) -> Result<Vec<(Target, crate::fault::Trail)>, Found>
     let mut localities = Vec::new();
     for locality in assignment.messages("endpoints") {
         // One priority only, so two entries of one locality are one too many.
-        let name = locality.message("locality").map(|name| {
-            ["region", "zone", "sub_zone"].map(|part| name.text(part).to_owned())
-        });
+        let name = locality
+            .message("locality")
+            .map(|name| ["region", "zone", "sub_zone"].map(|part| name.text(part).to_owned()));
         if let Some(name) = name {
             if localities.contains(&name) {
                 return Err(locality.invalid("locality", "is used twice"));
@@ -166,7 +171,8 @@ fn targets(view: &View<'_>) -> Result<Vec<(Target, crate::fault::Trail)>, Found>
     }
     let mut weights = 0u64;
     for (target, _) in &targets {
-        let (Target::Endpoint(endpoint) | Target::Dns(DnsTarget { template: endpoint, .. })) = target;
+        let (Target::Endpoint(endpoint) | Target::Dns(DnsTarget { template: endpoint, .. })) =
+            target;
         weights += u64::from(endpoint.weight);
     }
     if u32::try_from(weights).is_err() {
@@ -177,8 +183,12 @@ fn targets(view: &View<'_>) -> Result<Vec<(Target, crate::fault::Trail)>, Found>
 }
 
 fn endpoint(member: &View<'_>) -> Result<(Target, crate::fault::Trail), Found> {
-    let Some(endpoint) = member.message("endpoint") else { return Err(member.required("endpoint")) };
-    let Some(location) = endpoint.message("address") else { return Err(endpoint.required("address")) };
+    let Some(endpoint) = member.message("endpoint") else {
+        return Err(member.required("endpoint"));
+    };
+    let Some(location) = endpoint.message("address") else {
+        return Err(endpoint.required("address"));
+    };
     let health = match member.choice("health_status")?.as_str() {
         "UNKNOWN" | "HEALTHY" => Health::Healthy,
         "DEGRADED" => Health::Degraded,
@@ -198,13 +208,19 @@ fn endpoint(member: &View<'_>) -> Result<(Target, crate::fault::Trail), Found> {
     let target = match address::named(&location)? {
         Named::Address(address) => {
             if address.ip().is_some_and(|address| address.port() == 0) {
-                return Err(invalid(location.at("socket_address").field("port_value"), "must not be 0"));
+                return Err(invalid(
+                    location.at("socket_address").field("port_value"),
+                    "must not be 0",
+                ));
             }
             Target::Endpoint(describe(address, ""))
         }
         Named::Host { host, port } => {
             if port == 0 {
-                return Err(invalid(location.at("socket_address").field("port_value"), "must not be 0"));
+                return Err(invalid(
+                    location.at("socket_address").field("port_value"),
+                    "must not be 0",
+                ));
             }
             // The address is replaced by every answer, and until then nothing connects to it.
             let unresolved = Address::Unix(Path::new("").into());

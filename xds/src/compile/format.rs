@@ -143,11 +143,13 @@ impl<'a> Operator<'a> {
         }
         let Some(op) = self.without_argument() else {
             let name = self.name;
-            return Err(if NEED_MORE.contains(&name) || name.contains("_PEER_") || name.contains("_SAN") {
-                Found::new(at.clone(), Problem::UnsupportedValue(format!("operator %{name}%")))
-            } else {
-                invalid(at, format!("there is no operator %{name}%"))
-            });
+            return Err(
+                if NEED_MORE.contains(&name) || name.contains("_PEER_") || name.contains("_SAN") {
+                    Found::new(at.clone(), Problem::UnsupportedValue(format!("operator %{name}%")))
+                } else {
+                    invalid(at, format!("there is no operator %{name}%"))
+                },
+            );
         };
         match self.argument {
             Some(_) => Err(invalid(at, format!("%{}% takes no argument", self.name))),
@@ -194,8 +196,11 @@ impl<'a> Operator<'a> {
             "RESPONSE_DURATION" => Op::Duration(DurationKind::Response),
             "RESPONSE_TX_DURATION" => Op::Duration(DurationKind::ResponseTx),
             // QUIC only; virtual clusters and custom flags are never configured.
-            "BYTES_RETRANSMITTED" | "PACKETS_RETRANSMITTED" | "ROUNDTRIP_DURATION"
-            | "VIRTUAL_CLUSTER_NAME" | "CUSTOM_FLAGS" => Op::Missing,
+            "BYTES_RETRANSMITTED"
+            | "PACKETS_RETRANSMITTED"
+            | "ROUNDTRIP_DURATION"
+            | "VIRTUAL_CLUSTER_NAME"
+            | "CUSTOM_FLAGS" => Op::Missing,
             "UPSTREAM_HOST" => Op::UpstreamHost,
             "UPSTREAM_HOST_NAME" => Op::UpstreamHostName { without_port: false },
             "UPSTREAM_HOST_NAME_WITHOUT_PORT" => Op::UpstreamHostName { without_port: true },
@@ -346,7 +351,8 @@ impl<'a> Operator<'a> {
 
     fn common_duration(self, at: &Trail) -> Result<Op, Found> {
         let argument = self.argument.unwrap_or_default();
-        let bad = |part: &str| invalid(at, format!("%COMMON_DURATION({argument})%: {part:?} is unknown"));
+        let bad =
+            |part: &str| invalid(at, format!("%COMMON_DURATION({argument})%: {part:?} is unknown"));
         let mut parts = argument.split(':');
         let mut point = || {
             let name = parts.next().unwrap_or_default();

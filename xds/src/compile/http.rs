@@ -114,7 +114,9 @@ fn limits(view: &View<'_>) -> Result<HttpLimits, Found> {
     }
     let kb = view.positive("max_request_headers_kb")?.unwrap_or(REQUEST_HEADERS_KB);
     if kb > HEADERS_KB_MAX {
-        return Err(view.invalid("max_request_headers_kb", format!("must be at most {HEADERS_KB_MAX}")));
+        return Err(
+            view.invalid("max_request_headers_kb", format!("must be at most {HEADERS_KB_MAX}"))
+        );
     }
     let count = match &common {
         Some(common) => common.positive("max_headers_count")?,
@@ -154,8 +156,8 @@ fn http1(view: &View<'_>) -> Result<Http1Options, Found> {
 /// Http1ProtocolOptions.header_key_format.
 pub(crate) fn header_case(options: &View<'_>) -> Result<HeaderCase, Found> {
     let Some(format) = options.message("header_key_format") else { return Ok(HeaderCase::Lower) };
-    let field = format
-        .required_which("header_format", &["proper_case_words", "stateful_formatter"])?;
+    let field =
+        format.required_which("header_format", &["proper_case_words", "stateful_formatter"])?;
     let Some(formatter) = format.message("stateful_formatter") else {
         return Ok(HeaderCase::ProperCaseWords);
     };
@@ -259,10 +261,9 @@ fn path_rules(view: &View<'_>) -> Result<PathRules, Found> {
 
 fn strip_port(view: &View<'_>) -> Result<StripPort, Found> {
     match (view.flag("strip_matching_host_port"), view.flag("strip_any_host_port")) {
-        (true, true) => Err(view.invalid(
-            "strip_any_host_port",
-            "set together with strip_matching_host_port",
-        )),
+        (true, true) => {
+            Err(view.invalid("strip_any_host_port", "set together with strip_matching_host_port"))
+        }
         (true, false) => Ok(StripPort::Matching),
         (false, true) => Ok(StripPort::Any),
         (false, false) => Ok(StripPort::Never),

@@ -11,7 +11,9 @@ use crate::view::View;
 /// route.v3.HeaderMatcher.
 pub(crate) fn header(view: &View<'_>) -> Result<HeaderMatcher, Found> {
     let name = header_name(view.required_text("name")?, view.at("name"))?;
-    let plain = |field: &str| -> Result<Box<[u8]>, Found> { Ok(view.required_text(field)?.as_bytes().into()) };
+    let plain = |field: &str| -> Result<Box<[u8]>, Found> {
+        Ok(view.required_text(field)?.as_bytes().into())
+    };
     let predicate = match view.which(&[
         "exact_match",
         "safe_regex_match",
@@ -74,11 +76,17 @@ pub(crate) fn query(view: &View<'_>) -> Result<QueryMatcher, Found> {
 /// type.matcher.v3.StringMatcher.
 pub(crate) fn string(view: &View<'_>) -> Result<StringMatcher, Found> {
     let ignore_case = view.flag("ignore_case");
-    let field = view
-        .required_which("match_pattern", &["exact", "prefix", "suffix", "safe_regex", "contains"])?;
+    let field = view.required_which(
+        "match_pattern",
+        &["exact", "prefix", "suffix", "safe_regex", "contains"],
+    )?;
     let text = || -> Box<[u8]> {
         let text = view.text(field);
-        if ignore_case { text.to_ascii_lowercase().into_bytes().into() } else { text.as_bytes().into() }
+        if ignore_case {
+            text.to_ascii_lowercase().into_bytes().into()
+        } else {
+            text.as_bytes().into()
+        }
     };
     if matches!(field, "prefix" | "suffix" | "contains") {
         view.required_text(field)?;

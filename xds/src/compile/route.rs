@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::compile::headers::{Level, flatten, header_name};
-use crate::compile::{Context, as_u32, format, header_text, http, invalid, matcher, runtime_fraction};
+use crate::compile::{
+    Context, as_u32, format, header_text, http, invalid, matcher, runtime_fraction,
+};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     ClusterRef, DirectResponse, Forward, HeaderEdits, HeaderName, HostRewrite, PathMatcher,
@@ -161,9 +163,7 @@ impl Host<'_> {
         };
         Ok(Forward {
             target,
-            cluster_not_found_status: match view
-                .choice("cluster_not_found_response_code")?
-                .as_str()
+            cluster_not_found_status: match view.choice("cluster_not_found_response_code")?.as_str()
             {
                 "SERVICE_UNAVAILABLE" => 503,
                 "NOT_FOUND" => 404,
@@ -195,7 +195,8 @@ impl Host<'_> {
         let mut sums = Vec::new();
         let mut total = 0u64;
         for entry in view.messages("clusters") {
-            let target = match (entry.optional_text("name"), entry.optional_text("cluster_header")) {
+            let target = match (entry.optional_text("name"), entry.optional_text("cluster_header"))
+            {
                 (Some(_), None) => Ok(self.cluster(&entry, "name")?),
                 (None, Some(name)) => Err(header_name(name, entry.at("cluster_header"))?),
                 (Some(_), Some(_)) => {
@@ -339,12 +340,8 @@ fn host_rewrite(view: &View<'_>) -> Result<Option<HostRewrite>, Found> {
         let on = view.wrapped_flag("auto_host_rewrite").unwrap_or(false);
         return Ok(on.then_some(HostRewrite::Auto));
     }
-    let fields = [
-        "host_rewrite_literal",
-        "host_rewrite_header",
-        "host_rewrite_path_regex",
-        "host_rewrite",
-    ];
+    let fields =
+        ["host_rewrite_literal", "host_rewrite_header", "host_rewrite_path_regex", "host_rewrite"];
     let Some(field) = one_of(view, &fields)? else { return Ok(None) };
     let text = || header_text(view, field).map(Option::unwrap_or_default);
     Ok(match (field, view.message("host_rewrite_path_regex")) {
@@ -373,7 +370,9 @@ fn redirect(view: &View<'_>) -> Result<Redirect, Found> {
     let path = match (one_of(view, &fields)?, view.message("regex_rewrite")) {
         (None, _) => None,
         (Some(_), Some(rewrite)) => Some(RedirectPath::Regex(matcher::rewrite(&rewrite)?)),
-        (Some("path_redirect"), None) => Some(RedirectPath::Whole(path_text(view, "path_redirect")?)),
+        (Some("path_redirect"), None) => {
+            Some(RedirectPath::Whole(path_text(view, "path_redirect")?))
+        }
         (Some(field), None) => Some(RedirectPath::Prefix(path_text(view, field)?)),
     };
     Ok(Redirect {

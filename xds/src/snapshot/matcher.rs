@@ -69,9 +69,9 @@ impl StringMatcher {
     pub fn matches(&self, value: &[u8]) -> bool {
         match self {
             StringMatcher::Exact { text, ignore_case } => equal(value, text, *ignore_case),
-            StringMatcher::Prefix { text, ignore_case } => value
-                .get(..text.len())
-                .is_some_and(|head| equal(head, text, *ignore_case)),
+            StringMatcher::Prefix { text, ignore_case } => {
+                value.get(..text.len()).is_some_and(|head| equal(head, text, *ignore_case))
+            }
             StringMatcher::Suffix { text, ignore_case } => value
                 .len()
                 .checked_sub(text.len())
@@ -176,7 +176,9 @@ impl HeaderMatcher {
 
     fn matches_single(&self, value: Option<&[u8]>) -> bool {
         match (&self.predicate, value) {
-            (HeaderPredicate::Present(wanted), value) => (value.is_some() == *wanted) != self.invert,
+            (HeaderPredicate::Present(wanted), value) => {
+                (value.is_some() == *wanted) != self.invert
+            }
             (predicate, Some(value)) => predicate.holds(value) != self.invert,
             (predicate, None) if self.missing_is_empty => predicate.holds(b"") != self.invert,
             (_, None) => false,
@@ -234,9 +236,8 @@ impl StringMatcher {
                 .count()
                 .checked_sub(wanted.len())
                 .is_some_and(|start| starts_with(text().skip(start), wanted, *ignore_case)),
-            StringMatcher::Contains { text: wanted, ignore_case } => {
-                (0..text().count()).any(|start| starts_with(text().skip(start), wanted, *ignore_case))
-            }
+            StringMatcher::Contains { text: wanted, ignore_case } => (0..text().count())
+                .any(|start| starts_with(text().skip(start), wanted, *ignore_case)),
             StringMatcher::Regex(pattern) => pattern.matches_bytes(text()),
         }
     }

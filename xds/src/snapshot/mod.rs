@@ -29,8 +29,8 @@ pub use self::cluster::{
     TcpKeepalive,
 };
 pub use self::format::{
-    AddressPart, CloseSide, DurationKind, DurationUnit, GrpcStatusForm, HostSource,
-    JsonNode, Op, PathForm, PathSource, StartTime, Template, TimePart, TimePoint, WireBytes,
+    AddressPart, CloseSide, DurationKind, DurationUnit, GrpcStatusForm, HostSource, JsonNode, Op,
+    PathForm, PathSource, StartTime, Template, TimePart, TimePoint, WireBytes,
 };
 pub use self::headers::{AppendAction, HeaderEdits, HeaderName, HeaderOp};
 pub use self::http::{

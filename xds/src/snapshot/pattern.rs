@@ -50,11 +50,12 @@ impl Pattern {
     /// # Errors
     /// If it is not RE2 syntax, or too large.
     pub fn new(source: &str) -> Result<Pattern, PatternError> {
-        let whole = re2::translate(source)?;
-        // The `regex` engine is built in any case: it is the judge of syntax and size.
-        let regex = whole_match(&whole)?;
-        let engine = automaton(&whole)
-            .map_or(Engine::Pooled(regex), |automaton| Engine::Automaton(Arc::new(automaton)));
+        let translated = re2::translate(source)?;
+        let engine = match automaton(&translated) {
+            Some(automaton) => Engine::Automaton(Arc::new(automaton)),
+            // Too large for that, or wrong: the `regex` engine is the judge.
+            None => Engine::Pooled(whole_match(&translated)?),
+        };
         Ok(Pattern { source: source.into(), engine })
     }
 

@@ -57,7 +57,8 @@ impl Translator<'_> {
             'A' | 'z' if !in_class => self.keep(c),
             'C' if !in_class => self.out.push_str(r"(?s-u:.)"),
             'Q' if !in_class => self.quoted(),
-            'a' | 'f' | 't' | 'n' | 'r' | 'v' | 'p' | 'P' => self.keep(c),
+            'a' | 'f' | 't' | 'n' | 'r' | 'v' => self.keep(c),
+            'p' | 'P' => self.property(c),
             'x' => self.hexadecimal()?,
             '0'..='7' => self.octal(c)?,
             c if c.is_ascii() && !c.is_ascii_alphanumeric() => self.literal(c),
@@ -91,6 +92,20 @@ impl Translator<'_> {
         self.out.push_str(&format!("\\x{{{code:x}}}"));
     }
 
+    /// `\pL` and `\p{Greek}`: the braces are no repetition.
+    fn property(&mut self, c: char) {
+        self.keep(c);
+        if self.eat('{') {
+            self.out.push('{');
+            for c in self.rest.by_ref() {
+                self.out.push(c);
+                if c == '}' {
+                    return;
+                }
+            }
+        }
+    }
+
     fn quoted(&mut self) {
         while let Some(c) = self.rest.next() {
             if c == '\\' && self.peek() == Some('E') {
@@ -103,14 +118,14 @@ impl Translator<'_> {
 
     /// `\x7F` and `\x{10FFFF}`.
     fn hexadecimal(&mut self) -> Result<(), PatternError> {
-        let digits: String = if self.eat('{') {
-            let digits = self.rest.by_ref().take_while(|c| *c != '}').collect();
-            digits
+        let in_braces = self.eat('{');
+        let digits: String = if in_braces {
+            self.rest.by_ref().take_while(|c| *c != '}').collect()
         } else {
             self.rest.by_ref().take(2).collect()
         };
         match u32::from_str_radix(&digits, 16).ok().filter(|code| char::from_u32(*code).is_some()) {
-            Some(code) if digits.len() >= 2 || !digits.is_empty() => {
+            Some(code) if in_braces || digits.len() == 2 => {
                 self.code_point(code);
                 Ok(())
             }
@@ -167,7 +182,8 @@ impl Translator<'_> {
     }
 
     fn dash(&mut self) {
-        let at_edge = self.out.ends_with('[') || self.out.ends_with("[^") || self.peek() == Some(']');
+        let at_edge =
+            self.out.ends_with('[') || self.out.ends_with("[^") || self.peek() == Some(']');
         // `--` is a set operation of the target.
         if at_edge || self.peek() == Some('-') && self.out.ends_with('-') {
             self.keep('-');
@@ -176,22 +192,21 @@ impl Translator<'_> {
         }
     }
 
-    /// After `[` with `:` ahead; copied if it is `[:name:]`, else a plain bracket.
+    /// After `[` with `:` ahead: `[:name:]`, or a plain bracket if nothing closes it.
     fn posix_class(&mut self) -> Result<(), PatternError> {
         let ahead = self.rest.as_str();
-        match ahead[1..].find(":]") {
-            Some(end) if ahead[1..=end].chars().all(|c| c.is_ascii_alphabetic() || c == '^') => {
-                let text = &ahead[..end + 3];
-                self.out.push('[');
-                self.out.push_str(text);
-                self.rest = ahead[end + 3..].chars();
-                Ok(())
-            }
-            _ => {
-                self.keep('[');
-                Ok(())
-            }
+        let Some(end) = ahead[1..].find(":]") else {
+            self.keep('[');
+            return Ok(());
+        };
+        let name = &ahead[1..=end];
+        if !POSIX_CLASSES.contains(&name.strip_prefix('^').unwrap_or(name)) {
+            return Err(error(format!("[:{name}:] is not a class of characters")));
         }
+        self.out.push('[');
+        self.out.push_str(&ahead[..end + 3]);
+        self.rest = ahead[end + 3..].chars();
+        Ok(())
     }
 
     /// After `{`: a repetition if it is written as one, else a brace.
@@ -238,3 +253,8 @@ fn error(text: impl Into<String>) -> PatternError {
 
 /// RE2's own bound on counted repetition.
 const REPETITIONS_MAX: u32 = 1000;
+
+const POSIX_CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct",
+    "space", "upper", "word", "xdigit",
+];

@@ -375,7 +375,8 @@ impl Domains {
             hashed = to;
             hash.finish()
         };
-        for length in self.suffix_lengths.iter().copied().take_while(|length| *length < host.len()) {
+        for length in self.suffix_lengths.iter().copied().take_while(|length| *length < host.len())
+        {
             let tail = &host[host.len() - length..];
             if let Some(entry) = lookup(&self.suffixes, extend(length), tail) {
                 longest_suffix = Some(entry.host);
@@ -394,7 +395,8 @@ impl Domains {
         let mut longest = None;
         let mut hash = RunningHash::default();
         let mut hashed = 0;
-        for length in self.prefix_lengths.iter().copied().take_while(|length| *length < host.len()) {
+        for length in self.prefix_lengths.iter().copied().take_while(|length| *length < host.len())
+        {
             hash = host[hashed..length].iter().fold(hash, |hash, byte| hash.with(*byte));
             hashed = length;
             if let Some(entry) = lookup(&self.prefixes, hash.finish(), &host[..length]) {

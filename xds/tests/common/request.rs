@@ -51,7 +51,6 @@ impl RequestView for Request {
     }
 
     fn header_values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        let name = name.to_owned();
         self.headers.iter().filter(move |(key, _)| *key == name).map(|(_, value)| value.as_bytes())
     }
 }

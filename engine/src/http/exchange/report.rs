@@ -1,0 +1,131 @@
+//! Replies of ours, and the record of an exchange for the access log.
+
+use outrigger_codecs::http1::Method;
+use outrigger_xds::snapshot::ServerHeaderMode;
+
+use crate::access_log::{self, LogType, Protocol, Record, StreamId};
+use crate::cluster::ClusterRuntime;
+use crate::shard::Shard;
+
+use super::super::begin::Arrival;
+use super::super::origin::Peer;
+use super::super::reply::{Reply, ReplyFrame};
+use super::super::upgrade::Tunnel;
+use super::{Deadlines, Downstream, Exchange, ResponsePhase, Upstream};
+
+impl Exchange {
+    /// Answers in place of upstream.
+    pub(in crate::http) fn reply(&mut self, down: &mut Downstream<'_>, reply: &Reply) {
+        self.release_upstream(down.shard);
+        self.upstream = Upstream::Idle;
+        self.deadlines = Deadlines::default();
+        self.replay = None;
+        self.tunnel_refused(down);
+        if let Some((cluster, _)) = &self.destination {
+            cluster.stats.response(reply.status);
+        }
+        self.facts.code = reply.status;
+        self.facts.details = reply.details;
+        self.facts.flags.insert(reply.flags);
+        self.facts.times.downstream_tx_begin = down.shard.clock.now();
+        self.response.phase = ResponsePhase::Complete;
+        // What the request still has to say is read as far as it is here already.
+        let unread = !self.request.complete;
+        self.response.closes =
+            reply.close || unread || !self.client.keep_alive || down.shard.is_draining();
+        let server = &down.http.config.server;
+        let frame = ReplyFrame {
+            date: down.shard.clock.date(),
+            server: (server.mode != ServerHeaderMode::PassThrough).then_some(&*server.name),
+            request_id: self
+                .request_id
+                .as_ref()
+                .filter(|_| down.http.config.request_id.always_set_in_response)
+                .map(|id| &id[..]),
+            close: self.response.closes,
+            http10: self.client.http10,
+            head_only: self.client.method == Method::Head,
+        };
+        let (chunk, head_len) = reply.render(&down.shard.arena, &frame);
+        self.facts.bytes.response_headers = head_len as u64;
+        self.facts.bytes.sent = (chunk.len() - head_len) as u64;
+        down.socket.send(chunk);
+    }
+
+    pub(super) fn tunnel_refused(&mut self, down: &Downstream<'_>) {
+        if self.tunnel != Tunnel::None && self.destination.is_some() {
+            down.http.stats.downstream_cx_upgrades_active.dec();
+        }
+        self.tunnel = Tunnel::None;
+    }
+
+    /// What is known when the request's head is rendered.
+    pub(in crate::http) fn record<'a>(
+        &'a self,
+        arrival: &Arrival<'_>,
+        cluster: &'a ClusterRuntime,
+    ) -> Record<'a> {
+        let mut record = self.common_record(arrival.shard, arrival.peer, arrival.connection_id);
+        record.upstream_cluster = Some(&cluster.config.stat_name);
+        record.upstream_cluster_raw = Some(&cluster.config.name);
+        record
+    }
+
+    pub(super) fn record_of(&self, down: &Downstream<'_>) -> Record<'_> {
+        let mut record = self.common_record(down.shard, down.peer, down.connection_id);
+        if let Some((cluster, host)) = &self.destination {
+            record.upstream_cluster = Some(&cluster.config.stat_name);
+            record.upstream_cluster_raw = Some(&cluster.config.name);
+            record.upstream_remote = Some(match host.endpoint.address.ip() {
+                Some(address) => access_log::Address::Ip(address),
+                None => access_log::Address::Pipe(&host.address_text),
+            });
+            record.upstream_host_name = Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
+            record.upstream_protocol = Some(Protocol::Http11);
+        }
+        record
+    }
+
+    pub(super) fn common_record(&self, shard: &Shard, peer: Peer, connection_id: u64) -> Record<'_> {
+        let now = shard.clock.now();
+        let facts = &self.facts;
+        let age = now.saturating_sub(facts.times.downstream_rx_begin);
+        let address = match peer {
+            Peer::Ip(address) => access_log::Address::Ip(address),
+            Peer::Unix => access_log::Address::Pipe(""),
+        };
+        Record {
+            start_wall_ns: shard.clock.unix_ns() - age,
+            emit_wall_ns: shard.clock.unix_ns(),
+            times: facts.times,
+            protocol: Some(if self.client.http10 { Protocol::Http10 } else { Protocol::Http11 }),
+            response_code: facts.code,
+            flags: facts.flags,
+            response_code_details: Some(facts.details).filter(|details| !details.is_empty()),
+            bytes: facts.bytes,
+            downstream_remote: Some(address),
+            downstream_direct_remote: Some(address),
+            upstream_connection_id: facts.upstream_connection_id,
+            upstream_attempts: facts.attempts,
+            upstream_transport_failure: Some(facts.upstream_failure)
+                .filter(|failure| !failure.is_empty()),
+            connection_id,
+            stream_id: (facts.stream_id != 0).then_some(StreamId(facts.stream_id)),
+            log_type: LogType::DownstreamEnd,
+            ..Record::default()
+        }
+    }
+
+    pub(super) fn log(&self, down: &Downstream<'_>) {
+        let mut record = self.record_of(down);
+        let routes = &down.http.config.routes;
+        record.route_name = self
+            .response_edits
+            .route()
+            .and_then(|id| routes.route(id))
+            .map(|route| &*route.name)
+            .filter(|name| !name.is_empty());
+        let mut logger = down.shard.logger.borrow_mut();
+        logger.log(&down.http.logs, &record, &self.facts.capture);
+    }
+}

@@ -1,0 +1,195 @@
+//! Bootstraps, written as the smallest differences from one plain proxy.
+
+use serde_json::{Map, Value, json};
+
+use crate::net::Address;
+
+/// An Envoy v3 bootstrap: admin interface, one listener with a connection manager, and clusters.
+/// Every port is 0.
+#[derive(Clone, Debug)]
+pub struct Config {
+    json: Value,
+}
+
+impl Config {
+    /// Without routes and clusters.
+    #[must_use]
+    pub fn new() -> Config {
+        Config { json: json!({
+            "admin": {"address": Address::any().to_json()},
+            "static_resources": {
+                "listeners": [{
+                    "name": "main",
+                    "address": Address::any().to_json(),
+                    "filter_chains": [{"filters": [{
+                        "name": "http",
+                        "typed_config": {
+                            "@type": HTTP_CONNECTION_MANAGER,
+                            "stat_prefix": "main",
+                            "route_config": {"name": "routes", "virtual_hosts": [
+                                {"name": "all", "domains": ["*"], "routes": []},
+                            ]},
+                            "http_filters": [{
+                                "name": "router",
+                                "typed_config": {"@type": ROUTER},
+                            }],
+                        },
+                    }]}],
+                }],
+                "clusters": [],
+            },
+        }) }
+    }
+
+    /// Every request goes to one origin, by the cluster `origin`.
+    #[must_use]
+    pub fn to(origin: &Address) -> Config {
+        Config::new()
+            .cluster("origin", &[origin])
+            .route(json!({"match": {"prefix": "/"}, "route": {"cluster": "origin"}}))
+    }
+
+    /// One more cluster, with these endpoints.
+    #[must_use]
+    pub fn cluster(self, name: &str, endpoints: &[&Address]) -> Config {
+        let endpoints: Vec<Value> = endpoints
+            .iter()
+            .map(|address| json!({"endpoint": {"address": address.to_json()}}))
+            .collect();
+        self.raw_cluster(json!({
+            "name": name,
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "load_assignment": {
+                "cluster_name": name,
+                "endpoints": [{"lb_endpoints": endpoints}],
+            },
+        }))
+    }
+
+    /// One more cluster, as it is.
+    #[must_use]
+    pub fn raw_cluster(mut self, cluster: Value) -> Config {
+        push(&mut self.json["static_resources"]["clusters"], cluster);
+        self
+    }
+
+    /// Merges into the newest cluster.
+    #[must_use]
+    pub fn tune_cluster(mut self, patch: Value) -> Config {
+        let clusters = self.json["static_resources"]["clusters"].as_array_mut().unwrap();
+        merge(clusters.last_mut().unwrap(), patch);
+        self
+    }
+
+    /// One more route, after the others.
+    #[must_use]
+    pub fn route(mut self, route: Value) -> Config {
+        push(&mut self.manager()["route_config"]["virtual_hosts"][0]["routes"], route);
+        self
+    }
+
+    /// Merges into the newest route.
+    #[must_use]
+    pub fn tune_route(mut self, patch: Value) -> Config {
+        let routes = &mut self.manager()["route_config"]["virtual_hosts"][0]["routes"];
+        merge(routes.as_array_mut().unwrap().last_mut().unwrap(), patch);
+        self
+    }
+
+    /// Merges into the connection manager.
+    #[must_use]
+    pub fn http(mut self, patch: Value) -> Config {
+        merge(self.manager(), patch);
+        self
+    }
+
+    /// Merges into the listener.
+    #[must_use]
+    pub fn listener(mut self, patch: Value) -> Config {
+        merge(&mut self.json["static_resources"]["listeners"][0], patch);
+        self
+    }
+
+    /// One more listener, as it is.
+    #[must_use]
+    pub fn raw_listener(mut self, listener: Value) -> Config {
+        push(&mut self.json["static_resources"]["listeners"], listener);
+        self
+    }
+
+    /// Replaces the filters of the only chain.
+    #[must_use]
+    pub fn filters(mut self, filters: Value) -> Config {
+        self.json["static_resources"]["listeners"][0]["filter_chains"][0]["filters"] = filters;
+        self
+    }
+
+    /// Merges into the whole.
+    #[must_use]
+    pub fn with(mut self, patch: Value) -> Config {
+        merge(&mut self.json, patch);
+        self
+    }
+
+    /// Merges into `engine`, which only Outrigger has.
+    #[must_use]
+    pub fn engine(self, patch: Value) -> Config {
+        self.with(json!({"engine": patch}))
+    }
+
+    /// The bootstrap.
+    #[must_use]
+    pub fn json(&self) -> &Value {
+        &self.json
+    }
+
+    fn manager(&mut self) -> &mut Value {
+        let listener = &mut self.json["static_resources"]["listeners"][0];
+        &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config::new()
+    }
+}
+
+fn push(list: &mut Value, item: Value) {
+    list.as_array_mut().unwrap().push(item);
+}
+
+/// JSON merge patch (RFC 7396): objects are merged, `null` removes, all else replaces.
+fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let target = target.as_object_mut().unwrap();
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(&key);
+        } else {
+            merge(target.entry(key).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// Type of the HTTP connection manager.
+pub const HTTP_CONNECTION_MANAGER: &str = "type.googleapis.com/\
+    envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+/// Type of the router filter.
+pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+
+/// Type of the TCP proxy.
+pub const TCP_PROXY: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+
+/// Type of the file access log.
+pub const FILE_ACCESS_LOG: &str =
+    "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";

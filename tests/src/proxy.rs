@@ -1,0 +1,335 @@
+//! A proxy process, from its start to its end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::config::Config;
+use crate::http::Response;
+use crate::net::Address;
+use crate::process::{Limits, Process, Scratch};
+use crate::{PATIENCE, binary, eventually};
+
+/// How a proxy is to be started.
+#[derive(Debug)]
+pub struct Launch {
+    name: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
+    limits: Limits,
+    directory: Scratch,
+}
+
+impl Launch {
+    /// Outrigger with a bootstrap, on one shard.
+    #[must_use]
+    pub fn outrigger(config: &Config) -> Launch {
+        Launch::with_config("outrigger", binary::outrigger(), config).shards(1)
+    }
+
+    /// Envoy with the same bootstrap, on one worker.
+    #[must_use]
+    pub fn envoy(config: &Config) -> Launch {
+        Launch::with_config("envoy", binary::envoy(), config)
+            .shards(1)
+            .arguments(&["--disable-hot-restart", "--log-level", "warning"])
+    }
+
+    /// Outrigger with nothing but what is added.
+    #[must_use]
+    pub fn bare() -> Launch {
+        Launch {
+            name: "outrigger",
+            program: binary::outrigger().to_owned(),
+            arguments: Vec::new(),
+            limits: Limits::default(),
+            directory: Scratch::new(),
+        }
+    }
+
+    /// More arguments.
+    #[must_use]
+    pub fn arguments(mut self, more: &[&str]) -> Launch {
+        self.arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        self
+    }
+
+    /// So many shards.
+    #[must_use]
+    pub fn shards(mut self, count: u32) -> Launch {
+        if let Some(at) = self.arguments.iter().position(|argument| argument == "--concurrency") {
+            self.arguments.drain(at..at + 2);
+        }
+        self.arguments(&["--concurrency", &count.to_string()])
+    }
+
+    /// So many file descriptors at most.
+    #[must_use]
+    pub fn files(mut self, count: u64) -> Launch {
+        self.limits.files = Some(count);
+        self
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts it, and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready; with what it said.
+    #[must_use]
+    #[track_caller]
+    pub fn start(self) -> Proxy {
+        let admin_file = self.directory.file("admin-address");
+        let mut launch = self;
+        launch = launch.arguments(&["--admin-address-path", &admin_file.display().to_string()]);
+        let name = launch.name;
+        let process = launch.spawn();
+        let mut proxy = Proxy {
+            name,
+            process: process.process,
+            _directory: process.directory,
+            admin: Address::any(),
+            listeners: Vec::new(),
+        };
+        proxy.admin = eventually("the admin interface's address", || {
+            proxy.assert_runs();
+            let text = fs::read_to_string(&admin_file).ok()?;
+            text.trim().parse().ok().map(Address::Tcp)
+        });
+        eventually("/ready", || {
+            proxy.assert_runs();
+            let mut client = Client::try_connect(&proxy.admin).ok()?;
+            client.try_send(ADMIN_REQUEST_READY).ok()?;
+            client.try_response().ok().filter(|response| response.status == 200)
+        });
+        proxy.listeners = proxy.read_listeners();
+        proxy
+    }
+
+    /// Starts it, and leaves the rest to the caller.
+    ///
+    /// # Panics
+    /// If the program is not there.
+    #[must_use]
+    #[track_caller]
+    pub fn spawn(self) -> Started {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).current_dir(self.directory.path());
+        match Process::spawn(command, self.limits) {
+            Ok(process) => Started { process, directory: self.directory },
+            Err(error) => panic!("{}: {error}", self.program.display()),
+        }
+    }
+
+    fn with_config(name: &'static str, program: &Path, config: &Config) -> Launch {
+        let directory = Scratch::new();
+        let file = directory.file("bootstrap.json");
+        fs::write(&file, serde_json::to_string_pretty(config.json()).unwrap()).unwrap();
+        let arguments = vec!["-c".to_owned(), file.display().to_string()];
+        let limits = Limits::default();
+        Launch { name, program: program.to_owned(), arguments, limits, directory }
+    }
+}
+
+/// A process of which nothing is known but that it was started.
+#[derive(Debug)]
+pub struct Started {
+    /// The process.
+    pub process: Process,
+    /// Where its files are.
+    pub directory: Scratch,
+}
+
+/// A proxy that serves.
+#[derive(Debug)]
+pub struct Proxy {
+    name: &'static str,
+    process: Process,
+    _directory: Scratch,
+    admin: Address,
+    listeners: Vec<(String, Address)>,
+}
+
+impl Proxy {
+    /// Outrigger with a bootstrap, on one shard.
+    #[must_use]
+    #[track_caller]
+    pub fn start(config: &Config) -> Proxy {
+        Launch::outrigger(config).start()
+    }
+
+    /// The first listener's address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.listeners[0].1
+    }
+
+    /// A listener's address.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    #[must_use]
+    #[track_caller]
+    pub fn listener(&self, name: &str) -> &Address {
+        let found = self.listeners.iter().find(|(known, _)| known == name);
+        &found.unwrap_or_else(|| panic!("no listener {name}: {:?}", self.listeners)).1
+    }
+
+    /// The admin interface's address.
+    #[must_use]
+    pub fn admin(&self) -> &Address {
+        &self.admin
+    }
+
+    /// Connects to the first listener.
+    #[must_use]
+    #[track_caller]
+    pub fn client(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    /// The URL of a path at the first listener.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address())
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// GET at the admin interface.
+    #[must_use]
+    #[track_caller]
+    pub fn admin_get(&self, path: &str) -> Response {
+        Client::connect(&self.admin).get(path)
+    }
+
+    /// POST at the admin interface.
+    #[track_caller]
+    pub fn admin_post(&self, path: &str) -> Response {
+        Client::connect(&self.admin).post(path, "")
+    }
+
+    /// Every counter and gauge.
+    #[must_use]
+    #[track_caller]
+    pub fn stats(&self) -> BTreeMap<String, u64> {
+        let json: Value = serde_json::from_str(&self.admin_get("/stats?format=json").text()).unwrap();
+        let entries = json["stats"].as_array().unwrap().iter();
+        entries
+            .filter_map(|stat| Some((stat["name"].as_str()?.to_owned(), stat["value"].as_u64()?)))
+            .collect()
+    }
+
+    /// A counter or gauge.
+    ///
+    /// # Panics
+    /// If there is none of that name.
+    #[must_use]
+    #[track_caller]
+    pub fn stat(&self, name: &str) -> u64 {
+        let stats = self.stats();
+        *stats.get(name).unwrap_or_else(|| panic!("no statistic {name} in {:?}", stats.keys()))
+    }
+
+    /// Waits until a counter or gauge has that value.
+    ///
+    /// # Panics
+    /// If it does not get it in time; with the value that it has.
+    #[track_caller]
+    pub fn expect_stat(&self, name: &str, value: u64) {
+        self.await_stat(name, |now| now == value);
+    }
+
+    /// Waits until a counter or gauge is as `condition` wants it, and returns it.
+    ///
+    /// # Panics
+    /// If it does not get so in time; with the value that it has.
+    #[track_caller]
+    pub fn await_stat(&self, name: &str, condition: impl Fn(u64) -> bool) -> u64 {
+        let start = std::time::Instant::now();
+        loop {
+            let now = self.stat(name);
+            if condition(now) {
+                return now;
+            }
+            assert!(start.elapsed() < PATIENCE, "{name} stays at {now}");
+            std::thread::sleep(STATS_GLANCE);
+        }
+    }
+
+    /// Waits until nothing is going on: no request and no downstream connection but idle ones.
+    #[track_caller]
+    pub fn expect_no_active_requests(&self) {
+        self.expect_stat("http.main.downstream_rq_active", 0);
+        self.expect_stat("cluster.origin.upstream_rq_active", 0);
+    }
+
+    /// SIGTERM; it must exit with 0, and have said nothing of a panic.
+    ///
+    /// # Panics
+    /// If it does otherwise.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.process.signal(libc::SIGTERM);
+        let status = self.wait_exit();
+        assert_eq!((status.code(), status.signal()), (Some(0), None), "{status}");
+        let words = self.process.stderr();
+        assert!(!words.contains("panicked"), "{words}");
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it does not end.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        self.process.wait(PATIENCE).unwrap_or_else(|| panic!("{} does not end", self.name))
+    }
+
+    #[track_caller]
+    fn assert_runs(&mut self) {
+        if let Some(status) = self.process.wait(Duration::ZERO) {
+            panic!("{} ended: {status}", self.name);
+        }
+    }
+
+    #[track_caller]
+    fn read_listeners(&self) -> Vec<(String, Address)> {
+        let json: Value =
+            serde_json::from_str(&self.admin_get("/listeners?format=json").text()).unwrap();
+        let statuses = json["listener_statuses"].as_array().unwrap().iter();
+        statuses
+            .map(|status| {
+                let name = status["name"].as_str().unwrap().to_owned();
+                (name, Address::from_json(&status["local_address"]).unwrap())
+            })
+            .collect()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {} said:\n{}---", self.name, self.process.stderr());
+        }
+    }
+}
+
+const ADMIN_REQUEST_READY: &str = "GET /ready HTTP/1.1\r\nHost: admin\r\n\r\n";
+
+/// Pause between two looks at statistics.
+const STATS_GLANCE: Duration = Duration::from_millis(5);

@@ -156,9 +156,7 @@ pub enum Endpoint {
 impl Endpoint {
     /// As an `envoy.config.core.v3.Address`.
     fn to_json(&self) -> Value {
-        let socket = |host: &str, port: u16| {
-            json!({"socket_address": {"address": host, "port_value": port}})
-        };
+        let socket = |host: &str, port: u16| json!({"socket_address": {"address": host, "port_value": port}});
         match self {
             Endpoint::Ip(address) => socket(&address.ip().to_string(), address.port()),
             Endpoint::Name { host, port } => socket(host, *port),
@@ -656,7 +654,9 @@ impl Options {
 /// A name that could be a host's (RFC 1123 section 2.1), underscores included as they are in use.
 fn is_host_name(text: &str) -> bool {
     text.len() <= HOST_NAME_BYTES_MAX
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
 fn path_text(path: Option<&PathBuf>) -> String {

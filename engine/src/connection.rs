@@ -37,7 +37,9 @@ impl ListenerRuntime {
             Terminal::Http(http) => {
                 Chain::Http(Rc::new(HttpRuntime::new(shard, Arc::clone(http), logs)))
             }
-            Terminal::Tcp(tcp) => Chain::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), logs))),
+            Terminal::Tcp(tcp) => {
+                Chain::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), logs)))
+            }
         });
         let stats = shard.registry.listener(shard.index, &config.stat_prefix);
         Self { config, stats, chain }

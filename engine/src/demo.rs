@@ -124,6 +124,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
     use super::*;
 
     #[test]
@@ -131,5 +134,36 @@ mod tests {
         let banner = banner();
         assert!(banner.contains("http://127.0.0.1:10000/ "));
         assert!(banner.contains("http://127.0.0.1:9901/stats"));
+    }
+
+    #[test]
+    fn the_origin_has_pages_to_try() {
+        let listener = bind_origin().unwrap();
+        let address = listener.local_addr().unwrap();
+        // As on the control thread; it ends with the process of the tests.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async { Origin::new(listener).unwrap().run().await });
+        });
+        let get = |path: &str| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: h\r\nx-a: b\r\nconnection: close\r\n\r\n")
+                .unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            (head.split(' ').nth(1).unwrap().parse::<u16>().unwrap(), body.to_owned())
+        };
+        assert_eq!(get("/"), (200, "Hello from behind Outrigger.\n".to_owned()));
+        let (status, seen) = get("/headers");
+        assert_eq!(status, 200);
+        assert!(seen.starts_with("GET /headers HTTP/1.1\n") && seen.contains("x-a: b\n"), "{seen}");
+        assert_eq!(get("/status/503").0, 503);
+        assert_eq!(get("/status/101").0, 400);
+        assert_eq!(get("/status/x").0, 400);
+        assert_eq!(get("/delay/1"), (200, "waited 1 ms\n".to_owned()));
+        assert_eq!(get("/delay/10001").0, 400);
+        assert_eq!(get("/elsewhere").0, 404);
     }
 }

@@ -102,8 +102,8 @@ fn bind_one(
             SockAddr::unix(std::ffi::OsStr::from_bytes(&path)).map_err(set("use the name"))?
         }
     };
-    let socket = Socket::new(sockaddr.domain(), Type::STREAM, None)
-        .map_err(set("make a socket for"))?;
+    let socket =
+        Socket::new(sockaddr.domain(), Type::STREAM, None).map_err(set("make a socket for"))?;
     socket.set_nonblocking(true).map_err(set("prepare"))?;
     if let Address::Ip(ip) = address {
         set_ip_options(&socket, bind, configured, ip, shared)?;
@@ -115,9 +115,8 @@ fn bind_one(
             .map_err(set("set the mode of"))?;
     }
     raw_options(&socket, configured, SocketOptionState::Bound)?;
-    let backlog = bind.backlog.map_or(libc::SOMAXCONN, |backlog| {
-        i32::try_from(backlog).unwrap_or(i32::MAX)
-    });
+    let backlog =
+        bind.backlog.map_or(libc::SOMAXCONN, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX));
     socket.listen(backlog).map_err(set("listen on"))?;
     raw_options(&socket, configured, SocketOptionState::Listening)?;
     Ok(socket)
@@ -257,7 +256,8 @@ mod tests {
 
     #[test]
     fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
-        let directory = std::env::temp_dir().join(format!("outrigger-listen-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("outrigger-listen-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("socket");
         let (bind, address) = configuration(Address::Unix(path.clone().into()), true);

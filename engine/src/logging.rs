@@ -24,8 +24,18 @@ use crate::access_log::writer::{Batch, LogWriter, OpenError, Queue, Sink, StartE
 
 /// Parts of the process whose level can be set apart. Names are Envoy's where it has the part.
 pub const COMPONENTS: [&str; 12] = [
-    "access_log", "admin", "config", "connection", "dns", "http", "main", "misc", "shard", "tcp",
-    "upgrade", "upstream",
+    "access_log",
+    "admin",
+    "config",
+    "connection",
+    "dns",
+    "http",
+    "main",
+    "misc",
+    "shard",
+    "tcp",
+    "upgrade",
+    "upstream",
 ];
 
 /// A level of importance, as Envoy names them.
@@ -149,9 +159,8 @@ impl FromStr for ComponentLevel {
     type Err = ComponentLevelError;
 
     fn from_str(text: &str) -> Result<ComponentLevel, ComponentLevelError> {
-        let (component, level) = text
-            .split_once(':')
-            .ok_or_else(|| ComponentLevelError::NoColon(text.to_owned()))?;
+        let (component, level) =
+            text.split_once(':').ok_or_else(|| ComponentLevelError::NoColon(text.to_owned()))?;
         ComponentLevel::new(component, level.parse()?)
     }
 }
@@ -501,6 +510,7 @@ fn component_of(target: &str) -> usize {
         (Some("outrigger_engine"), Some("control"), Some("admin")) => "admin",
         (Some("outrigger_engine"), Some("control"), Some("dns")) => "dns",
         (Some("outrigger_engine"), Some("cluster"), _) => "upstream",
+        (Some("outrigger_engine"), Some("connection" | "listen"), _) => "connection",
         (Some("outrigger_engine"), Some("http"), _) => "http",
         (Some("outrigger_engine"), Some("tcp"), _) => "tcp",
         (Some("outrigger_engine"), Some("buffers" | "ring" | "shard" | "timer"), _) => "shard",
@@ -516,8 +526,7 @@ fn component_of(target: &str) -> usize {
 /// Lines that may wait for the writer (here a batch is a line): enough for a burst at start.
 const QUEUE_LINES: usize = 256;
 
-const SUPPORTED_FLAGS: &str =
-    "%Y %C %m %d %H %I %M %S %T %R %p %e %f %F %E %z %a %A %b %B %t %P %l %L %n %g %s %# %@ %v %j %_ %%";
+const SUPPORTED_FLAGS: &str = "%Y %C %m %d %H %I %M %S %T %R %p %e %f %F %E %z %a %A %b %B %t %P %l %L %n %g %s %# %@ %v %j %_ %%";
 
 #[cfg(test)]
 mod tests {
@@ -595,6 +604,7 @@ mod tests {
             ("outrigger_engine::control::dns", "dns"),
             ("outrigger_engine::control", "main"),
             ("outrigger_engine::cluster::pool", "upstream"),
+            ("outrigger_engine::listen", "connection"),
             ("outrigger_engine::http", "http"),
             ("outrigger_engine::tcp", "tcp"),
             ("outrigger_engine::ring", "shard"),
@@ -614,27 +624,28 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("outrigger-log-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("app.log");
+        // Components that no other test logs to: all of them share this process.
         let logging = Logging::start(Options {
-            level: Level::Warning,
-            components: vec!["dns:debug".parse().unwrap()],
+            level: Level::Off,
+            components: vec!["tcp:warning".parse().unwrap(), "upgrade:debug".parse().unwrap()],
             pattern: "%l %n %v".parse().unwrap(),
             escaped: true,
             target: Target::File(path.clone().into()),
         })
         .unwrap();
-        log::info!(target: "http", "hidden");
-        log::warn!(target: "http", "seen");
-        log::debug!(target: "dns", "two\nlines");
-        log::trace!(target: "dns", "hidden");
+        log::info!(target: "tcp", "hidden");
+        log::warn!(target: "tcp", "seen");
+        log::debug!(target: "upgrade", "two\nlines");
+        log::trace!(target: "upgrade", "hidden");
         set_all(Level::Off);
         assert_eq!(log::max_level(), log::LevelFilter::Off);
-        log::error!("hidden");
-        set("main:error".parse().unwrap());
-        assert!(levels().any(|pair| pair == ("main", Level::Error)));
-        log::error!(target: "main", "seen");
+        log::error!(target: "tcp", "hidden");
+        set("tcp:error".parse().unwrap());
+        assert!(levels().any(|pair| pair == ("tcp", Level::Error)));
+        log::error!(target: "tcp", "seen");
         logging.shutdown(Duration::from_secs(10));
         let written = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(written, "warning http seen\ndebug dns two\\nlines\nerror main seen\n");
+        assert_eq!(written, "warning tcp seen\ndebug upgrade two\\nlines\nerror tcp seen\n");
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

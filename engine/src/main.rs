@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use outrigger_engine::cli::Invocation;
-use outrigger_engine::server::{Extras, ServerError, load_config, serve};
 use outrigger_engine::demo;
+use outrigger_engine::server::{Extras, ServerError, load_config, serve};
 use outrigger_xds::bootstrap;
 
 #[global_allocator]

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
 use outrigger_xds::snapshot::{Address, Discovery, Endpoint, Listener, Snapshot, Terminal};
 
+use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
 use crate::access_log::{AccessLogs, LogWriter, OpenError, Queue};
 use crate::cli::{Process, UnknownFields};
@@ -119,7 +120,7 @@ fn run(
     let slot = registry.control();
     let log_writer = LogWriter::start(
         "access-log",
-        loaded.engine.access_log_queue_bytes as usize,
+        batches_in(loaded.engine.access_log_queue_bytes as usize),
         registry.access_log(slot),
         registry.filesystem(slot),
     )?;
@@ -168,8 +169,9 @@ fn run(
         }
         server.serve(process.drain.time);
     }
-    drop(watchdog);
     shard::stop(server.shards);
+    // Watches to the end: a shard must also be awake to hear that it is to stop.
+    drop(watchdog);
     log_writer.shutdown(FLUSH_PATIENCE);
     if !control.stop(FLUSH_PATIENCE) {
         log::warn!(target: "main", "the control thread did not end in time");
@@ -251,10 +253,8 @@ impl Server {
                 config.name,
                 bound.addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(", ")
             );
-            bound_listeners.push(BoundListener {
-                name: config.name.to_string(),
-                addresses: bound.addresses,
-            });
+            bound_listeners
+                .push(BoundListener { name: config.name.to_string(), addresses: bound.addresses });
             let message = |socket| Message::Listen {
                 config: Arc::clone(&config),
                 logs: Arc::clone(&logs),

@@ -50,7 +50,8 @@ impl Clock {
             self.write(wall_ns, local, parts, &mut text);
             let grain = parts.iter().map(grain).min().unwrap_or(NANOS_PER_SECOND);
             let start = wall_ns - wall_ns % grain;
-            self.last = Rendered { text, parts: address, valid: start..start.saturating_add(grain) };
+            self.last =
+                Rendered { text, parts: address, valid: start..start.saturating_add(grain) };
         }
         out.extend_from_slice(&self.last.text);
     }
@@ -61,7 +62,13 @@ impl Clock {
     }
 
     /// Writes the moment `wall_ns` as `parts` say.
-    pub(crate) fn write(&mut self, wall_ns: u64, local: bool, parts: &[TimePart], out: &mut Vec<u8>) {
+    pub(crate) fn write(
+        &mut self,
+        wall_ns: u64,
+        local: bool,
+        parts: &[TimePart],
+        out: &mut Vec<u8>,
+    ) {
         let second = wall_ns / NANOS_PER_SECOND;
         let nanos = (wall_ns % NANOS_PER_SECOND) as u32;
         let civil = if local {
@@ -124,7 +131,8 @@ impl Civil {
         let day = of_year - (153 * month_from_march + 2) / 5 + 1;
         let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
         let year = year_of_era + era * 400 + u64::from(month <= 2);
-        let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+        let leap =
+            (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
         let january_first = match month {
             1 | 2 => of_year - 306,
             _ => of_year + 59 + u64::from(leap),
@@ -283,8 +291,18 @@ const DAYS_PER_ERA: u64 = 146_097;
 const FRACTION_DIGITS: usize = 9;
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 
 const WEEKDAYS: [&str; 7] =

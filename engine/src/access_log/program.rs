@@ -100,9 +100,8 @@ impl JsonPart {
             JsonNode::Value(op) => JsonPart::Value(Part::new(op, set)),
             JsonNode::Text(template) => JsonPart::Text(parts(&template.ops, set)),
             JsonNode::Object(members) => {
-                let member = |(key, node): &(Box<str>, JsonNode)| {
-                    (key.clone(), JsonPart::new(node, set))
-                };
+                let member =
+                    |(key, node): &(Box<str>, JsonNode)| (key.clone(), JsonPart::new(node, set));
                 JsonPart::Object(members.iter().map(member).collect())
             }
             JsonNode::List(nodes) => {

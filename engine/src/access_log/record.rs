@@ -2,8 +2,8 @@
 //!
 //! A [`Record`] is built on the stack at the end of a request and borrows everything it can from
 //! the stream manager. Only header values need keeping, because their buffers are gone by then:
-//! the stream manager copies those that some format asks for into a [`Capture`], whose memory is
-//! reused from request to request.
+//! the stream manager copies those that some format asks for into a [`Capture`](super::Capture),
+//! whose memory is reused from request to request.
 
 use std::net::SocketAddr;
 

@@ -15,7 +15,7 @@ use outrigger_xds::snapshot::{
 use super::capture::Captured;
 use super::clock::{Clock, decimal};
 use super::program::{JsonPart, Part, Program};
-use super::record::{Address, Record, Times};
+use super::record::{Address, CloseType, Protocol, Record, Times};
 
 /// Header values by lower-case name; pseudo headers included. The first of a repeated header.
 pub trait Headers {
@@ -229,10 +229,8 @@ impl Renderer {
             Op::CommonDuration { from, to, unit } => {
                 elapsed(out, time_of(*from, &record.times), time_of(*to, &record.times), *unit)
             }
-            Op::Protocol => text(out, record.protocol.map(|protocol| protocol.name())),
-            Op::UpstreamProtocol => {
-                text(out, record.upstream_protocol.map(|protocol| protocol.name()))
-            }
+            Op::Protocol => text(out, record.protocol.map(Protocol::name)),
+            Op::UpstreamProtocol => text(out, record.upstream_protocol.map(Protocol::name)),
             Op::Request { name, alternative } => {
                 raw(out, either(name, alternative.as_deref(), |name| headers.request(name)))
             }
@@ -294,7 +292,7 @@ impl Renderer {
                     CloseSide::Upstream => record.upstream_close,
                     CloseSide::Downstream => record.downstream_close,
                 };
-                text(out, close.map(|close| close.name()))
+                text(out, close.map(CloseType::name))
             }
             Op::DownstreamRemoteAddress(part) => address(out, record.downstream_remote, *part),
             Op::DownstreamDirectRemoteAddress(part) => {

@@ -311,7 +311,8 @@ impl State {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Partial> {
         if self.mid_line {
-            self.write_some(b"\n").map_err(|Partial { error, .. }| Partial { written: 0, error })?;
+            self.write_some(b"\n")
+                .map_err(|Partial { error, .. }| Partial { written: 0, error })?;
             self.mid_line = false;
         }
         let result = self.write_some(bytes);

@@ -128,8 +128,7 @@ struct Slabs {
 impl Slabs {
     /// A zero-length chunk holding a slab of at least `bytes`.
     fn take(self: &Rc<Self>, bytes: usize) -> Chunk {
-        let reused =
-            if bytes == SLAB_BYTES { self.free.borrow_mut().pop() } else { None };
+        let reused = if bytes == SLAB_BYTES { self.free.borrow_mut().pop() } else { None };
         let block = reused.unwrap_or_else(|| allocate(bytes));
         // SAFETY: the block is fresh or came back with a count of zero; it lives until it is
         // given back; an empty range needs no initialised byte.

@@ -17,9 +17,15 @@ pub(super) struct Balancer {
 
 enum Schedule {
     /// Equal weights: plain rotation.
-    Rotation { next: usize },
+    Rotation {
+        next: usize,
+    },
     /// Unequal weights: earliest deadline first.
-    Deadlines { now: f64, heap: BinaryHeap<Deadline>, next_order: u64 },
+    Deadlines {
+        now: f64,
+        heap: BinaryHeap<Deadline>,
+        next_order: u64,
+    },
     Empty,
 }
 
@@ -74,11 +80,10 @@ impl Balancer {
                 }
                 (0..choice_count).map(|_| member(below(random(), count))).reduce(least)
             }
-            LoadBalancer::LeastRequest { active_request_bias, .. } => {
-                self.schedules[schedule].next(&member, count, |index| {
+            LoadBalancer::LeastRequest { active_request_bias, .. } => self.schedules[schedule]
+                .next(&member, count, |index| {
                     (f64::from(active(index)) + 1.0).powf(-active_request_bias)
-                })
-            }
+                }),
             LoadBalancer::RoundRobin => self.schedules[schedule].next(&member, count, |_| 1.0),
         }
     }
@@ -86,7 +91,8 @@ impl Balancer {
 
 impl Schedule {
     fn new(policy: LoadBalancer, endpoints: &EndpointSet, class: &[u32], shard: usize) -> Self {
-        let scheduled = matches!(policy, LoadBalancer::RoundRobin | LoadBalancer::LeastRequest { .. });
+        let scheduled =
+            matches!(policy, LoadBalancer::RoundRobin | LoadBalancer::LeastRequest { .. });
         if class.is_empty() || !scheduled {
             return Self::Empty;
         }
@@ -239,8 +245,11 @@ mod tests {
     #[test]
     fn least_request_avoids_the_busy() {
         let set = endpoints(&[(1, Health::Healthy); 2]);
-        let full =
-            LoadBalancer::LeastRequest { choice_count: 2, active_request_bias: 1.0, full_scan: true };
+        let full = LoadBalancer::LeastRequest {
+            choice_count: 2,
+            active_request_bias: 1.0,
+            full_scan: true,
+        };
         let mut balancer = Balancer::new(full, &set, 0);
         for random in 0..50u64 {
             let chosen = balancer.choose(&set, || random << 58, |index| [7, 3][index as usize]);

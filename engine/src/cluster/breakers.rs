@@ -55,11 +55,7 @@ impl Breakers {
 
 impl ClusterBreakers {
     /// Admits one unit below `limit`. Shards that ask at the same instant never go past it.
-    pub fn admit(
-        self: &Arc<Self>,
-        which: fn(&Self) -> &Breaker,
-        limit: u32,
-    ) -> Option<Admission> {
+    pub fn admit(self: &Arc<Self>, which: fn(&Self) -> &Breaker, limit: u32) -> Option<Admission> {
         let count = &which(self).count;
         count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {

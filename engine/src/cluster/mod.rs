@@ -180,7 +180,9 @@ impl Serving {
     }
 
     pub(crate) fn hosts(&self) -> impl Iterator<Item = (&Rc<ClusterRuntime>, &Rc<Host>)> {
-        self.clusters.iter().flat_map(|cluster| cluster.hosts.iter().map(move |host| (cluster, host)))
+        self.clusters
+            .iter()
+            .flat_map(|cluster| cluster.hosts.iter().map(move |host| (cluster, host)))
     }
 }
 

@@ -82,7 +82,9 @@ impl Drop for UpstreamConnection {
         let stats = &self.cluster.stats;
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
-        stats.upstream_cx_length_ms.record((self.shard.clock.now() - self.created_at) / NANOS_PER_MS);
+        stats
+            .upstream_cx_length_ms
+            .record((self.shard.clock.now() - self.created_at) / NANOS_PER_MS);
         stats.upstream_cx_tx_bytes_total.add(self.socket.sent_bytes());
         self.cluster.wake_next(&self.shard);
     }

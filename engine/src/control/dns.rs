@@ -14,9 +14,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverOpts};
 use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use outrigger_xds::snapshot::{
     Address, Cluster, Discovery, DnsConfig, DnsFamily, DnsTarget, Endpoint, Snapshot,
 };
@@ -32,10 +33,19 @@ pub type Publish = Arc<dyn Fn(&str, Vec<Endpoint>) + Send + Sync>;
 /// Follows the names of whatever snapshot is current, until the sender is gone.
 pub(super) async fn run(
     state: Arc<ControlState>,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     publish: Publish,
 ) {
-    let resolvers = Arc::new(Resolvers::system());
+    follow_snapshots(state, snapshots, publish, Resolvers::system()).await;
+}
+
+async fn follow_snapshots(
+    state: Arc<ControlState>,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    publish: Publish,
+    resolvers: Resolvers,
+) {
+    let resolvers = Arc::new(resolvers);
     let mut followed: HashMap<Box<str>, Followed> = HashMap::new();
     while snapshots.changed().await.is_ok() {
         let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
@@ -48,7 +58,8 @@ pub(super) async fn run(
                 // Known answers hold for a new snapshot, which may have been built without them.
                 Some(known) => known.cluster.publish_unless(endpoints.all()),
                 None => {
-                    let stats = || state.registry().cluster(state.registry().control(), &cluster.stat_name);
+                    let stats =
+                        || state.registry().cluster(state.registry().control(), &cluster.stat_name);
                     if let Some(new) = FollowedCluster::of(cluster, stats, &publish) {
                         followed.insert(cluster.name.clone(), Followed::start(new, &resolvers));
                     }
@@ -231,19 +242,23 @@ struct Answer {
 
 /// Resolvers as the system is configured, one per address family in use.
 struct Resolvers {
+    /// Where a new resolver's servers come from.
+    make: Box<dyn Fn() -> Result<Builder, NetError> + Send + Sync>,
     system: Mutex<System>,
-    make: fn() -> Result<hickory_resolver::ResolverBuilder<hickory_resolver::net::runtime::TokioRuntimeProvider>, NetError>,
 }
+
+type Builder = ResolverBuilder<TokioRuntimeProvider>;
 
 #[derive(Default)]
 struct System {
+    /// When the files were changed from which `resolvers` were made.
     stamp: [Option<SystemTime>; SYSTEM_FILES.len()],
     resolvers: Vec<(DnsFamily, TokioResolver)>,
 }
 
 impl Resolvers {
     fn system() -> Resolvers {
-        Resolvers { system: Mutex::default(), make: TokioResolver::builder_tokio }
+        Resolvers { make: Box::new(TokioResolver::builder_tokio), system: Mutex::default() }
     }
 
     async fn lookup(&self, host: &str, family: DnsFamily) -> Result<Answer, NetError> {
@@ -309,3 +324,6 @@ const TTL_MIN: Duration = Duration::from_secs(1);
 
 /// Neither must a back-off that happens to draw nothing.
 const RETRY_MIN: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

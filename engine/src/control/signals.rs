@@ -93,3 +93,60 @@ fn restore_default(signal: libc::c_int) {
     // SAFETY: SIG_DFL is a valid disposition and no handler of ours depends on being called again.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::access_log::LogWriter;
+    use crate::cli::Invocation;
+    use crate::control::{Control, ControlOptions};
+    use crate::stats::Registry;
+
+    /// Handlers belong to the process, so everything about signals is this one test.
+    #[test]
+    fn signals_become_commands() {
+        const LIMIT: Duration = Duration::from_secs(10);
+        block().unwrap();
+        let directory = std::env::temp_dir().join(format!("outrigger-sig-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("log");
+        let log = Arc::<crate::stats::AccessLogStats>::default();
+        let writer = LogWriter::start("test", 1, Arc::clone(&log), Arc::default()).unwrap();
+        let target = outrigger_xds::snapshot::access_log::Sink::File(path.as_path().into());
+        let _open = writer.queue().open(&target).unwrap();
+
+        let process = Invocation::parse_from(["outrigger"]).unwrap().process().clone();
+        let logs = vec![writer.queue()];
+        let (state, commands) = ControlState::new(Arc::new(Registry::new(1)), process, logs);
+        let options = ControlOptions {
+            admin: None,
+            signals: true,
+            publish: Arc::new(|_, _| {}),
+            demo_origin: None,
+        };
+        let control = Control::start(state, options).unwrap();
+        let raise = |signal| {
+            // SAFETY: sends a signal to this process, which the control thread handles.
+            assert_eq!(unsafe { libc::kill(libc::getpid(), signal) }, 0);
+        };
+
+        raise(libc::SIGHUP);
+        raise(libc::SIGUSR1);
+        let deadline = std::time::Instant::now() + LIMIT;
+        while log.reopened.value() == 0 {
+            assert!(std::time::Instant::now() < deadline, "log files were not opened again");
+            std::thread::yield_now();
+        }
+        raise(libc::SIGTERM);
+        let first = commands.recv_timeout(LIMIT);
+        assert_eq!(first, Ok(Command::Terminate { at_once: false }));
+        raise(libc::SIGINT);
+        let second = commands.recv_timeout(LIMIT);
+        assert_eq!(second, Ok(Command::Terminate { at_once: true }));
+
+        assert!(control.stop(LIMIT));
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

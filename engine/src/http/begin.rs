@@ -163,8 +163,8 @@ impl<'a> Request<'a> {
                 return Err(reply);
             }
         };
-        let trusted = !http.config.origin.use_remote_address
-            || http.config.origin.xff_num_trusted_hops > 0;
+        let trusted =
+            !http.config.origin.use_remote_address || http.config.origin.xff_num_trusted_hops > 0;
         let sent = head.fields.iter().find(|field| field.kind == FieldKind::XForwardedProto);
         let forwarded_proto = match sent {
             Some(field) if trusted && !field.value.is_empty() => field.value,
@@ -242,9 +242,11 @@ impl RequestView for Request<'_> {
 
     fn header_values<'v>(&'v self, name: &str) -> impl Iterator<Item = &'v [u8]> {
         let own = (name == "x-forwarded-proto").then_some(self.forwarded_proto);
-        let sent = self.head.fields.iter().filter(move |field| {
-            own.is_none() && field.name.eq_ignore_ascii_case(name)
-        });
+        let sent = self
+            .head
+            .fields
+            .iter()
+            .filter(move |field| own.is_none() && field.name.eq_ignore_ascii_case(name));
         own.into_iter().chain(sent.map(|field| field.value))
     }
 }
@@ -503,14 +505,18 @@ impl<'a> Outbound<'a> {
             write_ip(text, client, false);
             writer.field("x-envoy-external-address", text);
         }
-        if let Some(port) = (request.arrival.local_port)().filter(|_| self.appends_port()) {
+        if self.appends_port()
+            && let Some(port) = (request.arrival.local_port)()
+        {
             let mut digits = [0; 20];
             writer.field("x-forwarded-port", render::decimal(port.into(), &mut digits));
         }
         if let Some(agent) = &config.add_user_agent {
-            let sent = request.head.fields.iter().any(|field| {
-                field.kind == FieldKind::UserAgent && !field.value.is_empty()
-            });
+            let sent = request
+                .head
+                .fields
+                .iter()
+                .any(|field| field.kind == FieldKind::UserAgent && !field.value.is_empty());
             if !sent {
                 writer.field("user-agent", agent.as_bytes());
             }
@@ -715,7 +721,9 @@ fn location(request: &Request<'_>, route: &Route, redirect: &Redirect) -> String
     let port = match (redirect.port, &redirect.host, port) {
         (Some(port), _, _) => format!(":{port}"),
         // The old scheme's default port goes with the old scheme.
-        (None, None, Some(port)) if redirect.scheme.is_none() || !is_default(request.scheme, port) => {
+        (None, None, Some(port))
+            if redirect.scheme.is_none() || !is_default(request.scheme, port) =>
+        {
             format!(":{port}")
         }
         _ => String::new(),
@@ -726,9 +734,7 @@ fn location(request: &Request<'_>, route: &Route, redirect: &Redirect) -> String
         None => format!("{path}{query}"),
         Some(RedirectPath::Whole(new)) if new.contains('?') => new.to_string(),
         Some(RedirectPath::Whole(new)) => format!("{new}{query}"),
-        Some(RedirectPath::Prefix(new)) => {
-            replace_prefix(&route.matcher.path, path, new) + query
-        }
+        Some(RedirectPath::Prefix(new)) => replace_prefix(&route.matcher.path, path, new) + query,
         Some(RedirectPath::Regex(regex)) => {
             let mut out = Vec::new();
             regex.rewrite_into(path.as_bytes(), &mut out);

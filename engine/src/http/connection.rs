@@ -82,7 +82,8 @@ impl HttpConnection {
             let share = (shard.random() % 1_000_001) as f64 / 1e6;
             limit.mul_f64(timeouts.max_connection_duration_jitter_percent / 100.0 * share)
         });
-        let max_age = timeouts.max_connection_duration.map(|limit| limit + jitter.unwrap_or_default());
+        let max_age =
+            timeouts.max_connection_duration.map(|limit| limit + jitter.unwrap_or_default());
         http.stats.downstream_cx_total.inc();
         http.stats.downstream_cx_http1_total.inc();
         http.stats.downstream_cx_active.inc();
@@ -212,9 +213,9 @@ impl HttpConnection {
         let mut exchange = Exchange::take(&self.shard);
         let port = Cell::new(None);
         let local_port = || {
-            let known = port.get().or_else(|| {
-                local_address(self.socket.as_raw_fd()).map(|address| address.port())
-            });
+            let known = port
+                .get()
+                .or_else(|| local_address(self.socket.as_raw_fd()).map(|address| address.port()));
             port.set(known);
             known
         };
@@ -283,8 +284,7 @@ impl HttpConnection {
     fn read_deadline(&self) -> Option<Nanos> {
         let timeouts = &self.http.config.timeouts;
         if self.partial.is_some() {
-            let limits =
-                [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
+            let limits = [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
             return earliest(limits.map(|limit| after(self.since, limit)));
         }
         // Draining: an idle client gets the drain timeout's chance to send one more request, which
@@ -303,10 +303,13 @@ impl HttpConnection {
             self.exchange = Some(exchange);
             return false;
         }
+        if down.is_last {
+            down.http.stats.downstream_cx_max_requests_reached.inc();
+        }
         exchange.finish(&down, progress);
         match progress {
-            Progress::KeepAlive if self.may_serve_more() => self.enter(Phase::Reading),
-            Progress::KeepAlive | Progress::Close => self.close(),
+            Progress::KeepAlive => self.enter(Phase::Reading),
+            Progress::Close => self.close(),
             Progress::Reset => {
                 self.closed_by_us = true;
                 self.socket.reset_on_close();
@@ -316,15 +319,11 @@ impl HttpConnection {
         }
     }
 
-    /// Between two responses it is too late to announce a close, so the limits act on the request
-    /// after: its response says so.
-    fn may_serve_more(&self) -> bool {
+    /// Whether the request under way is the last one the configuration allows on this connection.
+    fn is_last_request(&self) -> bool {
         let limit = self.http.config.limits.max_requests_per_connection;
-        if limit.is_some_and(|limit| self.requests >= limit) {
-            self.http.stats.downstream_cx_max_requests_reached.inc();
-            return false;
-        }
-        true
+        let is_last = limit.is_some_and(|limit| self.requests >= limit);
+        is_last || self.max_age_at.is_some_and(|at| at <= self.shard.clock.now())
     }
 
     /// Sends what is queued, then FIN.
@@ -387,7 +386,9 @@ impl HttpConnection {
     }
 
     fn downstream<'a>(&'a mut self, waker: &'a Waker) -> Downstream<'a> {
+        let is_last = self.is_last_request();
         Downstream {
+            is_last,
             shard: &self.shard,
             http: &self.http,
             socket: &self.socket,

@@ -89,9 +89,9 @@ impl EditOutcome {
         header: &str,
         has: &impl Fn(&str) -> bool,
     ) -> bool {
-        let decided = (0..before).rev().find(|index| {
-            self.states[*index].took_effect && name(&ops[*index]) == header
-        });
+        let decided = (0..before)
+            .rev()
+            .find(|index| self.states[*index].took_effect && name(&ops[*index]) == header);
         match decided {
             Some(index) => matches!(ops[index], HeaderOp::Set { .. }),
             None => has(header),
@@ -108,10 +108,9 @@ fn name(op: &HeaderOp) -> &str {
 fn replaces(op: &HeaderOp) -> bool {
     match op {
         HeaderOp::Remove(_) => true,
-        HeaderOp::Set { action, .. } => matches!(
-            action,
-            AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists
-        ),
+        HeaderOp::Set { action, .. } => {
+            matches!(action, AppendAction::OverwriteIfExistsOrAdd | AppendAction::OverwriteIfExists)
+        }
     }
 }
 

@@ -86,4 +86,3 @@ fn earliest(deadlines: impl IntoIterator<Item = Option<Nanos>>) -> Option<Nanos>
 }
 
 const NANOS_PER_MS: Nanos = 1_000_000;
-

@@ -157,10 +157,16 @@ mod tests {
         assert_eq!(origin(&edge, "10.1.1.1", None), expect("10.1.1.1", true, false));
         assert_eq!(origin(&edge, "10.1.1.1", Some("10.2.2.2")), expect("10.1.1.1", false, true));
         let hops = rules(true, 1);
-        assert_eq!(origin(&hops, "1.2.3.4", Some("5.5.5.5, 6.6.6.6")), expect("6.6.6.6", false, true));
+        assert_eq!(
+            origin(&hops, "1.2.3.4", Some("5.5.5.5, 6.6.6.6")),
+            expect("6.6.6.6", false, true)
+        );
         let inner = rules(false, 0);
         assert_eq!(origin(&inner, "1.2.3.4", Some("10.9.9.9")), expect("10.9.9.9", true, false));
-        assert_eq!(origin(&inner, "1.2.3.4", Some("8.8.8.8,10.9.9.9")), expect("10.9.9.9", false, false));
+        assert_eq!(
+            origin(&inner, "1.2.3.4", Some("8.8.8.8,10.9.9.9")),
+            expect("10.9.9.9", false, false)
+        );
         assert_eq!(origin(&inner, "1.2.3.4", Some("nonsense")), expect("1.2.3.4", false, false));
         let inner_hop = rules(false, 1);
         assert_eq!(origin(&inner_hop, "1.2.3.4", Some("7.7.7.7,6.6.6.6")).0, "7.7.7.7");
@@ -168,7 +174,8 @@ mod tests {
 
     #[test]
     fn strangers_lose_control_headers() {
-        let field = |name: &'static str| Field { name, value: b"1", kind: FieldKind::of(name.as_bytes()) };
+        let field =
+            |name: &'static str| Field { name, value: b"1", kind: FieldKind::of(name.as_bytes()) };
         let stranger = Origin { client: None, internal: false, edge: false };
         let internal = Origin { client: None, internal: true, edge: false };
         for name in ["x-envoy-max-retries", "X-Envoy-Upstream-Rq-Timeout-Ms", "x-envoy-retry-on"] {

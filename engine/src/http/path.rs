@@ -19,7 +19,9 @@ pub(super) enum Normalized<'p> {
 
 /// Applies `rules` to a path with its query.
 pub(super) fn normalize<'p>(rules: &PathRules, path_and_query: &'p str) -> Normalized<'p> {
-    if !rules.normalize && !rules.merge_slashes && rules.escaped_slashes == EscapedSlashes::KeepUnchanged
+    if !rules.normalize
+        && !rules.merge_slashes
+        && rules.escaped_slashes == EscapedSlashes::KeepUnchanged
     {
         return Normalized::Path(Cow::Borrowed(path_and_query));
     }
@@ -35,10 +37,7 @@ pub(super) fn normalize<'p>(rules: &PathRules, path_and_query: &'p str) -> Norma
         result = Cow::Owned(unescape_slashes(&result));
     }
     if rules.normalize && needs_normalizing(&result) {
-        match remove_dot_segments(&result) {
-            Some(path) => result = Cow::Owned(path),
-            None => return Normalized::Rejected,
-        }
+        result = Cow::Owned(remove_dot_segments(&result));
     }
     if rules.merge_slashes && result.contains("//") {
         result = Cow::Owned(merge_slashes(&result));
@@ -96,8 +95,8 @@ fn needs_normalizing(path: &str) -> bool {
 }
 
 /// RFC 3986 section 5.2.4 with backslashes taken for slashes and unreserved escapes decoded, as
-/// browsers and Envoy do. Nothing when a segment climbs above the root.
-fn remove_dot_segments(path: &str) -> Option<String> {
+/// browsers and Envoy do. A segment that would climb above the root stays at the root.
+fn remove_dot_segments(path: &str) -> String {
     let path = decode_unreserved(path).replace('\\', "/");
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.strip_prefix('/').unwrap_or(&path).split('/').peekable();
@@ -110,7 +109,7 @@ fn remove_dot_segments(path: &str) -> Option<String> {
                 }
             }
             ".." => {
-                kept.pop()?;
+                kept.pop();
                 if last {
                     kept.push("");
                 }
@@ -118,7 +117,7 @@ fn remove_dot_segments(path: &str) -> Option<String> {
             other => kept.push(other),
         }
     }
-    Some(format!("/{}", kept.join("/")))
+    format!("/{}", kept.join("/"))
 }
 
 /// Decodes escapes of characters that never need one (RFC 3986 section 2.3).
@@ -185,8 +184,8 @@ mod tests {
             ("/a/../b", "/b"),
             ("/a/b/..", "/a/"),
             ("/a/b/.", "/a/b/"),
-            ("/..", "rejected"),
-            ("/a/../../b", "rejected"),
+            ("/..", "/"),
+            ("/a/../../b", "/b"),
             ("/a\\..\\b", "/b"),
             ("/%61/%2e%2e/b", "/b"),
             ("/a%2fb", "/a%2fb"),

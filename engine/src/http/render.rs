@@ -96,6 +96,9 @@ mod tests {
         let (bits, text) = uuid(u64::MAX, 0);
         assert_eq!(&text, b"ffffffff-ffff-4fff-8000-000000000000");
         assert_eq!(bits >> 76 & 0xf, 4);
-        assert_eq!(&uuid(0x0123_4567_89ab_cdef, u64::MAX).1, b"01234567-89ab-4def-bfff-ffffffffffff");
+        assert_eq!(
+            &uuid(0x0123_4567_89ab_cdef, u64::MAX).1,
+            b"01234567-89ab-4def-bfff-ffffffffffff"
+        );
     }
 }

@@ -447,9 +447,7 @@ impl Core {
         let entry = if multishot {
             opcode::AcceptMulti::new(fd).flags(flags).build()
         } else {
-            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
-                .flags(flags)
-                .build()
+            opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(flags).build()
         };
         self.push(entry.user_data(pack(Op::Accept, index)));
     }

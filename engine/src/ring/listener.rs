@@ -67,9 +67,9 @@ impl Listener {
         }
         match slot.accept_error.take() {
             None => Accepted::None,
-            Some(
-                code @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM),
-            ) => Accepted::Failed(AcceptError::Exhausted(code)),
+            Some(code @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
+                Accepted::Failed(AcceptError::Exhausted(code))
+            }
             Some(code) => Accepted::Failed(AcceptError::Fatal(code)),
         }
     }

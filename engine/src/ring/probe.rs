@@ -24,7 +24,9 @@ pub struct Features {
 #[derive(Debug, thiserror::Error)]
 pub enum Unsupported {
     /// io_uring is not in this kernel.
-    #[error("io_uring is not available (kernel {kernel}): Outrigger needs Linux {KERNEL_MIN} or newer")]
+    #[error(
+        "io_uring is not available (kernel {kernel}): Outrigger needs Linux {KERNEL_MIN} or newer"
+    )]
     Missing {
         /// Release of the running kernel.
         kernel: String,

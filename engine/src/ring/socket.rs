@@ -14,8 +14,8 @@ use std::task::Waker;
 use crate::buffers::Chunk;
 
 use super::core::Core;
-use super::slot::{ConnectState, Slot};
 use super::set_nodelay;
+use super::slot::{ConnectState, Slot};
 
 /// Bytes a socket may hold unread before it stops receiving, and where it starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,4 +211,3 @@ impl Connecting {
         }
     }
 }
-

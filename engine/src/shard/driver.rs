@@ -182,4 +182,3 @@ const TURNS_PER_PUBLICATION: u64 = 256;
 
 /// Where the watchdog finds a shard's driver.
 pub(super) type DriverWaker = Arc<Mutex<Option<Waker>>>;
-

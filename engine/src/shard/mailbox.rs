@@ -31,8 +31,9 @@ struct Shared<M> {
 /// # Errors
 /// When no eventfd can be made.
 pub(super) fn mailbox<M>(capacity: usize) -> io::Result<(Sender<M>, Mailbox<M>)> {
+    // Blocking, because kernels before 6.0 fail a ring's read of an empty non-blocking one.
     // SAFETY: a plain system call; the result is checked before it is owned.
-    let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
     if bell < 0 {
         return Err(io::Error::last_os_error());
     }

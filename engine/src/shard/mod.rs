@@ -91,7 +91,9 @@ pub enum ShardError {
         allowed: Vec<usize>,
     },
     /// More shards than CPUs.
-    #[error("{shards} shards were asked for, but only CPUs {allowed:?} are allowed to this process")]
+    #[error(
+        "{shards} shards were asked for, but only CPUs {allowed:?} are allowed to this process"
+    )]
     TooManyShards {
         /// Shards asked for.
         shards: usize,
@@ -245,7 +247,7 @@ fn start_one(
         .name(format!("shard-{index}"))
         .spawn({
             let driver = Arc::clone(&driver);
-            move || run(seat, &mailbox, &driver, &snapshot, &ready)
+            move || run(seat, mailbox, driver, &snapshot, &ready)
         })
         .map_err(|error| failed(error.to_string()))?;
     match is_ready.recv_timeout(START_TIMEOUT) {
@@ -258,8 +260,8 @@ fn start_one(
 /// The shard's thread.
 fn run(
     seat: Seat,
-    mailbox: &Mailbox<Message>,
-    driver: &DriverWaker,
+    mailbox: Mailbox<Message>,
+    driver: DriverWaker,
     snapshot: &Arc<Snapshot>,
     ready: &mpsc::Sender<Result<(), String>>,
 ) {
@@ -282,15 +284,21 @@ fn run(
         };
         spawn_janitor(&shard);
         drop(ready.send(Ok(())));
-        let acceptors = accept::Acceptors::default();
-        let handle = |message| shard.handle(&acceptors, message);
-        if let Err(error) = driver::drive(&shard, mailbox, driver, handle).await {
-            // Without its ring the shard can serve nobody, and its connections can't be moved:
-            // better a restart by the supervisor than a process that half works.
-            log::error!(target: "shard", "shard {}: the ring failed: {error}", shard.index);
-            std::process::exit(RING_FAILED_EXIT_CODE);
-        }
+        // A task like the others, not the executor's main future: that one is polled only after a
+        // pass of the executor's own reactor, which would cost several system calls a turn.
+        glommio::spawn_local(turn_until_stopped(shard, mailbox, driver)).await;
     });
+}
+
+async fn turn_until_stopped(shard: Rc<Shard>, mailbox: Mailbox<Message>, driver: DriverWaker) {
+    let acceptors = accept::Acceptors::default();
+    let handle = |message| shard.handle(&acceptors, message);
+    if let Err(error) = driver::drive(&shard, &mailbox, &driver, handle).await {
+        // Without its ring the shard can serve nobody, and its connections can't be moved: better
+        // a restart by the supervisor than a process that half works.
+        log::error!(target: "shard", "shard {}: the ring failed: {error}", shard.index);
+        std::process::exit(RING_FAILED_EXIT_CODE);
+    }
 }
 
 impl ShardHandle {
@@ -414,7 +422,7 @@ impl Shard {
     /// given `patience` from the drain's begin or its own, whichever was later.
     pub fn drain_deadline(&self, idle_since: Nanos, patience: Duration) -> Option<Nanos> {
         let began_at = self.drain_began_at.get()?;
-        let patience = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        let patience = patience.min(DRAIN_IDLE_PATIENCE).as_nanos() as u64;
         Some(began_at.max(idle_since).saturating_add(patience))
     }
 
@@ -448,7 +456,8 @@ impl Shard {
     /// Time until a timer, or a batch of the access log, is due.
     fn next_deadline(&self) -> Option<Duration> {
         let now = self.clock.now();
-        let flush = self.logger.borrow().flush_at().map(|at| Duration::from_nanos(at.saturating_sub(now)));
+        let flush =
+            self.logger.borrow().flush_at().map(|at| Duration::from_nanos(at.saturating_sub(now)));
         let timer = self.timers.next(now);
         flush.into_iter().chain(timer).min()
     }
@@ -489,6 +498,10 @@ const EXECUTOR_RING_DEPTH: usize = 16;
 /// Unread or unsent receive buffers a connection may hold, whatever its byte limit: 256 KiB with
 /// the default buffer size keeps a stream busy, and leaves buffers for the others.
 const BUFFERS_PER_CONNECTION: usize = 16;
+
+/// How long a draining shard lets an idle client send one more request at the most. Whenever an idle
+/// connection is closed a request may be crossing on the wire; waiting longer does not change that.
+const DRAIN_IDLE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// EX_OSERR.
 const RING_FAILED_EXIT_CODE: i32 = 71;

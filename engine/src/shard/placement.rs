@@ -49,7 +49,9 @@ fn allowed_cpus() -> io::Result<Vec<usize>> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: CPU_ISSET reads the set; the index is below its size.
-    Ok((0..libc::CPU_SETSIZE as usize).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
+    Ok((0..libc::CPU_SETSIZE as usize)
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect())
 }
 
 /// CPUs' worth of the cgroup's quota, rounded up; nothing when there is none.
@@ -82,10 +84,7 @@ mod tests {
     fn only_allowed_cpus_are_used() {
         let allowed = allowed_cpus().unwrap();
         assert_eq!(place(1, &[]).unwrap(), allowed[..1]);
-        assert!(matches!(
-            place(0, &[1023]),
-            Err(ShardError::CoreNotAllowed { core: 1023, .. })
-        ));
+        assert!(matches!(place(0, &[1023]), Err(ShardError::CoreNotAllowed { core: 1023, .. })));
         assert!(matches!(place(1024, &[]), Err(ShardError::TooManyShards { shards: 1024, .. })));
     }
 }

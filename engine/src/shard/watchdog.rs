@@ -132,7 +132,8 @@ mod tests {
             })
             .collect();
         let watchdog =
-            Watchdog::start(watched, Arc::clone(&pulses), epoch, Duration::from_millis(10)).unwrap();
+            Watchdog::start(watched, Arc::clone(&pulses), epoch, Duration::from_millis(10))
+                .unwrap();
         while rings[0].load(Ordering::Relaxed) < 3 {
             assert!(epoch.elapsed() < Duration::from_secs(5));
             std::thread::yield_now();

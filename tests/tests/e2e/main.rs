@@ -2,8 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod access_log;
+mod admin;
+mod attacks;
+mod balancing;
 mod basics;
+mod command_line;
 mod curl;
+mod differential;
+mod downstream_faults;
 mod headers;
+mod lifecycle;
+mod load;
+mod smuggling;
 mod streaming;
 mod tunnels;
+mod upstream_faults;

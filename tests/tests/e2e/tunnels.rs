@@ -53,7 +53,7 @@ fn a_websocket_carries_bytes_both_ways_and_closes_by_halves() {
     assert_eq!(client.wire().exactly(5).unwrap(), b"hello");
     let request = origin.only_request();
     assert_eq!(request.headers.get("upgrade"), Some("websocket"));
-    assert!(request.headers.get("connection").unwrap().eq_ignore_ascii_case("upgrade"));
+    assert!(request.headers.get("connection").unwrap().to_lowercase().contains("upgrade"));
     assert_eq!(request.headers.get("sec-websocket-version"), Some("13"));
 
     let bytes = pattern(3_000_000);

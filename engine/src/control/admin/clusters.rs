@@ -18,9 +18,8 @@ pub(super) fn clusters(ask: &Ask<'_>) -> Answer {
     };
     let snapshot = ask.state.snapshot();
     let views = snapshot.iter().flat_map(|snapshot| views(snapshot, ask.state.registry()));
-    let views = views.filter(|view| {
-        filter.as_ref().is_none_or(|filter| filter.is_match(&view.cluster.name))
-    });
+    let views = views
+        .filter(|view| filter.as_ref().is_none_or(|filter| filter.is_match(&view.cluster.name)));
     match ask.parameter("format") {
         None | Some("text") => {
             let mut out = String::new();
@@ -103,22 +102,26 @@ impl View<'_> {
 
     fn json(&self) -> Json {
         let limits = &self.cluster.circuit_breakers;
-        let hosts: Vec<Json> = self.endpoints.iter().map(|(endpoint, sample)| {
-            let mut host = Map::new();
-            host.insert("address".to_owned(), address_json(&endpoint.address));
-            host.insert("stats".to_owned(), sample.stats.iter().map(stat_json).collect());
-            let health = json!({"eds_health_status": eds_health_status(endpoint.health)});
-            host.insert("health_status".to_owned(), health);
-            host.insert("weight".to_owned(), endpoint.weight.into());
-            if !endpoint.hostname.is_empty() {
-                host.insert("hostname".to_owned(), (*endpoint.hostname).into());
-            }
-            if endpoint.priority > 0 {
-                host.insert("priority".to_owned(), endpoint.priority.into());
-            }
-            host.insert("locality".to_owned(), json!({}));
-            Json::Object(host)
-        }).collect();
+        let hosts: Vec<Json> = self
+            .endpoints
+            .iter()
+            .map(|(endpoint, sample)| {
+                let mut host = Map::new();
+                host.insert("address".to_owned(), address_json(&endpoint.address));
+                host.insert("stats".to_owned(), sample.stats.iter().map(stat_json).collect());
+                let health = json!({"eds_health_status": eds_health_status(endpoint.health)});
+                host.insert("health_status".to_owned(), health);
+                host.insert("weight".to_owned(), endpoint.weight.into());
+                if !endpoint.hostname.is_empty() {
+                    host.insert("hostname".to_owned(), (*endpoint.hostname).into());
+                }
+                if endpoint.priority > 0 {
+                    host.insert("priority".to_owned(), endpoint.priority.into());
+                }
+                host.insert("locality".to_owned(), json!({}));
+                Json::Object(host)
+            })
+            .collect();
         json!({
             "name": &*self.cluster.name,
             "observability_name": &*self.cluster.stat_name,

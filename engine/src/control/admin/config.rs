@@ -36,9 +36,7 @@ pub(super) fn config_dump(ask: &Ask<'_>) -> Answer {
     let listeners: Vec<Value> = list("listeners")
         .into_iter()
         .flatten()
-        .map(|listener| {
-            dumped("listener", "envoy.config.listener.v3.Listener", listener, &updated)
-        })
+        .map(|listener| dumped("listener", "envoy.config.listener.v3.Listener", listener, &updated))
         .collect();
     let routes: Vec<Value> = list("listeners")
         .into_iter()
@@ -80,18 +78,21 @@ pub(super) fn listeners(ask: &Ask<'_>) -> Answer {
             Answer::text(StatusCode::OK, lines.collect::<String>())
         }
         Some("json") => {
-            let statuses: Vec<Value> = listeners.iter().map(|listener| {
-                let mut status = Map::new();
-                status.insert("name".to_owned(), listener.name.as_str().into());
-                if let Some((first, more)) = listener.addresses.split_first() {
-                    status.insert("local_address".to_owned(), address_json(first));
-                    if !more.is_empty() {
-                        let more = more.iter().map(address_json).collect();
-                        status.insert("additional_local_addresses".to_owned(), more);
+            let statuses: Vec<Value> = listeners
+                .iter()
+                .map(|listener| {
+                    let mut status = Map::new();
+                    status.insert("name".to_owned(), listener.name.as_str().into());
+                    if let Some((first, more)) = listener.addresses.split_first() {
+                        status.insert("local_address".to_owned(), address_json(first));
+                        if !more.is_empty() {
+                            let more = more.iter().map(address_json).collect();
+                            status.insert("additional_local_addresses".to_owned(), more);
+                        }
                     }
-                }
-                Value::Object(status)
-            }).collect();
+                    Value::Object(status)
+                })
+                .collect();
             Answer::json(&json!({ "listener_statuses": statuses }))
         }
         Some(_) => Answer::bad_request("usage: /listeners?format=(json|text)\n"),

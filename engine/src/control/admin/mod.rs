@@ -196,7 +196,9 @@ impl Listener {
 /// A socket file that a dead process left would be in the way. A live one's is left alone.
 fn remove_stale_socket(path: &Path) -> io::Result<()> {
     match unix::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
         // No file, a file of another kind, a live socket: `bind` says what is wrong, if anything.
         _ => Ok(()),
     }

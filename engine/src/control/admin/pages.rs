@@ -168,7 +168,10 @@ pub(super) const PAGES: &[Page] = &[
             ("filter", "Regular expression for filtering stats"),
             ("invert_filter", "Invert the filter regex"),
             ("format", "Format to use; One of (text, json, prometheus)"),
-            ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
+            (
+                "type",
+                "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)",
+            ),
         ],
         changes: false,
         render: stats::stats,

@@ -89,11 +89,13 @@ struct RequestSide {
     body: BodyDecoder,
     chunked: bool,
     complete: bool,
+    /// Downstream is not read because upstream takes no more.
+    paused: bool,
 }
 
 impl Default for RequestSide {
     fn default() -> Self {
-        Self { body: BodyDecoder::None, chunked: false, complete: true }
+        Self { body: BodyDecoder::None, chunked: false, complete: true, paused: false }
     }
 }
 
@@ -107,6 +109,8 @@ struct ResponseSide {
     closes: bool,
     /// The upstream connection can be used again after it.
     reusable: bool,
+    /// Upstream is not read because downstream takes no more.
+    paused: bool,
 }
 
 impl Default for ResponseSide {
@@ -118,6 +122,7 @@ impl Default for ResponseSide {
             partial: Vec::new(),
             closes: false,
             reusable: false,
+            paused: false,
         }
     }
 }
@@ -167,6 +172,8 @@ pub(super) struct Downstream<'a> {
     pub(super) waker: &'a Waker,
     pub(super) peer: Peer,
     pub(super) connection_id: u64,
+    /// The connection may not carry another request.
+    pub(super) is_last: bool,
     /// Unsent bytes at which the exchange stops, and at which it goes on.
     pub(super) marks: crate::ring::Watermarks,
 }
@@ -209,6 +216,7 @@ impl Exchange {
             body: BodyDecoder::from(head.framing),
             chunked: head.framing == BodyFraming::Chunked,
             complete: head.framing.is_empty(),
+            paused: false,
         };
         self.facts.bytes.request_headers = head.len as u64;
         self.facts.times.downstream_rx_begin = now;
@@ -241,11 +249,7 @@ impl Exchange {
     }
 
     /// Starts towards `destination`, or answers with `reply`.
-    pub(super) fn start(
-        &mut self,
-        down: &mut Downstream<'_>,
-        outcome: Result<Destination, Reply>,
-    ) {
+    pub(super) fn start(&mut self, down: &mut Downstream<'_>, outcome: Result<Destination, Reply>) {
         down.http.stats.downstream_rq_active.inc();
         self.touch(down.shard);
         match outcome {

@@ -31,8 +31,11 @@ impl Exchange {
         self.response.phase = ResponsePhase::Complete;
         // What the request still has to say is read as far as it is here already.
         let unread = !self.request.complete;
-        self.response.closes =
-            reply.close || unread || !self.client.keep_alive || down.shard.is_draining();
+        self.response.closes = reply.close
+            || unread
+            || !self.client.keep_alive
+            || down.is_last
+            || down.shard.is_draining();
         let server = &down.http.config.server;
         let frame = ReplyFrame {
             date: down.shard.clock.date(),
@@ -80,13 +83,19 @@ impl Exchange {
                 Some(address) => access_log::Address::Ip(address),
                 None => access_log::Address::Pipe(&host.address_text),
             });
-            record.upstream_host_name = Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
+            record.upstream_host_name =
+                Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
             record.upstream_protocol = Some(Protocol::Http11);
         }
         record
     }
 
-    pub(super) fn common_record(&self, shard: &Shard, peer: Peer, connection_id: u64) -> Record<'_> {
+    pub(super) fn common_record(
+        &self,
+        shard: &Shard,
+        peer: Peer,
+        connection_id: u64,
+    ) -> Record<'_> {
         let now = shard.clock.now();
         let facts = &self.facts;
         let age = now.saturating_sub(facts.times.downstream_rx_begin);

@@ -65,7 +65,11 @@ impl Exchange {
     }
 
     /// Upstream's answer can't be understood, or not in one way only.
-    pub(super) fn refuse_response(&mut self, down: &mut Downstream<'_>, error: HeadError) -> Result<(), Stop> {
+    pub(super) fn refuse_response(
+        &mut self,
+        down: &mut Downstream<'_>,
+        error: HeadError,
+    ) -> Result<(), Stop> {
         self.count_protocol_error();
         if let Some((cluster, host)) = &self.destination {
             log::warn!(
@@ -131,13 +135,17 @@ impl Exchange {
     }
 
     pub(super) fn must_close(&self, down: &Downstream<'_>, framing: BodyFraming) -> bool {
-        let unframed = self.client.http10
-            && matches!(framing, BodyFraming::Chunked | BodyFraming::UntilClose);
+        let unframed =
+            self.client.http10 && matches!(framing, BodyFraming::Chunked | BodyFraming::UntilClose);
         let draining = down.shard.is_draining();
         if draining {
             down.http.stats.downstream_cx_drain_close.inc();
         }
-        !self.client.keep_alive || unframed || draining || self.tunnel != Tunnel::None
+        !self.client.keep_alive
+            || unframed
+            || draining
+            || down.is_last
+            || self.tunnel != Tunnel::None
     }
 
     pub(super) fn count_response(&self, down: &Downstream<'_>, status: u16) {

@@ -7,13 +7,18 @@ use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
 use crate::ring::{Received, Socket};
 use crate::shard::Shard;
+use crate::stats::HttpStats;
 
 use super::super::reply::{Reply, UpstreamFailure};
 use super::super::upgrade::Tunnel;
 use super::{Downstream, Exchange, Progress, ResponsePhase, Stop, Upstream};
 
 impl Exchange {
-    pub(super) fn try_advance(&mut self, down: &mut Downstream<'_>, timer_fired: bool) -> Result<(), Stop> {
+    pub(super) fn try_advance(
+        &mut self,
+        down: &mut Downstream<'_>,
+        timer_fired: bool,
+    ) -> Result<(), Stop> {
         if down.socket.send_error().is_some() {
             return Err(Progress::Gone);
         }
@@ -23,6 +28,10 @@ impl Exchange {
         }
         self.pump_request(down)?;
         self.pump_response(down)?;
+        if self.is_tunnelling() {
+            // What the client sent ahead of the answer can go now.
+            self.pump_request(down)?;
+        }
         self.conclude(down)?;
         self.notice_departure(down)
     }
@@ -34,6 +43,10 @@ impl Exchange {
                     let full = connection.socket.unsent() >= down.marks.high;
                     if full {
                         connection.socket.wake_at_unsent(down.marks.low);
+                    }
+                    if full != self.request.paused {
+                        self.request.paused = full;
+                        count_pause(full, &down.http.stats);
                     }
                     // Before upstream agreed to a tunnel, its bytes stay where they are.
                     !full && (self.tunnel == Tunnel::None || self.is_tunnelling())
@@ -61,7 +74,11 @@ impl Exchange {
         Ok(())
     }
 
-    pub(super) fn forward_request(&mut self, down: &mut Downstream<'_>, chunk: Chunk) -> Result<(), Stop> {
+    pub(super) fn forward_request(
+        &mut self,
+        down: &mut Downstream<'_>,
+        chunk: Chunk,
+    ) -> Result<(), Stop> {
         self.touch(down.shard);
         let mut rest = chunk;
         loop {
@@ -117,7 +134,18 @@ impl Exchange {
     pub(super) fn pump_response(&mut self, down: &mut Downstream<'_>) -> Result<(), Stop> {
         while self.response.phase != ResponsePhase::Complete {
             let Upstream::Active(connection) = &self.upstream else { return Ok(()) };
-            if down.socket.unsent() >= down.marks.high {
+            let full = down.socket.unsent() >= down.marks.high;
+            if full != self.response.paused
+                && let Some((cluster, _)) = &self.destination
+            {
+                self.response.paused = full;
+                if full {
+                    cluster.stats.upstream_flow_control_paused_reading_total.inc();
+                } else {
+                    cluster.stats.upstream_flow_control_resumed_reading_total.inc();
+                }
+            }
+            if full {
                 down.socket.wake_at_unsent(down.marks.low);
                 return Ok(());
             }
@@ -131,7 +159,11 @@ impl Exchange {
         Ok(())
     }
 
-    pub(super) fn forward_response(&mut self, down: &mut Downstream<'_>, chunk: Chunk) -> Result<(), Stop> {
+    pub(super) fn forward_response(
+        &mut self,
+        down: &mut Downstream<'_>,
+        chunk: Chunk,
+    ) -> Result<(), Stop> {
         self.touch(down.shard);
         self.replay = None;
         self.facts.bytes.upstream_wire_received += chunk.len() as u64;
@@ -193,7 +225,11 @@ impl Exchange {
     }
 
     /// Upstream finished sending (`cleanly`), or its connection failed.
-    pub(super) fn upstream_ended(&mut self, down: &mut Downstream<'_>, cleanly: bool) -> Result<(), Stop> {
+    pub(super) fn upstream_ended(
+        &mut self,
+        down: &mut Downstream<'_>,
+        cleanly: bool,
+    ) -> Result<(), Stop> {
         self.response.reusable = false;
         if self.response.phase == ResponsePhase::Body {
             if cleanly && self.response.body.on_eof().is_ok() {
@@ -274,6 +310,14 @@ impl Exchange {
 
     pub(super) fn is_tunnelling(&self) -> bool {
         self.tunnel != Tunnel::None && self.response.phase != ResponsePhase::Head
+    }
+}
+
+fn count_pause(paused: bool, stats: &HttpStats) {
+    if paused {
+        stats.downstream_flow_control_paused_reading_total.inc();
+    } else {
+        stats.downstream_flow_control_resumed_reading_total.inc();
     }
 }
 

@@ -2,8 +2,8 @@
 
 use outrigger_codecs::http1::{BodyDecoder, Method};
 
-use crate::cluster::UpstreamConnection;
 use crate::cluster::Admission;
+use crate::cluster::UpstreamConnection;
 use crate::ring::Socket;
 use crate::shard::Shard;
 
@@ -65,20 +65,23 @@ impl Exchange {
                 drop(waiting);
                 self.acquire(down);
             }
-            Upstream::Connecting { connecting, connection, _pending } => {
-                match connecting.ready() {
-                    Ok(Err(connecting)) => {
-                        self.upstream = Upstream::Connecting { connecting, connection, _pending };
-                    }
-                    Ok(Ok(socket)) => self.connected(down, socket, connection),
-                    Err(code) => self.refused(down, code),
+            Upstream::Connecting { connecting, connection, _pending } => match connecting.ready() {
+                Ok(Err(connecting)) => {
+                    self.upstream = Upstream::Connecting { connecting, connection, _pending };
                 }
-            }
+                Ok(Ok(socket)) => self.connected(down, socket, connection),
+                Err(code) => self.refused(down, code),
+            },
             other => self.upstream = other,
         }
     }
 
-    pub(super) fn connected(&mut self, down: &mut Downstream<'_>, socket: Socket, admission: Admission) {
+    pub(super) fn connected(
+        &mut self,
+        down: &mut Downstream<'_>,
+        socket: Socket,
+        admission: Admission,
+    ) {
         let Some((cluster, _)) = self.destination.clone() else { return };
         let now = down.shard.clock.now();
         self.deadlines.connect = None;
@@ -103,7 +106,11 @@ impl Exchange {
     }
 
     /// Sends the head on `connection`.
-    pub(super) fn activate(&mut self, down: &mut Downstream<'_>, mut connection: UpstreamConnection) {
+    pub(super) fn activate(
+        &mut self,
+        down: &mut Downstream<'_>,
+        mut connection: UpstreamConnection,
+    ) {
         let Some((cluster, host)) = &self.destination else { return };
         let now = down.shard.clock.now();
         self.reused = !connection.begin_request();
@@ -122,7 +129,8 @@ impl Exchange {
             self.open_tunnel();
         } else if let Some(head) = &self.replay {
             self.facts.bytes.upstream_header_sent += head.len() as u64;
-            let again = self.reused && !self.replayed && self.request.complete && self.is_idempotent();
+            let again =
+                self.reused && !self.replayed && self.request.complete && self.is_idempotent();
             if again {
                 connection.socket.send(head.clone());
             } else if let Some(head) = self.replay.take() {

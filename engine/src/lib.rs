@@ -14,6 +14,7 @@ pub mod demo;
 pub mod http;
 pub mod listen;
 pub mod logging;
+pub mod memory;
 pub mod ring;
 pub mod server;
 pub mod shard;

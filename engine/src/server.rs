@@ -23,6 +23,7 @@ use crate::control::{
 };
 use crate::listen::{self, BoundSockets, ListenError};
 use crate::logging::{InitError, Logging};
+use crate::memory;
 use crate::ring::{self, Unsupported};
 use crate::shard::{self, Common, Message, ShardError, ShardHandle, Watchdog};
 use crate::stats::Registry;
@@ -149,6 +150,9 @@ fn run(
     state.set_bootstrap(&loaded.config_dump);
     state.set_node(loaded.node);
     state.set_snapshot(Arc::clone(&snapshot));
+    drop(loaded.config_dump);
+    drop(loaded.warnings);
+    memory::give_back();
     let (updates, publish) = Updates::new();
     let control = Control::start(
         Arc::clone(&state),

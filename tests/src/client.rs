@@ -75,7 +75,9 @@ impl Client {
     pub fn post(&mut self, target: &str, body: impl AsRef<[u8]>) -> Response {
         let body = body.as_ref();
         let length = body.len();
-        self.send(format!("POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"));
+        self.send(format!(
+            "POST {target} HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n"
+        ));
         self.send(body).response()
     }
 

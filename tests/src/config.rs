@@ -15,30 +15,32 @@ impl Config {
     /// Without routes and clusters.
     #[must_use]
     pub fn new() -> Config {
-        Config { json: json!({
-            "admin": {"address": Address::any().to_json()},
-            "static_resources": {
-                "listeners": [{
-                    "name": "main",
-                    "address": Address::any().to_json(),
-                    "filter_chains": [{"filters": [{
-                        "name": "http",
-                        "typed_config": {
-                            "@type": HTTP_CONNECTION_MANAGER,
-                            "stat_prefix": "main",
-                            "route_config": {"name": "routes", "virtual_hosts": [
-                                {"name": "all", "domains": ["*"], "routes": []},
-                            ]},
-                            "http_filters": [{
-                                "name": "router",
-                                "typed_config": {"@type": ROUTER},
-                            }],
-                        },
-                    }]}],
-                }],
-                "clusters": [],
-            },
-        }) }
+        Config {
+            json: json!({
+                "admin": {"address": Address::any().to_json()},
+                "static_resources": {
+                    "listeners": [{
+                        "name": "main",
+                        "address": Address::any().to_json(),
+                        "filter_chains": [{"filters": [{
+                            "name": "http",
+                            "typed_config": {
+                                "@type": HTTP_CONNECTION_MANAGER,
+                                "stat_prefix": "main",
+                                "route_config": {"name": "routes", "virtual_hosts": [
+                                    {"name": "all", "domains": ["*"], "routes": []},
+                                ]},
+                                "http_filters": [{
+                                    "name": "router",
+                                    "typed_config": {"@type": ROUTER},
+                                }],
+                            },
+                        }]}],
+                    }],
+                    "clusters": [],
+                },
+            }),
+        }
     }
 
     /// Every request goes to one origin, by the cluster `origin`.
@@ -135,7 +137,7 @@ impl Config {
     /// Merges into `engine`, which only Outrigger has.
     #[must_use]
     pub fn engine(self, patch: Value) -> Config {
-        self.with(json!({"engine": patch}))
+        self.with(Value::Object(Map::from_iter([("engine".to_owned(), patch)])))
     }
 
     /// The bootstrap.

@@ -198,7 +198,8 @@ fn declared(headers: &Headers) -> Result<Option<Framing>, Fault> {
     match (&lengths[..], &codings[..]) {
         ([], []) => Ok(None),
         ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-            let length = length.parse().map_err(|_| Fault::Malformed(format!("length {length}")))?;
+            let length =
+                length.parse().map_err(|_| Fault::Malformed(format!("length {length}")))?;
             Ok(Some(Framing::Length(length)))
         }
         ([], [coding]) if coding.eq_ignore_ascii_case("chunked") => Ok(Some(Framing::Chunked)),

@@ -428,9 +428,8 @@ impl Epoll {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 256];
         let timeout_ms = i32::try_from(EPOLL_PAUSE.as_millis()).unwrap();
         // SAFETY: the kernel writes at most as many entries as there are.
-        let count = unsafe {
-            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 256, timeout_ms)
-        };
+        let count =
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 256, timeout_ms) };
         let count = usize::try_from(count).unwrap_or(0);
         ready.extend(events[..count].iter().map(|event| usize::try_from(event.u64).unwrap()));
     }

@@ -89,10 +89,12 @@ impl Origin {
     /// Answers each request with 200 and the body that came with it.
     #[must_use]
     pub fn echo() -> Origin {
-        Origin::start(|peer| loop {
-            let body = peer.request()?.body;
-            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()))?;
-            peer.send(body)?;
+        Origin::start(|peer| {
+            loop {
+                let body = peer.request()?.body;
+                peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()))?;
+                peer.send(body)?;
+            }
         })
     }
 

@@ -30,15 +30,23 @@ impl Launch {
     /// Outrigger with a bootstrap, on one shard.
     #[must_use]
     pub fn outrigger(config: &Config) -> Launch {
-        Launch::with_config("outrigger", binary::outrigger(), config).shards(1)
+        Launch::outrigger_text(&serde_json::to_string_pretty(config.json()).unwrap())
     }
 
-    /// Envoy with the same bootstrap, on one worker.
+    /// Outrigger with the text of a bootstrap, on one shard.
     #[must_use]
-    pub fn envoy(config: &Config) -> Launch {
-        Launch::with_config("envoy", binary::envoy(), config)
-            .shards(1)
-            .arguments(&["--disable-hot-restart", "--log-level", "warning"])
+    pub fn outrigger_text(bootstrap: &str) -> Launch {
+        Launch::with_text("outrigger", binary::outrigger(), bootstrap).shards(1)
+    }
+
+    /// Envoy with the text of a bootstrap, on one worker.
+    #[must_use]
+    pub fn envoy_text(bootstrap: &str) -> Launch {
+        Launch::with_text("envoy", binary::envoy(), bootstrap).shards(1).arguments(&[
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+        ])
     }
 
     /// Outrigger with nothing but what is added.
@@ -131,10 +139,10 @@ impl Launch {
         }
     }
 
-    fn with_config(name: &'static str, program: &Path, config: &Config) -> Launch {
+    fn with_text(name: &'static str, program: &Path, bootstrap: &str) -> Launch {
         let directory = Scratch::new();
-        let file = directory.file("bootstrap.json");
-        fs::write(&file, serde_json::to_string_pretty(config.json()).unwrap()).unwrap();
+        let file = directory.file("bootstrap.yaml");
+        fs::write(&file, bootstrap).unwrap();
         let arguments = vec!["-c".to_owned(), file.display().to_string()];
         let limits = Limits::default();
         Launch { name, program: program.to_owned(), arguments, limits, directory }
@@ -227,7 +235,8 @@ impl Proxy {
     #[must_use]
     #[track_caller]
     pub fn stats(&self) -> BTreeMap<String, u64> {
-        let json: Value = serde_json::from_str(&self.admin_get("/stats?format=json").text()).unwrap();
+        let json: Value =
+            serde_json::from_str(&self.admin_get("/stats?format=json").text()).unwrap();
         let entries = json["stats"].as_array().unwrap().iter();
         entries
             .filter_map(|stat| Some((stat["name"].as_str()?.to_owned(), stat["value"].as_u64()?)))
@@ -262,11 +271,12 @@ impl Proxy {
     pub fn await_stat(&self, name: &str, condition: impl Fn(u64) -> bool) -> u64 {
         let start = std::time::Instant::now();
         loop {
-            let now = self.stat(name);
-            if condition(now) {
+            // Some appear with the first event that they count.
+            let now = self.stats().get(name).copied();
+            if let Some(now) = now.filter(|now| condition(*now)) {
                 return now;
             }
-            assert!(start.elapsed() < PATIENCE, "{name} stays at {now}");
+            assert!(start.elapsed() < PATIENCE, "{name} stays at {now:?}");
             std::thread::sleep(STATS_GLANCE);
         }
     }

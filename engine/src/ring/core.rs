@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::task::Waker;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::buffers::{Chunk, ReceiveBuffers};
@@ -41,14 +41,15 @@ pub(super) struct Core {
     inline_sends: usize,
     /// A task was woken since the flag was last cleared.
     woken: bool,
-    event: Option<WatchedEvent>,
+    bell: Option<Bell>,
     timeout_armed: bool,
 }
 
-struct WatchedEvent {
+struct Bell {
     fd: OwnedFd,
-    value: Box<u64>,
-    signalled: bool,
+    /// Where the kernel writes what was rung.
+    strokes: Box<[u8; 16]>,
+    rung: bool,
 }
 
 struct SendVector {
@@ -89,7 +90,7 @@ impl Core {
             delays: Vec::new(),
             inline_sends: 0,
             woken: false,
-            event: None,
+            bell: None,
             timeout_armed: false,
         };
         Ok(core)
@@ -496,7 +497,7 @@ impl Core {
         }
     }
 
-    // ---- event and timeout ---------------------------------------------------------------------
+    // ---- bell and timeout ---------------------------------------------------------------------
 
     pub(super) fn register_eventfd(&self, event: RawFd) -> io::Result<()> {
         self.uring.submitter().register_eventfd(event)
@@ -511,27 +512,29 @@ impl Core {
         }
     }
 
-    pub(super) fn watch_event(&mut self, fd: OwnedFd) {
-        self.event = Some(WatchedEvent { fd, value: Box::new(0), signalled: false });
-        self.read_event();
+    pub(super) fn listen_to(&mut self, fd: OwnedFd) {
+        self.bell = Some(Bell { fd, strokes: Box::new([0; 16]), rung: false });
+        self.arm_bell();
     }
 
-    pub(super) fn take_event(&mut self) -> bool {
-        self.event.as_mut().is_some_and(|event| std::mem::take(&mut event.signalled))
+    pub(super) fn take_rung(&mut self) -> bool {
+        self.bell.as_mut().is_some_and(|bell| std::mem::take(&mut bell.rung))
     }
 
-    fn read_event(&mut self) {
-        let Some(event) = &mut self.event else { return };
-        let value: *mut u64 = &raw mut *event.value;
-        let entry = opcode::Read::new(Fd(event.fd.as_raw_fd()), value.cast(), 8).build();
-        self.push(entry.user_data(pack(Op::Event, 0)));
+    fn arm_bell(&mut self) {
+        let Some(bell) = &mut self.bell else { return };
+        let (strokes, len) = (bell.strokes.as_mut_ptr(), bell.strokes.len() as u32);
+        let entry = opcode::Recv::new(Fd(bell.fd.as_raw_fd()), strokes, len).build();
+        self.push(entry.user_data(pack(Op::Bell, 0)));
     }
 
-    fn on_event(&mut self) {
-        if let Some(event) = &mut self.event {
-            event.signalled = true;
+    fn on_bell(&mut self, result: i32) {
+        let Some(bell) = &mut self.bell else { return };
+        bell.rung = true;
+        // At its end nobody is left who could ring.
+        if result > 0 || matches!(-result, libc::EINTR | libc::EAGAIN) {
+            self.arm_bell();
         }
-        self.read_event();
     }
 
     pub(super) fn wake_after(&mut self, delay: Duration) {
@@ -551,7 +554,7 @@ impl Core {
     fn push(&mut self, entry: squeue::Entry) {
         loop {
             // SAFETY: every entry points only to memory that lives until the kernel has taken it
-            // (vectors, addresses) or until its completion (chunks in slots, the event's value).
+            // (vectors, addresses) or until its completion (chunks in slots, the bell's strokes).
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -583,13 +586,9 @@ impl Core {
         self.counters.enters += 1;
         let inline = std::mem::take(&mut self.inline_sends);
         let entered = match wait {
-            Wait::AtMost(limit) if !limit.is_zero() => {
-                let limit = Timespec::from(limit);
-                let args = SubmitArgs::new().timespec(&limit);
-                // The completions of sends come at once; wait for one more than those.
-                self.uring.submitter().submit_with_args(1 + inline, &args)
-            }
-            _ => {
+            // The completions of sends come at once; wait for one more than those.
+            Wait::ForOne => self.uring.submitter().submit_and_wait(1 + inline),
+            Wait::No => {
                 let queued = self.uring.submission().len() as u32;
                 // SAFETY: no argument structure is passed.
                 unsafe {
@@ -611,15 +610,16 @@ impl Core {
         let mut any = false;
         loop {
             let Some(entry) = self.uring.completion().next() else { return any };
-            any = true;
             self.counters.completions += 1;
             let (result, flags) = (entry.result(), entry.flags());
-            match unpack(entry.user_data()) {
+            let token = unpack(entry.user_data());
+            any |= !matches!(token, Some((Op::Timeout | Op::Aside, _)) | None);
+            match token {
                 Some((Op::Receive, index)) => self.on_receive(index, result, flags),
                 Some((Op::Send, index)) => self.on_send(index, result),
                 Some((Op::Accept, index)) => self.on_accept(index, result, flags),
                 Some((Op::Connect, index)) => self.on_connect(index, result),
-                Some((Op::Event, _)) => self.on_event(),
+                Some((Op::Bell, _)) => self.on_bell(result),
                 Some((Op::Timeout, _)) if result != -libc::ECANCELED => self.timeout_armed = false,
                 Some((Op::Timeout | Op::Aside, _)) | None => {}
             }

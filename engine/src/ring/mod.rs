@@ -1,4 +1,4 @@
-//! A shard's own io_uring: sockets, listeners, one wake-up event and one timeout.
+//! A shard's own io_uring: sockets, listeners, one bell and one timeout.
 //!
 //! Connection tasks never see an entry or a completion. They hold a [`Socket`], take chunks from
 //! it, queue chunks to it, and are woken when something about it changed. The driver calls
@@ -51,8 +51,8 @@ pub struct Ring {
 pub enum Wait {
     /// Reap what is there.
     No,
-    /// Block for the first completion, at most this long.
-    AtMost(Duration),
+    /// Block for the first completion. [`Ring::wake_after`] bounds it.
+    ForOne,
 }
 
 /// What the ring counts. Read by the driver, which publishes it.
@@ -75,8 +75,8 @@ impl Ring {
         Ok(Self { core: Rc::new(RefCell::new(Core::new(config)?)) })
     }
 
-    /// Submits what was queued, waits if asked to, and hands out completions. True when there was
-    /// at least one.
+    /// Submits what was queued, waits if asked to, and hands out completions. True when one of them
+    /// was more than the timeout of [`Ring::wake_after`].
     ///
     /// # Errors
     /// Only for faults of the ring itself, which the shard can't survive.
@@ -115,14 +115,14 @@ impl Ring {
         self.core.borrow_mut().wake_after(delay);
     }
 
-    /// Watches an eventfd: a signal ends a wait or a park. One per ring.
-    pub fn watch_event(&self, event: OwnedFd) {
-        self.core.borrow_mut().watch_event(event);
+    /// Listens to a bell: a byte on this stream socket ends a wait or a park. One per ring.
+    pub fn listen_to(&self, bell: OwnedFd) {
+        self.core.borrow_mut().listen_to(bell);
     }
 
-    /// True when the watched eventfd was signalled since the last call.
-    pub fn take_event(&self) -> bool {
-        self.core.borrow_mut().take_event()
+    /// True when the bell was rung since the last call.
+    pub fn take_rung(&self) -> bool {
+        self.core.borrow_mut().take_rung()
     }
 
     /// Adopts a connected, non-blocking socket.

@@ -8,7 +8,7 @@ pub(super) enum Op {
     /// Cancel, close, and timeout removal: nothing waits for them.
     Aside = 2,
     Connect = 3,
-    Event = 4,
+    Bell = 4,
     Receive = 5,
     /// A first attempt that the kernel completes while it takes the entry.
     Send = 6,
@@ -26,7 +26,7 @@ pub(super) fn unpack(token: u64) -> Option<(Op, u32)> {
         1 => Op::Accept,
         2 => Op::Aside,
         3 => Op::Connect,
-        4 => Op::Event,
+        4 => Op::Bell,
         5 => Op::Receive,
         6 => Op::Send,
         7 => Op::Timeout,
@@ -41,8 +41,7 @@ mod tests {
 
     #[test]
     fn tokens_round_trip() {
-        for op in
-            [Op::Accept, Op::Aside, Op::Connect, Op::Event, Op::Receive, Op::Send, Op::Timeout]
+        for op in [Op::Accept, Op::Aside, Op::Connect, Op::Bell, Op::Receive, Op::Send, Op::Timeout]
         {
             assert_eq!(unpack(pack(op, u32::MAX)), Some((op, u32::MAX)));
         }

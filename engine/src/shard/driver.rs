@@ -30,12 +30,13 @@ use super::{Message, Shard};
 pub(super) async fn drive(
     shard: &Shard,
     mailbox: &Mailbox<Message>,
+    bell: OwnedFd,
     own_waker: &Mutex<Option<Waker>>,
     handle: impl Fn(Message),
 ) -> io::Result<()> {
     publish_waker(own_waker).await;
     let parking = Parking::new(shard)?;
-    shard.ring.watch_event(mailbox.bell()?);
+    shard.ring.listen_to(bell);
     let mut idle = Idle::new(shard);
     let mut runnable = true;
     while !shard.is_stopped() {
@@ -45,7 +46,7 @@ pub(super) async fn drive(
                 shard.stats.lingers.add(u64::from(wait != Wait::No));
                 shard.ring.turn(wait)?
             }
-            None => parking.park(shard).await?,
+            None => parking.park(shard, &mut idle).await?,
         };
         shard.clock.tick();
         shard.pulse().turn(shard.clock.now());
@@ -55,7 +56,7 @@ pub(super) async fn drive(
         }
         let fired = shard.timers.advance(shard.clock.now());
         shard.flush_logs();
-        let called = shard.ring.take_event();
+        let called = shard.ring.take_rung();
         if called {
             while let Some(message) = mailbox.take() {
                 handle(message);
@@ -78,6 +79,9 @@ struct Idle {
     since: Nanos,
     spin: Nanos,
     linger: Nanos,
+    /// When the ring's timeout ends a wait, if it is armed. It stands in for a time limit on each
+    /// wait, which the kernel would have to set up and take down every time.
+    tick_at: Option<Nanos>,
 }
 
 impl Idle {
@@ -86,6 +90,7 @@ impl Idle {
             since: shard.clock.now(),
             spin: u64::from(shard.config.spin_us) * 1000,
             linger: u64::from(shard.config.linger_us) * 1000,
+            tick_at: None,
         }
     }
 
@@ -94,16 +99,27 @@ impl Idle {
     }
 
     /// How to wait in the ring; nothing when it is time to park.
-    fn wait(&self, shard: &Shard) -> Option<Wait> {
+    fn wait(&mut self, shard: &Shard) -> Option<Wait> {
         let now = shard.clock.now();
         let idle = now - self.since;
         if idle < self.spin {
             return Some(Wait::No);
         }
         let left = (self.spin + self.linger).checked_sub(idle).filter(|left| *left > 0)?;
-        let limit = Duration::from_nanos(left);
-        let limit = shard.next_deadline().map_or(limit, |next| next.min(limit));
-        Some(if limit.is_zero() { Wait::No } else { Wait::AtMost(limit) })
+        self.tick(shard, Some(now + left));
+        Some(Wait::ForOne)
+    }
+
+    /// Makes sure that the ring completes something by `at`, or by the next deadline.
+    fn tick(&mut self, shard: &Shard, at: Option<Nanos>) {
+        let now = shard.clock.now();
+        let deadline = shard.next_deadline().map(|next| now + next.as_nanos() as u64);
+        let Some(at) = at.into_iter().chain(deadline).min() else { return };
+        self.tick_at = self.tick_at.filter(|armed| *armed > now);
+        if self.tick_at.is_none_or(|armed| armed > at) {
+            shard.ring.wake_after(Duration::from_nanos(at.saturating_sub(now)));
+            self.tick_at = Some(at);
+        }
     }
 }
 
@@ -128,11 +144,9 @@ impl Parking {
     }
 
     /// Sleeps until the ring completes something. True when it had already.
-    async fn park(&self, shard: &Shard) -> io::Result<bool> {
+    async fn park(&self, shard: &Shard, idle: &mut Idle) -> io::Result<bool> {
         shard.publish_counters();
-        if let Some(next) = shard.next_deadline() {
-            shard.ring.wake_after(next);
-        }
+        idle.tick(shard, None);
         shard.ring.signal_completions(true);
         self.clear()?;
         let any = shard.ring.turn(Wait::No)?;

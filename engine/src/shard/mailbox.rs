@@ -1,10 +1,15 @@
-//! How other threads reach a shard: a bounded queue, and an eventfd on the shard's ring.
+//! How other threads reach a shard: a bounded queue, and a bell that the shard's ring listens to.
+//!
+//! The bell is a socket pair, not an eventfd. A parked shard sleeps on an eventfd that the kernel
+//! signals for its ring; signalling one eventfd from within the write to another is put off by the
+//! kernel, and on Linux 6.18 only the first such signal of a ring ever arrives.
 //!
 //! Invariant: a message that was accepted is seen. The bell is rung after the message is queued,
 //! and the shard silences it before it empties the queue.
 
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,28 +27,20 @@ pub(super) struct Mailbox<M> {
 
 struct Shared<M> {
     queue: ArrayQueue<M>,
-    bell: OwnedFd,
+    bell: UnixStream,
     rung: AtomicBool,
 }
 
-/// A mailbox for `capacity` messages.
+/// A mailbox for `capacity` messages, and the end of the bell for the ring to listen to.
 ///
 /// # Errors
-/// When no eventfd can be made.
-pub(super) fn mailbox<M>(capacity: usize) -> io::Result<(Sender<M>, Mailbox<M>)> {
-    // Blocking, because kernels before 6.0 fail a ring's read of an empty non-blocking one.
-    // SAFETY: a plain system call; the result is checked before it is owned.
-    let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    if bell < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let shared = Arc::new(Shared {
-        queue: ArrayQueue::new(capacity),
-        // SAFETY: a descriptor just made for us.
-        bell: unsafe { OwnedFd::from_raw_fd(bell) },
-        rung: AtomicBool::new(false),
-    });
-    Ok((Sender { shared: Arc::clone(&shared) }, Mailbox { shared }))
+/// When no socket pair can be made.
+pub(super) fn mailbox<M>(capacity: usize) -> io::Result<(Sender<M>, Mailbox<M>, OwnedFd)> {
+    let (bell, heard) = UnixStream::pair()?;
+    bell.set_nonblocking(true)?;
+    let queue = ArrayQueue::new(capacity);
+    let shared = Arc::new(Shared { queue, bell, rung: AtomicBool::new(false) });
+    Ok((Sender { shared: Arc::clone(&shared) }, Mailbox { shared }, heard.into()))
 }
 
 impl<M> Sender<M> {
@@ -60,10 +57,9 @@ impl<M> Sender<M> {
     /// Wakes the shard without a message.
     pub(super) fn ring(&self) {
         if !self.shared.rung.swap(true, Ordering::AcqRel) {
-            let one = 1u64;
-            // SAFETY: eight bytes to an eventfd that `shared` keeps open. It can't be full: it is
-            // written at most once between two readings.
-            unsafe { libc::write(self.shared.bell.as_raw_fd(), (&raw const one).cast(), 8) };
+            // It can't be full: one byte at most is written between two silences. An error means
+            // that the shard has ended.
+            let _gone = (&self.shared.bell).write(&[1]);
         }
     }
 }
@@ -75,14 +71,6 @@ impl<M> Clone for Sender<M> {
 }
 
 impl<M> Mailbox<M> {
-    /// A duplicate of the bell, for the ring to watch.
-    ///
-    /// # Errors
-    /// When out of descriptors.
-    pub(super) fn bell(&self) -> io::Result<OwnedFd> {
-        self.shared.bell.try_clone()
-    }
-
     /// Takes the next message. After `None` the bell will be rung for the next one.
     pub(super) fn take(&self) -> Option<M> {
         if let Some(message) = self.shared.queue.pop() {
@@ -101,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_full_mailbox_gives_the_message_back() {
-        let (sender, mailbox) = mailbox(1).unwrap();
+        let (sender, mailbox, _heard) = mailbox(1).unwrap();
         assert_eq!(sender.send(1), Ok(()));
         assert_eq!(sender.send(2), Err(2));
         assert_eq!(mailbox.take(), Some(1));
@@ -110,7 +98,7 @@ mod tests {
 
     #[test]
     fn every_message_of_many_threads_arrives() {
-        let (sender, mailbox) = mailbox(16).unwrap();
+        let (sender, mailbox, _heard) = mailbox(16).unwrap();
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let sender = sender.clone();

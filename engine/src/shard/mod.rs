@@ -195,11 +195,12 @@ pub fn start(
             reason: format!("no mailbox: {error}"),
         })?);
     }
-    let peers: Vec<_> = boxes.iter().map(|(sender, _)| sender.clone()).collect();
+    let peers: Vec<_> = boxes.iter().map(|(sender, ..)| sender.clone()).collect();
     let mut handles = Vec::with_capacity(cpus.len());
-    for ((index, cpu), (sender, mailbox)) in cpus.iter().enumerate().zip(boxes) {
-        let seat = Seat { index, cpu: *cpu, common: common.clone(), peers: peers.clone() };
-        match start_one(seat, sender, mailbox, Arc::clone(snapshot)) {
+    for ((index, cpu), (sender, mailbox, bell)) in cpus.iter().enumerate().zip(boxes) {
+        let (common, peers) = (common.clone(), peers.clone());
+        let seat = Seat { index, cpu: *cpu, common, peers, mailbox, bell };
+        match start_one(seat, sender, Arc::clone(snapshot)) {
             Ok(handle) => handles.push(handle),
             Err(error) => {
                 stop(handles);
@@ -230,12 +231,13 @@ struct Seat {
     cpu: usize,
     common: Common,
     peers: Vec<Sender<Message>>,
+    mailbox: Mailbox<Message>,
+    bell: OwnedFd,
 }
 
 fn start_one(
     seat: Seat,
     sender: Sender<Message>,
-    mailbox: Mailbox<Message>,
     snapshot: Arc<Snapshot>,
 ) -> Result<ShardHandle, ShardError> {
     let (index, cpu) = (seat.index, seat.cpu);
@@ -247,7 +249,7 @@ fn start_one(
         .name(format!("shard-{index}"))
         .spawn({
             let driver = Arc::clone(&driver);
-            move || run(seat, mailbox, driver, &snapshot, &ready)
+            move || run(seat, driver, &snapshot, &ready)
         })
         .map_err(|error| failed(error.to_string()))?;
     match is_ready.recv_timeout(START_TIMEOUT) {
@@ -260,7 +262,6 @@ fn start_one(
 /// The shard's thread.
 fn run(
     seat: Seat,
-    mailbox: Mailbox<Message>,
     driver: DriverWaker,
     snapshot: &Arc<Snapshot>,
     ready: &mpsc::Sender<Result<(), String>>,
@@ -278,27 +279,22 @@ fn run(
         Err(error) => return drop(ready.send(Err(error.to_string()))),
     };
     executor.run(async {
-        let shard = match Shard::new(seat, snapshot) {
+        let Seat { index, common, peers, mailbox, bell, .. } = seat;
+        let shard = match Shard::new(index, common, peers, snapshot) {
             Ok(shard) => Rc::new(shard),
             Err(error) => return drop(ready.send(Err(error.to_string()))),
         };
         spawn_janitor(&shard);
         drop(ready.send(Ok(())));
-        // A task like the others, not the executor's main future: that one is polled only after a
-        // pass of the executor's own reactor, which would cost several system calls a turn.
-        glommio::spawn_local(turn_until_stopped(shard, mailbox, driver)).await;
+        let acceptors = accept::Acceptors::default();
+        let handle = |message| shard.handle(&acceptors, message);
+        if let Err(error) = driver::drive(&shard, &mailbox, bell, &driver, handle).await {
+            // Without its ring the shard can serve nobody, and its connections can't be moved:
+            // better a restart by the supervisor than a process that half works.
+            log::error!(target: "shard", "shard {index}: the ring failed: {error}");
+            std::process::exit(RING_FAILED_EXIT_CODE);
+        }
     });
-}
-
-async fn turn_until_stopped(shard: Rc<Shard>, mailbox: Mailbox<Message>, driver: DriverWaker) {
-    let acceptors = accept::Acceptors::default();
-    let handle = |message| shard.handle(&acceptors, message);
-    if let Err(error) = driver::drive(&shard, &mailbox, &driver, handle).await {
-        // Without its ring the shard can serve nobody, and its connections can't be moved: better
-        // a restart by the supervisor than a process that half works.
-        log::error!(target: "shard", "shard {}: the ring failed: {error}", shard.index);
-        std::process::exit(RING_FAILED_EXIT_CODE);
-    }
 }
 
 impl ShardHandle {
@@ -323,8 +319,12 @@ impl ShardHandle {
 }
 
 impl Shard {
-    fn new(seat: Seat, snapshot: &Arc<Snapshot>) -> io::Result<Self> {
-        let common = seat.common;
+    fn new(
+        index: usize,
+        common: Common,
+        peers: Vec<Sender<Message>>,
+        snapshot: &Arc<Snapshot>,
+    ) -> io::Result<Self> {
         let config = &common.config;
         let ring = Ring::new(RingConfig {
             entries: config.ring_entries,
@@ -335,29 +335,28 @@ impl Shard {
             },
             features: common.features,
         })?;
-        let serving =
-            Serving::new(Arc::clone(snapshot), seat.index, &common.registry, &common.breakers);
+        let serving = Serving::new(Arc::clone(snapshot), index, &common.registry, &common.breakers);
         let timers = Timers::default();
         let janitor = Janitor::new(timers.timer());
         Ok(Self {
-            index: seat.index,
+            index,
             ring,
             arena: Arena::new(),
             timers,
             clock: Clock::new(common.epoch),
             config: Arc::clone(config),
-            stats: common.registry.shard(seat.index),
+            stats: common.registry.shard(index),
             logger: RefCell::new(ShardLogger::new(
                 common.log_queue,
                 &common.registry,
-                seat.index,
+                index,
                 common.log_flush_interval_ns,
             )),
             registry: common.registry,
             serving: RefCell::new(Rc::new(serving)),
             pulses: common.pulses,
-            peers: seat.peers,
-            random: Cell::new(seed(seat.index)),
+            peers,
+            random: Cell::new(seed(index)),
             connection_ids: Cell::new(0),
             stopped: Cell::new(false),
             janitor,

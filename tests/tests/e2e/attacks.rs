@@ -88,7 +88,18 @@ fn slowhttptest(mode: &[&str], proxy: &Proxy) -> String {
     let scratch = Scratch::new();
     let mut command = Command::new("slowhttptest");
     command.current_dir(scratch.path());
-    command.args(mode).args(["-c", "300", "-r", "300", "-l", "5", "-p", "3", "-u", &proxy.url("/")]);
+    command.args(mode).args([
+        "-c",
+        "300",
+        "-r",
+        "300",
+        "-l",
+        "5",
+        "-p",
+        "3",
+        "-u",
+        &proxy.url("/"),
+    ]);
     let output = run(command);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -189,7 +200,11 @@ fn limits_of_heads_are_the_configured_ones() {
     }));
     let proxy = Proxy::start(&config);
     let get = |fields: String| {
-        proxy.client().send(format!("GET / HTTP/1.1\r\nHost: test\r\n{fields}\r\n")).response().status
+        proxy
+            .client()
+            .send(format!("GET / HTTP/1.1\r\nHost: test\r\n{fields}\r\n"))
+            .response()
+            .status
     };
     assert_eq!(get(format!("X: {}\r\n", "a".repeat(7000))), 200);
     assert_eq!(get(format!("X: {}\r\n", "a".repeat(9000))), 431);
@@ -205,8 +220,13 @@ fn random_bytes_do_no_harm() {
     let origin = Origin::ok();
     let mut proxy = Launch::outrigger(&Config::to(origin.address())).shards(2).start();
     let mut random = Random(0x0123_4567_89ab_cdef);
-    let starts: [&[u8]; 5] =
-        [b"", b"GET / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: a\r\n", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n"];
+    let starts: [&[u8]; 5] = [
+        b"",
+        b"GET / HTTP/1.1\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\n",
+        b"\x16\x03\x01",
+        b"PRI * HTTP/2.0\r\n\r\n",
+    ];
     for _ in 0..CONNECTIONS {
         let mut bytes = starts[random.next() as usize % starts.len()].to_vec();
         for _ in 0..random.next() % 64 {
@@ -246,7 +266,9 @@ fn without_file_descriptors_accepting_pauses_and_recovers() {
     last.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
     drop(crowd);
     assert_eq!(last.response().status, 200);
-    assert!(proxy.stats().iter().any(|(name, value)| name.ends_with("accept_paused") && *value > 0));
+    assert!(
+        proxy.stats().iter().any(|(name, value)| name.ends_with("accept_paused") && *value > 0)
+    );
     proxy.expect_stat("http.main.downstream_cx_active", 2);
     drop((first, last));
     proxy.stop();

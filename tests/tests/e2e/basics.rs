@@ -36,9 +36,10 @@ fn every_method_passes() {
 #[test]
 fn options_asterisk_passes() {
     let origin = Origin::ok();
-    let proxy = Proxy::start(&Config::to(origin.address()).route(
-        json!({"match": {"safe_regex": {"regex": ".*"}}, "route": {"cluster": "origin"}}),
-    ));
+    let proxy =
+        Proxy::start(&Config::to(origin.address()).route(
+            json!({"match": {"safe_regex": {"regex": ".*"}}, "route": {"cluster": "origin"}}),
+        ));
     let response = proxy.client().send("OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n").response();
     assert_eq!(response.status, 200);
     assert_eq!(origin.only_request().target, "*");
@@ -51,8 +52,7 @@ fn head_has_headers_and_no_body() {
     let proxy = Proxy::start(&Config::to(origin.address()));
     let mut client = proxy.client();
     for _ in 0..2 {
-        let response =
-            client.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n").response_to("HEAD");
+        let response = client.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n").response_to("HEAD");
         assert_eq!((response.status, response.header("content-length")), (200, Some("1234")));
     }
     assert_eq!(origin.log().accepted, 1);
@@ -65,8 +65,7 @@ fn a_response_to_head_may_be_chunked() {
     let proxy = Proxy::start(&Config::to(origin.address()));
     let mut client = proxy.client();
     for _ in 0..2 {
-        let response =
-            client.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n").response_to("HEAD");
+        let response = client.send("HEAD / HTTP/1.1\r\nHost: test\r\n\r\n").response_to("HEAD");
         assert_eq!((response.status, response.header("content-length")), (200, None));
     }
     assert_eq!(origin.log().accepted, 1);
@@ -75,13 +74,15 @@ fn a_response_to_head_may_be_chunked() {
 
 #[test]
 fn no_content_and_not_modified_end_with_their_head() {
-    let origin = Origin::start(|peer| loop {
-        let response = match peer.request()?.target.as_str() {
-            "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
-            "/304" => "HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\ncontent-length: 99\r\n\r\n",
-            _ => OK,
-        };
-        peer.send(response)?;
+    let origin = Origin::start(|peer| {
+        loop {
+            let response = match peer.request()?.target.as_str() {
+                "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
+                "/304" => "HTTP/1.1 304 Not Modified\r\netag: \"a\"\r\ncontent-length: 99\r\n\r\n",
+                _ => OK,
+            };
+            peer.send(response)?;
+        }
     });
     let proxy = Proxy::start(&Config::to(origin.address()));
     let mut client = proxy.client();
@@ -117,13 +118,15 @@ fn bodies_with_a_length_pass_both_ways() {
 
 #[test]
 fn chunked_bodies_pass_both_ways() {
-    let origin = Origin::start(|peer| loop {
-        let body = peer.request()?.body;
-        peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
-        for chunk in body.chunks(7000) {
-            peer.send(chunked(chunk))?;
+    let origin = Origin::start(|peer| {
+        loop {
+            let body = peer.request()?.body;
+            peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
+            for chunk in body.chunks(7000) {
+                peer.send(chunked(chunk))?;
+            }
+            peer.send("0\r\n\r\n")?;
         }
-        peer.send("0\r\n\r\n")?;
     });
     let proxy = Proxy::start(&Config::to(origin.address()));
     let mut client = proxy.client();
@@ -309,16 +312,18 @@ fn an_expectation_is_answered_here() {
 
 #[test]
 fn an_expectation_goes_to_the_origin_where_configured() {
-    let origin = Origin::start(|peer| loop {
-        let request = peer.request_head()?;
-        if request.target == "/no" {
-            peer.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n")?;
-            return Ok(());
+    let origin = Origin::start(|peer| {
+        loop {
+            let request = peer.request_head()?;
+            if request.target == "/no" {
+                peer.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n")?;
+                return Ok(());
+            }
+            peer.send("HTTP/1.1 100 Continue\r\n\r\n")?;
+            let body = peer.wire().exactly(5)?;
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"))?;
+            peer.send(body)?;
         }
-        peer.send("HTTP/1.1 100 Continue\r\n\r\n")?;
-        let body = peer.wire().exactly(5)?;
-        peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"))?;
-        peer.send(body)?;
     });
     let config = Config::to(origin.address()).http(json!({"proxy_100_continue": true}));
     let proxy = Proxy::start(&config);
@@ -353,10 +358,12 @@ fn interim_responses_do_not_end_the_exchange() {
 
 /// Answers with the target that was asked for.
 fn mirror() -> Origin {
-    Origin::start(|peer| loop {
-        let target = peer.request()?.target;
-        let length = target.len();
-        peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{target}"))?;
+    Origin::start(|peer| {
+        loop {
+            let target = peer.request()?.target;
+            let length = target.len();
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{target}"))?;
+        }
     })
 }
 
@@ -398,10 +405,7 @@ fn pipelined_requests_end_with_the_one_that_closes() {
     );
     assert_eq!(client.response().header("connection"), None);
     let response = client.response();
-    assert_eq!(
-        (response.text().as_str(), response.header("connection")),
-        ("/2", Some("close"))
-    );
+    assert_eq!((response.text().as_str(), response.header("connection")), ("/2", Some("close")));
     assert_eq!(client.wire().closed(), Ok(0));
     assert_eq!(origin.log().requests.len(), 2);
     proxy.stop();
@@ -424,12 +428,14 @@ fn bytes_may_come_one_at_a_time() {
 
 #[test]
 fn a_response_may_come_one_byte_at_a_time() {
-    let origin = Origin::start(|peer| loop {
-        peer.request()?;
-        let response = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+    let origin = Origin::start(|peer| {
+        loop {
+            peer.request()?;
+            let response = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
                         3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
-        for byte in response.bytes() {
-            peer.send([byte])?;
+            for byte in response.bytes() {
+                peer.send([byte])?;
+            }
         }
     });
     let proxy = Proxy::start(&Config::to(origin.address()));

@@ -199,7 +199,8 @@ fn the_server_header_passes_where_configured() {
         let origin = Origin::answering(
             format!("HTTP/1.1 200 OK\r\n{sent}content-length: 2\r\n\r\nok").into_bytes(),
         );
-        let config = Config::to(origin.address()).http(json!({"server_header_transformation": rule}));
+        let config =
+            Config::to(origin.address()).http(json!({"server_header_transformation": rule}));
         exchange(&config, &origin, "").1.header("server").map(str::to_owned)
     };
     assert_eq!(server("PASS_THROUGH", "server: theirs\r\n").as_deref(), Some("theirs"));
@@ -292,7 +293,15 @@ fn is_uuid(text: &str) -> bool {
 fn is_date(text: &str) -> bool {
     let shape: String = text
         .chars()
-        .map(|c| if c.is_ascii_digit() { '0' } else if c.is_ascii_alphabetic() { 'a' } else { c })
+        .map(|c| {
+            if c.is_ascii_digit() {
+                '0'
+            } else if c.is_ascii_alphabetic() {
+                'a'
+            } else {
+                c
+            }
+        })
         .collect();
     shape == "aaa, 00 aaa 0000 00:00:00 aaa" && text.ends_with(" GMT")
 }

@@ -78,10 +78,12 @@ fn sigint_is_as_good_as_sigterm() {
 fn gated() -> (Origin, std::sync::mpsc::Sender<()>) {
     let (go, gate) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
-    let origin = Origin::start(move |peer| loop {
-        peer.request()?;
-        let _ = gate.lock().unwrap().recv();
-        peer.send(OK)?;
+    let origin = Origin::start(move |peer| {
+        loop {
+            peer.request()?;
+            let _ = gate.lock().unwrap().recv();
+            peer.send(OK)?;
+        }
     });
     (origin, go)
 }
@@ -108,8 +110,9 @@ fn a_request_in_flight_is_answered_while_draining() {
 #[test]
 fn draining_ends_when_its_time_is_over() {
     let (origin, _go) = gated();
-    let mut proxy =
-        Launch::outrigger(&Config::to(origin.address())).arguments(&["--drain-time-s", "1"]).start();
+    let mut proxy = Launch::outrigger(&Config::to(origin.address()))
+        .arguments(&["--drain-time-s", "1"])
+        .start();
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
     origin.nth_request(1);
@@ -163,9 +166,7 @@ fn drain_listeners_drains_and_keeps_the_process() {
     let origin = Origin::ok();
     let proxy = Proxy::start(&Config::to(origin.address()));
     assert_eq!(proxy.admin_post("/drain_listeners").status, 200);
-    eventually("the listener is closed", || {
-        Client::try_connect(proxy.address()).err().map(drop)
-    });
+    eventually("the listener is closed", || Client::try_connect(proxy.address()).err().map(drop));
     assert_eq!(proxy.admin_get("/server_info").status, 200);
     proxy.stop();
 }

@@ -40,7 +40,10 @@ const POSTS: &[(&str, &str)] = &[
     ("TE chunked, identity", "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
     ("TE gzip only", "Transfer-Encoding: gzip\r\n\r\nhello"),
     ("TE.TE", "Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\n\r\n0\r\n\r\n"),
-    ("TE.TE, the same", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    (
+        "TE.TE, the same",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
     ("TE space before colon", "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
     ("TE tab before colon", "Transfer-Encoding\t: chunked\r\n\r\n0\r\n\r\n"),
     ("TE vertical tab", "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
@@ -58,7 +61,10 @@ const POSTS: &[(&str, &str)] = &[
     ("LF as the last line", "X: a\r\n\n"),
     ("second Host", "Host: evil.example\r\n\r\n"),
     ("Connection names Host", "Connection: close, Host\r\n\r\n"),
-    ("Connection names Content-Length", "Connection: content-length\r\nContent-Length: 5\r\n\r\nhello"),
+    (
+        "Connection names Content-Length",
+        "Connection: content-length\r\nContent-Length: 5\r\n\r\nhello",
+    ),
 ];
 
 /// A name and a whole head.
@@ -140,9 +146,9 @@ fn refused(proxy: &Proxy, name: &str, bytes: &[u8]) -> Option<u16> {
 fn ambiguous_heads_are_refused_and_the_origin_gets_nothing() {
     let origin = Origin::ok();
     let proxy = Proxy::start(&Config::to(origin.address()));
-    let posts = POSTS.iter().map(|(name, text)| {
-        (*name, format!("POST / HTTP/1.1\r\nHost: test\r\n{text}"))
-    });
+    let posts = POSTS
+        .iter()
+        .map(|(name, text)| (*name, format!("POST / HTTP/1.1\r\nHost: test\r\n{text}")));
     let heads = HEADS.iter().map(|(name, text)| (*name, (*text).to_owned()));
     for (name, message) in posts.chain(heads) {
         let status = refused(&proxy, name, format!("{message}{SMUGGLED}").as_bytes());
@@ -156,9 +162,11 @@ fn ambiguous_heads_are_refused_and_the_origin_gets_nothing() {
 
 #[test]
 fn ambiguous_chunks_are_refused_and_nothing_is_smuggled() {
-    let origin = Origin::start(|peer| loop {
-        peer.request()?;
-        peer.send(outrigger_tests::origin::OK)?;
+    let origin = Origin::start(|peer| {
+        loop {
+            peer.request()?;
+            peer.send(outrigger_tests::origin::OK)?;
+        }
     });
     let proxy = Proxy::start(&Config::to(origin.address()));
     for (name, body) in CHUNKED {
@@ -206,7 +214,9 @@ fn a_body_is_never_read_as_a_request() {
         ));
         assert_eq!(client.response().status, 200);
     }
-    client.send(format!("HEAD /outer HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"));
+    client.send(format!(
+        "HEAD /outer HTTP/1.1\r\nHost: test\r\nContent-Length: {length}\r\n\r\n{SMUGGLED}"
+    ));
     let head = client.response_head();
     assert_eq!(head.status, 200);
     drop(client);

@@ -47,29 +47,31 @@ fn a_response_may_start_before_the_request_ends() {
 #[test]
 fn large_bodies_pass_unchanged() {
     const LENGTH: usize = 64 << 20;
-    let origin = Origin::start(|peer| loop {
-        let request = peer.request_head()?;
-        let mut digest = Digest::default();
-        match request.framing()? {
-            Framing::Length(length) => {
-                let mut left = length;
-                while left > 0 {
-                    let piece = peer.wire().exactly(left.min(1 << 20) as usize)?;
-                    left -= piece.len() as u64;
-                    digest.add(&piece);
+    let origin = Origin::start(|peer| {
+        loop {
+            let request = peer.request_head()?;
+            let mut digest = Digest::default();
+            match request.framing()? {
+                Framing::Length(length) => {
+                    let mut left = length;
+                    while left > 0 {
+                        let piece = peer.wire().exactly(left.min(1 << 20) as usize)?;
+                        left -= piece.len() as u64;
+                        digest.add(&piece);
+                    }
+                }
+                _ => {
+                    while let Some(chunk) = peer.wire().chunk()? {
+                        digest.add(&chunk);
+                    }
+                    peer.wire().trailers()?;
                 }
             }
-            _ => {
-                while let Some(chunk) = peer.wire().chunk()? {
-                    digest.add(&chunk);
-                }
-                peer.wire().trailers()?;
+            peer.send(format!("HTTP/1.1 200 OK\r\nx-sum: {}\r\n", digest.0))?;
+            peer.send(format!("content-length: {LENGTH}\r\n\r\n"))?;
+            for piece in pattern(LENGTH).chunks(1 << 20) {
+                peer.send(piece)?;
             }
-        }
-        peer.send(format!("HTTP/1.1 200 OK\r\nx-sum: {}\r\n", digest.0))?;
-        peer.send(format!("content-length: {LENGTH}\r\n\r\n"))?;
-        for piece in pattern(LENGTH).chunks(1 << 20) {
-            peer.send(piece)?;
         }
     });
     let proxy = Proxy::start(&Config::to(origin.address()));
@@ -157,10 +159,12 @@ fn an_origin_that_does_not_read_holds_the_client_back() {
 #[test]
 fn a_held_back_connection_goes_on_when_it_is_read() {
     const LENGTH: usize = 32 << 20;
-    let origin = Origin::start(|peer| loop {
-        peer.request()?;
-        peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n"))?;
-        peer.send(pattern(LENGTH))?;
+    let origin = Origin::start(|peer| {
+        loop {
+            peer.request()?;
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n"))?;
+            peer.send(pattern(LENGTH))?;
+        }
     });
     // A small limit, so that it is reached often.
     let config = Config::to(origin.address())

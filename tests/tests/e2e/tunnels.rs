@@ -125,7 +125,9 @@ fn a_reset_ends_a_tunnel_on_the_other_side() {
 
     let origin = Origin::start(|peer| {
         peer.request_head()?;
-        peer.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")?;
+        peer.send(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        )?;
         peer.wire().exactly(1)?;
         peer.reset()
     });
@@ -172,7 +174,10 @@ fn through_a_tunnel(client: &mut Client) {
     client.send("CONNECT far.example:443 HTTP/1.1\r\nHost: far.example:443\r\n\r\n");
     let response = client.response_to("CONNECT");
     assert_eq!(response.status, 200);
-    assert_eq!((response.header("content-length"), response.header("transfer-encoding")), (None, None));
+    assert_eq!(
+        (response.header("content-length"), response.header("transfer-encoding")),
+        (None, None)
+    );
     let bytes = pattern(100_000);
     client.send(&bytes);
     assert!(client.wire().exactly(bytes.len()).unwrap() == bytes, "the bytes changed");

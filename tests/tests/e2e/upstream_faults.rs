@@ -19,7 +19,11 @@ fn a_refused_connection_is_503() {
     for _ in 0..3 {
         let response = client.get("/");
         assert_eq!(response.status, 503);
-        assert!(response.text().contains("connection_failure") || response.text().contains("upstream connect error"), "{response:?}");
+        assert!(
+            response.text().contains("connection_failure")
+                || response.text().contains("upstream connect error"),
+            "{response:?}"
+        );
     }
     assert_eq!(proxy.stat("cluster.origin.upstream_cx_connect_fail"), 3);
     assert_eq!(proxy.stat("http.main.downstream_cx_total"), 1);
@@ -121,22 +125,23 @@ fn a_response_that_breaks_off_is_never_complete() {
 
 #[test]
 fn a_body_until_close_that_is_reset_is_not_complete() {
-    let origin = Origin::start(|peer| {
+    let (reset, when) = std::sync::mpsc::channel::<()>();
+    let when = std::sync::Mutex::new(when);
+    let origin = Origin::start(move |peer| {
         peer.request()?;
         peer.send("HTTP/1.1 200 OK\r\n\r\nbeginning")?;
-        // Reset only when the client has the beginning.
-        peer.wire().stream().set_timeout(outrigger_tests::PATIENCE)?;
-        peer.request_head().map(drop).or_else(|_| peer.reset())
+        let _ = when.lock().unwrap().recv();
+        peer.reset()
     });
     let proxy = Proxy::start(&Config::to(origin.address()));
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
     assert_eq!(client.response_head().status, 200);
     assert_eq!(client.wire().chunk(), Ok(Some(b"beginning".to_vec())));
-    // The origin's connections end with the origin: by a reset, as its script says.
-    drop(origin);
+    reset.send(()).unwrap();
     let end = client.wire().chunk();
     assert!(matches!(end, Err(Fault::Truncated | Fault::Reset)), "{end:?}");
+    origin.wait_released();
     proxy.expect_no_active_requests();
     drop(client);
     proxy.stop();
@@ -148,8 +153,7 @@ fn a_silent_origin_is_504_by_the_routes_timeout() {
         peer.request()?;
         peer.stall()
     });
-    let config =
-        Config::to(origin.address()).tune_route(json!({"route": {"timeout": "0.3s"}}));
+    let config = Config::to(origin.address()).tune_route(json!({"route": {"timeout": "0.3s"}}));
     let proxy = Proxy::start(&config);
     let mut client = proxy.client();
     let response = client.get("/");
@@ -172,8 +176,7 @@ fn an_origin_that_stops_halfway_is_cut_by_the_routes_timeout() {
         peer.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")?;
         peer.stall()
     });
-    let config =
-        Config::to(origin.address()).tune_route(json!({"route": {"timeout": "0.3s"}}));
+    let config = Config::to(origin.address()).tune_route(json!({"route": {"timeout": "0.3s"}}));
     let proxy = Proxy::start(&config);
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
@@ -305,12 +308,16 @@ fn what_is_no_http_is_502() {
 #[test]
 fn bytes_after_a_response_do_not_become_the_next_one() {
     // The origin sends twice what was asked for.
-    let origin = Origin::start(|peer| loop {
-        let target = peer.request()?.target;
-        let length = target.len();
-        let response =
-            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{target}").into_bytes();
-        peer.send([response, b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil".to_vec()].concat())?;
+    let origin = Origin::start(|peer| {
+        loop {
+            let target = peer.request()?.target;
+            let length = target.len();
+            let response =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{target}").into_bytes();
+            peer.send(
+                [response, b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil".to_vec()].concat(),
+            )?;
+        }
     });
     let proxy = Proxy::start(&Config::to(origin.address()));
     let mut client = proxy.client();
@@ -371,7 +378,9 @@ fn response_headers_without_bound_are_refused() {
 fn an_early_response_with_a_close_reaches_a_client_that_still_sends() {
     let origin = Origin::start(|peer| {
         peer.request_head()?;
-        peer.send("HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbig")?;
+        peer.send(
+            "HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbig",
+        )?;
         peer.finish()?;
         peer.stall()
     });

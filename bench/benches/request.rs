@@ -13,7 +13,8 @@ use outrigger_xds::snapshot::{RequestView, Terminal};
 
 const REQUEST: &[u8] = b"GET /b/128 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: perf\r\n\
 Accept: */*\r\n\r\n";
-const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 128\r\nContent-Type: text/plain\r\n\r\n";
+const RESPONSE: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Length: 128\r\nContent-Type: text/plain\r\n\r\n";
 
 struct View<'a>(&'a RequestHead<'a, 'a>);
 

@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use outrigger_engine::cli::Invocation;
-use outrigger_engine::demo;
 use outrigger_engine::server::{Extras, ServerError, load_config, serve};
+use outrigger_engine::{demo, memory};
 use outrigger_xds::bootstrap;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    memory::prefer_small_pages();
     // Pays for the registration of process-wide barriers while there is only one thread.
     glommio::early_init();
     match run(Invocation::from_process()) {

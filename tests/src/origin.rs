@@ -117,10 +117,13 @@ impl Origin {
     #[track_caller]
     pub fn wait_for(&self, what: &str, condition: impl Fn(&Log) -> bool) -> Log {
         let log = self.shared.log();
-        let (log, waited) =
+        let (held, waited) =
             self.shared.changed.wait_timeout_while(log, PATIENCE, |log| !condition(log)).unwrap();
+        let log = held.clone();
+        // A panic with the lock held would poison it for the scripts.
+        drop(held);
         assert!(!waited.timed_out(), "origin: not within {PATIENCE:?}: {what}: {log:?}");
-        log.clone()
+        log
     }
 
     /// Waits for so many requests, and returns the last of them.

@@ -47,8 +47,7 @@ pub fn send(
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut control = Control::new();
-    let mut part =
-        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let header = control.header(&mut part, descriptors.len());
     if !descriptors.is_empty() {
         // SAFETY: the header's control area holds DESCRIPTORS_MAX descriptors, so the first
@@ -65,8 +64,7 @@ pub fn send(
         }
     }
     // SAFETY: the header points to `part` and `control`, both live over the call.
-    let sent =
-        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -79,9 +77,8 @@ pub fn receive(socket: &UnixStream, buffer: &mut [u8]) -> Result<Received, Recei
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut header = control.header(&mut part, DESCRIPTORS_MAX);
     // SAFETY: the header points to `part`, which covers `buffer`, and to `control`.
-    let received = unsafe {
-        libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC)
-    };
+    let received =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
     let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     let descriptors = take_descriptors(&header);
     if header.msg_flags & libc::MSG_CTRUNC != 0 {

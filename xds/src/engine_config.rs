@@ -23,9 +23,9 @@ pub struct EngineConfig {
     pub buffers_max: u32,
     /// Submission entries of a shard's ring: a power of two from 64 to 32768.
     pub ring_entries: u32,
-    /// Downstream connections of the process; above it accepting waits.
+    /// Downstream connections of the process; above it new ones are closed, counted.
     pub connections_max: u32,
-    /// Access log bytes that may wait for a slow disk, per log; above it records are dropped, counted.
+    /// Access log bytes that may wait for a slow disk, of all logs; above it records are dropped, counted.
     pub access_log_queue_bytes: u32,
     /// A shard that makes no turn for this many milliseconds is counted as stalled, and woken.
     pub stall_ms: u32,

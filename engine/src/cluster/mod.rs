@@ -21,7 +21,8 @@ use outrigger_xds::snapshot::{
 
 use crate::ring::{Connecting, Watermarks};
 use crate::shard::Shard;
-use crate::stats::{ClusterStats, Registry};
+use crate::stats::registry::HostAddress;
+use crate::stats::{ClusterStats, HostStats, Registry};
 
 use self::balancer::Balancer;
 
@@ -74,6 +75,7 @@ pub struct Host {
     pub endpoint: Endpoint,
     /// Its address as text, for logs.
     pub address_text: Box<str>,
+    stats: Arc<HostStats>,
     sockaddr: socket2::SockAddr,
     active_requests: Cell<u32>,
     idle: RefCell<Vec<UpstreamConnection>>,
@@ -149,7 +151,11 @@ impl Serving {
             .map(|endpoint| match known.remove(&endpoint.address) {
                 Some(host) if host.endpoint == *endpoint => Rc::clone(host),
                 Some(host) => Rc::new(host.changed(endpoint)),
-                None => Rc::new(Host::new(endpoint)),
+                None => {
+                    let address = HostAddress::from(&endpoint.address);
+                    let stats = registry.host(self.shard, &config.stat_name, &address);
+                    Rc::new(Host::new(endpoint, stats))
+                }
             })
             .collect();
         for host in known.values() {
@@ -227,8 +233,9 @@ impl ClusterRuntime {
 }
 
 impl Host {
-    fn new(endpoint: &Endpoint) -> Self {
+    fn new(endpoint: &Endpoint, stats: Arc<HostStats>) -> Self {
         Self {
+            stats,
             endpoint: endpoint.clone(),
             address_text: endpoint.address.to_string().into(),
             sockaddr: sockaddr(&endpoint.address),
@@ -240,7 +247,7 @@ impl Host {
 
     /// This host with another configuration (weight, health, metadata) and its old connections.
     fn changed(&self, endpoint: &Endpoint) -> Self {
-        let host = Self::new(endpoint);
+        let host = Self::new(endpoint, Arc::clone(&self.stats));
         host.active_requests.set(self.active_requests.get());
         host.idle.replace(self.idle.take());
         self.retired.set(true);
@@ -252,14 +259,25 @@ impl Host {
         self.idle.borrow_mut().clear();
     }
 
-    /// A request was sent here.
-    pub fn request_begins(&self) {
+    /// A request was sent here, on a connection of its own if it is `fresh`.
+    pub fn request_begins(&self, fresh: bool) {
         self.active_requests.set(self.active_requests.get() + 1);
+        self.stats.rq_total.inc();
+        self.stats.rq_active.inc();
+        if fresh {
+            self.stats.cx_total.inc();
+        }
     }
 
-    /// A request ended here.
-    pub fn request_ends(&self) {
+    /// A request ended here with this status; 0 without one.
+    pub fn request_ends(&self, status: u16) {
         self.active_requests.set(self.active_requests.get().saturating_sub(1));
+        self.stats.rq_active.dec();
+        if (200..500).contains(&status) {
+            self.stats.rq_success.inc();
+        } else {
+            self.stats.rq_error.inc();
+        }
     }
 
     /// Starts to connect.

@@ -69,7 +69,7 @@ impl UpstreamConnection {
             return false;
         }
         let age = self.shard.clock.now() - self.created_at;
-        !limits.max_connection_duration.is_some_and(|limit| age >= nanos(limit))
+        limits.max_connection_duration.is_none_or(|limit| age < nanos(limit))
     }
 
     fn expires_at(&self) -> Option<Nanos> {

@@ -50,6 +50,40 @@ pub(super) fn begin(
     head: &RequestHead<'_, '_>,
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
+    let outcome = route(arrival, head, exchange);
+    if outcome.is_err() {
+        capture_inbound(arrival, head, exchange);
+    }
+    outcome
+}
+
+/// Keeps the headers that the access log asks for, of a request that goes nowhere, as they came.
+fn capture_inbound(arrival: &Arrival<'_>, head: &RequestHead<'_, '_>, exchange: &mut Exchange) {
+    for (slot, name) in arrival.http.logs.captures().request_headers() {
+        let made = exchange.request_id.filter(|_| name == "x-request-id");
+        let value = match (name, &head.target) {
+            (":method", _) => Some(head.method_text.as_bytes()),
+            (":path", Target::Origin(path) | Target::Absolute { path, .. }) => {
+                Some(path.as_bytes())
+            }
+            (":authority" | "host", _) => Some(head.authority.as_bytes()),
+            (":scheme", _) => Some(&b"http"[..]),
+            _ => made
+                .as_ref()
+                .map(|id| &id[..])
+                .or_else(|| head.field(name).map(|field| field.value)),
+        };
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            exchange.facts.capture.put(slot, value);
+        }
+    }
+}
+
+fn route(
+    arrival: &Arrival<'_>,
+    head: &RequestHead<'_, '_>,
+    exchange: &mut Exchange,
+) -> Result<Destination, Reply> {
     let shard = arrival.shard;
     let serving = shard.serving();
     let random = shard.random();
@@ -97,6 +131,7 @@ pub(super) fn begin(
     }
     let weighted = weighted.and_then(|index| weighted_of(forward, index));
     let Some(host) = cluster.choose(shard) else {
+        exchange.hostless_cluster = Some(cluster);
         let flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
         return Err(Reply::text(503, "no healthy upstream", flags, "no_healthy_upstream"));
     };
@@ -330,6 +365,7 @@ struct Outbound<'a> {
     path: Cow<'a, str>,
     original_path: Option<&'a str>,
     original_host: Option<&'a str>,
+    append_host: bool,
     request_id: Option<RequestId<'a>>,
     timeout_ms: u64,
     attempt_count: bool,
@@ -356,8 +392,8 @@ impl<'a> Outbound<'a> {
             edits: weighted.map_or(&route.request_headers, |entry| &entry.request_headers),
             original_path: rewritten.is_some().then_some(&*request.path),
             path: rewritten.unwrap_or(Cow::Borrowed(&request.path)),
-            original_host: (forward.append_x_forwarded_host && authority.is_some())
-                .then_some(request.authority),
+            original_host: authority.is_some().then_some(request.authority),
+            append_host: forward.append_x_forwarded_host,
             authority: authority.unwrap_or(Cow::Borrowed(request.authority)),
             request_id,
             timeout_ms: forward.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
@@ -429,8 +465,15 @@ impl<'a> Outbound<'a> {
     fn framing(&self, tunnel: Tunnel) -> BodyFraming {
         match (self.request.head.framing, tunnel) {
             (BodyFraming::UntilClose, _) | (_, Tunnel::Connect) => BodyFraming::None,
+            // Some origins want to be told that a request which may have a body has none.
+            (BodyFraming::None, Tunnel::None) if self.may_have_body() => BodyFraming::Length(0),
             (framing, _) => framing,
         }
+    }
+
+    fn may_have_body(&self) -> bool {
+        use Method::{Connect, Delete, Get, Head, Trace};
+        !matches!(self.request.head.method, Get | Head | Delete | Trace | Connect)
     }
 
     /// The client's own fields, but for those that end here or are written anew.
@@ -445,6 +488,7 @@ impl<'a> Outbound<'a> {
                     FieldKind::Host | FieldKind::XForwardedProto | FieldKind::XRequestId => true,
                     FieldKind::Expect => !config.proxy_100_continue,
                     FieldKind::XForwardedFor => append_forwarded,
+                    FieldKind::XForwardedHost => self.forwarded_host().is_some(),
                     FieldKind::XEnvoyExpectedRqTimeoutMs => self.writes_timeout(),
                     FieldKind::XEnvoyOriginalPath => self.original_path.is_some(),
                     FieldKind::UserAgent => {
@@ -487,7 +531,17 @@ impl<'a> Outbound<'a> {
             writer.field("x-envoy-original-path", path.as_bytes());
         }
         if let Some(host) = self.original_host {
-            writer.field("x-forwarded-host", host.as_bytes());
+            writer.field("x-envoy-original-host", host.as_bytes());
+        }
+        if let Some(host) = self.forwarded_host() {
+            text.clear();
+            let sent = request.head.fields.iter();
+            for field in sent.filter(|field| field.kind == FieldKind::XForwardedHost) {
+                text.extend_from_slice(field.value);
+                text.push(b',');
+            }
+            text.extend_from_slice(host.as_bytes());
+            writer.field("x-forwarded-host", text);
         }
         if self.writes_timeout() {
             let mut digits = [0; 20];
@@ -528,6 +582,11 @@ impl<'a> Outbound<'a> {
         if let Some(via) = &config.via {
             writer.field("via", via.as_bytes());
         }
+    }
+
+    /// The authority before its rewrite, where it is to be appended to `x-forwarded-host`.
+    fn forwarded_host(&self) -> Option<&str> {
+        self.original_host.filter(|_| self.append_host)
     }
 
     fn writes_timeout(&self) -> bool {
@@ -702,13 +761,13 @@ impl Headers for InboundHeaders<'_> {
 }
 
 fn direct_reply(direct: &DirectResponse) -> Reply {
-    let mut reply = Reply::empty(direct.status, "direct_response");
+    let mut reply = Reply::empty(direct.status, "direct_response").by_route();
     reply.body = Body::Configured(direct.body.clone());
     reply
 }
 
 fn redirect_reply(request: &Request<'_>, route: &Route, redirect: &Redirect) -> Reply {
-    let mut reply = Reply::empty(redirect.status, "direct_response");
+    let mut reply = Reply::empty(redirect.status, "direct_response").by_route();
     reply.location = Some(location(request, route, redirect));
     reply
 }

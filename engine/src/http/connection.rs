@@ -46,7 +46,7 @@ pub struct HttpConnection {
     phase: Phase,
     input: Input,
     /// A head that comes in pieces.
-    partial: Option<Box<Vec<u8>>>,
+    partial: Option<Vec<u8>>,
     exchange: Option<Box<Exchange>>,
     created_at: Nanos,
     /// Since when the present phase lasts; in the middle of a head, since its first byte.
@@ -175,7 +175,7 @@ impl HttpConnection {
                 }
                 Ok(None) => {
                     self.since = self.shard.clock.now();
-                    self.partial = Some(Box::new(chunk.to_vec()));
+                    self.partial = Some(chunk.to_vec());
                     drop(storage);
                     drop(chunk);
                     // The next piece may be here already.
@@ -249,7 +249,7 @@ impl HttpConnection {
 
     fn read_timed_out(&mut self, waker: &Waker) -> bool {
         let now = self.shard.clock.now();
-        if !self.read_deadline().is_some_and(|at| at <= now) {
+        if self.read_deadline().is_none_or(|at| at > now) {
             return false;
         }
         if self.partial.is_some() {

@@ -3,10 +3,15 @@
 //! This is the one place where internal errors become HTTP.
 
 use bytes::Bytes;
+use outrigger_codecs::http1::BodyFraming;
 use outrigger_codecs::http1::render::{self, Put};
+use outrigger_xds::snapshot::{HeaderCase, HeaderOp};
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::{Arena, Chunk};
+
+use super::edits::EditOutcome;
+use super::render::FieldWriter;
 
 /// An answer that no upstream gave.
 #[derive(Debug)]
@@ -19,6 +24,8 @@ pub(super) struct Reply {
     pub(super) details: &'static str,
     /// The connection can't be used any more.
     pub(super) close: bool,
+    /// It is what the route says, so the route's header edits apply.
+    pub(super) by_route: bool,
 }
 
 /// Its body.
@@ -41,7 +48,21 @@ impl Reply {
         flags: ResponseFlags,
         details: &'static str,
     ) -> Self {
-        Self { status, body: Body::Static(text), location: None, flags, details, close: false }
+        Self {
+            status,
+            body: Body::Static(text),
+            location: None,
+            flags,
+            details,
+            close: false,
+            by_route: false,
+        }
+    }
+
+    /// The same, as the answer that the route gives.
+    pub(super) fn by_route(mut self) -> Self {
+        self.by_route = true;
+        self
     }
 
     /// The same, and the connection closes after it.
@@ -93,45 +114,89 @@ impl Reply {
         Self::text(status, text, flag, details)
     }
 
-    /// Length of the body in bytes.
-    pub(super) fn body_len(&self) -> usize {
-        self.body_bytes().len()
+    /// Whether the reply has a header of its own called `name`.
+    pub(super) fn has(&self, name: &str, frame: &ReplyFrame<'_>) -> bool {
+        match name {
+            "content-type" => frame.grpc || !self.body_bytes().is_empty(),
+            "date" => true,
+            "location" => self.location.is_some(),
+            "server" => frame.server.is_some(),
+            "x-request-id" => frame.request_id.is_some(),
+            _ => false,
+        }
     }
 
-    /// Writes head and body.
-    pub(super) fn render(&self, arena: &Arena, frame: &ReplyFrame<'_>) -> (Chunk, usize) {
+    /// The status that the client gets: gRPC has its own inside a 200.
+    pub(super) fn status_for(&self, grpc: bool) -> u16 {
+        if grpc && self.location.is_none() { 200 } else { self.status }
+    }
+
+    /// Writes head and body, with `edits` worked out for it. Returns them and the head's length.
+    pub(super) fn render(
+        &self,
+        arena: &Arena,
+        frame: &ReplyFrame<'_>,
+        ops: &[HeaderOp],
+        edits: &EditOutcome,
+    ) -> (Chunk, usize) {
         let mut head_len = 0;
         let chunk = arena.write(|out| {
-            render::status_line(out, self.status, "");
+            render::status_line(out, self.status_for(frame.grpc), "");
+            let mut writer = FieldWriter { out: &mut *out, case: frame.case, ops, edits };
+            let body = if frame.grpc { &[][..] } else { self.body_bytes() };
             if let Some(location) = &self.location {
-                render::field(out, "location", location.as_bytes());
+                writer.field("location", location.as_bytes());
             }
-            if !self.body_bytes().is_empty() {
-                render::field(out, "content-type", b"text/plain");
+            if frame.grpc {
+                self.write_grpc_status(&mut writer);
+            } else if !body.is_empty() {
+                writer.field("content-type", b"text/plain");
             }
-            render::content_length(out, self.body_len() as u64);
-            render::field(out, "date", &frame.date);
+            writer.field("date", &frame.date);
             if let Some(server) = frame.server {
-                render::field(out, "server", server.as_bytes());
+                writer.field("server", server.as_bytes());
             }
             if let Some(id) = frame.request_id {
-                render::field(out, "x-request-id", id);
+                writer.field("x-request-id", id);
             }
             if self.flags == ResponseFlags::UPSTREAM_OVERFLOW {
-                render::field(out, "x-envoy-overloaded", b"true");
+                writer.field("x-envoy-overloaded", b"true");
+            }
+            writer.additions();
+            // RFC 9110 section 8.6: a 204 has no length.
+            if self.status != 204 {
+                writer.framing(BodyFraming::Length(body.len() as u64));
             }
             if frame.close {
-                render::field(out, "connection", b"close");
+                writer.verbatim("connection", b"close");
             } else if frame.http10 {
-                render::field(out, "connection", b"keep-alive");
+                writer.verbatim("connection", b"keep-alive");
             }
-            out.put(b"\r\n");
+            writer.end();
             head_len = out.len();
-            if !frame.head_only {
-                out.put(self.body_bytes());
+            if !frame.head_only && self.status != 204 {
+                out.put(body);
             }
         });
         (chunk, head_len)
+    }
+
+    /// A trailers-only gRPC response: the status in its header.
+    fn write_grpc_status<P: Put>(&self, writer: &mut FieldWriter<'_, P>) {
+        writer.field("content-type", b"application/grpc");
+        let mut digits = [0; 20];
+        writer.field("grpc-status", render::decimal(grpc_status(self.status), &mut digits));
+        let mut message = Vec::new();
+        for byte in self.body_bytes() {
+            // The gRPC protocol's percent-encoding of grpc-message.
+            match byte {
+                b' '..=b'$' | b'&'..=b'~' => message.push(*byte),
+                _ => message.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            }
+        }
+        if !message.is_empty() {
+            writer.field("grpc-message", &message);
+        }
     }
 
     fn body_bytes(&self) -> &[u8] {
@@ -152,6 +217,22 @@ pub(super) struct ReplyFrame<'a> {
     pub(super) http10: bool,
     /// HEAD: no body.
     pub(super) head_only: bool,
+    /// The request was gRPC, and so is the answer.
+    pub(super) grpc: bool,
+    pub(super) case: HeaderCase,
+}
+
+/// The gRPC status that stands for an HTTP status (contract section 15.1, last row).
+fn grpc_status(http: u16) -> u64 {
+    match http {
+        200 => 0,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
 }
 
 /// How upstream failed before it answered.

@@ -34,9 +34,12 @@ pub(super) struct Core {
     /// Vectors of sends being submitted; the kernel copies them while it takes the entry.
     vectors: Box<[SendVector; SEND_VECTORS]>,
     vectors_used: usize,
-    /// Addresses and delays of entries being submitted, likewise.
+    /// Delays and addresses of entries being submitted, likewise. Boxed, because the kernel has
+    /// their places while the vector grows.
+    #[expect(clippy::vec_box, reason = "entries must not move")]
     addresses: Vec<Box<socket2::SockAddr>>,
-    delays: Vec<Box<Timespec>>,
+    delays: Box<[Timespec; DELAYS]>,
+    delays_used: usize,
     /// Sends in this submission that complete while it is taken.
     inline_sends: usize,
     /// A task was woken since the flag was last cleared.
@@ -87,7 +90,8 @@ impl Core {
             vectors: Box::new([const { SendVector::EMPTY }; SEND_VECTORS]),
             vectors_used: 0,
             addresses: Vec::new(),
-            delays: Vec::new(),
+            delays: Box::new([Timespec::new(); DELAYS]),
+            delays_used: 0,
             inline_sends: 0,
             woken: false,
             bell: None,
@@ -157,14 +161,14 @@ impl Core {
             self.release(index);
         } else {
             let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(fd)).all()).build();
-            self.push(cancel.user_data(pack(Op::Aside, 0)));
+            self.push(&cancel.user_data(pack(Op::Aside, 0)));
         }
     }
 
     fn release(&mut self, index: u32) {
         let Some(slot) = self.slots[index as usize].take() else { return };
         self.free_slots.push(index);
-        self.push(opcode::Close::new(Fd(slot.fd)).build().user_data(pack(Op::Aside, 0)));
+        self.push(&opcode::Close::new(Fd(slot.fd)).build().user_data(pack(Op::Aside, 0)));
     }
 
     /// An operation on `index` saw its last completion.
@@ -202,7 +206,7 @@ impl Core {
                 .build()
                 .flags(squeue::Flags::BUFFER_SELECT)
         };
-        self.push(entry.user_data(pack(Op::Receive, index)));
+        self.push(&entry.user_data(pack(Op::Receive, index)));
     }
 
     fn on_receive(&mut self, index: u32, result: i32, flags: u32) {
@@ -240,7 +244,7 @@ impl Core {
                 {
                     slot.receive.pausing = true;
                     let cancel = opcode::AsyncCancel::new(pack(Op::Receive, index)).build();
-                    self.push(cancel.user_data(pack(Op::Aside, 0)));
+                    self.push(&cancel.user_data(pack(Op::Aside, 0)));
                 }
             }
             0 => slot.receive.ended = true,
@@ -357,7 +361,7 @@ impl Core {
                 .flags((flags | libc::MSG_NOSIGNAL) as u32)
                 .build()
         };
-        self.push(entry.user_data(pack(Op::Send, index)));
+        self.push(&entry.user_data(pack(Op::Send, index)));
     }
 
     fn on_send(&mut self, index: u32, result: i32) {
@@ -420,7 +424,7 @@ impl Core {
         let entry = opcode::Connect::new(Fd(slot.fd), address.as_ptr().cast(), address.len());
         let entry = entry.build().user_data(pack(Op::Connect, index));
         self.addresses.push(address);
-        self.push(entry);
+        self.push(&entry);
     }
 
     fn on_connect(&mut self, index: u32, result: i32) {
@@ -450,7 +454,7 @@ impl Core {
         } else {
             opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut()).flags(flags).build()
         };
-        self.push(entry.user_data(pack(Op::Accept, index)));
+        self.push(&entry.user_data(pack(Op::Accept, index)));
     }
 
     pub(super) fn cancel_accept(&mut self, index: u32) {
@@ -458,7 +462,7 @@ impl Core {
         slot.receive.wanted = false;
         if slot.receive.armed {
             let cancel = opcode::AsyncCancel::new(pack(Op::Accept, index)).build();
-            self.push(cancel.user_data(pack(Op::Aside, 0)));
+            self.push(&cancel.user_data(pack(Op::Aside, 0)));
         }
     }
 
@@ -525,7 +529,7 @@ impl Core {
         let Some(bell) = &mut self.bell else { return };
         let (strokes, len) = (bell.strokes.as_mut_ptr(), bell.strokes.len() as u32);
         let entry = opcode::Recv::new(Fd(bell.fd.as_raw_fd()), strokes, len).build();
-        self.push(entry.user_data(pack(Op::Bell, 0)));
+        self.push(&entry.user_data(pack(Op::Bell, 0)));
     }
 
     fn on_bell(&mut self, result: i32) {
@@ -540,22 +544,26 @@ impl Core {
     pub(super) fn wake_after(&mut self, delay: Duration) {
         if self.timeout_armed {
             let remove = opcode::TimeoutRemove::new(pack(Op::Timeout, 0)).build();
-            self.push(remove.user_data(pack(Op::Aside, 0)));
+            self.push(&remove.user_data(pack(Op::Aside, 0)));
         }
-        let delay = Box::new(Timespec::from(delay));
-        let entry = opcode::Timeout::new(&raw const *delay).build();
-        self.delays.push(delay);
+        if self.delays_used == DELAYS {
+            self.submit();
+        }
+        let place = &mut self.delays[self.delays_used];
+        self.delays_used += 1;
+        *place = Timespec::from(delay);
+        let entry = opcode::Timeout::new(place).build();
         self.timeout_armed = true;
-        self.push(entry.user_data(pack(Op::Timeout, 0)));
+        self.push(&entry.user_data(pack(Op::Timeout, 0)));
     }
 
     // ---- the ring --------------------------------------------------------------------------------
 
-    fn push(&mut self, entry: squeue::Entry) {
+    fn push(&mut self, entry: &squeue::Entry) {
         loop {
             // SAFETY: every entry points only to memory that lives until the kernel has taken it
             // (vectors, addresses) or until its completion (chunks in slots, the bell's strokes).
-            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
                 return;
             }
             self.submit();
@@ -578,7 +586,7 @@ impl Core {
         if self.uring.submission().is_empty() {
             self.vectors_used = 0;
             self.addresses.clear();
-            self.delays.clear();
+            self.delays_used = 0;
         }
     }
 
@@ -666,6 +674,9 @@ const SEND_PARTS: usize = 32;
 
 /// Vectored sends between two submissions; more than that submits early.
 const SEND_VECTORS: usize = 128;
+
+/// Delays between two submissions; one is the rule.
+const DELAYS: usize = 4;
 
 /// IORING_ENTER_GETEVENTS: with DEFER_TASKRUN completions appear only on such a call.
 const GETEVENTS: u32 = 1;

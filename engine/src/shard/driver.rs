@@ -51,7 +51,7 @@ pub(super) async fn drive(
         shard.clock.tick();
         shard.pulse().turn(shard.clock.now());
         shard.stats.turns.inc();
-        if shard.stats.turns.value() % TURNS_PER_PUBLICATION == 0 {
+        if shard.stats.turns.value().is_multiple_of(TURNS_PER_PUBLICATION) {
             shard.publish_counters();
         }
         let fired = shard.timers.advance(shard.clock.now());
@@ -70,6 +70,8 @@ pub(super) async fn drive(
             idle.restart(shard.clock.now());
         }
     }
+    // Connection tasks outlive the driver unpolled, and with them the shard: nothing is dropped.
+    shard.logger.borrow_mut().flush_all();
     shard.pulse().rest(PulseState::Off);
     Ok(())
 }

@@ -249,7 +249,7 @@ fn start_one(
         .name(format!("shard-{index}"))
         .spawn({
             let driver = Arc::clone(&driver);
-            move || run(seat, driver, &snapshot, &ready)
+            move || run(seat, &driver, &snapshot, &ready)
         })
         .map_err(|error| failed(error.to_string()))?;
     match is_ready.recv_timeout(START_TIMEOUT) {
@@ -262,7 +262,7 @@ fn start_one(
 /// The shard's thread.
 fn run(
     seat: Seat,
-    driver: DriverWaker,
+    driver: &DriverWaker,
     snapshot: &Arc<Snapshot>,
     ready: &mpsc::Sender<Result<(), String>>,
 ) {
@@ -288,7 +288,7 @@ fn run(
         drop(ready.send(Ok(())));
         let acceptors = accept::Acceptors::default();
         let handle = |message| shard.handle(&acceptors, message);
-        if let Err(error) = driver::drive(&shard, &mailbox, bell, &driver, handle).await {
+        if let Err(error) = driver::drive(&shard, &mailbox, bell, driver, handle).await {
             // Without its ring the shard can serve nobody, and its connections can't be moved:
             // better a restart by the supervisor than a process that half works.
             log::error!(target: "shard", "shard {index}: the ring failed: {error}");

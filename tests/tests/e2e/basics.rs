@@ -321,7 +321,7 @@ fn an_expectation_goes_to_the_origin_where_configured() {
             }
             peer.send("HTTP/1.1 100 Continue\r\n\r\n")?;
             let body = peer.wire().exactly(5)?;
-            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"))?;
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n")?;
             peer.send(body)?;
         }
     });

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use outrigger_codecs::http1::{BodyDecoder, BodyFraming, Method, RequestHead, Version};
+use outrigger_codecs::http1::{BodyDecoder, BodyFraming, FieldKind, Method, RequestHead, Version};
 use outrigger_xds::snapshot::{Forward, RouteId};
 
 use crate::access_log::ResponseFlags;
@@ -52,6 +52,10 @@ pub struct Exchange {
     response: ResponseSide,
     upstream: Upstream,
     destination: Option<(Rc<ClusterRuntime>, Rc<Host>)>,
+    /// The cluster of a request for which there was no host.
+    pub(super) hostless_cluster: Option<Rc<ClusterRuntime>>,
+    /// Held while the request is under way, where the configuration limits requests by themselves.
+    admission: Option<Admission>,
     deadlines: Deadlines,
     /// The rendered head, kept while the request may be sent a second time.
     replay: Option<Chunk>,
@@ -76,12 +80,19 @@ struct Client {
     http10: bool,
     keep_alive: bool,
     expects_continue: bool,
+    grpc: bool,
 }
 
 impl Default for Client {
     fn default() -> Self {
         // Of a request that could not be read: answer as to anybody, then close.
-        Self { method: Method::Other, http10: false, keep_alive: false, expects_continue: false }
+        Self {
+            method: Method::Other,
+            http10: false,
+            keep_alive: false,
+            expects_continue: false,
+            grpc: false,
+        }
     }
 }
 
@@ -211,6 +222,10 @@ impl Exchange {
             http10: head.version == Version::Http10,
             keep_alive: head.keep_alive(),
             expects_continue: head.expect_continue,
+            grpc: head
+                .fields
+                .iter()
+                .any(|field| field.kind == FieldKind::ContentType && is_grpc(field.value)),
         };
         self.request = RequestSide {
             body: BodyDecoder::from(head.framing),
@@ -342,6 +357,13 @@ impl Exchange {
             ..Self::default()
         };
     }
+}
+
+/// `application/grpc`, alone or with a suffix such as `+proto`.
+fn is_grpc(content_type: &[u8]) -> bool {
+    content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";

@@ -1,12 +1,14 @@
 //! Replies of ours, and the record of an exchange for the access log.
 
 use outrigger_codecs::http1::Method;
-use outrigger_xds::snapshot::ServerHeaderMode;
+use outrigger_xds::snapshot::{HeaderEdits, HeaderOp, ServerHeaderMode};
 
-use crate::access_log::{self, LogType, Protocol, Record, StreamId};
+use crate::access_log::{self, Captured, LogType, Protocol, Record, StreamId};
+use crate::buffers::Chunk;
 use crate::cluster::ClusterRuntime;
 use crate::shard::Shard;
 
+use super::super::HttpScratch;
 use super::super::begin::Arrival;
 use super::super::origin::Peer;
 use super::super::reply::{Reply, ReplyFrame};
@@ -24,7 +26,7 @@ impl Exchange {
         if let Some((cluster, _)) = &self.destination {
             cluster.stats.response(reply.status);
         }
-        self.facts.code = reply.status;
+        self.facts.code = reply.status_for(self.client.grpc);
         self.facts.details = reply.details;
         self.facts.flags.insert(reply.flags);
         self.facts.times.downstream_tx_begin = down.shard.clock.now();
@@ -48,11 +50,43 @@ impl Exchange {
             close: self.response.closes,
             http10: self.client.http10,
             head_only: self.client.method == Method::Head,
+            grpc: self.client.grpc,
+            case: down.http.config.http1.header_case,
         };
-        let (chunk, head_len) = reply.render(&down.shard.arena, &frame);
+        let (chunk, head_len) = self.render_reply(down, reply, &frame);
         self.facts.bytes.response_headers = head_len as u64;
         self.facts.bytes.sent = (chunk.len() - head_len) as u64;
         down.socket.send(chunk);
+    }
+
+    /// Writes a reply, with the route's header edits if it is the route that answers.
+    fn render_reply(
+        &self,
+        down: &Downstream<'_>,
+        reply: &Reply,
+        frame: &ReplyFrame<'_>,
+    ) -> (Chunk, usize) {
+        let (shard, http) = (down.shard, down.http);
+        let none = HeaderEdits::default();
+        let edits_of = self.response_edits.of(&http.config.routes).filter(|_| reply.by_route);
+        let ops = &edits_of.unwrap_or(&none).ops;
+        let mut scratch = shard.scratch.borrow_mut();
+        let HttpScratch { edits, .. } = &mut *scratch;
+        if !ops.is_empty() {
+            let record = self.record_of(down);
+            let mut logger = shard.logger.borrow_mut();
+            let headers = Captured { set: http.logs.captures(), values: &self.facts.capture };
+            edits.work_out(
+                ops,
+                |name| reply.has(name, frame),
+                |op, out| {
+                    if let HeaderOp::Set { value, .. } = op {
+                        logger.renderer().template(value, &record, &headers, b"", out);
+                    }
+                },
+            );
+        }
+        reply.render(&shard.arena, frame, ops, edits)
     }
 
     pub(super) fn tunnel_refused(&mut self, down: &Downstream<'_>) {
@@ -86,6 +120,9 @@ impl Exchange {
             record.upstream_host_name =
                 Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
             record.upstream_protocol = Some(Protocol::Http11);
+        } else if let Some(cluster) = &self.hostless_cluster {
+            record.upstream_cluster = Some(&cluster.config.stat_name);
+            record.upstream_cluster_raw = Some(&cluster.config.name);
         }
         record
     }

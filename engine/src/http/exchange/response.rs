@@ -108,6 +108,10 @@ impl Exchange {
         self.facts.bytes.upstream_header_received = head.len as u64;
         self.count_response(down, head.status);
         self.response.reusable = head.keep_alive() && framing != BodyFraming::UntilClose;
+        // An answer before the end of the request that refuses it, or is the connection's last: the
+        // rest of the request will not be read, which only a close can end.
+        self.response.closes |=
+            !switches && !self.request.complete && (head.status >= 400 || !self.response.reusable);
         self.response.phase = ResponsePhase::Body;
         if switches {
             self.response.body = BodyDecoder::UntilClose;
@@ -231,6 +235,8 @@ impl Exchange {
                 },
             );
         }
+        let route = self.response_edits.route().and_then(|id| config.routes.route(id));
+        let counts_attempts = route.is_some_and(|route| route.include_attempt_count_in_response);
         let closes = self.response.closes;
         let chunked = self.response.chunked;
         let chunk = shard.arena.write(|out| {
@@ -240,6 +246,11 @@ impl Exchange {
             outbound.write_fields(&mut writer);
             if let Some(via) = &config.via {
                 writer.field("via", via.as_bytes());
+            }
+            if counts_attempts {
+                let mut digits = [0; 20];
+                let attempts = render::decimal(self.facts.attempts.into(), &mut digits);
+                writer.field("x-envoy-attempt-count", attempts);
             }
             writer.additions();
             if switches && head.status == 101 {
@@ -287,7 +298,7 @@ impl ResponseEdits {
         }
     }
 
-    fn of(self, routes: &RouteTable) -> Option<&HeaderEdits> {
+    pub(super) fn of(self, routes: &RouteTable) -> Option<&HeaderEdits> {
         let route = routes.route(self.route()?)?;
         let Self::Weighted(_, index) = self else { return Some(&route.response_headers) };
         match &route.action {

@@ -16,13 +16,23 @@ impl Exchange {
     /// Gets a connection: one at rest, a new one, or a place in the queue.
     pub(super) fn acquire(&mut self, down: &mut Downstream<'_>) {
         let Some((cluster, host)) = self.destination.clone() else { return };
-        if self.tunnel != Tunnel::ConnectTerminated && !self.replayed {
-            if let Some(connection) = host.take_idle() {
-                return self.activate(down, connection);
-            }
-        }
         let limits = cluster.config.circuit_breakers;
         let stats = &cluster.stats;
+        // On HTTP/1.1 every request has a connection of its own, so the limit of connections bounds
+        // requests too, unless theirs is the lower one. Only then is it counted by itself.
+        if limits.max_requests < limits.max_connections && self.admission.is_none() {
+            self.admission = cluster.breakers.admit(|all| &all.requests, limits.max_requests);
+            if self.admission.is_none() {
+                stats.upstream_rq_pending_overflow.inc();
+                return self.reply(down, &Reply::upstream_failure(UpstreamFailure::Overflow));
+            }
+        }
+        if self.tunnel != Tunnel::ConnectTerminated
+            && !self.replayed
+            && let Some(connection) = host.take_idle()
+        {
+            return self.activate(down, connection);
+        }
         let pending = cluster.breakers.admit(|all| &all.pending, limits.max_pending_requests);
         let Some(pending) = pending else {
             stats.upstream_rq_pending_overflow.inc();
@@ -117,7 +127,7 @@ impl Exchange {
         self.facts.attempts += 1;
         self.facts.upstream_connection_id = connection.id;
         self.facts.times.upstream_tx_begin = now;
-        host.request_begins();
+        host.request_begins(!self.reused);
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         connection.socket.register(down.waker);
@@ -157,7 +167,7 @@ impl Exchange {
     pub(super) fn release_upstream(&mut self, shard: &Shard) {
         let Upstream::Active(connection) = std::mem::take(&mut self.upstream) else { return };
         let Some((cluster, host)) = &self.destination else { return };
-        host.request_ends();
+        host.request_ends(self.facts.code);
         cluster.stats.upstream_rq_active.dec();
         let clean = self.request.complete && self.response.phase == ResponsePhase::Complete;
         if clean && self.response.reusable {

@@ -259,14 +259,11 @@ impl Host {
         self.idle.borrow_mut().clear();
     }
 
-    /// A request was sent here, on a connection of its own if it is `fresh`.
-    pub fn request_begins(&self, fresh: bool) {
+    /// A request was sent here.
+    pub fn request_begins(&self) {
         self.active_requests.set(self.active_requests.get() + 1);
         self.stats.rq_total.inc();
         self.stats.rq_active.inc();
-        if fresh {
-            self.stats.cx_total.inc();
-        }
     }
 
     /// A request ended here with this status; 0 without one.

@@ -6,11 +6,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::ring::Socket;
 use crate::shard::{Shard, spawn_guarded};
+use crate::stats::HostStats;
 use crate::timer::{Nanos, Timer};
 
 use super::breakers::Admission;
@@ -23,6 +25,7 @@ pub struct UpstreamConnection {
     /// Its number in logs.
     pub id: u64,
     cluster: Rc<ClusterRuntime>,
+    host: Arc<HostStats>,
     shard: Rc<Shard>,
     created_at: Nanos,
     idle_since: Nanos,
@@ -35,6 +38,7 @@ impl UpstreamConnection {
     pub fn new(
         shard: &Rc<Shard>,
         cluster: &Rc<ClusterRuntime>,
+        host: &Host,
         socket: Socket,
         admission: Admission,
     ) -> Self {
@@ -42,9 +46,12 @@ impl UpstreamConnection {
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
         cluster.stats.upstream_cx_http1_total.inc();
+        host.stats.cx_total.inc();
+        host.stats.cx_active.inc();
         let now = shard.clock.now();
         Self {
             socket,
+            host: Arc::clone(&host.stats),
             id: shard.next_connection_id(),
             cluster: Rc::clone(cluster),
             shard: Rc::clone(shard),
@@ -80,6 +87,7 @@ impl UpstreamConnection {
 impl Drop for UpstreamConnection {
     fn drop(&mut self) {
         let stats = &self.cluster.stats;
+        self.host.cx_active.dec();
         stats.upstream_cx_active.dec();
         stats.upstream_cx_destroy.inc();
         stats

@@ -384,6 +384,7 @@ impl<'a> Outbound<'a> {
             .path_rewrite
             .as_ref()
             .map(|rewrite| rewrite_path(request, &route.matcher.path, rewrite));
+        let rewritten_by_weight = weighted.is_some_and(|entry| entry.host_rewrite.is_some());
         let authority = weighted
             .and_then(|entry| entry.host_rewrite.as_deref().map(Cow::Borrowed))
             .or_else(|| rewrite_host(request, forward.host_rewrite.as_ref()?, host));
@@ -392,7 +393,9 @@ impl<'a> Outbound<'a> {
             edits: weighted.map_or(&route.request_headers, |entry| &entry.request_headers),
             original_path: rewritten.is_some().then_some(&*request.path),
             path: rewritten.unwrap_or(Cow::Borrowed(&request.path)),
-            original_host: authority.is_some().then_some(request.authority),
+            // As Envoy: not for the rewrite of a weighted cluster.
+            original_host: (authority.is_some() && !rewritten_by_weight)
+                .then_some(request.authority),
             append_host: forward.append_x_forwarded_host,
             authority: authority.unwrap_or(Cow::Borrowed(request.authority)),
             request_id,
@@ -761,13 +764,13 @@ impl Headers for InboundHeaders<'_> {
 }
 
 fn direct_reply(direct: &DirectResponse) -> Reply {
-    let mut reply = Reply::empty(direct.status, "direct_response").by_route();
+    let mut reply = Reply::empty(direct.status, "direct_response");
     reply.body = Body::Configured(direct.body.clone());
     reply
 }
 
 fn redirect_reply(request: &Request<'_>, route: &Route, redirect: &Redirect) -> Reply {
-    let mut reply = Reply::empty(redirect.status, "direct_response").by_route();
+    let mut reply = Reply::empty(redirect.status, "direct_response");
     reply.location = Some(location(request, route, redirect));
     reply
 }

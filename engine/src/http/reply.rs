@@ -24,8 +24,6 @@ pub(super) struct Reply {
     pub(super) details: &'static str,
     /// The connection can't be used any more.
     pub(super) close: bool,
-    /// It is what the route says, so the route's header edits apply.
-    pub(super) by_route: bool,
 }
 
 /// Its body.
@@ -48,21 +46,7 @@ impl Reply {
         flags: ResponseFlags,
         details: &'static str,
     ) -> Self {
-        Self {
-            status,
-            body: Body::Static(text),
-            location: None,
-            flags,
-            details,
-            close: false,
-            by_route: false,
-        }
-    }
-
-    /// The same, as the answer that the route gives.
-    pub(super) fn by_route(mut self) -> Self {
-        self.by_route = true;
-        self
+        Self { status, body: Body::Static(text), location: None, flags, details, close: false }
     }
 
     /// The same, and the connection closes after it.

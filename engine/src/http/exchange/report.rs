@@ -59,7 +59,7 @@ impl Exchange {
         down.socket.send(chunk);
     }
 
-    /// Writes a reply, with the route's header edits if it is the route that answers.
+    /// Writes a reply, with the header edits of the route if one was found.
     fn render_reply(
         &self,
         down: &Downstream<'_>,
@@ -68,8 +68,7 @@ impl Exchange {
     ) -> (Chunk, usize) {
         let (shard, http) = (down.shard, down.http);
         let none = HeaderEdits::default();
-        let edits_of = self.response_edits.of(&http.config.routes).filter(|_| reply.by_route);
-        let ops = &edits_of.unwrap_or(&none).ops;
+        let ops = &self.response_edits.of(&http.config.routes).unwrap_or(&none).ops;
         let mut scratch = shard.scratch.borrow_mut();
         let HttpScratch { edits, .. } = &mut *scratch;
         if !ops.is_empty() {

@@ -92,13 +92,13 @@ impl Exchange {
         socket: Socket,
         admission: Admission,
     ) {
-        let Some((cluster, _)) = self.destination.clone() else { return };
+        let Some((cluster, host)) = self.destination.clone() else { return };
         let now = down.shard.clock.now();
         self.deadlines.connect = None;
         self.facts.times.upstream_connect_end = now;
         let took = now - self.facts.times.upstream_connect_begin;
         cluster.stats.upstream_cx_connect_ms.record(took / NANOS_PER_MS);
-        let connection = UpstreamConnection::new(down.shard, &cluster, socket, admission);
+        let connection = UpstreamConnection::new(down.shard, &cluster, &host, socket, admission);
         self.activate(down, connection);
     }
 
@@ -127,7 +127,7 @@ impl Exchange {
         self.facts.attempts += 1;
         self.facts.upstream_connection_id = connection.id;
         self.facts.times.upstream_tx_begin = now;
-        host.request_begins(!self.reused);
+        host.request_begins();
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         connection.socket.register(down.waker);

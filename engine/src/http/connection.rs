@@ -152,58 +152,60 @@ impl HttpConnection {
             self.socket.wake_at_unsent(self.marks.low);
             return false;
         }
-        match self.input.next(&self.socket) {
-            Received::Chunk(chunk) => self.read_head(chunk, waker),
-            Received::None => false,
-            Received::End if self.socket.unsent() > 0 => self.close(),
-            Received::End | Received::Failed(_) => {
-                if self.partial.is_some() {
-                    self.http.stats.downstream_cx_destroy_remote_active_rq.inc();
+        loop {
+            match self.input.next(&self.socket) {
+                Received::Chunk(chunk) => {
+                    if let Some(moved_on) = self.read_head(&chunk, waker) {
+                        return moved_on;
+                    }
                 }
-                self.enter(Phase::Closed)
+                Received::None => return false,
+                Received::End if self.socket.unsent() > 0 => return self.close(),
+                Received::End | Received::Failed(_) => {
+                    if self.partial.is_some() {
+                        self.http.stats.downstream_cx_destroy_remote_active_rq.inc();
+                    }
+                    return self.enter(Phase::Closed);
+                }
             }
         }
     }
 
-    fn read_head(&mut self, chunk: Chunk, waker: &Waker) -> bool {
+    /// Reads on in a head. Nothing when more of it must come.
+    fn read_head(&mut self, chunk: &Chunk, waker: &Waker) -> Option<bool> {
         let Some(mut partial) = self.partial.take() else {
             let mut storage = FieldStorage::new();
-            return match RequestHead::parse(&chunk, &mut storage, &self.http.limits) {
+            return match RequestHead::parse(chunk, &mut storage, &self.http.limits) {
                 Ok(Some(head)) => {
                     let rest = chunk.slice(head.len..chunk.len());
-                    self.begin(&head, rest, waker)
+                    Some(self.begin(&head, rest, waker))
                 }
                 Ok(None) => {
                     self.since = self.shard.clock.now();
                     self.partial = Some(chunk.to_vec());
-                    drop(storage);
-                    drop(chunk);
-                    // The next piece may be here already.
-                    self.read(waker, false)
+                    None
                 }
-                Err(error) => self.refuse(error, waker),
+                Err(error) => Some(self.refuse(error, waker)),
             };
         };
         let before = partial.len();
-        partial.extend_from_slice(&chunk);
+        partial.extend_from_slice(chunk);
         if !may_be_complete(&partial, before) && partial.len() < self.http.limits.bytes_max {
             self.partial = Some(partial);
-            drop(chunk);
-            return self.read(waker, false);
+            return None;
         }
         let mut storage = FieldStorage::new();
         match RequestHead::parse(&partial, &mut storage, &self.http.limits) {
             Ok(Some(head)) => {
                 let rest = chunk.slice(head.len - before..chunk.len());
-                self.begin(&head, rest, waker)
+                Some(self.begin(&head, rest, waker))
             }
             Ok(None) => {
                 drop(storage);
                 self.partial = Some(partial);
-                drop(chunk);
-                self.read(waker, false)
+                None
             }
-            Err(error) => self.refuse(error, waker),
+            Err(error) => Some(self.refuse(error, waker)),
         }
     }
 

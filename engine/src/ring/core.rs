@@ -238,7 +238,7 @@ impl Core {
                 let Some(chunk) = chunk else { return };
                 slot.receive.queued_bytes += chunk.len();
                 slot.receive.queue.push_back(chunk);
-                if slot.receive.queued_bytes > slot.marks.high
+                if slot.receive.load() > slot.marks.high
                     && slot.receive.armed
                     && !slot.receive.pausing
                 {
@@ -297,7 +297,7 @@ impl Core {
 
     pub(super) fn wake_at_unsent(&mut self, index: u32, mark: usize) {
         let send = &mut self.slot_mut(index).send;
-        if send.queued_bytes <= mark {
+        if send.load() <= mark {
             self.wake(index);
         } else {
             send.wake_at = Some(mark);
@@ -390,7 +390,7 @@ impl Core {
                 }
             },
         }
-        let due = slot.send.wake_at.is_some_and(|mark| slot.send.queued_bytes <= mark);
+        let due = slot.send.wake_at.is_some_and(|mark| slot.send.load() <= mark);
         if slot.send.queue.is_empty() {
             slot.send.congested = false;
             self.finish_if_due(index);

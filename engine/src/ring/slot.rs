@@ -76,6 +76,29 @@ pub(super) enum ConnectState {
     UnderWay,
 }
 
+impl ReceiveSide {
+    /// What the unread chunks weigh against the watermarks.
+    pub(super) fn load(&self) -> usize {
+        load(self.queued_bytes, self.queue.len())
+    }
+}
+
+impl SendSide {
+    /// What the unsent chunks weigh against the watermarks.
+    pub(super) fn load(&self) -> usize {
+        load(self.queued_bytes, self.queue.len())
+    }
+}
+
+/// A chunk of one byte holds a whole buffer, so each counts for a good part of one at least:
+/// otherwise a peer that sends bytes one by one could take all buffers of a shard.
+fn load(bytes: usize, chunks: usize) -> usize {
+    bytes.max(chunks * CHUNK_LOAD_MIN)
+}
+
+/// Half of a default receive buffer: 32 chunks are as much as a connection may hold.
+const CHUNK_LOAD_MIN: usize = 8 * 1024;
+
 impl Slot {
     pub(super) fn new(fd: RawFd, connect: ConnectState, marks: Watermarks) -> Self {
         Self {
@@ -101,6 +124,6 @@ impl Slot {
             && !receive.ended
             && receive.error.is_none()
             && !self.closing
-            && receive.queued_bytes <= self.marks.low
+            && receive.load() <= self.marks.low
     }
 }

@@ -106,9 +106,10 @@ impl Socket {
         }
     }
 
-    /// Bytes queued that the kernel has not taken.
+    /// Bytes queued that the kernel has not taken. Small chunks count for more than they hold, as
+    /// they keep whole buffers.
     pub fn unsent(&self) -> usize {
-        self.core.borrow().slot(self.slot).send.queued_bytes
+        self.core.borrow().slot(self.slot).send.load()
     }
 
     /// Asks for one wake when at most `mark` bytes are unsent; at once if that is so already.

@@ -13,7 +13,7 @@ use crate::http::{HttpConnection, HttpRuntime, Peer};
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::ListenerStats;
 use crate::tcp::{TcpConnection, TcpRuntime};
-use crate::timer::Nanos;
+use crate::timer::{NANOS_PER_MS, Nanos};
 
 /// One listener on one shard.
 pub struct ListenerRuntime {
@@ -132,5 +132,3 @@ fn peer_address(fd: RawFd) -> Option<SocketAddr> {
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
 }
-
-const NANOS_PER_MS: Nanos = 1_000_000;

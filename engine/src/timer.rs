@@ -19,6 +19,19 @@ pub struct Timers {
 /// Nanoseconds since the shard started; its clock stands still during a turn.
 pub type Nanos = u64;
 
+/// A millisecond.
+pub const NANOS_PER_MS: Nanos = 1_000_000;
+
+/// A duration in nanoseconds; beyond five centuries it is cut short.
+pub fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The instant `delay` after `now`; nothing without a delay.
+pub fn after(now: Nanos, delay: Option<Duration>) -> Option<Nanos> {
+    delay.map(|delay| now.saturating_add(nanos(delay)))
+}
+
 impl Timers {
     /// A timer that is not set. Its owner's waker is woken when it fires.
     pub fn timer(&self) -> Timer {
@@ -241,7 +254,7 @@ impl Wheel {
     }
 }
 
-const NANOS_PER_TICK: u64 = 1_000_000;
+const NANOS_PER_TICK: u64 = NANOS_PER_MS;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const SLOT_MASK: u32 = SLOTS as u32 - 1;

@@ -8,12 +8,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use crate::ring::Socket;
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::HostStats;
-use crate::timer::{Nanos, Timer};
+use crate::timer::{NANOS_PER_MS, Nanos, Timer, nanos};
 
 use super::breakers::Admission;
 use super::{ClusterRuntime, Host};
@@ -216,9 +215,3 @@ fn earliest(one: Option<Nanos>, other: Option<Nanos>) -> Option<Nanos> {
         (one, other) => one.or(other),
     }
 }
-
-fn nanos(duration: Duration) -> Nanos {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
-}
-
-const NANOS_PER_MS: Nanos = 1_000_000;

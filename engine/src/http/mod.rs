@@ -24,7 +24,6 @@ mod reply;
 mod upgrade;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use outrigger_codecs::http1::HeadLimits;
 use outrigger_xds::snapshot::HttpConnectionManager;
@@ -32,7 +31,7 @@ use outrigger_xds::snapshot::HttpConnectionManager;
 use crate::access_log::AccessLogs;
 use crate::shard::Shard;
 use crate::stats::HttpStats;
-use crate::timer::Nanos;
+use crate::timer::{NANOS_PER_MS, Nanos, after};
 
 pub use self::connection::HttpConnection;
 pub use self::edits::EditOutcome;
@@ -77,12 +76,6 @@ pub struct HttpScratch {
 /// Exchanges kept for reuse: as many as are usually under way at once on a shard.
 const EXCHANGES_KEPT: usize = 1024;
 
-fn after(now: Nanos, delay: Option<Duration>) -> Option<Nanos> {
-    delay.map(|delay| now.saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)))
-}
-
 fn earliest(deadlines: impl IntoIterator<Item = Option<Nanos>>) -> Option<Nanos> {
     deadlines.into_iter().flatten().min()
 }
-
-const NANOS_PER_MS: Nanos = 1_000_000;

@@ -17,7 +17,7 @@ use outrigger_xds::snapshot::{Listener as ListenerConfig, TrafficDirection};
 use crate::access_log::AccessLogs;
 use crate::connection::{self, ListenerRuntime};
 use crate::ring::{AcceptError, Accepted, Listener};
-use crate::timer::{Nanos, Timer};
+use crate::timer::{NANOS_PER_MS, Nanos, Timer};
 
 use super::pulse::quietest;
 use super::{Message, Shard, spawn_guarded};
@@ -203,5 +203,3 @@ fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Li
 
 /// Long enough for other connections to end, short enough not to be noticed as an outage.
 const ACCEPT_PAUSE: Nanos = 100 * NANOS_PER_MS;
-
-const NANOS_PER_MS: Nanos = 1_000_000;

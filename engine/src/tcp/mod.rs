@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use outrigger_xds::snapshot::TcpProxy;
 
@@ -21,7 +20,7 @@ use crate::http::Peer;
 use crate::ring::{Connecting, Received, Socket, Watermarks};
 use crate::shard::Shard;
 use crate::stats::TcpStats;
-use crate::timer::{Nanos, Timer};
+use crate::timer::{NANOS_PER_MS, Nanos, Timer, after};
 
 /// One TCP proxy on one shard.
 pub struct TcpRuntime {
@@ -349,9 +348,3 @@ impl Drop for TcpConnection {
         }
     }
 }
-
-fn after(now: Nanos, delay: Option<Duration>) -> Option<Nanos> {
-    delay.map(|delay| now.saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)))
-}
-
-const NANOS_PER_MS: Nanos = 1_000_000;

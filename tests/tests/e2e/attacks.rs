@@ -105,6 +105,7 @@ fn slowhttptest(mode: &[&str], proxy: &Proxy) -> String {
 }
 
 #[test]
+#[ignore = "needs slowhttptest, which .ci/run installs"]
 fn slow_headers_and_slow_bodies_are_cut_by_timeouts() {
     let origin = Origin::ok();
     let config = Config::to(origin.address()).http(json!({
@@ -134,6 +135,7 @@ fn slow_headers_and_slow_bodies_are_cut_by_timeouts() {
 }
 
 #[test]
+#[ignore = "needs slowhttptest, which .ci/run installs"]
 fn slow_readers_hold_nothing_up() {
     let body = "x".repeat(100_000);
     let origin = Origin::answering(

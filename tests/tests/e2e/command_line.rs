@@ -324,6 +324,7 @@ fn run_quietly(mut command: Command) -> bool {
 }
 
 #[test]
+#[ignore = "needs curl, which .ci/run installs"]
 fn without_arguments_it_demonstrates_itself() {
     let isolation = isolation();
     let command = match isolation {

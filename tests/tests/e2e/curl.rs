@@ -22,6 +22,7 @@ fn curl(arguments: &[&str]) -> String {
 }
 
 #[test]
+#[ignore = "needs curl, which .ci/run installs"]
 fn curl_gets_posts_and_puts() {
     let origin = Origin::echo();
     let proxy = Proxy::start(&Config::to(origin.address()));
@@ -38,6 +39,7 @@ fn curl_gets_posts_and_puts() {
 }
 
 #[test]
+#[ignore = "needs curl, which .ci/run installs"]
 fn curl_uploads_files_with_expectations_and_chunks() {
     let origin = Origin::echo();
     let proxy = Proxy::start(&Config::to(origin.address()));
@@ -62,6 +64,7 @@ fn curl_uploads_files_with_expectations_and_chunks() {
 }
 
 #[test]
+#[ignore = "needs curl, which .ci/run installs"]
 fn curl_speaks_http_1_0_and_unix_sockets() {
     let origin = Origin::ok();
     let scratch = Scratch::new();
@@ -76,6 +79,7 @@ fn curl_speaks_http_1_0_and_unix_sockets() {
 }
 
 #[test]
+#[ignore = "needs curl, which .ci/run installs"]
 fn curl_tunnels_through_connect() {
     // The tunnel ends here; what curl then asks in it is answered by the origin behind it.
     let origin = Origin::ok();

@@ -34,6 +34,7 @@ fn a_hundred_thousand_requests_over_a_thousand_connections() {
 }
 
 #[test]
+#[ignore = "needs wrk, which .ci/run installs"]
 fn wrk_sees_no_errors() {
     let origin = FastOrigin::start();
     let proxy = Launch::outrigger(&unlimited(&origin)).shards(2).start();
@@ -47,6 +48,7 @@ fn wrk_sees_no_errors() {
 }
 
 #[test]
+#[ignore = "needs h2load, which .ci/run installs"]
 fn h2load_in_pipelines_sees_no_errors() {
     let origin = FastOrigin::start();
     let proxy = Launch::outrigger(&unlimited(&origin)).shards(2).start();

@@ -435,6 +435,7 @@ fn circuit_breakers_answer_at_once() {
 }
 
 #[test]
+#[ignore = "needs nginx, which .ci/run installs"]
 fn a_killed_origin_under_load_gives_errors_and_no_hangs() {
     // A real process, to be killed for real.
     let mut nginx = crate::lifecycle::Program::nginx();

@@ -50,24 +50,43 @@ pub(super) fn begin(
     head: &RequestHead<'_, '_>,
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
-    let outcome = route(arrival, head, exchange);
-    if outcome.is_err() {
-        capture_inbound(arrival, head, exchange);
+    exchange.accept(arrival, head);
+    let request = match check(arrival.http, head).and_then(|()| Request::new(arrival, head)) {
+        Ok(request) => request,
+        Err(reply) => {
+            capture_inbound(arrival, head, None, &reply, exchange);
+            return Err(reply);
+        }
+    };
+    let outcome = route(arrival, &request, exchange);
+    if let Err(reply) = &outcome {
+        capture_inbound(arrival, head, Some(&request.path), reply, exchange);
     }
     outcome
 }
 
-/// Keeps the headers that the access log asks for, of a request that goes nowhere, as they came.
-fn capture_inbound(arrival: &Arrival<'_>, head: &RequestHead<'_, '_>, exchange: &mut Exchange) {
+/// Keeps the headers that the access log asks for, of a request that goes nowhere: as they came,
+/// but for the path, which is the one that was routed, or that a redirect made of it.
+fn capture_inbound(
+    arrival: &Arrival<'_>,
+    head: &RequestHead<'_, '_>,
+    routed_path: Option<&str>,
+    reply: &Reply,
+    exchange: &mut Exchange,
+) {
+    let path = routed_path.or(match &head.target {
+        Target::Origin(path) | Target::Absolute { path, .. } => Some(path),
+        Target::Asterisk | Target::Authority(_) => None,
+    });
+    let rewritten = reply.rewritten_path.as_deref();
     for (slot, name) in arrival.http.logs.captures().request_headers() {
         let made = exchange.request_id.filter(|_| name == "x-request-id");
-        let value = match (name, &head.target) {
-            (":method", _) => Some(head.method_text.as_bytes()),
-            (":path", Target::Origin(path) | Target::Absolute { path, .. }) => {
-                Some(path.as_bytes())
-            }
-            (":authority" | "host", _) => Some(head.authority.as_bytes()),
-            (":scheme", _) => Some(&b"http"[..]),
+        let value = match name {
+            ":method" => Some(head.method_text.as_bytes()),
+            ":path" => rewritten.or(path).map(str::as_bytes),
+            "x-envoy-original-path" if rewritten.is_some() => path.map(str::as_bytes),
+            ":authority" | "host" => Some(head.authority.as_bytes()),
+            ":scheme" => Some(&b"http"[..]),
             _ => made
                 .as_ref()
                 .map(|id| &id[..])
@@ -81,17 +100,14 @@ fn capture_inbound(arrival: &Arrival<'_>, head: &RequestHead<'_, '_>, exchange: 
 
 fn route(
     arrival: &Arrival<'_>,
-    head: &RequestHead<'_, '_>,
+    request: &Request<'_>,
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
-    let shard = arrival.shard;
+    let (shard, head) = (arrival.shard, request.head);
     let serving = shard.serving();
     let random = shard.random();
-    exchange.accept(arrival, head);
-    check(arrival.http, head)?;
-    let request = Request::new(arrival, head)?;
     let request_id = request.request_id(exchange);
-    let Some(route) = arrival.http.config.routes.find(&request, random) else {
+    let Some(route) = arrival.http.config.routes.find(request, random) else {
         arrival.http.stats.no_route.inc();
         let flags = ResponseFlags::NO_ROUTE_FOUND;
         return Err(Reply::text(404, "", flags, "route_not_found"));
@@ -101,7 +117,7 @@ fn route(
         RouteAction::Forward(forward) => forward,
         RouteAction::Redirect(redirect) => {
             arrival.http.stats.rq_redirect.inc();
-            return Err(redirect_reply(&request, route, redirect));
+            return Err(redirect_reply(request, route, redirect));
         }
         RouteAction::DirectResponse(direct) => {
             arrival.http.stats.rq_direct_response.inc();
@@ -115,6 +131,8 @@ fn route(
         Asked::Nothing => {}
         Asked::Refused => {
             arrival.http.stats.downstream_rq_ws_on_non_ws_route.inc();
+            let cluster = choose_cluster(arrival, &serving, forward, request, random);
+            exchange.hostless_cluster = cluster.ok().map(|(_, cluster)| cluster);
             return Err(Reply::empty(403, "upgrade_failed").closing());
         }
         Asked::Allowed => {
@@ -125,7 +143,7 @@ fn route(
             };
         }
     }
-    let (weighted, cluster) = choose_cluster(arrival, &serving, forward, &request, random)?;
+    let (weighted, cluster) = choose_cluster(arrival, &serving, forward, request, random)?;
     if let Some(index) = weighted {
         exchange.response_edits = ResponseEdits::Weighted(route.id, index);
     }
@@ -137,7 +155,7 @@ fn route(
     };
     exchange.serving = Some(serving);
     exchange.limit_by_route(arrival.http, forward);
-    let outbound = Outbound::new(&request, route, forward, weighted, &host, request_id);
+    let outbound = Outbound::new(request, route, forward, weighted, &host, request_id);
     let head = (exchange.tunnel != Tunnel::ConnectTerminated)
         .then(|| outbound.render(arrival, exchange, &cluster));
     Ok(Destination { cluster, host, head })
@@ -771,12 +789,16 @@ fn direct_reply(direct: &DirectResponse) -> Reply {
 
 fn redirect_reply(request: &Request<'_>, route: &Route, redirect: &Redirect) -> Reply {
     let mut reply = Reply::empty(redirect.status, "direct_response");
-    reply.location = Some(location(request, route, redirect));
+    let path = redirected_path(request, route, redirect);
+    reply.location = Some(location(request, redirect, &path));
+    if let Some(RedirectPath::Prefix(_) | RedirectPath::Regex(_)) = redirect.path {
+        reply.rewritten_path = Some(path);
+    }
     reply
 }
 
 /// The location of a redirect (contract section 8, `redirect`).
-fn location(request: &Request<'_>, route: &Route, redirect: &Redirect) -> String {
+fn location(request: &Request<'_>, redirect: &Redirect, path: &str) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or(request.scheme);
     let (host, port) = split_port(request.authority);
     let host = redirect.host.as_deref().unwrap_or(host);
@@ -790,9 +812,13 @@ fn location(request: &Request<'_>, route: &Route, redirect: &Redirect) -> String
         }
         _ => String::new(),
     };
+    format!("{scheme}://{host}{port}{path}")
+}
+
+fn redirected_path(request: &Request<'_>, route: &Route, redirect: &Redirect) -> String {
     let (path, query) = split(&request.path);
     let query = if redirect.strip_query { "" } else { query };
-    let path = match &redirect.path {
+    match &redirect.path {
         None => format!("{path}{query}"),
         Some(RedirectPath::Whole(new)) if new.contains('?') => new.to_string(),
         Some(RedirectPath::Whole(new)) => format!("{new}{query}"),
@@ -802,8 +828,7 @@ fn location(request: &Request<'_>, route: &Route, redirect: &Redirect) -> String
             regex.rewrite_into(path.as_bytes(), &mut out);
             format!("{}{query}", into_text(out, path))
         }
-    };
-    format!("{scheme}://{host}{port}{path}")
+    }
 }
 
 fn is_default(scheme: &str, port: &str) -> bool {

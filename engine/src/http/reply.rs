@@ -20,6 +20,8 @@ pub(super) struct Reply {
     pub(super) body: Body,
     /// For 3xx.
     pub(super) location: Option<String>,
+    /// The path of the request after a redirect's rewrite, which is what logs show.
+    pub(super) rewritten_path: Option<String>,
     pub(super) flags: ResponseFlags,
     pub(super) details: &'static str,
     /// The connection can't be used any more.
@@ -46,7 +48,15 @@ impl Reply {
         flags: ResponseFlags,
         details: &'static str,
     ) -> Self {
-        Self { status, body: Body::Static(text), location: None, flags, details, close: false }
+        Self {
+            status,
+            body: Body::Static(text),
+            location: None,
+            rewritten_path: None,
+            flags,
+            details,
+            close: false,
+        }
     }
 
     /// The same, and the connection closes after it.

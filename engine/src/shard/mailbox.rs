@@ -1,8 +1,8 @@
 //! How other threads reach a shard: a bounded queue, and a bell that the shard's ring listens to.
 //!
 //! The bell is a socket pair, not an eventfd. A parked shard sleeps on an eventfd that the kernel
-//! signals for its ring; signalling one eventfd from within the write to another is put off by the
-//! kernel, and on Linux 6.18 only the first such signal of a ring ever arrives.
+//! signals for its ring; the kernel puts off signalling one eventfd from within the write to
+//! another, and on Linux 6.18 a shard was seen to sleep through the second message it got that way.
 //!
 //! Invariant: a message that was accepted is seen. The bell is rung after the message is queued,
 //! and the shard silences it before it empties the queue.

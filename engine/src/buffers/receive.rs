@@ -138,11 +138,6 @@ impl ReceiveBuffers {
         self.inner.grown.get() - self.inner.held.get()
     }
 
-    /// The configuration this set was made with.
-    pub fn config(&self) -> ReceiveConfig {
-        self.inner.config
-    }
-
     fn grow(&self, by: u16) {
         let inner = &self.inner;
         let from = inner.grown.get();

@@ -11,7 +11,6 @@ pub(super) struct Facts {
     /// The status sent downstream; 0 when none was.
     pub(super) code: u16,
     pub(super) details: &'static str,
-    pub(super) upstream_failure: &'static str,
     pub(super) attempts: u32,
     pub(super) upstream_connection_id: u64,
     pub(super) stream_id: u128,

@@ -158,11 +158,6 @@ impl Ring {
         let core = self.core.borrow();
         (core.buffers.held(), core.buffers.grown())
     }
-
-    /// The features in use.
-    pub fn features(&self) -> Features {
-        self.core.borrow().features
-    }
 }
 
 fn set_nodelay(fd: &impl AsRawFd) {

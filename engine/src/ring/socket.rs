@@ -73,14 +73,6 @@ impl Socket {
         if receive.ended { Received::End } else { Received::None }
     }
 
-    /// Puts back, in front, bytes that were taken and not used.
-    pub fn unreceive(&self, chunk: Chunk) {
-        let mut core = self.core.borrow_mut();
-        let receive = &mut core.slot_mut(self.slot).receive;
-        receive.queued_bytes += chunk.len();
-        receive.queue.push_front(chunk);
-    }
-
     /// True while nothing is unread and the peer has neither finished nor failed: what a pooled
     /// connection must be to be used again.
     pub fn is_quiet(&self) -> bool {

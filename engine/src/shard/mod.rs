@@ -438,12 +438,6 @@ impl Shard {
         Watermarks { high, low: high / 2 }
     }
 
-    /// True when more than half of the receive buffers are taken: hold back.
-    pub fn is_short_of_buffers(&self) -> bool {
-        let (held, _) = self.ring.buffers();
-        u32::from(held) * 2 > self.config.buffers_max
-    }
-
     fn is_stopped(&self) -> bool {
         self.stopped.get()
     }

@@ -152,8 +152,6 @@ impl Exchange {
             downstream_direct_remote: Some(address),
             upstream_connection_id: facts.upstream_connection_id,
             upstream_attempts: facts.attempts,
-            upstream_transport_failure: Some(facts.upstream_failure)
-                .filter(|failure| !failure.is_empty()),
             connection_id,
             stream_id: (facts.stream_id != 0).then_some(StreamId(facts.stream_id)),
             log_type: LogType::DownstreamEnd,

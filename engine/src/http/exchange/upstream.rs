@@ -2,8 +2,7 @@
 
 use outrigger_codecs::http1::{BodyDecoder, Method};
 
-use crate::cluster::Admission;
-use crate::cluster::UpstreamConnection;
+use crate::cluster::{Admission, UpstreamConnection};
 use crate::ring::Socket;
 use crate::shard::Shard;
 

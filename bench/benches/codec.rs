@@ -4,9 +4,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use outrigger_codecs::http1::{
-    BodyDecoder, BodyFraming, FieldStorage, HeadLimits, RequestHead, ResponseHead,
-};
+use outrigger_codecs::http::{BodyFraming, FieldStorage, RequestHead, ResponseHead};
+use outrigger_codecs::http1::{BodyDecoder, HeadLimits};
 
 const REQUEST: &[u8] = b"GET /api/v1/accounts/42?expand=all HTTP/1.1\r\n\
 Host: accounts.bank.example:8080\r\n\

@@ -5,8 +5,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use outrigger_codecs::http1::render::{self, Put};
-use outrigger_codecs::http1::{FieldStorage, HeadLimits, RequestHead, ResponseHead};
+use outrigger_codecs::http::Put;
+use outrigger_codecs::http::{FieldStorage, RequestHead, ResponseHead};
+use outrigger_codecs::http1::HeadLimits;
+use outrigger_codecs::http1::render;
 use outrigger_engine::buffers::Arena;
 use outrigger_xds::bootstrap::{LoadOptions, load, simple};
 use outrigger_xds::snapshot::{RequestView, Terminal};

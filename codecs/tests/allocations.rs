@@ -4,10 +4,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
-use outrigger_codecs::http1::{
-    BodyDecoder, BodyFraming, FieldStorage, HeadLimits, Method, Put, RequestHead, ResponseHead,
-    http_date, render,
+use outrigger_codecs::http::{
+    BodyFraming, FieldStorage, Method, Put, RequestHead, ResponseHead, http_date,
 };
+use outrigger_codecs::http1::{BodyDecoder, HeadLimits, render};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };

@@ -6,10 +6,12 @@
 
 mod support;
 
+use outrigger_codecs::http::{
+    BodyFraming, Field, FieldStorage, Method, Put, RequestHead, ResponseHead, Target, Version,
+};
 use outrigger_codecs::http1::{
-    BodyFraming, ChunkedDecoder, ChunkedError, ChunkedLimits, Field, FieldStorage, HeadError,
-    HeadLimits, LAST_CHUNK, Method, Put, RequestHead, ResponseHead, Target, Version,
-    parse_trailers, render,
+    ChunkedDecoder, ChunkedError, ChunkedLimits, HeadError, HeadLimits, LAST_CHUNK, parse_trailers,
+    render,
 };
 use support::mutate::{Random, fuzz};
 
@@ -201,7 +203,7 @@ fn response_heads() {
                 _ if method == Method::Head => Ok(BodyFraming::None),
                 _ => Ok(framing),
             };
-            assert_eq!(head.framing(method), expected, "to {method:?}");
+            assert_eq!(head.framing(method).map_err(HeadError::from), expected, "to {method:?}");
         }
 
         let mut rendered = Vec::new();

@@ -1,10 +1,11 @@
 //! What a well-formed head means: the examples of RFC 9110 and RFC 9112, and every rule and limit
 //! that a head is read by, at the limit and one past it.
 
-use outrigger_codecs::http1::{
-    BodyFraming, CONNECTION_OPTIONS_MAX, ConnectionOptions, FIELDS_MAX, FieldKind, FieldStorage,
-    HeadError, HeadLimits, Method, RequestHead, ResponseHead, Target, Version,
+use outrigger_codecs::http::{
+    BodyFraming, ConnectionOptions, FIELDS_MAX, FieldKind, FieldStorage, Method, RequestHead,
+    ResponseHead, Target, Version,
 };
+use outrigger_codecs::http1::{CONNECTION_OPTIONS_MAX, HeadError, HeadLimits};
 
 #[test]
 fn rfc9112_2_1_example() {

@@ -1,8 +1,10 @@
 //! Properties of heads and bodies, over generated messages and over any bytes at all.
 
+use outrigger_codecs::http::{
+    BodyFraming, FieldKind, FieldStorage, Method, Put, RequestHead, ResponseHead, Version,
+};
 use outrigger_codecs::http1::{
-    BodyDecoder, BodyFraming, ChunkedDecoder, ChunkedLimits, FieldKind, FieldStorage, HeadLimits,
-    LAST_CHUNK, Method, Put, RequestHead, ResponseHead, Version, parse_trailers, render,
+    BodyDecoder, ChunkedDecoder, ChunkedLimits, HeadLimits, LAST_CHUNK, parse_trailers, render,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -201,7 +203,7 @@ proptest! {
     fn decimals_are_those_of_the_standard_library(number in any::<u64>()) {
         let text = number.to_string();
         let mut buffer = [0; 20];
-        prop_assert_eq!(render::decimal(number, &mut buffer), text.as_bytes());
+        prop_assert_eq!(decimal(number, &mut buffer), text.as_bytes());
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! an extension (BWS), no lone LF, at most 16 hex digits and sizes below 2^63.
 
 use super::body::BodyStep;
-use super::field::{Field, FieldKind, FieldStorage, trim_whitespace};
+use crate::http::field::{Field, FieldKind, FieldStorage, trim_whitespace};
 
 /// How much a chunked body may hold beside its data.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -111,3 +111,9 @@ impl HeadError {
         }
     }
 }
+
+impl From<crate::http::BodyForbidden> for HeadError {
+    fn from(_: crate::http::BodyForbidden) -> Self {
+        Self::BodyForbidden
+    }
+}

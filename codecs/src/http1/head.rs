@@ -9,7 +9,8 @@ use std::mem::MaybeUninit;
 use arrayvec::ArrayVec;
 
 use super::error::HeadError;
-use super::field::{FIELDS_MAX, Field, FieldKind, FieldStorage, tokens};
+use crate::http::field::{FIELDS_MAX, Field, FieldKind, FieldStorage, tokens};
+use crate::http::{ConnectionOptions, Version, parse_content_length};
 
 /// How large a head may be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,46 +25,6 @@ impl Default for HeadLimits {
     /// Envoy's defaults: 60 KiB (`max_request_headers_kb`) and 100 fields (`max_headers_count`).
     fn default() -> Self {
         Self { bytes_max: 60 * 1024, fields_max: 100 }
-    }
-}
-
-/// The version of a message.
-///
-/// RFC 9110 section 2.5 lets a recipient treat a higher minor version as 1.1. No such version exists,
-/// Envoy refuses it, and what sends it is probing, so it is refused here too.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum Version {
-    /// HTTP/1.0.
-    Http10,
-    /// HTTP/1.1.
-    Http11,
-}
-
-impl Version {
-    /// From httparse's minor version, which is 0 or 1.
-    pub(super) fn from_minor(minor: u8) -> Self {
-        if minor == 0 { Self::Http10 } else { Self::Http11 }
-    }
-}
-
-/// What the Connection fields of a message ask for (RFC 9110 section 7.6.1).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct ConnectionOptions {
-    /// `close`: the sender closes the connection after this exchange.
-    pub close: bool,
-    /// `keep-alive`: an HTTP/1.0 sender asks to keep the connection.
-    pub keep_alive: bool,
-    /// `upgrade`: the Upgrade field is meant.
-    pub upgrade: bool,
-    /// Other fields are named, which must be dropped too. Those present are marked
-    /// [`FieldKind::Nominated`].
-    pub names_others: bool,
-}
-
-impl ConnectionOptions {
-    /// Whether the connection persists after this message (RFC 9112 section 9.3).
-    pub(super) fn keep_alive(self, version: Version) -> bool {
-        !self.close && (version == Version::Http11 || self.keep_alive)
     }
 }
 
@@ -132,7 +93,8 @@ pub(super) fn survey<'b>(
                 survey_connection(field.value, &mut survey.connection, &mut named)?;
             }
             FieldKind::ContentLength => {
-                let length = parse_content_length(field.value)?;
+                let length =
+                    parse_content_length(field.value).ok_or(HeadError::ContentLengthInvalid)?;
                 if survey.content_length.replace(length).is_some() {
                     return Err(HeadError::ContentLengthRepeated);
                 }
@@ -230,30 +192,6 @@ fn mark_nominated(fields: &mut [Field<'_>], named: &[&[u8]]) {
     }
 }
 
-/// `Content-Length = 1*DIGIT` (RFC 9110 section 8.6), at most 2^63-1, and without leading zeros, which
-/// some parsers take for octal.
-fn parse_content_length(value: &[u8]) -> Result<u64, HeadError> {
-    if value.is_empty() || value.len() > LENGTH_DIGITS_MAX || (value[0] == b'0' && value.len() > 1)
-    {
-        return Err(HeadError::ContentLengthInvalid);
-    }
-    let mut length = 0_u64;
-    for &digit in value {
-        if !digit.is_ascii_digit() {
-            return Err(HeadError::ContentLengthInvalid);
-        }
-        // 19 digits stay below 10^19, and so within u64.
-        length = length * 10 + u64::from(digit - b'0');
-    }
-    if length > i64::MAX.cast_unsigned() {
-        return Err(HeadError::ContentLengthInvalid);
-    }
-    Ok(length)
-}
-
-/// The decimal digits of 2^63-1.
-const LENGTH_DIGITS_MAX: usize = 19;
-
 /// Only the single coding `chunked` is accepted, without parameters and without other bytes.
 fn check_transfer_encoding(value: &[u8]) -> Result<(), HeadError> {
     if value.eq_ignore_ascii_case(b"chunked") {
@@ -289,31 +227,6 @@ const COMPRESSIONS: [&[u8]; 5] = [b"compress", b"deflate", b"gzip", b"x-compress
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn content_length_has_one_reading() {
-        for (text, length) in [
-            ("0", Some(0)),
-            ("42", Some(42)),
-            ("9223372036854775807", Some(i64::MAX.cast_unsigned())),
-            ("9223372036854775808", None),
-            ("18446744073709551616", None),
-            ("", None),
-            ("00", None),
-            ("010", None),
-            ("+1", None),
-            ("-1", None),
-            ("1 ", None),
-            ("1,1", None),
-            ("0x1", None),
-            ("1_0", None),
-            ("1.0", None),
-            ("1e1", None),
-            ("\u{661}", None),
-        ] {
-            assert_eq!(parse_content_length(text.as_bytes()).ok(), length, "{text:?}");
-        }
-    }
 
     #[test]
     fn only_well_framed_compression_is_not_implemented() {

@@ -18,7 +18,8 @@
 //! are bounded by [`ChunkedLimits`].
 //!
 //! ```
-//! use outrigger_codecs::http1::{BodyDecoder, FieldStorage, HeadLimits, Method, RequestHead};
+//! use outrigger_codecs::http::{FieldStorage, Method, RequestHead};
+//! use outrigger_codecs::http1::{BodyDecoder, HeadLimits};
 //!
 //! let received = b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\n\r\nhello";
 //! let mut storage = FieldStorage::new();
@@ -33,24 +34,17 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod authority;
 mod body;
 mod chunked;
-mod date;
 mod error;
-mod field;
 mod head;
 pub mod render;
 mod request;
 mod response;
 
 pub use body::BodyStep as ChunkedStep;
-pub use body::{BodyDecoder, BodyFraming, BodyStep, Truncated};
+pub use body::{BodyDecoder, BodyStep, Truncated};
 pub use chunked::{ChunkedDecoder, ChunkedError, ChunkedLimits, parse_trailers};
-pub use date::http_date;
 pub use error::HeadError;
-pub use field::{FIELDS_MAX, Field, FieldKind, FieldStorage, tokens};
-pub use head::{CONNECTION_OPTIONS_MAX, ConnectionOptions, HeadLimits, Version};
-pub use render::{LAST_CHUNK, Put, reason_phrase};
-pub use request::{Method, RequestHead, Target};
-pub use response::ResponseHead;
+pub use head::{CONNECTION_OPTIONS_MAX, HeadLimits};
+pub use render::{LAST_CHUNK, reason_phrase};

@@ -4,25 +4,8 @@
 //! from a parsed head or from configuration that was checked when it was loaded, so that no CR, LF or
 //! NUL is among them. Debug builds assert it.
 
-/// Where rendered bytes go: a vector, a shard's arena, a counter.
-pub trait Put {
-    /// Appends `bytes`.
-    fn put(&mut self, bytes: &[u8]);
-}
-
-impl Put for Vec<u8> {
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-}
-
-impl<P: Put + ?Sized> Put for &mut P {
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        (**self).put(bytes);
-    }
-}
+use crate::http::put::DECIMAL_LEN_MAX;
+use crate::http::{Put, decimal};
 
 /// Writes `method SP target SP HTTP/1.1 CRLF`. A proxy sends its own version (RFC 9110 section 2.5).
 pub fn request_line<P: Put + ?Sized>(out: &mut P, method: &str, target: &str) {
@@ -104,20 +87,6 @@ pub fn chunk_size_line<P: Put + ?Sized>(out: &mut P, data_len: usize) {
         }
     }
     out.put(&text[at..]);
-}
-
-/// The decimal digits of `number`, written to the end of `buffer`.
-pub fn decimal(number: u64, buffer: &mut [u8; DECIMAL_LEN_MAX]) -> &[u8] {
-    let mut at = buffer.len();
-    let mut rest = number;
-    loop {
-        at -= 1;
-        buffer[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            return &buffer[at..];
-        }
-    }
 }
 
 /// The registered reason phrase of a status code; empty for a code that has none.
@@ -217,8 +186,6 @@ fn is_line_safe(text: &[u8]) -> bool {
 
 /// Longer than nearly every field name.
 const NAME_PIECE_LEN: usize = 64;
-/// The decimal digits of the largest u64.
-const DECIMAL_LEN_MAX: usize = 20;
 /// The hex digits of the largest usize.
 const HEX_LEN_MAX: usize = 16;
 

@@ -1,51 +1,11 @@
 //! Request heads (RFC 9112 sections 2 to 3 and 5).
 
-use super::authority::Authority;
-use super::body::BodyFraming;
-use super::error::HeadError;
-use super::field::{FIELDS_MAX, Field, FieldStorage};
-use super::head::{ConnectionOptions, HeadLimits, RawFields, Survey, Version, survey};
+use crate::http::authority::Authority;
+use crate::http::field::{FIELDS_MAX, FieldStorage};
+use crate::http::{BodyFraming, Method, RequestHead, Target, Version};
 
-/// A complete request head, as views into the received bytes.
-///
-/// A value of this type is unambiguous: its target has the form that its method allows, its authority
-/// is well-formed, and its body has exactly one length.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RequestHead<'s, 'b> {
-    /// The method, if it is one that a proxy may treat in a way of its own.
-    pub method: Method,
-    /// The method as received; methods are case-sensitive.
-    pub method_text: &'b str,
-    /// What the request is for.
-    pub target: Target<'b>,
-    /// The version of the message.
-    pub version: Version,
-    /// The fields in the order received.
-    pub fields: &'s [Field<'b>],
-    /// The bytes of the head: an empty line before it, the final empty line, and all between.
-    pub len: usize,
-    /// The authority of an absolute-form or authority-form target, else Host; empty for an HTTP/1.0
-    /// request without Host. When it comes from the target, the Host field must not be forwarded but
-    /// replaced by it (RFC 9112 section 3.2.2).
-    pub authority: &'b str,
-    /// How the body is framed; [`BodyFraming::UntilClose`] never occurs in a request.
-    ///
-    /// GET and HEAD may carry a body if they frame it, and so may a request that asks for an upgrade:
-    /// the body ends where its framing says, and the new protocol starts after it, once the server
-    /// has sent 101 (RFC 9110 section 7.8). CONNECT may not.
-    pub framing: BodyFraming,
-    /// The Connection options.
-    pub connection: ConnectionOptions,
-    /// The client waits for 100 (Continue) before it sends the body. True only for an HTTP/1.1
-    /// request with a body; elsewhere the expectation means nothing (RFC 9110 section 10.1.1).
-    pub expect_continue: bool,
-    /// The protocols of the Upgrade field, if this is an HTTP/1.1 request whose Connection field lists
-    /// `upgrade`. Who forwards it decides which protocols to let through; h2c, for one, would let the
-    /// client speak past this proxy's policies.
-    pub upgrade: Option<&'b [u8]>,
-    /// TE lists `trailers`: the client accepts trailers in the response (RFC 9110 section 6.5.1).
-    pub te_trailers: bool,
-}
+use super::error::HeadError;
+use super::head::{HeadLimits, RawFields, Survey, survey};
 
 impl<'s, 'b> RequestHead<'s, 'b> {
     /// Parses the request head that `buf` starts with; `None` says that it is incomplete.
@@ -68,26 +28,6 @@ impl<'s, 'b> RequestHead<'s, 'b> {
             return Err(HeadError::TooLarge);
         }
         Ok(head)
-    }
-
-    /// Whether the client keeps the connection after this request (RFC 9112 section 9.3): HTTP/1.1
-    /// unless it says `close`, HTTP/1.0 only if it says `keep-alive`.
-    #[must_use]
-    pub fn keep_alive(&self) -> bool {
-        self.connection.keep_alive(self.version)
-    }
-
-    /// The first field with this name, compared without case.
-    #[must_use]
-    pub fn field(&self, name: &str) -> Option<&'s Field<'b>> {
-        self.fields.iter().find(|field| field.name.eq_ignore_ascii_case(name))
-    }
-
-    /// Whether `field`, one of this head, must not be forwarded as it is; see
-    /// [`FieldKind::is_hop_by_hop`](super::FieldKind::is_hop_by_hop).
-    #[must_use]
-    pub fn is_hop_by_hop(&self, field: &Field<'_>) -> bool {
-        field.kind.is_hop_by_hop()
     }
 
     fn parse_window(
@@ -122,7 +62,7 @@ impl<'s, 'b> RequestHead<'s, 'b> {
         let survey = survey(&rest[..head_len], request.headers, storage)?;
 
         let method = Method::of(method_text);
-        let target = Target::parse(method, target)?;
+        let target = parse_target(method, target)?;
         let version = Version::from_minor(minor);
         let authority = authority(&target, survey.host, survey.host_repeated, version)?;
         let framing = framing(method, version, &survey)?;
@@ -135,6 +75,7 @@ impl<'s, 'b> RequestHead<'s, 'b> {
             method_text,
             target,
             version,
+            scheme: None,
             fields: &storage.fields,
             len: skipped + head_len,
             authority,
@@ -149,112 +90,43 @@ impl<'s, 'b> RequestHead<'s, 'b> {
     }
 }
 
-/// A method that a proxy may have to treat in a way of its own (RFC 9110 section 9, RFC 5789).
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Method {
-    /// CONNECT.
-    Connect,
-    /// DELETE.
-    Delete,
-    /// GET.
-    Get,
-    /// HEAD.
-    Head,
-    /// OPTIONS.
-    Options,
-    /// Any other token; the exact text is kept beside it.
-    Other,
-    /// PATCH.
-    Patch,
-    /// POST.
-    Post,
-    /// PUT.
-    Put,
-    /// TRACE.
-    Trace,
-}
-
-impl Method {
-    /// Recognises a method, with regard to case.
-    #[must_use]
-    pub fn of(text: &str) -> Self {
-        match text {
-            "CONNECT" => Self::Connect,
-            "DELETE" => Self::Delete,
-            "GET" => Self::Get,
-            "HEAD" => Self::Head,
-            "OPTIONS" => Self::Options,
-            "PATCH" => Self::Patch,
-            "POST" => Self::Post,
-            "PUT" => Self::Put,
-            "TRACE" => Self::Trace,
-            _ => Self::Other,
-        }
+/// The target, in one of the forms that `method` allows.
+fn parse_target(method: Method, text: &str) -> Result<Target<'_>, HeadError> {
+    // httparse has refused controls, spaces and DEL, but lets UTF-8 and fragments pass.
+    if !text.is_ascii() || memchr::memchr(b'#', text.as_bytes()).is_some() {
+        return Err(HeadError::TargetInvalid);
     }
-}
-
-/// The request target in one of its four forms (RFC 9112 section 3.2).
-///
-/// It holds visible ASCII only, and no fragment.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Target<'b> {
-    /// An absolute URI, as sent to a proxy.
-    Absolute {
-        /// `http` or `https`, in the case received. Other schemes are refused.
-        scheme: &'b str,
-        /// A valid, non-empty `host [":" port]`.
-        authority: &'b str,
-        /// Path and query, which start with `/`. If the URI has neither, `/`, and `*` for OPTIONS
-        /// (RFC 9112 section 3.2.4). A URI with a query but no path is refused: its origin-form can't
-        /// be had by cutting, and normalised http URIs have a path (RFC 9110 section 4.2.3).
-        path: &'b str,
-    },
-    /// `*`, with OPTIONS only.
-    Asterisk,
-    /// `host ":" port`, with CONNECT only.
-    Authority(&'b str),
-    /// Path and query, which start with `/`.
-    Origin(&'b str),
-}
-
-impl<'b> Target<'b> {
-    fn parse(method: Method, text: &'b str) -> Result<Self, HeadError> {
-        // httparse has refused controls, spaces and DEL, but lets UTF-8 and fragments pass.
-        if !text.is_ascii() || memchr::memchr(b'#', text.as_bytes()).is_some() {
-            return Err(HeadError::TargetInvalid);
-        }
-        if method == Method::Connect {
-            return match Authority::parse(text.as_bytes()) {
-                Some(Authority { text, port: Some(_) }) => Ok(Self::Authority(text)),
-                _ => Err(HeadError::TargetFormInvalid),
-            };
-        }
-        if text.starts_with('/') {
-            return Ok(Self::Origin(text));
-        }
-        match (text, method) {
-            ("*", Method::Options) => Ok(Self::Asterisk),
-            ("*", _) => Err(HeadError::TargetFormInvalid),
-            _ => Self::parse_absolute(method, text),
-        }
-    }
-
-    fn parse_absolute(method: Method, text: &'b str) -> Result<Self, HeadError> {
-        let (scheme, rest) = text.split_once("://").ok_or(HeadError::TargetFormInvalid)?;
-        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-            return Err(HeadError::TargetInvalid);
-        }
-        let authority_len = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(authority_len);
-        let authority = Authority::parse(authority.as_bytes()).ok_or(HeadError::TargetInvalid)?;
-        let path = match path {
-            "" if method == Method::Options => "*",
-            "" => "/",
-            path if path.starts_with('/') => path,
-            _ => return Err(HeadError::TargetInvalid),
+    if method == Method::Connect {
+        return match Authority::parse(text.as_bytes()) {
+            Some(Authority { text, port: Some(_) }) => Ok(Target::Authority(text)),
+            _ => Err(HeadError::TargetFormInvalid),
         };
-        Ok(Self::Absolute { scheme, authority: authority.text, path })
     }
+    if text.starts_with('/') {
+        return Ok(Target::Origin(text));
+    }
+    match (text, method) {
+        ("*", Method::Options) => Ok(Target::Asterisk),
+        ("*", _) => Err(HeadError::TargetFormInvalid),
+        _ => parse_absolute_target(method, text),
+    }
+}
+
+fn parse_absolute_target(method: Method, text: &str) -> Result<Target<'_>, HeadError> {
+    let (scheme, rest) = text.split_once("://").ok_or(HeadError::TargetFormInvalid)?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err(HeadError::TargetInvalid);
+    }
+    let authority_len = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority_len);
+    let authority = Authority::parse(authority.as_bytes()).ok_or(HeadError::TargetInvalid)?;
+    let path = match path {
+        "" if method == Method::Options => "*",
+        "" => "/",
+        path if path.starts_with('/') => path,
+        _ => return Err(HeadError::TargetInvalid),
+    };
+    Ok(Target::Absolute { scheme, authority: authority.text, path })
 }
 
 /// The authority of a request. Host must be there and well-formed even where the target overrules it

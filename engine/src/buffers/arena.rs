@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
-use outrigger_codecs::http1::render::Put;
+use outrigger_codecs::http::Put;
 
 use super::chunk::{Block, Chunk, Home};
 

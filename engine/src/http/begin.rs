@@ -7,8 +7,9 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use outrigger_codecs::http1::render::{self, Put};
-use outrigger_codecs::http1::{BodyFraming, FieldKind, Method, RequestHead, Target, Version};
+use outrigger_codecs::http::{BodyFraming, FieldKind, Method, RequestHead, Target, Version};
+use outrigger_codecs::http::{Put, decimal};
+use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{
     ClusterRef, DirectResponse, Forward, HeaderEdits, HeaderName, HeaderOp, HostRewrite,
     PathMatcher, PathRewrite, Redirect, RedirectPath, RequestView, Route, RouteAction, SchemeRule,
@@ -566,7 +567,7 @@ impl<'a> Outbound<'a> {
         }
         if self.writes_timeout() {
             let mut digits = [0; 20];
-            let timeout = render::decimal(self.timeout_ms, &mut digits);
+            let timeout = decimal(self.timeout_ms, &mut digits);
             writer.field("x-envoy-expected-rq-timeout-ms", timeout);
         }
         if self.attempt_count {
@@ -584,7 +585,7 @@ impl<'a> Outbound<'a> {
             && let Some(port) = (request.arrival.local_port)()
         {
             let mut digits = [0; 20];
-            writer.field("x-forwarded-port", render::decimal(port.into(), &mut digits));
+            writer.field("x-forwarded-port", decimal(port.into(), &mut digits));
         }
         if let Some(agent) = &config.add_user_agent {
             let sent = request

@@ -17,7 +17,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use outrigger_codecs::http1::{FieldStorage, HeadError, RequestHead};
+use outrigger_codecs::http::{FieldStorage, RequestHead};
+use outrigger_codecs::http1::HeadError;
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;

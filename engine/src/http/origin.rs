@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use outrigger_codecs::http1::{Field, FieldKind, tokens};
+use outrigger_codecs::http::{Field, FieldKind, tokens};
 use outrigger_xds::snapshot::OriginRules;
 
 /// The other end of a downstream connection.
@@ -138,11 +138,7 @@ mod tests {
     fn origin(rules: &OriginRules, peer: &str, forwarded: Option<&str>) -> (String, bool, bool) {
         let fields: Vec<_> = forwarded
             .into_iter()
-            .map(|value| Field {
-                name: "x-forwarded-for",
-                value: value.as_bytes(),
-                kind: FieldKind::XForwardedFor,
-            })
+            .map(|value| Field::new("x-forwarded-for", value.as_bytes()))
             .collect();
         let peer = Peer::Ip(format!("{peer}:1").parse().unwrap());
         let origin = Origin::of(rules, peer, &fields);
@@ -174,8 +170,7 @@ mod tests {
 
     #[test]
     fn strangers_lose_control_headers() {
-        let field =
-            |name: &'static str| Field { name, value: b"1", kind: FieldKind::of(name.as_bytes()) };
+        let field = |name: &'static str| Field::new(name, b"1");
         let stranger = Origin { client: None, internal: false, edge: false };
         let internal = Origin { client: None, internal: true, edge: false };
         for name in ["x-envoy-max-retries", "X-Envoy-Upstream-Rq-Timeout-Ms", "x-envoy-retry-on"] {

@@ -3,8 +3,9 @@
 //! Invariant: framing fields are never copied. Whatever a peer sent, the one framing that was
 //! parsed is the one that is written.
 
-use outrigger_codecs::http1::render::{self, Put};
-use outrigger_codecs::http1::{BodyFraming, Field, FieldKind};
+use outrigger_codecs::http::{BodyFraming, Field, FieldKind};
+use outrigger_codecs::http::{Put, decimal};
+use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{HeaderCase, HeaderOp};
 
 use super::edits::EditOutcome;
@@ -53,7 +54,7 @@ impl<P: Put> FieldWriter<'_, P> {
             BodyFraming::Chunked => self.verbatim("transfer-encoding", b"chunked"),
             BodyFraming::Length(length) => {
                 let mut digits = [0; 20];
-                self.verbatim("content-length", render::decimal(length, &mut digits));
+                self.verbatim("content-length", decimal(length, &mut digits));
             }
             BodyFraming::None | BodyFraming::UntilClose => {}
         }

@@ -3,8 +3,9 @@
 //! This is the one place where internal errors become HTTP.
 
 use bytes::Bytes;
-use outrigger_codecs::http1::BodyFraming;
-use outrigger_codecs::http1::render::{self, Put};
+use outrigger_codecs::http::BodyFraming;
+use outrigger_codecs::http::{Put, decimal};
+use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{HeaderCase, HeaderOp};
 
 use crate::access_log::ResponseFlags;
@@ -179,7 +180,7 @@ impl Reply {
     fn write_grpc_status<P: Put>(&self, writer: &mut FieldWriter<'_, P>) {
         writer.field("content-type", b"application/grpc");
         let mut digits = [0; 20];
-        writer.field("grpc-status", render::decimal(grpc_status(self.status), &mut digits));
+        writer.field("grpc-status", decimal(grpc_status(self.status), &mut digits));
         let mut message = Vec::new();
         for byte in self.body_bytes() {
             // The gRPC protocol's percent-encoding of grpc-message.

@@ -1,7 +1,7 @@
 //! Requests that turn a connection into a tunnel: Upgrade (RFC 9110 section 7.8) and CONNECT
 //! (section 9.3.6).
 
-use outrigger_codecs::http1::{Method, RequestHead, tokens};
+use outrigger_codecs::http::{Method, RequestHead, tokens};
 use outrigger_xds::snapshot::Upgrades;
 
 /// What a request wants its connection to become.

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use outrigger_codecs::http1::http_date;
+use outrigger_codecs::http::http_date;
 
 use crate::timer::Nanos;
 

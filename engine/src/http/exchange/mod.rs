@@ -21,7 +21,8 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use outrigger_codecs::http1::{BodyDecoder, BodyFraming, FieldKind, Method, RequestHead, Version};
+use outrigger_codecs::http::{BodyFraming, FieldKind, Method, RequestHead, Version};
+use outrigger_codecs::http1::BodyDecoder;
 use outrigger_xds::snapshot::{Forward, RouteId};
 
 use crate::access_log::ResponseFlags;

@@ -1,6 +1,6 @@
 //! Replies of ours, and the record of an exchange for the access log.
 
-use outrigger_codecs::http1::Method;
+use outrigger_codecs::http::Method;
 use outrigger_xds::snapshot::{HeaderEdits, HeaderOp, ServerHeaderMode};
 
 use crate::access_log::{self, Captured, LogType, Protocol, Record, StreamId};

@@ -1,9 +1,9 @@
 //! The response's head: read from upstream, written downstream.
 
-use outrigger_codecs::http1::render::{self, Put};
-use outrigger_codecs::http1::{
-    BodyDecoder, BodyFraming, FieldKind, FieldStorage, HeadError, HeadLimits, Method, ResponseHead,
-};
+use outrigger_codecs::http::{BodyFraming, FieldKind, FieldStorage, Method, ResponseHead};
+use outrigger_codecs::http::{Put, decimal};
+use outrigger_codecs::http1::render;
+use outrigger_codecs::http1::{BodyDecoder, HeadError, HeadLimits};
 use outrigger_xds::snapshot::{
     HeaderEdits, HeaderOp, RouteAction, RouteId, RouteTable, ServerHeaderMode, Target,
 };
@@ -100,7 +100,7 @@ impl Exchange {
         let framing = match head.framing(self.client.method) {
             Ok(framing) if head.status != 101 || switches => framing,
             Ok(_) => return self.refuse_response(down, HeadError::StatusLineInvalid),
-            Err(error) => return self.refuse_response(down, error),
+            Err(error) => return self.refuse_response(down, error.into()),
         };
         self.facts.times.upstream_rx_begin = down.shard.clock.now();
         self.facts.code = head.status;
@@ -209,7 +209,7 @@ impl Exchange {
                 ServerHeaderMode::AppendIfAbsent | ServerHeaderMode::PassThrough => None,
             },
             service_time: (!config.router.suppress_envoy_headers)
-                .then(|| render::decimal(service_time, &mut digits)),
+                .then(|| decimal(service_time, &mut digits)),
             request_id: self
                 .request_id
                 .as_ref()
@@ -249,7 +249,7 @@ impl Exchange {
             }
             if counts_attempts {
                 let mut digits = [0; 20];
-                let attempts = render::decimal(self.facts.attempts.into(), &mut digits);
+                let attempts = decimal(self.facts.attempts.into(), &mut digits);
                 writer.field("x-envoy-attempt-count", attempts);
             }
             writer.additions();

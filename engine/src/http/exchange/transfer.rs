@@ -1,6 +1,7 @@
 //! Moving bodies: chunk by chunk, each way only as far as the other side has room.
 
-use outrigger_codecs::http1::render::{self, Put};
+use outrigger_codecs::http::Put;
+use outrigger_codecs::http1::render;
 use outrigger_codecs::http1::{BodyDecoder, LAST_CHUNK};
 
 use crate::access_log::ResponseFlags;

@@ -1,6 +1,7 @@
 //! Getting an upstream connection, sending the head on it, and letting go of it.
 
-use outrigger_codecs::http1::{BodyDecoder, Method};
+use outrigger_codecs::http::Method;
+use outrigger_codecs::http1::BodyDecoder;
 
 use crate::cluster::{Admission, UpstreamConnection};
 use crate::ring::Socket;

@@ -23,11 +23,15 @@ pub struct Field<'b> {
     pub value: &'b [u8],
     /// What the name means to a proxy.
     pub kind: FieldKind,
+    /// It came as a never-indexed literal (RFC 7541 section 6.2.3) and must go on as one.
+    pub never_indexed: bool,
 }
 
 impl<'b> Field<'b> {
-    pub(super) fn new(name: &'b str, value: &'b [u8]) -> Self {
-        Self { name, value, kind: FieldKind::of(name.as_bytes()) }
+    /// A field as it came on HTTP/1, classified.
+    #[must_use]
+    pub fn new(name: &'b str, value: &'b [u8]) -> Self {
+        Self { name, value, kind: FieldKind::of(name.as_bytes()), never_indexed: false }
     }
 }
 
@@ -181,7 +185,7 @@ impl FieldKind {
 /// Making one costs nothing: the slots are uninitialised until a field is parsed into them.
 #[derive(Clone, Debug, Default)]
 pub struct FieldStorage<'b> {
-    pub(super) fields: ArrayVec<Field<'b>, FIELDS_MAX>,
+    pub(crate) fields: ArrayVec<Field<'b>, FIELDS_MAX>,
 }
 
 impl FieldStorage<'_> {
@@ -202,7 +206,7 @@ pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Without leading and trailing OWS: SP and HTAB, and no other byte (RFC 9110 section 5.6.3).
-pub(super) fn trim_whitespace(mut text: &[u8]) -> &[u8] {
+pub(crate) fn trim_whitespace(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = text {
         text = rest;
     }

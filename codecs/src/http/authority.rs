@@ -7,16 +7,16 @@ use std::net::Ipv6Addr;
 
 /// A checked authority.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct Authority<'b> {
+pub(crate) struct Authority<'b> {
     /// The whole text, host and port.
-    pub(super) text: &'b str,
+    pub(crate) text: &'b str,
     /// The port, where one is given: 1 to 65535.
-    pub(super) port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 impl<'b> Authority<'b> {
     /// Checks `text`; `None` says that it is not a valid authority.
-    pub(super) fn parse(text: &'b [u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &'b [u8]) -> Option<Self> {
         let host_len = match text.first()? {
             b'[' => ip_literal_len(text)?,
             _ => registered_name_len(text)?,

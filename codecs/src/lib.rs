@@ -9,3 +9,5 @@
 
 pub mod http;
 pub mod http1;
+pub mod http2;
+pub mod tls;

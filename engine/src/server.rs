@@ -27,6 +27,7 @@ use crate::memory;
 use crate::ring::{self, Unsupported};
 use crate::shard::{self, Common, Message, ShardError, ShardHandle, Watchdog};
 use crate::stats::Registry;
+use crate::tls::{TlsConfigError, TlsContexts};
 
 /// Why the process ends with a failure.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,9 @@ pub enum ServerError {
     /// A shard.
     #[error(transparent)]
     Shard(#[from] ShardError),
+    /// Keys and certificates.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsConfigError),
     /// A system call that should always work.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -126,6 +130,7 @@ fn run(
         registry.filesystem(slot),
     )?;
     let snapshot = Arc::new(loaded.snapshot);
+    let tls = Arc::new(TlsContexts::build(&snapshot)?);
     let served = prepare_listeners(&snapshot, &log_writer.queue(), cpus.len())?;
     let common = Common {
         config: Arc::new(loaded.engine),
@@ -134,7 +139,8 @@ fn run(
         registry: Arc::clone(&registry),
         log_queue: log_writer.queue(),
         log_flush_interval_ns: process.file_flush_interval.as_nanos() as u64,
-        breakers: Arc::new(Breakers::default()),
+        breakers: Arc::new(Breakers::new(cpus.len())),
+        tls: Arc::clone(&tls),
         pulses: shard::pulses(cpus.len()),
     };
     let shards = shard::start(&cpus, &common, &snapshot)?;
@@ -160,6 +166,7 @@ fn run(
             admin: loaded.admin,
             signals: true,
             publish,
+            tls,
             demo_origin: extras.demo_origin,
         },
     )?;
@@ -187,7 +194,8 @@ fn run(
 /// A listener with everything that can fail done.
 struct PreparedListener {
     config: Arc<Listener>,
-    logs: Arc<AccessLogs>,
+    /// Those of its filter chains, in their order.
+    logs: Arc<[Arc<AccessLogs>]>,
     bound: BoundSockets,
 }
 
@@ -198,11 +206,17 @@ fn prepare_listeners(
 ) -> Result<Vec<PreparedListener>, ServerError> {
     let mut prepared = Vec::new();
     for config in &snapshot.listeners {
-        let configured = config.filter_chain().map_or(&[][..], |chain| match &chain.terminal {
-            Terminal::Http(http) => &http.access_log,
-            Terminal::Tcp(tcp) => &tcp.access_log,
-        });
-        let logs = Arc::new(AccessLogs::open(log_queue, configured)?);
+        let logs = config
+            .filter_chains
+            .iter()
+            .map(|chain| {
+                let configured = match &chain.terminal {
+                    Terminal::Http(http) => &http.access_log,
+                    Terminal::Tcp(tcp) => &tcp.access_log,
+                };
+                AccessLogs::open(log_queue, configured).map(Arc::new)
+            })
+            .collect::<Result<_, _>>()?;
         let bound = listen::bind(config, shards)?;
         prepared.push(PreparedListener { config: Arc::clone(config), logs, bound });
     }

@@ -14,6 +14,7 @@ use outrigger_engine::access_log::{AccessLogs, LogWriter};
 use outrigger_engine::cluster::Breakers;
 use outrigger_engine::shard::{self, Common, Message};
 use outrigger_engine::stats::Registry;
+use outrigger_engine::tls::TlsContexts;
 use outrigger_engine::{listen, ring};
 use outrigger_xds::bootstrap::{LoadOptions, load, simple};
 
@@ -127,7 +128,8 @@ fn a_request_in_the_steady_state_allocates_nothing() {
         registry: Arc::clone(&registry),
         log_queue: writer.queue(),
         log_flush_interval_ns: 1_000_000_000,
-        breakers: Arc::new(Breakers::default()),
+        breakers: Arc::new(Breakers::new(1)),
+        tls: Arc::new(TlsContexts::build(&snapshot).unwrap()),
         pulses: shard::pulses(1),
     };
     let cpus = shard::place(1, &[]).unwrap();
@@ -138,7 +140,7 @@ fn a_request_in_the_steady_state_allocates_nothing() {
     for socket in bound.sockets.into_iter().flatten() {
         let message = Message::Listen {
             config: Arc::clone(config),
-            logs: Arc::new(AccessLogs::open(&writer.queue(), &[]).unwrap()),
+            logs: Arc::from([Arc::new(AccessLogs::open(&writer.queue(), &[]).unwrap())]),
             socket: Some(socket),
         };
         assert!(shards[0].send(message).is_ok());

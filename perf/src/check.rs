@@ -1,14 +1,17 @@
 //! The acceptance ratios, judged on the results of `compare` and `idle`.
 //!
-//! A requirement compares two cases of one condition, so both were measured interleaved on the same
-//! machine. One whose cases are absent is "not measured", which is neither met nor missed; one whose
-//! cases had failed requests is missed, because a proxy that fails requests can be fast at it.
+//! A requirement compares two cases of one condition and one run, so both were measured interleaved on
+//! the same machine. One whose cases are absent is "not measured", which is neither met nor missed; one whose
+//! cases had failed requests is missed, because a proxy that fails requests can be fast at it. Also
+//! judged is whether every target spoke what its case says.
 
 use std::fmt;
 
 use crate::{
     idle::{IdleReport, Variant},
     report::{Case, Condition, Report},
+    target::Target,
+    variant::{Negotiated, ProtocolName, Version},
 };
 
 /// A requirement and how it came out.
@@ -45,8 +48,12 @@ impl fmt::Display for Finding {
 const OURS: &str = "outrigger";
 const KIB_16: usize = 16 * 1024;
 const MIB: usize = 1024 * 1024;
-/// Connections of all throughput requirements.
+/// Connections of most throughput requirements.
 const MANY: usize = 64;
+/// Connections, and streams on each, of those for HTTP/2.
+const MULTIPLEXED: (usize, usize) = (16, 16);
+/// Connections of those for handshakes.
+const HANDSHAKES: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 enum Metric {
@@ -62,24 +69,66 @@ enum Bound {
     AtMost(f64),
 }
 
-/// Metric, whom we are compared with, bound of the ratio, connections, body.
-const RATIOS: [(Metric, &str, Bound, usize, usize); 10] = [
-    (Metric::Rate, "nginx", Bound::AtLeast(1.3), MANY, 128),
-    (Metric::Rate, "haproxy", Bound::AtLeast(1.6), MANY, 128),
-    (Metric::Rate, "envoy", Bound::AtLeast(4.0), MANY, 128),
-    (Metric::Cpu, "nginx", Bound::AtMost(0.7), MANY, 128),
-    (Metric::Cpu, "haproxy", Bound::AtMost(0.5), MANY, 128),
-    (Metric::Cpu, "envoy", Bound::AtMost(0.15), MANY, 128),
-    (Metric::Cpu, "floor", Bound::AtMost(1.3), MANY, 128),
-    (Metric::Median, "nginx", Bound::AtMost(1.0), 1, 128),
-    (Metric::Rate, "nginx", Bound::AtLeast(1.0), MANY, KIB_16),
-    (Metric::Bytes, "nginx", Bound::AtLeast(1.0), MANY, MIB),
-];
+/// A bound on a ratio of ours to somebody else's.
+#[derive(Debug, Clone, Copy)]
+struct Ratio {
+    metric: Metric,
+    other: &'static str,
+    bound: Bound,
+    protocol: ProtocolName,
+    connections: usize,
+    streams: usize,
+    body_bytes: usize,
+}
 
+/// All ratios.
+fn ratios() -> Vec<Ratio> {
+    use Bound::{AtLeast, AtMost};
+    use Metric::{Bytes, Cpu, Median, Rate};
+    let http1 = |metric, other, bound, connections, body_bytes| Ratio {
+        metric,
+        other,
+        bound,
+        protocol: ProtocolName::Http1,
+        connections,
+        streams: 1,
+        body_bytes,
+    };
+    let of = |protocol, (connections, streams), metric, other, bound| Ratio {
+        protocol,
+        streams,
+        ..http1(metric, other, bound, connections, 128)
+    };
+    vec![
+        http1(Rate, "nginx", AtLeast(1.3), MANY, 128),
+        http1(Rate, "haproxy", AtLeast(1.6), MANY, 128),
+        http1(Rate, "envoy", AtLeast(4.0), MANY, 128),
+        http1(Cpu, "nginx", AtMost(0.7), MANY, 128),
+        http1(Cpu, "haproxy", AtMost(0.5), MANY, 128),
+        http1(Cpu, "envoy", AtMost(0.15), MANY, 128),
+        http1(Cpu, "floor", AtMost(1.3), MANY, 128),
+        http1(Median, "nginx", AtMost(1.0), 1, 128),
+        http1(Rate, "nginx", AtLeast(1.0), MANY, KIB_16),
+        http1(Bytes, "nginx", AtLeast(1.0), MANY, MIB),
+        of(ProtocolName::H2, MULTIPLEXED, Rate, "envoy", AtLeast(2.0)),
+        // The faster of the two is the one that decides.
+        of(ProtocolName::H2, MULTIPLEXED, Rate, "nginx", AtLeast(1.5)),
+        of(ProtocolName::H2, MULTIPLEXED, Rate, "haproxy", AtLeast(1.5)),
+        of(ProtocolName::H2, MULTIPLEXED, Cpu, "envoy", AtMost(0.35)),
+        of(ProtocolName::H2H1, MULTIPLEXED, Rate, "envoy", AtLeast(2.0)),
+        of(ProtocolName::Https, (MANY, 1), Rate, "nginx", AtLeast(1.2)),
+        of(ProtocolName::HttpsHandshake, (HANDSHAKES, 1), Rate, "nginx", AtLeast(1.0)),
+    ]
+}
+
+/// Most proxy memory per idle connection, by protocol.
+const IDLE_BYTES_MAX: [(ProtocolName, f64); 3] = [
+    (ProtocolName::Http1, 2048.0),
+    (ProtocolName::Https, 16.0 * 1024.0),
+    (ProtocolName::H2, 8.0 * 1024.0),
+];
 /// Least part of the plain rate that must be left with access log and statistics on.
 const OBSERVED_RATE_MIN: f64 = 0.9;
-/// Most proxy memory per idle connection.
-const IDLE_BYTES_PER_CONNECTION_MAX: f64 = 2048.0;
 /// Most resident memory without connections, with two shards.
 const EMPTY_RSS_BYTES_MAX: u64 = 24 * 1024 * 1024;
 /// Most CPU of an idle process, in percent of a core.
@@ -123,39 +172,100 @@ impl fmt::Display for Bound {
     }
 }
 
-/// Judges a comparison.
+/// Judges comparisons. Where several hold a requirement's cases, the first of them counts.
 #[must_use]
-pub fn check(report: &Report) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = RATIOS
+pub fn check(reports: &[Report]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = ratios()
         .iter()
-        .map(|&(metric, other, bound, connections, body_bytes)| {
-            let condition = condition("plain", connections, body_bytes);
-            let verdict = compare(report, metric, (OURS, &condition), (other, &condition), bound);
-            let requirement = format!(
-                "{} {bound} {other}, {connections} connections, {body_bytes}-byte body",
-                metric.name()
-            );
-            Finding { requirement, verdict }
+        .map(|ratio| {
+            let condition = ratio.condition();
+            let sides = [(OURS, &condition), (ratio.other, &condition)];
+            let Ratio { metric, other, bound, protocol, connections, streams, body_bytes } = ratio;
+            let (metric_name, protocol) = (metric.name(), protocol.name());
+            let load = match streams {
+                1 => format!("{connections} connections"),
+                _ => format!("{connections} connections x {streams} streams"),
+            };
+            Finding {
+                requirement: format!(
+                    "{protocol}: {metric_name} {bound} {other}, {load}, {body_bytes}-byte body"
+                ),
+                verdict: compare_any(reports, *metric, sides, *bound),
+            }
         })
         .collect();
     let bound = Bound::AtLeast(OBSERVED_RATE_MIN);
+    let plain = condition("plain", MANY, 128);
+    let observed = condition("observed", MANY, 128);
+    let sides = [(OURS, &observed), (OURS, &plain)];
     findings.push(Finding {
-        requirement: format!("requests/s with access log and stats {bound} those without"),
-        verdict: compare(
-            report,
-            Metric::Rate,
-            (OURS, &condition("observed", MANY, 128)),
-            (OURS, &condition("plain", MANY, 128)),
-            bound,
-        ),
+        requirement: format!("http1: requests/s with access log and stats {bound} those without"),
+        verdict: compare_any(reports, Metric::Rate, sides, bound),
     });
+    let cases = reports.iter().flat_map(|report| &report.cases);
+    findings
+        .push(spoken(cases.map(|case| (&*case.target, &*case.protocol, case.negotiated.as_ref()))));
     findings
 }
 
-/// Judges memory and CPU at idle.
+impl Ratio {
+    fn condition(&self) -> Condition {
+        Condition {
+            protocol: self.protocol.name().to_owned(),
+            streams: self.streams,
+            ..condition("plain", self.connections, self.body_bytes)
+        }
+    }
+}
+
+/// Whether what was spoken is what each case says: target, protocol, and what was found.
+fn spoken<'a>(cases: impl Iterator<Item = (&'a str, &'a str, Option<&'a Negotiated>)>) -> Finding {
+    let mut right = 0;
+    let mut wrong = Vec::new();
+    for (target, protocol, negotiated) in cases {
+        let Some(negotiated) = negotiated else { continue };
+        if ProtocolName::named(protocol).is_some_and(|name| agrees(target, name, negotiated)) {
+            right += 1;
+        } else {
+            let Negotiated { downstream, upstream, tls } = negotiated;
+            let tls = tls.as_deref().unwrap_or("no TLS");
+            wrong.push(format!("{target} in {protocol}: {downstream} ({tls}) to {upstream}"));
+        }
+    }
+    Finding {
+        requirement: "versions and TLS as the protocol's name says".to_owned(),
+        verdict: match (right, wrong.is_empty()) {
+            (0, true) => Verdict::NotMeasured("no case says what was spoken".to_owned()),
+            (_, true) => Verdict::Met(format!("{right} cases")),
+            (_, false) => Verdict::Missed(wrong.join("; ")),
+        },
+    }
+}
+
+fn agrees(target: &str, protocol: ProtocolName, found: &Negotiated) -> bool {
+    /// All that the generator offers, see [`crate::tls`].
+    const TLS: &str = "TLSv1_3, TLS13_AES_128_GCM_SHA256, X25519";
+    let sides = protocol.sides();
+    let sides = if target == Target::Direct.name() { sides.direct() } else { sides };
+    let Negotiated { downstream, upstream, tls } = found;
+    let tls = match tls {
+        None => !sides.tls,
+        Some(tls) => {
+            sides.tls
+                && tls.strip_prefix(TLS).is_some_and(|alpn| {
+                    alpn == format!(", ALPN {}", sides.downstream.name())
+                        || (alpn.is_empty() && sides.downstream == Version::Http1)
+                })
+        }
+    };
+    tls && downstream == sides.downstream.name() && upstream == sides.upstream.name()
+}
+
+/// Judges memory and CPU at idle. Where several reports hold a requirement's case, the first counts.
 #[must_use]
-pub fn check_idle(report: &IdleReport) -> Vec<Finding> {
-    let ours: Vec<_> = report.cases.iter().filter(|case| case.target == OURS).collect();
+pub fn check_idle(reports: &[IdleReport]) -> Vec<Finding> {
+    let all = || reports.iter().flat_map(|report| &report.cases);
+    let ours: Vec<_> = all().filter(|case| case.target == OURS).collect();
     let judge = |requirement: String, found: Option<(f64, f64, &str)>| Finding {
         requirement,
         verdict: match found {
@@ -166,22 +276,25 @@ pub fn check_idle(report: &IdleReport) -> Vec<Finding> {
             }
         },
     };
-    let mut findings: Vec<Finding> = [Variant::Served, Variant::Silent]
-        .into_iter()
-        .map(|variant| {
-            let case = ours.iter().find(|case| case.variant == variant);
-            judge(
-                format!(
-                    "at most {IDLE_BYTES_PER_CONNECTION_MAX} bytes per idle connection ({})",
-                    variant.name()
-                ),
-                case.map(|case| {
-                    (case.bytes_per_connection, IDLE_BYTES_PER_CONNECTION_MAX, "bytes")
-                }),
-            )
-        })
-        .collect();
-    let two_shards = ours.iter().find(|case| case.shards == 2);
+    let mut findings = Vec::new();
+    for (protocol, most) in IDLE_BYTES_MAX {
+        for variant in Variant::of(protocol) {
+            let (name, kind) = (protocol.name(), variant.name());
+            let case = ours.iter().find(|case| case.variant == variant && case.protocol == name);
+            let lost = case.map_or(0, |case| case.lost);
+            let mut finding = judge(
+                format!("{name}: at most {most} bytes per idle connection ({kind})"),
+                case.map(|case| (case.bytes_per_connection, most, "bytes")),
+            );
+            if lost > 0 {
+                let detail = format!("{lost} connections did not stay open");
+                finding.verdict = Verdict::Missed(detail);
+            }
+            findings.push(finding);
+        }
+    }
+    let http1 = ProtocolName::Http1.name();
+    let two_shards = ours.iter().find(|case| case.shards == 2 && case.protocol == http1);
     findings.push(judge(
         format!(
             "at most {} MiB resident with 2 shards and no connections",
@@ -198,24 +311,42 @@ pub fn check_idle(report: &IdleReport) -> Vec<Finding> {
         cpu.map(|cpu| (cpu, IDLE_CPU_PERCENT_MAX, "%")),
     ));
     findings
+        .push(spoken(all().map(|case| (&*case.target, &*case.protocol, case.negotiated.as_ref()))));
+    findings
 }
 
 fn condition(profile: &str, connections: usize, body_bytes: usize) -> Condition {
     Condition {
-        protocol: "http1".to_owned(),
+        protocol: ProtocolName::Http1.name().to_owned(),
         layout: "shared".to_owned(),
         profile: profile.to_owned(),
         body_bytes,
         connections,
+        streams: 1,
         rate: None,
     }
+}
+
+/// The judgement of the first report that holds both cases.
+fn compare_any(
+    reports: &[Report],
+    metric: Metric,
+    sides: [(&str, &Condition); 2],
+    bound: Bound,
+) -> Verdict {
+    let mut verdicts = reports.iter().map(|report| compare(report, metric, sides, bound));
+    let first = verdicts.next();
+    let measured = |verdict: &Verdict| !matches!(verdict, Verdict::NotMeasured(_));
+    let Some(first) = first else {
+        return Verdict::NotMeasured("no results".to_owned());
+    };
+    if measured(&first) { first } else { verdicts.find(measured).unwrap_or(first) }
 }
 
 fn compare(
     report: &Report,
     metric: Metric,
-    (ours, our_condition): (&str, &Condition),
-    (other, other_condition): (&str, &Condition),
+    [(ours, our_condition), (other, other_condition)]: [(&str, &Condition); 2],
     bound: Bound,
 ) -> Verdict {
     let ours = (report.find(ours, our_condition), ours, our_condition);
@@ -225,8 +356,12 @@ fn compare(
         match case.and_then(|case| Some((case, metric.of(case)?))) {
             Some(found) => cases.push(found),
             None => absent.push(format!(
-                "{name} ({}, {} connections, {} bytes, layout {})",
-                condition.profile, condition.connections, condition.body_bytes, condition.layout
+                "{name} ({}, {}, {} connections, {} bytes, layout {})",
+                condition.protocol,
+                condition.profile,
+                condition.connections,
+                condition.body_bytes,
+                condition.layout
             )),
         }
     }
@@ -266,20 +401,55 @@ mod tests {
         ]
     }
 
+    /// A second run, of the other protocols.
+    fn passing_secure_and_multiplexed() -> Vec<Case> {
+        let of = |protocol: ProtocolName, target, (connections, streams), rps, cpu| {
+            let mut case = case(target, connections, 128, rps, Some(cpu), 100.0);
+            let sides = protocol.sides();
+            let alpn = sides.downstream.name();
+            let tls = format!("TLSv1_3, TLS13_AES_128_GCM_SHA256, X25519, ALPN {alpn}");
+            case.negotiated = Some(sides.negotiated(sides.tls.then_some(tls)));
+            (case.protocol, case.streams) = (protocol.name().to_owned(), streams);
+            case
+        };
+        use ProtocolName::{H2, H2H1, Https, HttpsHandshake};
+        vec![
+            of(H2, "outrigger", MULTIPLEXED, 60_000.0, 7.0),
+            of(H2, "nginx", MULTIPLEXED, 40_000.0, 12.0),
+            of(H2, "haproxy", MULTIPLEXED, 39_000.0, 12.0),
+            of(H2, "envoy", MULTIPLEXED, 20_000.0, 30.0),
+            of(H2H1, "outrigger", MULTIPLEXED, 60_000.0, 7.0),
+            of(H2H1, "envoy", MULTIPLEXED, 20_000.0, 30.0),
+            of(Https, "outrigger", (MANY, 1), 60_000.0, 7.0),
+            of(Https, "nginx", (MANY, 1), 50_000.0, 7.0),
+            of(HttpsHandshake, "outrigger", (HANDSHAKES, 1), 2_000.0, 7.0),
+            of(HttpsHandshake, "nginx", (HANDSHAKES, 1), 2_000.0, 7.0),
+        ]
+    }
+
     #[test]
-    fn all_met() {
-        let findings = check(&report(passing()));
-        assert_eq!(findings.len(), RATIOS.len() + 1);
+    fn all_met_over_two_runs() {
+        let findings = check(&[report(passing()), report(passing_secure_and_multiplexed())]);
+        assert_eq!(findings.len(), ratios().len() + 2);
         for finding in findings {
             assert!(matches!(finding.verdict, Verdict::Met(_)), "{finding}");
         }
     }
 
     #[test]
+    fn cases_of_different_runs_are_not_compared() {
+        let mut cases = passing_secure_and_multiplexed();
+        let ours = cases.remove(0);
+        let findings = check(&[report(vec![ours]), report(cases)]);
+        let finding = findings.iter().find(|one| one.requirement.starts_with("h2: ")).unwrap();
+        assert!(matches!(finding.verdict, Verdict::NotMeasured(_)), "{finding}");
+    }
+
+    #[test]
     fn misses_are_named_with_numbers() {
         let mut cases = passing();
         cases[2].rps = 60_000.0;
-        let findings = check(&report(cases));
+        let findings = check(&[report(cases)]);
         assert_eq!(
             findings[0].verdict,
             Verdict::Missed("1.08x (65000.00 against 60000.00)".to_owned())
@@ -291,15 +461,43 @@ mod tests {
     fn failed_requests_spoil_a_ratio() {
         let mut cases = passing();
         cases[0].errors = 1;
-        assert!(matches!(check(&report(cases))[0].verdict, Verdict::Missed(_)));
+        assert!(matches!(check(&[report(cases)])[0].verdict, Verdict::Missed(_)));
     }
 
     #[test]
     fn absent_cases_are_not_measured() {
-        let findings = check(&report(vec![case("outrigger", 64, 128, 1.0, Some(1.0), 1.0)]));
+        let mut alone = case("outrigger", 64, 128, 1.0, Some(1.0), 1.0);
+        alone.negotiated = None;
+        let findings = check(&[report(vec![alone])]);
         for finding in &findings {
             assert!(matches!(finding.verdict, Verdict::NotMeasured(_)), "{finding}");
         }
         assert!(findings[0].to_string().contains("no case of nginx"), "{}", findings[0]);
+    }
+
+    #[test]
+    fn what_was_spoken_must_be_what_was_meant() {
+        use ProtocolName::{H2, H2H1, H2Tls, Https};
+        let tls = |more: &str| Some(format!("TLSv1_3, TLS13_AES_128_GCM_SHA256, X25519{more}"));
+        let cases = [
+            ("envoy", H2, H2.sides().negotiated(None), true),
+            ("envoy", H2, H2H1.sides().negotiated(None), false),
+            ("envoy", H2H1, H2H1.sides().negotiated(None), true),
+            ("direct", H2H1, H2.sides().negotiated(None), true),
+            ("nginx", Https, Https.sides().negotiated(tls(", ALPN http/1.1")), true),
+            ("nginx", Https, Https.sides().negotiated(tls("")), true),
+            ("nginx", Https, Https.sides().negotiated(None), false),
+            ("nginx", H2Tls, H2Tls.sides().negotiated(tls(", ALPN h2")), true),
+            ("nginx", H2Tls, H2Tls.sides().negotiated(tls("")), false),
+            ("nginx", H2, H2.sides().negotiated(tls(", ALPN h2")), false),
+            ("nginx", Https, Https.sides().negotiated(Some("TLSv1_2".to_owned())), false),
+        ];
+        for (target, protocol, found, right) in cases {
+            assert_eq!(agrees(target, protocol, &found), right, "{target} {protocol:?} {found:?}");
+        }
+        let wrong = H2.sides().negotiated(None);
+        let finding = spoken([("envoy", "h2-h1", Some(&wrong))].into_iter());
+        let words = Verdict::Missed("envoy in h2-h1: h2 (no TLS) to h2".to_owned());
+        assert_eq!(finding.verdict, words);
     }
 }

@@ -4,7 +4,9 @@
 //! window, and is stopped again. So all targets meet a condition within the same few seconds, memory
 //! is of that condition alone, and nothing else of ours runs meanwhile; starting costs under a
 //! second. The order of targets rotates from repetition to repetition, so none always follows
-//! the same one. One origin process serves the whole comparison.
+//! the same one. One origin process serves the whole comparison. A target that can't speak a protocol
+//! (the floor knows HTTP/1.1 only) is left out of its cases. Direct means the origin itself, speaking
+//! what the proxies speak downstream.
 //!
 //! Layouts: `shared` puts generator, proxy and origin on one CPU, so that requests per second tell
 //! the total cost and no wake-up crosses cores; `split` gives the proxy a CPU of its own.
@@ -15,6 +17,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU64,
@@ -28,8 +31,8 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
+    client,
     load::{self, Edge, LoadError, Outcome, Pace, Plan},
-    protocol::http1::{Http1, Http1Options},
     report::{Case, Condition, Machine, Report},
     stats::{Sample, summarize},
     sys::{self, CpuClock, Memory},
@@ -38,6 +41,8 @@ use crate::{
         config::{Launch, Setup, launch},
         server::{Scratch, Server, ServerError},
     },
+    tls::Identity,
+    variant::{Negotiated, ProtocolName, Request, Sides},
 };
 
 /// Where generator, proxy and origin run.
@@ -49,13 +54,6 @@ pub enum Layout {
     Split,
 }
 
-/// What generator, proxy and origin speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ProtocolName {
-    /// HTTP/1.1 with keep-alive.
-    Http1,
-}
-
 /// What to compare.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -65,6 +63,8 @@ pub struct Options {
     pub protocols: Vec<ProtocolName>,
     /// Numbers of connections.
     pub connections: Vec<usize>,
+    /// Numbers of streams per connection, for protocols that have them.
+    pub streams: Vec<usize>,
     /// Response body lengths.
     pub bodies: Vec<usize>,
     /// Layouts.
@@ -75,7 +75,8 @@ pub struct Options {
     pub rate: Option<NonZeroU64>,
     /// Jitter of the open loop.
     pub jitter: bool,
-    /// GET when `None`, else POST with so many bytes.
+    /// GET when `None`, else POST with so many bytes; for gRPC the length of the request's message,
+    /// that of the response when `None`.
     pub post_bytes: Option<usize>,
     /// Warm-up before each window.
     pub warmup: Duration,
@@ -119,6 +120,23 @@ pub enum CompareError {
         /// Allowed.
         allowed: u64,
     },
+    /// A rate is asked for where each request has its own connection.
+    #[error("{0}: an open loop is not possible with a new connection for each request")]
+    OpenLoop(&'static str),
+    /// Idle connections are asked for where no connection ever is.
+    #[error("{0}: every connection ends with its request, so none is ever idle")]
+    NeverIdle(&'static str),
+    /// The origin doesn't answer as it should.
+    #[error("origin, {protocol}: {source}")]
+    Origin {
+        /// Asked in this protocol.
+        protocol: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The TLS library refused the generator's settings.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
     /// The kernel refused something else.
     #[error("{what}: {source}")]
     Io {
@@ -143,16 +161,6 @@ impl Layout {
         match self {
             Self::Shared => "shared",
             Self::Split => "split",
-        }
-    }
-}
-
-impl ProtocolName {
-    /// Name in options and results.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Http1 => "http1",
         }
     }
 }
@@ -189,6 +197,7 @@ struct Cell {
     layout: Layout,
     profile: Profile,
     connections: usize,
+    streams: usize,
     body_bytes: usize,
 }
 
@@ -203,18 +212,25 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report, CompareEr
     for layout in &options.layouts {
         Placement::new(*layout, &cpus)?;
     }
-    let most = options.connections.iter().copied().max().unwrap_or(0) as u64;
-    // A proxy has a descriptor on each side.
-    ensure_files(most * 2 + FILES_SPARE)?;
+    for protocol in options.protocols.iter().filter(|protocol| protocol.sides().fresh) {
+        if options.rate.is_some() {
+            return Err(CompareError::OpenLoop(protocol.name()));
+        }
+    }
     let cells = cells(options);
+    let most = cells.iter().map(|cell| cell.connections * (cell.streams + 1)).max().unwrap_or(0);
+    // A proxy has a descriptor per connection downstream, and per request in flight upstream.
+    ensure_files(most as u64 + FILES_SPARE)?;
     let runs = options.repetitions * cells.len() * options.targets.len();
     let each = options.warmup + options.duration + Duration::from_secs(2);
     let lifetime = each * u32::try_from(runs).unwrap_or(u32::MAX) + LIFETIME_SPARE;
 
+    let scratch = Scratch::new().map_err(io_error("making a temporary directory"))?;
+    let identity = Identity::create(scratch.path()).map_err(io_error("making a certificate"))?;
     let mut origins = Vec::new();
     for layout in &options.layouts {
         let cpu = Placement::new(*layout, &cpus)?.others;
-        origins.push((*layout, start_origin(cpu, lifetime)?));
+        origins.push((*layout, start_origin(cpu, lifetime, &identity)?));
     }
     let mut samples: Vec<Vec<Vec<Sample>>> =
         vec![vec![Vec::new(); options.targets.len()]; cells.len()];
@@ -229,8 +245,13 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report, CompareEr
             for turn in 0..options.targets.len() {
                 let which = (turn + repetition) % options.targets.len();
                 let target = options.targets[which];
+                progress.inc(1);
+                if !target.speaks(cell.protocol) {
+                    continue;
+                }
                 progress.set_message(format!(
-                    "{target}, {} connections, {} bytes, {}, {}, repetition {}",
+                    "{target}, {}, {} connections, {} bytes, {}, {}, repetition {}",
+                    cell.protocol.name(),
                     cell.connections,
                     cell.body_bytes,
                     cell.layout.name(),
@@ -242,12 +263,12 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report, CompareEr
                     target,
                     cell,
                     origin: *origin,
+                    identity: &identity,
                     placement,
                     lifetime,
                     stop,
                 };
                 samples[which].push(measurement.run(&programs[which])?);
-                progress.inc(1);
             }
         }
     }
@@ -287,11 +308,22 @@ fn programs(options: &Options) -> Result<Vec<PathBuf>, CompareError> {
 fn cells(options: &Options) -> Vec<Cell> {
     let mut cells = Vec::new();
     for &protocol in &options.protocols {
+        let several: &[usize] =
+            if protocol.sides().has_streams() { &options.streams } else { &[1] };
         for &layout in &options.layouts {
             for &profile in &options.profiles {
                 for &body_bytes in &options.bodies {
                     for &connections in &options.connections {
-                        cells.push(Cell { protocol, layout, profile, connections, body_bytes });
+                        for &streams in several {
+                            cells.push(Cell {
+                                protocol,
+                                layout,
+                                profile,
+                                connections,
+                                streams,
+                                body_bytes,
+                            });
+                        }
                     }
                 }
             }
@@ -311,29 +343,27 @@ pub fn ensure_files(wanted: u64) -> Result<(), CompareError> {
     if allowed < wanted { Err(CompareError::Files { wanted, allowed }) } else { Ok(()) }
 }
 
-/// Starts the origin as a process of its own, and says where it listens.
+/// Starts the origin as a process of its own, and says where it listens. It takes plaintext and TLS.
 ///
 /// # Errors
 ///
 /// [`CompareError::Server`], or that this program's path is unknown.
-pub fn start_origin(cpu: usize, lifetime: Duration) -> Result<(Server, SocketAddr), CompareError> {
+pub fn start_origin(
+    cpu: usize,
+    lifetime: Duration,
+    identity: &Identity,
+) -> Result<(Server, SocketAddr), CompareError> {
     let program = target::program(Target::Direct, &Locations::default())?;
     let address = free_address()?;
-    let launch = Launch {
-        arguments: [
-            "origin",
-            "--listen",
-            &address.to_string(),
-            "--lifetime-s",
-            &lifetime.as_secs().to_string(),
-        ]
-        .iter()
-        .map(Into::into)
-        .collect(),
-        files: Vec::new(),
-    };
+    let mut arguments: Vec<OsString> = vec!["origin".into()];
+    arguments.extend(["--listen".into(), address.to_string().into()]);
+    arguments.extend(["--lifetime-s".into(), lifetime.as_secs().to_string().into()]);
+    arguments.extend(["--certificate".into(), identity.certificate.clone().into()]);
+    arguments.extend(["--key".into(), identity.key.clone().into()]);
+    let launch = Launch { arguments, files: Vec::new() };
     let directory = Scratch::new().map_err(io_error("making a temporary directory"))?;
-    let server = Server::start("origin", &program, &launch, directory, Some(cpu), address)?;
+    let sides = ProtocolName::Http1.sides();
+    let server = Server::start("origin", &program, &launch, directory, Some(cpu), address, sides)?;
     Ok((server, address))
 }
 
@@ -369,6 +399,7 @@ struct Measurement<'a> {
     target: Target,
     cell: &'a Cell,
     origin: SocketAddr,
+    identity: &'a Identity,
     placement: Placement,
     lifetime: Duration,
     stop: &'a AtomicBool,
@@ -379,41 +410,54 @@ impl Measurement<'_> {
         let directory = Scratch::new().map_err(io_error("making a temporary directory"))?;
         let listen = free_address()?;
         let cpus = [self.placement.proxy];
+        let sides = self.cell.protocol.sides();
         let launch = launch(
             self.target,
             &Setup {
                 listen,
                 origin: self.origin,
                 directory: directory.path(),
+                sides,
+                identity: self.identity,
                 profile: self.cell.profile,
                 cpus: &cpus,
                 connections: self.cell.connections,
+                streams: self.cell.streams,
                 lifetime_s: self.lifetime.as_secs(),
             },
         );
         let Some(launch) = launch else {
-            let load = self.load(self.origin, &mut |_| Ok(()))?;
-            return Ok(Sample { load, cpu_us: None, rss_bytes: None });
+            let sides = sides.direct();
+            let protocol = self.cell.protocol.name();
+            let negotiated = client::probe(self.origin, sides)
+                .map_err(|source| CompareError::Origin { protocol, source })?;
+            let load = self.load(self.origin, sides, &mut |_| Ok(()))?;
+            return Ok(sample(load, None, Some(&negotiated)));
         };
         let name = self.target.name();
         let cpu = Some(self.placement.proxy);
-        let server = Server::start(name, program, &launch, directory, cpu, listen)?;
+        let server = Server::start(name, program, &launch, directory, cpu, listen, sides)?;
         let mut meter = Meter::new(&server).map_err(io_error("finding the server's processes"))?;
-        let load = self.load(listen, &mut |edge| meter.read(edge))?;
-        Ok(Sample { load, cpu_us: Some(meter.cpu_us()), rss_bytes: Some(meter.memory.rss_bytes) })
+        let load = self.load(listen, sides, &mut |edge| meter.read(edge))?;
+        Ok(sample(load, Some(&meter), server.negotiated()))
     }
 
     /// Runs the generator in a thread of its own, so that pinning it leaves this one where it is.
     fn load(
         &self,
         target: SocketAddr,
+        sides: Sides,
         observer: &mut (dyn FnMut(Edge) -> io::Result<()> + Send),
     ) -> Result<Outcome, CompareError> {
-        let Cell { protocol, connections, body_bytes, .. } = *self.cell;
+        let Cell { connections, streams, body_bytes, .. } = *self.cell;
+        let request = Request { body_bytes, post_bytes: self.options.post_bytes, streams };
+        let traffic = sides.traffic(&target.to_string(), request)?;
         let plan = Plan {
             target,
             sources: Vec::new(),
             connections,
+            tls: traffic.tls.clone(),
+            fresh: sides.fresh,
             pace: match self.options.rate {
                 None => Pace::Closed,
                 Some(rate) => Pace::Open { rate, jitter: self.options.jitter },
@@ -426,17 +470,7 @@ impl Measurement<'_> {
         let generate = || -> Result<Outcome, LoadError> {
             sys::pin(cpu)?;
             sys::precise_timers();
-            match protocol {
-                ProtocolName::Http1 => {
-                    let http1 = Http1::new(&Http1Options {
-                        host: target.to_string(),
-                        path: format!("/b/{body_bytes}"),
-                        post_bytes: self.options.post_bytes,
-                        expected_body: Some(body_bytes as u64),
-                    });
-                    load::run(&plan, &http1, self.stop, observer)
-                }
-            }
+            load::run(&plan, &traffic.protocol, self.stop, observer)
         };
         let result = thread::scope(|scope| scope.spawn(generate).join());
         let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -456,8 +490,18 @@ impl Cell {
             profile: self.profile.name().to_owned(),
             body_bytes: self.body_bytes,
             connections: self.connections,
+            streams: self.streams,
             rate: options.rate.map(NonZeroU64::get),
         }
+    }
+}
+
+fn sample(load: Outcome, meter: Option<&Meter>, negotiated: Option<&Negotiated>) -> Sample {
+    Sample {
+        load,
+        cpu_us: meter.map(Meter::cpu_us),
+        rss_bytes: meter.map(|meter| meter.memory.rss_bytes),
+        negotiated: negotiated.cloned(),
     }
 }
 

@@ -1,28 +1,25 @@
 //! What idle connections cost: memory of the proxy for each, and CPU while nothing happens.
 //!
-//! Two kinds of idle connection: one that has been served a request and was kept alive, and a silent
-//! one that never sent a byte. Each kind meets a fresh process. Memory per connection is the growth
+//! Kinds of idle connection: one that has been served a request and was kept alive; one that was only
+//! opened (TLS handshake done, HTTP/2 settings exchanged); and where there is nothing to open, a
+//! silent one that never sent a byte. Each kind meets a fresh process. Memory per connection is the growth
 //! of the proportional set size between "started, one request served" and "all connections open",
 //! over their number; the kernel's own socket memory is in no process and not counted.
 
 use std::{
-    io::{self, Read, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io::{self, Read},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
-use socket2::Socket;
 
 use crate::{
+    client::Client,
     compare::{CompareError, ensure_files, free_address, io_error, progress_bar, start_origin},
     load::LoadError,
-    protocol::{
-        Progress, Protocol, Session,
-        http1::{Http1, Http1Options, Http1Session},
-    },
     report::Machine,
     sys::{self, CpuClock, Memory},
     target::{
@@ -30,6 +27,8 @@ use crate::{
         config::{Setup, launch},
         server::{Scratch, Server},
     },
+    tls::Identity,
+    variant::{Negotiated, ProtocolName, Request, Traffic},
 };
 
 /// What to measure.
@@ -37,6 +36,8 @@ use crate::{
 pub struct IdleOptions {
     /// Targets; direct has nothing to measure.
     pub targets: Vec<Target>,
+    /// Protocols; those with a connection for each request have no idle ones.
+    pub protocols: Vec<ProtocolName>,
     /// Idle connections.
     pub connections: usize,
     /// Shards of Outrigger; the others have one worker.
@@ -64,6 +65,8 @@ pub struct IdleReport {
 pub enum Variant {
     /// One request each.
     Served,
+    /// All that comes before a request.
+    Opened,
     /// Nothing.
     Silent,
 }
@@ -73,6 +76,12 @@ pub enum Variant {
 pub struct IdleCase {
     /// Which.
     pub target: String,
+    /// Name of the protocol variant.
+    #[serde(default = "http1")]
+    pub protocol: String,
+    /// What a first request came by; `null` in results from before it was written down.
+    #[serde(default)]
+    pub negotiated: Option<Negotiated>,
     /// Kind of connection.
     pub variant: Variant,
     /// Their number.
@@ -97,8 +106,14 @@ pub struct IdleCase {
     pub lost: usize,
 }
 
+fn http1() -> String {
+    ProtocolName::Http1.name().to_owned()
+}
+
 /// Connections from one source address: fewer than the kernel has ports for.
 const PER_SOURCE: usize = 20_000;
+/// Response body of the connections that are served.
+const BODY_BYTES: usize = 128;
 /// Connections that are opened and served at a time: few, so that few upstream connections are made
 /// and the growth is of idle ones.
 const BATCH: usize = 32;
@@ -112,28 +127,49 @@ const FILES_SPARE: u64 = 4096;
 const LIFETIME: Duration = Duration::from_secs(1800);
 
 impl Variant {
+    /// Those that a protocol has.
+    #[must_use]
+    pub fn of(protocol: ProtocolName) -> [Self; 2] {
+        match protocol {
+            ProtocolName::Http1 => [Self::Served, Self::Silent],
+            _ => [Self::Served, Self::Opened],
+        }
+    }
+
     /// Name in results.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Served => "served",
+            Self::Opened => "opened",
             Self::Silent => "silent",
         }
     }
 }
 
-/// Measures all targets with both kinds of connection.
+/// Measures all targets with all kinds of connection that each protocol has.
 ///
 /// # Errors
 ///
 /// [`CompareError`], also when a proxy does not take the connections.
 pub fn idle(options: &IdleOptions, stop: &AtomicBool) -> Result<IdleReport, CompareError> {
+    if let Some(protocol) = options.protocols.iter().find(|protocol| protocol.sides().fresh) {
+        return Err(CompareError::NeverIdle(protocol.name()));
+    }
     let cpus = sys::allowed_cpus().map_err(io_error("reading the allowed CPUs"))?;
     ensure_files(options.connections as u64 + FILES_SPARE)?;
-    let (_server, origin) = start_origin(cpus[0], LIFETIME)?;
-    let targets: Vec<Target> =
-        options.targets.iter().copied().filter(|target| *target != Target::Direct).collect();
-    let progress = progress_bar(targets.len() as u64 * 2);
+    let scratch = Scratch::new().map_err(io_error("making a temporary directory"))?;
+    let identity = Identity::create(scratch.path()).map_err(io_error("making a certificate"))?;
+    let (_server, origin) = start_origin(cpus[0], LIFETIME, &identity)?;
+    let mut cases = Vec::new();
+    for &protocol in &options.protocols {
+        for &target in &options.targets {
+            if target != Target::Direct && target.speaks(protocol) {
+                cases.extend(Variant::of(protocol).map(|variant| (protocol, target, variant)));
+            }
+        }
+    }
+    let progress = progress_bar(cases.len() as u64);
     let mut report = IdleReport {
         cases: Vec::new(),
         machine: Machine::here(
@@ -144,31 +180,34 @@ pub fn idle(options: &IdleOptions, stop: &AtomicBool) -> Result<IdleReport, Comp
             options.watch.as_secs_f64(),
         ),
     };
-    for target in targets {
+    for (protocol, target, variant) in cases {
+        progress.set_message(format!("{target}, {}, {}", protocol.name(), variant.name()));
         let program = target::program(target, &options.locations)?;
         let version = target::version(target, &program);
         report.machine.versions.insert(target.name().to_owned(), version);
-        for variant in [Variant::Served, Variant::Silent] {
-            progress.set_message(format!("{target}, {}", variant.name()));
-            let shards =
-                if target == Target::Outrigger { options.shards.clamp(1, cpus.len()) } else { 1 };
-            let directory = Scratch::new().map_err(io_error("making a temporary directory"))?;
-            let listen = free_address()?;
-            let setup = Setup {
-                listen,
-                origin,
-                directory: directory.path(),
-                profile: Profile::Plain,
-                cpus: &cpus[cpus.len() - shards..],
-                connections: options.connections,
-                lifetime_s: LIFETIME.as_secs(),
-            };
-            let Some(launch) = launch(target, &setup) else { continue };
-            let server = Server::start(target.name(), &program, &launch, directory, None, listen)?;
-            let watched = Watched { server: &server, listen, options, stop };
-            report.cases.push(watched.measure(target, variant, shards)?);
-            progress.inc(1);
-        }
+        let shards =
+            if target == Target::Outrigger { options.shards.clamp(1, cpus.len()) } else { 1 };
+        let directory = Scratch::new().map_err(io_error("making a temporary directory"))?;
+        let listen = free_address()?;
+        let sides = protocol.sides();
+        let setup = Setup {
+            listen,
+            origin,
+            directory: directory.path(),
+            sides,
+            identity: &identity,
+            profile: Profile::Plain,
+            cpus: &cpus[cpus.len() - shards..],
+            connections: options.connections,
+            streams: 1,
+            lifetime_s: LIFETIME.as_secs(),
+        };
+        let Some(launch) = launch(target, &setup) else { continue };
+        let name = target.name();
+        let server = Server::start(name, &program, &launch, directory, None, listen, sides)?;
+        let watched = Watched { server: &server, listen, options, stop };
+        report.cases.push(watched.measure(target, protocol, variant, shards)?);
+        progress.inc(1);
     }
     progress.finish_and_clear();
     Ok(report)
@@ -185,6 +224,7 @@ impl Watched<'_> {
     fn measure(
         &self,
         target: Target,
+        protocol: ProtocolName,
         variant: Variant,
         shards: usize,
     ) -> Result<IdleCase, CompareError> {
@@ -192,7 +232,9 @@ impl Watched<'_> {
         let empty = self.settled_memory()?;
         let empty_cpu_percent = self.cpu_percent()?;
         let name = target.name();
-        let open = self.open(variant).map_err(|source| CompareError::Load {
+        let request = Request { body_bytes: BODY_BYTES, post_bytes: None, streams: 1 };
+        let traffic = protocol.sides().traffic(&self.listen.to_string(), request)?;
+        let open = self.open(&traffic, variant).map_err(|source| CompareError::Load {
             target: name,
             connections,
             source,
@@ -203,6 +245,8 @@ impl Watched<'_> {
         let growth = full.pss_bytes as f64 - empty.pss_bytes as f64;
         Ok(IdleCase {
             target: name.to_owned(),
+            protocol: protocol.name().to_owned(),
+            negotiated: self.server.negotiated().cloned(),
             variant,
             connections,
             shards,
@@ -262,43 +306,26 @@ impl Watched<'_> {
         Ok(())
     }
 
-    fn open(&self, variant: Variant) -> Result<Vec<Socket>, LoadError> {
-        let http1 = Http1::new(&Http1Options {
-            host: self.listen.to_string(),
-            path: "/b/128".to_owned(),
-            post_bytes: None,
-            expected_body: Some(128),
-        });
+    fn open(&self, traffic: &Traffic, variant: Variant) -> Result<Vec<TcpStream>, LoadError> {
         let total = self.options.connections;
-        let mut open: Vec<Socket> = Vec::with_capacity(total);
+        let mut open: Vec<TcpStream> = Vec::with_capacity(total);
         while open.len() < total {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(LoadError::Interrupted);
             }
-            let first = open.len();
-            for index in first..total.min(first + BATCH) {
-                open.push(self.connect(index)?);
+            let mut batch = (open.len()..total.min(open.len() + BATCH))
+                .map(|index| Client::connect(self.listen, Some(source(index)), traffic, PATIENCE))
+                .collect::<io::Result<Vec<_>>>()?;
+            if variant != Variant::Silent {
+                batch.iter_mut().try_for_each(Client::open)?;
             }
             if variant == Variant::Served {
-                let mut request = Vec::new();
-                http1.session().request(&mut request);
-                for socket in &mut open[first..] {
-                    socket.write_all(&request)?;
-                }
-                for socket in &mut open[first..] {
-                    await_answer(socket, http1.session())?;
-                }
+                batch.iter_mut().try_for_each(Client::send)?;
+                batch.iter_mut().try_for_each(Client::finish)?;
             }
+            open.extend(batch.into_iter().map(Client::into_socket));
         }
         Ok(open)
-    }
-
-    fn connect(&self, index: usize) -> io::Result<Socket> {
-        let socket = sys::client_socket(self.listen, Some(source(index)))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        socket.connect_timeout(&self.listen.into(), PATIENCE)?;
-        Ok(socket)
     }
 }
 
@@ -308,23 +335,19 @@ fn source(index: usize) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, last).into()
 }
 
-fn await_answer(socket: &mut Socket, mut session: Http1Session) -> io::Result<()> {
-    let mut buffer = [0; 4096];
+/// Whether the end of the stream is there, perhaps behind what the protocol says of itself (session
+/// tickets, an update of a window).
+fn closed_by_peer(mut socket: &TcpStream) -> bool {
+    if socket.set_nonblocking(true).is_err() {
+        return true;
+    }
     loop {
-        let count = socket.read(&mut buffer)?;
-        let progress = if count == 0 { session.finish() } else { session.feed(&buffer[..count]) };
-        match progress {
-            Ok(Progress::Done(_)) => return Ok(()),
-            Ok(Progress::More) => {}
-            Err(fault) => return Err(io::Error::other(format!("answer: {}", fault.name()))),
+        match socket.read(&mut [0; 4096]) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
         }
     }
-}
-
-fn closed_by_peer(mut socket: &Socket) -> bool {
-    let would_block = |error: io::Error| error.kind() != io::ErrorKind::WouldBlock;
-    socket.set_nonblocking(true).is_err()
-        || socket.read(&mut [0]).map_or_else(would_block, |_| true)
 }
 
 /// The report as a table.
@@ -333,8 +356,9 @@ pub fn render(report: &IdleReport) -> String {
     use std::fmt::Write;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let mut text = format!(
-        "{:<10} {:<8} {:>7} {:>6} {:>10} {:>10} {:>11} {:>10} {:>10} {:>5}\n",
+        "{:<10} {:<8} {:<8} {:>7} {:>6} {:>10} {:>10} {:>11} {:>10} {:>10} {:>5}\n",
         "target",
+        "protocol",
         "variant",
         "conns",
         "shards",
@@ -349,8 +373,9 @@ pub fn render(report: &IdleReport) -> String {
         // Writing to a String can't fail.
         let _ = writeln!(
             text,
-            "{:<10} {:<8} {:>7} {:>6} {:>10.1} {:>10.1} {:>11.0} {:>10.3} {:>10.3} {:>5}",
+            "{:<10} {:<8} {:<8} {:>7} {:>6} {:>10.1} {:>10.1} {:>11.0} {:>10.3} {:>10.3} {:>5}",
             case.target,
+            case.protocol,
             case.variant.name(),
             case.connections,
             case.shards,

@@ -1,15 +1,19 @@
 //! Measures Outrigger beside its peers.
 //!
-//! The parts: a load generator ([`load`]) that speaks through a [`protocol`], a built-in [`origin`],
+//! The parts: a load generator ([`load`]) that speaks through a [`protocol`], over [`tls`] or not, a
+//! built-in [`origin`],
 //! the minimal io_uring relay ([`relay`]) that marks the practical limit of a proxy on this kernel,
 //! and servers ([`target`]) that the harness starts itself with equivalent configurations. [`compare`]
 //! and [`idle`] put them together, [`report`] shows and [`check`] judges what they found. Everything
 //! runs on loopback, every child process is bound to the harness's life, and what goes wrong during
 //! a measurement is counted and shown, never dropped.
 
+pub mod channel;
 pub mod check;
+pub mod client;
 pub mod compare;
 pub mod epoll;
+pub mod http2;
 pub mod idle;
 pub mod load;
 pub mod origin;
@@ -20,3 +24,5 @@ pub mod schedule;
 pub mod stats;
 pub mod sys;
 pub mod target;
+pub mod tls;
+pub mod variant;

@@ -12,14 +12,19 @@
 //! run goes on, at most [`DRAIN_MAX`], until each is settled, and one that still isn't counts as
 //! [`Fault::Unfinished`] with the latency it had reached.
 //!
+//! A connection has as many requests in flight as the protocol has slots: one with HTTP/1.1, one per
+//! stream with HTTP/2. Every request has its own latency. If a plan wants a fresh connection for
+//! each request, latency counts from the beginning of its connect.
+//!
 //! The generator must cost less than what it measures. A request is one `send`, one `recv`, one
-//! clock reading and a share of an `epoll_wait`; the kernel drops long bodies without copying them.
+//! clock reading and a share of an `epoll_wait`, and streams share those of their connection; the
+//! kernel drops long plaintext bodies without copying them.
 
 use std::{
     collections::VecDeque,
-    io::{self, ErrorKind, Read, Write},
-    mem::MaybeUninit,
-    net::{IpAddr, SocketAddr, TcpStream},
+    io::{self, ErrorKind, Read},
+    mem::{self, MaybeUninit},
+    net::{IpAddr, SocketAddr},
     num::NonZeroU64,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -29,10 +34,12 @@ use hdrhistogram::Histogram;
 use socket2::{SockRef, Socket};
 
 use crate::{
+    channel::Channel,
     epoll::{Epoll, Ready},
-    protocol::{Fault, Progress, Protocol, Reply, Session},
+    protocol::{Ended, Fault, Protocol, Session},
     schedule::Schedule,
     sys,
+    tls::TlsClient,
 };
 
 /// What to run.
@@ -44,20 +51,25 @@ pub struct Plan {
     pub sources: Vec<IpAddr>,
     /// Connections, all opened at the start.
     pub connections: usize,
+    /// TLS, if any.
+    pub tls: Option<TlsClient>,
+    /// Every request is the only one of its connection, as its protocol ensures; closed loop only.
+    pub fresh: bool,
     /// When requests are sent.
     pub pace: Pace,
     /// Time before the window.
     pub warmup: Duration,
     /// Length of the window.
     pub duration: Duration,
-    /// A request not answered for so long fails and its connection is closed.
+    /// A request not answered for so long fails, and with it all others of its connection, which is
+    /// closed.
     pub request_timeout: Duration,
 }
 
 /// When requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// One after the other on each connection.
+    /// One after the other in each slot of each connection.
     Closed,
     /// At a fixed rate over all connections.
     Open {
@@ -95,7 +107,7 @@ pub struct Outcome {
     pub faults: [u64; Fault::ALL.len()],
     /// Failed requests and connects of the warm-up.
     pub faults_in_warmup: u64,
-    /// Connections made again after the peer closed one between requests.
+    /// Connections made again after one was closed between requests, by either side.
     pub reconnects: u64,
 }
 
@@ -162,14 +174,15 @@ pub fn run<P: Protocol>(
         Pace::Closed => None,
         Pace::Open { rate, jitter } => Some(Schedule::new(rate, jitter, SEED)),
     };
+    let slots = protocol.slots();
     let mut connections = Vec::with_capacity(plan.connections);
     connections.resize_with(plan.connections, || Connection {
-        socket: None,
+        channel: None,
         session: protocol.session(),
         phase: Phase::Down,
-        out: Vec::new(),
-        sent: 0,
-        due_ns: 0,
+        opened_ns: 0,
+        due_ns: vec![IDLE; slots],
+        busy: 0,
     });
     let mut generator = Generator {
         plan,
@@ -177,9 +190,11 @@ pub fn run<P: Protocol>(
         epoll: Epoll::new()?,
         connections,
         schedule,
-        free: VecDeque::with_capacity(plan.connections),
+        free: VecDeque::with_capacity(plan.connections * slots),
         down: (0..plan.connections).map(|index| (0, index)).collect(),
         buffer: vec![0; READ_BYTES],
+        plain: Vec::new(),
+        ended: Vec::new(),
         scrap: vec![MaybeUninit::uninit(); SKIP_BYTES_MAX],
         start: Instant::now(),
         window: Window::Before,
@@ -201,6 +216,8 @@ pub fn run<P: Protocol>(
 
 /// Every open-loop run draws the same jitter, so that repetitions differ in the target only.
 const SEED: u64 = 0x6f75_7472_6967;
+/// In place of a due time: no request.
+const IDLE: u64 = u64::MAX;
 
 struct Generator<'a, P: Protocol> {
     plan: &'a Plan,
@@ -209,11 +226,15 @@ struct Generator<'a, P: Protocol> {
     connections: Vec<Connection<P::Session>>,
     /// Open loop only.
     schedule: Option<Schedule>,
-    /// Open loop only: connections without a request, longest idle first.
-    free: VecDeque<usize>,
+    /// Open loop only: connections and their slots without a request, longest idle first.
+    free: VecDeque<(usize, usize)>,
     /// Connections to make, with the time from which on, ascending.
     down: VecDeque<(u64, usize)>,
     buffer: Vec<u8>,
+    /// What `buffer` decrypts to.
+    plain: Vec<u8>,
+    /// Requests that ended with the last read.
+    ended: Vec<Ended>,
     /// Where the kernel drops body bytes; with MSG_TRUNC it writes nothing here.
     scrap: Vec<MaybeUninit<u8>>,
     start: Instant,
@@ -224,21 +245,22 @@ struct Generator<'a, P: Protocol> {
 }
 
 struct Connection<S> {
-    socket: Option<TcpStream>,
+    channel: Option<Channel>,
     session: S,
     phase: Phase,
-    out: Vec<u8>,
-    sent: usize,
-    /// When the request in flight was due, or the connect began.
-    due_ns: u64,
+    /// When the connect began.
+    opened_ns: u64,
+    /// When the request in each slot was due, or [`IDLE`].
+    due_ns: Vec<u64>,
+    /// Slots with a request.
+    busy: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Down,
     Connecting,
-    Idle,
-    Busy,
+    Up,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,8 +272,11 @@ enum Window {
 
 /// What one read brought.
 enum Taken {
-    Progress { progress: Progress, drained: bool, count: usize },
+    /// Something; nothing is left if `drained`.
+    Bytes { drained: bool },
+    /// The end of the stream.
     End,
+    /// Nothing.
     Nothing,
 }
 
@@ -328,8 +353,8 @@ impl<P: Protocol> Generator<'_, P> {
     fn count_unfinished(&mut self, now: u64) {
         let Window::Closed { from_ns, to_ns } = self.window else { return };
         let Some(schedule) = &mut self.schedule else { return };
-        let in_flight = self.connections.iter().filter(|one| one.phase == Phase::Busy);
-        let mut due: Vec<u64> = in_flight.map(|one| one.due_ns).collect();
+        let in_flight = self.connections.iter().flat_map(|one| &one.due_ns);
+        let mut due: Vec<u64> = in_flight.copied().filter(|due_ns| *due_ns != IDLE).collect();
         while schedule.due_ns() < to_ns {
             due.push(schedule.take());
         }
@@ -343,12 +368,13 @@ impl<P: Protocol> Generator<'_, P> {
     fn expire(&mut self, now: u64) {
         let limit = nanos(self.plan.request_timeout);
         for index in 0..self.connections.len() {
-            let Connection { phase, due_ns, .. } = self.connections[index];
+            let Connection { phase, opened_ns, due_ns, .. } = &self.connections[index];
             // In open loop waiting for a connection counts as latency, and here too: the sum is
             // what a caller would have waited.
-            if matches!(phase, Phase::Busy | Phase::Connecting) && now > due_ns + limit {
-                let fault = if phase == Phase::Busy { Fault::Timeout } else { Fault::Connect };
-                self.fail(index, fault);
+            if due_ns.iter().any(|due_ns| *due_ns != IDLE && now > *due_ns + limit) {
+                self.fail(index, Fault::Timeout);
+            } else if *phase == Phase::Connecting && now > *opened_ns + limit {
+                self.fail(index, Fault::Connect);
             }
         }
     }
@@ -361,14 +387,14 @@ impl<P: Protocol> Generator<'_, P> {
             self.down.pop_front();
             let socket = self.connect(index)?;
             let connection = &mut self.connections[index];
-            connection.session = self.protocol.session();
-            connection.out.clear();
-            connection.sent = 0;
-            connection.due_ns = now;
+            connection.opened_ns = now;
             match socket {
                 Ok(socket) => {
                     self.epoll.add(&socket, index as u64)?;
-                    connection.socket = Some(socket.into());
+                    let mut channel = Channel::new(socket.into(), self.plan.tls.as_ref())?;
+                    connection.session = self.protocol.session();
+                    connection.session.open(&mut channel.out);
+                    connection.channel = Some(channel);
                     connection.phase = Phase::Connecting;
                 }
                 Err(_) => self.fail(index, Fault::Connect),
@@ -390,7 +416,7 @@ impl<P: Protocol> Generator<'_, P> {
         })
     }
 
-    /// Open loop: sends everything that is due and has a free connection.
+    /// Open loop: sends everything that is due and has a free slot.
     fn dispatch(&mut self, now: u64) {
         let last = match self.window {
             Window::Closed { to_ns, .. } => to_ns,
@@ -401,8 +427,9 @@ impl<P: Protocol> Generator<'_, P> {
                 return;
             }
             // Entries of connections that broke while idle are stale.
-            let Some(index) = self.free.pop_front() else { return };
-            if self.connections[index].phase != Phase::Idle {
+            let Some((index, slot)) = self.free.pop_front() else { return };
+            let Connection { phase, due_ns, session, .. } = &self.connections[index];
+            if *phase != Phase::Up || due_ns[slot] != IDLE || !session.is_reusable() {
                 continue;
             }
             let due_ns = schedule.take();
@@ -410,7 +437,8 @@ impl<P: Protocol> Generator<'_, P> {
                 self.in_flight_due += 1;
                 self.tally.lateness.saturating_record(now - due_ns);
             }
-            self.send(index, due_ns);
+            self.issue(index, slot, due_ns);
+            self.flush(index);
         }
     }
 
@@ -434,20 +462,18 @@ impl<P: Protocol> Generator<'_, P> {
     }
 
     fn on_ready(&mut self, index: usize, ready: Ready) {
-        if self.connections[index].phase == Phase::Connecting {
+        let connection = &self.connections[index];
+        let Some(channel) = &connection.channel else { return };
+        if connection.phase == Phase::Connecting {
             if !ready.writable {
                 return;
             }
-            let error = self.connections[index].socket.as_ref().map(TcpStream::take_error);
-            if !matches!(error, Some(Ok(None))) {
+            if !matches!(channel.socket().take_error(), Ok(None)) {
                 return self.fail(index, Fault::Connect);
             }
-            self.connections[index].phase = Phase::Idle;
-            let now = self.now_ns();
-            self.on_free(index, now);
-            return;
+            return self.on_connected(index);
         }
-        if ready.writable && self.connections[index].sent < self.connections[index].out.len() {
+        if ready.writable && channel.has_unsent() {
             self.flush(index);
         }
         if ready.readable {
@@ -455,90 +481,96 @@ impl<P: Protocol> Generator<'_, P> {
         }
     }
 
-    /// A connection has no request any more: give it one, or queue it.
-    fn on_free(&mut self, index: usize, now: u64) {
-        match (&self.schedule, self.window) {
-            (Some(_), _) => self.free.push_back(index),
-            (None, Window::Closed { .. }) => {}
-            (None, _) => self.send(index, now),
-        }
-    }
-
-    fn send(&mut self, index: usize, due_ns: u64) {
+    fn on_connected(&mut self, index: usize) {
+        let now = self.now_ns();
         let connection = &mut self.connections[index];
-        connection.phase = Phase::Busy;
-        connection.due_ns = due_ns;
-        connection.out.clear();
-        connection.sent = 0;
-        connection.session.request(&mut connection.out);
+        connection.phase = Phase::Up;
+        let due_ns = if self.plan.fresh { connection.opened_ns } else { now };
+        let slots = connection.due_ns.len();
+        for slot in 0..slots {
+            self.on_free(index, slot, due_ns);
+        }
         self.flush(index);
     }
 
-    fn flush(&mut self, index: usize) {
+    /// A slot has no request any more: give it one, or queue it.
+    fn on_free(&mut self, index: usize, slot: usize, now: u64) {
+        match (&self.schedule, self.window) {
+            (Some(_), _) => self.free.push_back((index, slot)),
+            (None, Window::Closed { .. }) => {}
+            (None, _) => self.issue(index, slot, now),
+        }
+    }
+
+    /// Puts a request into a free slot of a connection that is up. It leaves with the next flush.
+    fn issue(&mut self, index: usize, slot: usize, due_ns: u64) {
         let connection = &mut self.connections[index];
-        let Some(socket) = &mut connection.socket else { return };
-        while connection.sent < connection.out.len() {
-            match socket.write(&connection.out[connection.sent..]) {
-                Ok(count) => connection.sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return self.fail(index, fault_of(&error)),
-            }
+        let Some(channel) = &mut connection.channel else { return };
+        connection.due_ns[slot] = due_ns;
+        connection.busy += 1;
+        connection.session.request(slot, &mut channel.out);
+    }
+
+    fn flush(&mut self, index: usize) {
+        let Some(channel) = &mut self.connections[index].channel else { return };
+        if let Err(error) = channel.flush() {
+            self.fail(index, fault_of(&error));
         }
     }
 
     /// Reads until nothing is left; `to_end` when an end of stream is known to be there.
     fn read(&mut self, index: usize, to_end: bool) {
-        loop {
-            let taken = match self.take(index) {
-                Ok(taken) => taken,
-                Err(Fault::Reset) if self.connections[index].phase == Phase::Idle => {
-                    return self.close_idle(index);
-                }
-                Err(fault) => return self.fail(index, fault),
-            };
-            let (progress, drained, count) = match taken {
-                Taken::Nothing => return,
-                Taken::Progress { progress, drained, count } => (progress, drained, count),
-                Taken::End => {
-                    if self.connections[index].phase != Phase::Busy {
-                        return self.close_idle(index);
+        while self.connections[index].phase == Phase::Up {
+            let taken = self.take(index);
+            let idle = self.connections[index].busy == 0;
+            match taken {
+                Ok(Taken::Nothing) => return,
+                Ok(Taken::End) => return self.on_end(index),
+                Ok(Taken::Bytes { drained }) => {
+                    self.settle(index, true);
+                    if drained && !to_end {
+                        return;
                     }
-                    match self.connections[index].session.finish() {
-                        Ok(Progress::Done(reply)) => self.complete(index, reply),
-                        Ok(Progress::More) => self.fail(index, Fault::Closed),
-                        Err(fault) => self.fail(index, fault),
-                    }
-                    return;
                 }
-            };
-            if let Progress::Done(reply) = progress {
-                if count > reply.consumed {
-                    return self.fail(index, Fault::Malformed);
+                Err(Fault::Reset) if idle => return self.close_idle(index),
+                Err(fault) => {
+                    self.settle(index, false);
+                    return self.fail(index, fault);
                 }
-                self.complete(index, reply);
-                if self.connections[index].phase == Phase::Down {
-                    return;
-                }
-            }
-            if drained && !to_end {
-                return;
             }
         }
     }
 
-    /// One read, fed to the session. `count` in the result is of the bytes fed, not of those dropped.
-    fn take(&mut self, index: usize) -> Result<Taken, Fault> {
+    /// The peer closed its side.
+    fn on_end(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        let Some(socket) = &mut connection.socket else { return Ok(Taken::Nothing) };
+        if connection.busy == 0 {
+            return self.close_idle(index);
+        }
+        let finished = connection.session.finish(&mut self.ended);
+        self.settle(index, false);
+        match finished {
+            Ok(()) if self.connections[index].busy == 0 => self.close_idle(index),
+            Ok(()) => self.fail(index, Fault::Closed),
+            Err(fault) => self.fail(index, fault),
+        }
+    }
+
+    /// One read, fed to the session; requests that ended with it are in `ended` afterwards.
+    fn take(&mut self, index: usize) -> Result<Taken, Fault> {
+        let Connection { channel: Some(channel), session, .. } = &mut self.connections[index]
+        else {
+            return Ok(Taken::Nothing);
+        };
         loop {
-            let skippable = connection.session.skippable();
+            let skippable = if channel.is_plain() { session.skippable() } else { 0 };
             let result = if skippable >= SKIP_BYTES_MIN {
                 let room =
                     usize::try_from(skippable).map_or(SKIP_BYTES_MAX, |n| n.min(SKIP_BYTES_MAX));
-                SockRef::from(&*socket).recv_with_flags(&mut self.scrap[..room], libc::MSG_TRUNC)
+                SockRef::from(channel.socket())
+                    .recv_with_flags(&mut self.scrap[..room], libc::MSG_TRUNC)
             } else {
-                socket.read(&mut self.buffer)
+                channel.socket().read(&mut self.buffer)
             };
             let count = match result {
                 Ok(0) => return Ok(Taken::End),
@@ -548,65 +580,93 @@ impl<P: Protocol> Generator<'_, P> {
                 Err(error) => return Err(fault_of(&error)),
             };
             if skippable >= SKIP_BYTES_MIN {
-                let progress = connection.session.skip(count as u64)?;
-                return Ok(Taken::Progress { progress, drained: false, count: 0 });
+                session.skip(count as u64, &mut self.ended)?;
+                return Ok(Taken::Bytes { drained: false });
             }
-            if connection.phase != Phase::Busy {
-                return Err(Fault::Malformed);
-            }
-            let progress = connection.session.feed(&self.buffer[..count])?;
-            return Ok(Taken::Progress { progress, drained: count < READ_BYTES, count });
+            let input = channel.open(&self.buffer[..count], &mut self.plain)?;
+            session.feed(input, &mut channel.out, &mut self.ended)?;
+            return Ok(Taken::Bytes { drained: count < READ_BYTES });
         }
     }
 
-    fn complete(&mut self, index: usize, reply: Reply) {
+    /// Counts the requests that ended and, if the connection goes on, puts others in their place.
+    fn settle(&mut self, index: usize, goes_on: bool) {
         let now = self.now_ns();
-        let due_ns = self.connections[index].due_ns;
-        let open = matches!(self.window, Window::Open { .. });
-        if open {
-            self.tally.completed += 1;
-            self.tally.body_bytes += reply.body_bytes;
+        let ended = mem::take(&mut self.ended);
+        for Ended { slot, outcome } in &ended {
+            self.count(index, *slot, *outcome, now);
         }
+        if goes_on {
+            let connection = &self.connections[index];
+            if connection.session.is_reusable() {
+                for Ended { slot, .. } in &ended {
+                    self.on_free(index, *slot, now);
+                }
+                self.flush(index);
+            } else if connection.busy == 0 {
+                self.close_idle(index);
+            } else {
+                self.flush(index);
+            }
+        }
+        self.ended = ended;
+        self.ended.clear();
+    }
+
+    /// Counts one request that ended, and frees its slot.
+    fn count(&mut self, index: usize, slot: usize, outcome: Result<u64, Fault>, now: u64) {
+        let connection = &mut self.connections[index];
+        let due_ns = mem::replace(&mut connection.due_ns[slot], IDLE);
+        connection.busy -= 1;
+        let open = matches!(self.window, Window::Open { .. });
         let counts = if self.schedule.is_some() { self.counts(due_ns) } else { open };
-        if counts {
-            self.tally.latency.saturating_record(now - due_ns);
+        if counts && self.schedule.is_some() {
             self.in_flight_due = self.in_flight_due.saturating_sub(1);
         }
-        self.connections[index].phase = Phase::Idle;
-        if reply.reusable {
-            self.on_free(index, now);
-        } else {
-            self.close_idle(index);
+        match outcome {
+            Ok(body_bytes) => {
+                if open {
+                    self.tally.completed += 1;
+                    self.tally.body_bytes += body_bytes;
+                }
+                if counts {
+                    self.tally.latency.saturating_record(now - due_ns);
+                }
+            }
+            Err(fault) if counts => self.tally.faults[fault.index()] += 1,
+            Err(_) if self.window == Window::Before => self.tally.faults_in_warmup += 1,
+            Err(_) => {}
         }
     }
 
-    /// The peer closed a connection that had nothing to answer: no fault, make it again.
+    /// A connection with nothing to answer is over: no fault, make it again.
     fn close_idle(&mut self, index: usize) {
         self.tally.reconnects += 1;
-        self.connections[index].socket = None;
+        self.connections[index].channel = None;
         self.connections[index].phase = Phase::Down;
         // Ahead of those that wait out a pause, whose times are later.
         self.down.push_front((0, index));
     }
 
+    /// A connection is over before its time, and all its requests have failed. Without any, that
+    /// counts as one failure of its own.
     fn fail(&mut self, index: usize, fault: Fault) {
         let now = self.now_ns();
-        let busy = self.connections[index].phase == Phase::Busy;
-        let counts = if self.schedule.is_some() && busy {
-            self.counts(self.connections[index].due_ns)
-        } else {
-            matches!(self.window, Window::Open { .. })
-        };
-        if counts {
-            self.tally.faults[fault.index()] += 1;
-            if self.schedule.is_some() && busy {
-                self.in_flight_due = self.in_flight_due.saturating_sub(1);
+        let connection = &mut self.connections[index];
+        connection.channel = None;
+        connection.phase = Phase::Down;
+        if connection.busy == 0 {
+            match self.window {
+                Window::Before => self.tally.faults_in_warmup += 1,
+                Window::Open { .. } => self.tally.faults[fault.index()] += 1,
+                Window::Closed { .. } => {}
             }
-        } else if self.window == Window::Before {
-            self.tally.faults_in_warmup += 1;
         }
-        self.connections[index].socket = None;
-        self.connections[index].phase = Phase::Down;
+        for slot in 0..self.connections[index].due_ns.len() {
+            if self.connections[index].due_ns[slot] != IDLE {
+                self.count(index, slot, Err(fault), now);
+            }
+        }
         self.down.push_back((now + nanos(RECONNECT_PAUSE), index));
     }
 }

@@ -13,18 +13,22 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use outrigger_perf::{
     check::{self, Verdict},
-    compare::{self, Layout, ProtocolName},
+    compare::{self, Layout},
+    http2::wire::MESSAGE_PREFIX_BYTES,
     idle::{self, IdleOptions},
     load::{self, Outcome, Pace, Plan},
     origin,
     protocol::{
-        Fault,
+        AnyProtocol, Fault,
         http1::{Http1, Http1Options},
+        http2::{Call, Http2, Http2Options, STREAMS_MAX},
     },
     relay, report, sys,
     target::{Locations, Profile, Target},
+    tls::{self, Alpn, TlsClient},
+    variant::ProtocolName,
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 type Failure = Box<dyn std::error::Error>;
@@ -45,9 +49,9 @@ enum Command {
     Idle(IdleArgs),
     /// Judge the required ratios on what `compare` and `idle` wrote.
     Check(CheckArgs),
-    /// Load any HTTP/1.1 server.
+    /// Load any server of HTTP/1.1 or HTTP/2.
     Load(LoadArgs),
-    /// Serve bodies of any size: /b/N answers with N bytes.
+    /// Serve bodies of any size: /b/N answers with N bytes, /h1/N and /h2/N in that version only.
     Origin(OriginArgs),
     /// Relay to one upstream with the least work possible on io_uring: the floor.
     Relay(RelayArgs),
@@ -65,10 +69,14 @@ struct CompareArgs {
     protocol: Vec<ProtocolName>,
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,512")]
     connections: Vec<usize>,
-    /// Response body lengths.
+    /// Streams per connection, for protocols that have them.
+    #[arg(long, value_delimiter = ',', default_value = "16", value_parser = streams)]
+    streams: Vec<usize>,
+    /// Response body lengths; of messages for gRPC.
     #[arg(long, value_delimiter = ',', default_value = "128,16384,1048576")]
     body: Vec<usize>,
-    /// Send POST requests with a body of so many bytes.
+    /// Send POST requests with a body of so many bytes; for gRPC the length of the request's
+    /// message, otherwise that of the response.
     #[arg(long)]
     post: Option<usize>,
     /// Seconds of each measured window.
@@ -118,6 +126,8 @@ struct IdleArgs {
     connections: usize,
     #[arg(long, value_delimiter = ',', default_value = "outrigger")]
     targets: Vec<Target>,
+    #[arg(long, value_delimiter = ',', default_value = "http1")]
+    protocol: Vec<ProtocolName>,
     /// Shards of Outrigger, at most one per CPU.
     #[arg(long, default_value_t = 2)]
     shards: usize,
@@ -133,12 +143,12 @@ struct IdleArgs {
 
 #[derive(Debug, Args)]
 struct CheckArgs {
-    /// What `compare` wrote.
+    /// What `compare` wrote; several runs together are judged as one.
     #[arg(long)]
-    json: Option<PathBuf>,
-    /// What `idle` wrote.
+    json: Vec<PathBuf>,
+    /// What `idle` wrote; also several.
     #[arg(long)]
-    idle: Option<PathBuf>,
+    idle: Vec<PathBuf>,
     /// Fail also when a requirement was not measured.
     #[arg(long)]
     complete: bool,
@@ -146,9 +156,21 @@ struct CheckArgs {
 
 #[derive(Debug, Args)]
 struct LoadArgs {
-    /// For example http://127.0.0.1:8080/path
+    /// For example http://127.0.0.1:8080/path; https is TLS 1.3 without a look at the certificate
     #[arg(long)]
     target: String,
+    /// HTTP/2: with prior knowledge, or by ALPN over TLS.
+    #[arg(long)]
+    http2: bool,
+    /// Unary gRPC calls with messages of so many bytes, over HTTP/2.
+    #[arg(long, conflicts_with = "post")]
+    grpc: Option<usize>,
+    /// Streams per connection, with HTTP/2.
+    #[arg(long, default_value = "1", value_parser = streams)]
+    streams: usize,
+    /// A new connection for each request.
+    #[arg(long, conflicts_with = "rate")]
+    fresh: bool,
     #[arg(long, default_value_t = 16)]
     connections: usize,
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
@@ -164,7 +186,7 @@ struct LoadArgs {
     /// Send POST requests with a body of so many bytes.
     #[arg(long)]
     post: Option<usize>,
-    /// Length that every response body must have.
+    /// Length that every response body must have; of the message for gRPC.
     #[arg(long)]
     expect_body: Option<u64>,
     /// Seconds after which an unanswered request has failed.
@@ -188,6 +210,12 @@ struct OriginArgs {
     /// Microseconds before each answer.
     #[arg(long, default_value_t = 0)]
     delay_us: u64,
+    /// Certificate chain (PEM) for clients that begin TLS.
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, requires = "certificate")]
+    key: Option<PathBuf>,
     /// CPU to run on.
     #[arg(long)]
     cpu: Option<usize>,
@@ -229,7 +257,11 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Origin(args) => {
             let listener = listen(args.listen, args.cpu, args.lifetime_s)?;
             let delay = Duration::from_micros(args.delay_us);
-            origin::serve(&listener, origin::Options { body_bytes: args.body, delay })?;
+            let tls = match (&args.certificate, &args.key) {
+                (Some(certificate), Some(key)) => Some(tls::server_config(certificate, key)?),
+                _ => None,
+            };
+            origin::serve(&listener, origin::Options { body_bytes: args.body, delay, tls })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Relay(args) => {
@@ -278,6 +310,7 @@ fn run_compare(args: CompareArgs) -> Result<ExitCode, Failure> {
         targets,
         protocols: args.protocol,
         connections: sorted(args.connections),
+        streams: sorted(args.streams),
         bodies: sorted(args.body),
         layouts: args.layout,
         profiles: args.profile,
@@ -302,6 +335,7 @@ fn run_compare(args: CompareArgs) -> Result<ExitCode, Failure> {
 fn run_idle(args: IdleArgs) -> Result<ExitCode, Failure> {
     let options = IdleOptions {
         targets: args.targets,
+        protocols: args.protocol,
         connections: args.connections,
         shards: args.shards,
         watch: Duration::from_secs_f64(args.watch),
@@ -318,11 +352,11 @@ fn run_idle(args: IdleArgs) -> Result<ExitCode, Failure> {
 
 fn run_check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let mut findings = Vec::new();
-    if let Some(path) = &args.json {
-        findings.extend(check::check(&serde_json::from_slice(&fs::read(path)?)?));
+    if !args.json.is_empty() {
+        findings.extend(check::check(&read_all(&args.json)?));
     }
-    if let Some(path) = &args.idle {
-        findings.extend(check::check_idle(&serde_json::from_slice(&fs::read(path)?)?));
+    if !args.idle.is_empty() {
+        findings.extend(check::check_idle(&read_all(&args.idle)?));
     }
     if findings.is_empty() {
         return Err("nothing to check: give --json FILE, --idle FILE or both".into());
@@ -338,8 +372,18 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+fn read_all<T: DeserializeOwned>(paths: &[PathBuf]) -> Result<Vec<T>, Failure> {
+    let read = |path: &PathBuf| -> Result<T, Failure> {
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let text = fs::read(path).map_err(|error| named(&error))?;
+        Ok(serde_json::from_slice(&text).map_err(|error| named(&error))?)
+    };
+    paths.iter().map(read).collect()
+}
+
 fn run_load(args: &LoadArgs) -> Result<ExitCode, Failure> {
-    let (host, path) = split_url(&args.target)?;
+    let Url { secure, host, path } = split_url(&args.target)?;
+    let http2 = args.http2 || args.grpc.is_some();
     let target = host.to_socket_addrs()?.next().ok_or("the target has no address")?;
     if let Some(cpu) = args.cpu {
         sys::pin(cpu)?;
@@ -350,6 +394,12 @@ fn run_load(args: &LoadArgs) -> Result<ExitCode, Failure> {
         target,
         sources: Vec::new(),
         connections: args.connections,
+        tls: match (secure, http2) {
+            (false, _) => None,
+            (true, false) => Some(TlsClient::new(Alpn::Http1)?),
+            (true, true) => Some(TlsClient::new(Alpn::Http2)?),
+        },
+        fresh: args.fresh,
         pace: match args.rate {
             None => Pace::Closed,
             Some(rate) => Pace::Open { rate, jitter: !args.no_jitter },
@@ -358,13 +408,33 @@ fn run_load(args: &LoadArgs) -> Result<ExitCode, Failure> {
         duration: Duration::from_secs_f64(args.duration),
         request_timeout: Duration::from_secs_f64(args.timeout),
     };
-    let http1 = Http1::new(&Http1Options {
-        host: host.clone(),
-        path,
-        post_bytes: args.post,
-        expected_body: args.expect_body,
-    });
-    let outcome = load::run(&plan, &http1, stop_flag()?.as_ref(), &mut |_| Ok(()))?;
+    let protocol = if http2 {
+        AnyProtocol::Http2(Http2::new(Http2Options {
+            secure,
+            authority: host,
+            path,
+            streams: if args.fresh { 1 } else { args.streams },
+            call: match (args.grpc, args.post) {
+                (Some(bytes), _) => Call::Grpc(bytes),
+                (None, Some(bytes)) => Call::Post(bytes),
+                (None, None) => Call::Get,
+            },
+            expected_body: match (args.grpc, args.expect_body) {
+                (Some(_), Some(bytes)) => Some(bytes + MESSAGE_PREFIX_BYTES as u64),
+                (_, bytes) => bytes,
+            },
+            close: args.fresh,
+        }))
+    } else {
+        AnyProtocol::Http1(Http1::new(&Http1Options {
+            host,
+            path,
+            post_bytes: args.post,
+            expected_body: args.expect_body,
+            close: args.fresh,
+        }))
+    };
+    let outcome = load::run(&plan, &protocol, stop_flag()?.as_ref(), &mut |_| Ok(()))?;
     let summary = LoadSummary::new(&outcome);
     println!("{}", serde_json::to_string_pretty(&summary)?);
     if let Some(path) = &args.json {
@@ -412,16 +482,36 @@ impl From<LocationArgs> for Locations {
     }
 }
 
-/// Host with port, and path, of an http URL.
-fn split_url(url: &str) -> Result<(String, String), Failure> {
-    let rest = url.strip_prefix("http://").ok_or("the target must begin with http://")?;
+/// Whom to load.
+#[derive(Debug, PartialEq, Eq)]
+struct Url {
+    secure: bool,
+    /// With port.
+    host: String,
+    path: String,
+}
+
+fn split_url(url: &str) -> Result<Url, Failure> {
+    let (secure, port, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+        (Some(rest), _) => (false, 80, rest),
+        (_, Some(rest)) => (true, 443, rest),
+        _ => return Err("the target must begin with http:// or https://".into()),
+    };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if host.is_empty() || url.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
-        return Err("the target must be http://HOST[:PORT][/PATH]".into());
+        return Err("the target must be http[s]://HOST[:PORT][/PATH]".into());
     }
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let host = if has_port { host.to_owned() } else { format!("{host}:80") };
-    Ok((host, if path.is_empty() { "/".to_owned() } else { path.to_owned() }))
+    let host = if has_port { host.to_owned() } else { format!("{host}:{port}") };
+    let path = if path.is_empty() { "/".to_owned() } else { path.to_owned() };
+    Ok(Url { secure, host, path })
+}
+
+fn streams(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(streams) if (1..=STREAMS_MAX).contains(&streams) => Ok(streams),
+        _ => Err(format!("must be a number from 1 to {STREAMS_MAX}")),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -461,11 +551,14 @@ mod tests {
     #[test]
     fn urls() {
         let split = |url| split_url(url).ok();
-        let pair = |host: &str, path: &str| Some((host.to_owned(), path.to_owned()));
-        assert_eq!(split("http://a:1/x?y"), pair("a:1", "/x?y"));
-        assert_eq!(split("http://a"), pair("a:80", "/"));
-        assert_eq!(split("http://[::1]:7"), pair("[::1]:7", "/"));
-        assert_eq!(split("https://a/"), None);
+        let url = |secure, host: &str, path: &str| {
+            Some(Url { secure, host: host.to_owned(), path: path.to_owned() })
+        };
+        assert_eq!(split("http://a:1/x?y"), url(false, "a:1", "/x?y"));
+        assert_eq!(split("http://a"), url(false, "a:80", "/"));
+        assert_eq!(split("http://[::1]:7"), url(false, "[::1]:7", "/"));
+        assert_eq!(split("https://a/"), url(true, "a:443", "/"));
+        assert_eq!(split("ftp://a/"), None);
         assert_eq!(split("http:///x"), None);
         assert_eq!(split("http://a/x y"), None);
     }

@@ -8,6 +8,7 @@ use crate::{
     load::{Outcome, latency_histogram},
     protocol::Fault,
     report::Percentiles,
+    variant::Negotiated,
 };
 
 /// One measured run of a target.
@@ -19,6 +20,8 @@ pub struct Sample {
     pub cpu_us: Option<f64>,
     /// Resident memory of the proxy at the end of the window.
     pub rss_bytes: Option<u64>,
+    /// What its first request came by.
+    pub negotiated: Option<Negotiated>,
 }
 
 /// Repetitions of one case, summed up.
@@ -46,6 +49,8 @@ pub struct Summary {
     pub error_kinds: BTreeMap<Fault, u64>,
     /// Failures during warm-up.
     pub errors_in_warmup: u64,
+    /// What the first request of the last repetition came by.
+    pub negotiated: Option<Negotiated>,
 }
 
 /// Percentiles of the curve, dense where tails are.
@@ -114,6 +119,7 @@ pub fn summarize(samples: &[Sample]) -> Option<Summary> {
         errors: samples.iter().map(|sample| sample.load.errors()).sum(),
         error_kinds,
         errors_in_warmup: samples.iter().map(|sample| sample.load.faults_in_warmup).sum(),
+        negotiated: samples.last().and_then(|sample| sample.negotiated.clone()),
     })
 }
 
@@ -145,6 +151,7 @@ mod tests {
             },
             cpu_us: Some(cpu_us),
             rss_bytes: Some(completed),
+            negotiated: None,
         }
     }
 

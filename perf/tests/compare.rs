@@ -167,6 +167,85 @@ fn idle_connections_of_the_floor() {
 }
 
 #[test]
+fn compares_direct_in_every_protocol() {
+    let directory = Directory::new("protocols");
+    let json = directory.file("out.json");
+    let protocols = "h1,h2,h2-h1,grpc,https,https-handshake,h2-tls,h2-tls-handshake";
+    let table = succeeds(&[
+        "compare",
+        "--targets",
+        "direct,floor",
+        "--peers",
+        "",
+        "--protocol",
+        protocols,
+        "--connections",
+        "2",
+        "--streams",
+        "8",
+        "--body",
+        "128",
+        "--duration",
+        "0.1",
+        "--warmup",
+        "0.1",
+        "--repetitions",
+        "1",
+        "--json",
+        &json,
+    ]);
+    assert!(table.contains("grpc, 2 connections x 8 streams, 128-byte body"), "{table}");
+    let report: Report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let named: Vec<_> = report
+        .cases
+        .iter()
+        .map(|case| (case.target.as_str(), case.protocol.as_str(), case.streams))
+        .collect();
+    let expected = [
+        ("direct", "http1", 1),
+        ("floor", "http1", 1),
+        ("direct", "h2", 8),
+        ("direct", "h2-h1", 8),
+        ("direct", "grpc", 8),
+        ("direct", "https", 1),
+        ("direct", "https-handshake", 1),
+        ("direct", "h2-tls", 8),
+        ("direct", "h2-tls-handshake", 1),
+    ];
+    assert_eq!(named, expected);
+    for case in &report.cases {
+        assert_eq!((case.errors, case.errors_in_warmup), (0, 0), "{case:?}");
+        assert!(case.rps > 0.0, "{case:?}");
+        let tls = case.protocol.contains("tls") || case.protocol.contains("https");
+        let negotiated = case.negotiated.as_ref().unwrap();
+        assert_eq!(negotiated.tls.is_some(), tls, "{negotiated:?}");
+    }
+    let findings = succeeds(&["check", "--json", &json]);
+    let spoken = findings.lines().find(|line| line.contains("versions and TLS")).unwrap();
+    assert!(spoken.starts_with("met ") && spoken.ends_with("9 cases"), "{spoken}");
+}
+
+#[test]
+fn what_is_impossible_is_refused() {
+    let directory = Directory::new("impossible");
+    let json = directory.file("out.json");
+    let compare = ["compare", "--targets", "direct", "--peers", "", "--json", &json];
+    let cases: [(&[&str], &str); 3] = [
+        (&["--protocol", "https-handshake", "--rate", "10"], "open loop"),
+        (&["--protocol", "h2", "--streams", "101"], "from 1 to 100"),
+        (&["--protocol", "h3"], "possible values"),
+    ];
+    for (more, words) in cases {
+        let output = harness(&[&compare[..], more].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(words), "{more:?}: {error}");
+    }
+    let output = harness(&["idle", "--targets", "floor", "--protocol", "h2-tls-handshake"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && error.contains("none is ever idle"), "{error}");
+}
+
+#[test]
 fn a_missing_program_is_an_error_with_a_remedy() {
     let directory = Directory::new("missing");
     let output = harness(&[

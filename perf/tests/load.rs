@@ -3,15 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     num::NonZeroU64,
-    sync::atomic::AtomicBool,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
 
+use clap::ValueEnum;
 use outrigger_perf::{
+    client,
     load::{self, DRAIN_MAX, Edge, LoadError, Outcome, Pace, Plan},
     origin,
     protocol::{
@@ -19,6 +26,8 @@ use outrigger_perf::{
         http1::{Http1, Http1Options},
     },
     sys,
+    tls::{self, Identity},
+    variant::{ProtocolName, Request, Traffic},
 };
 
 const LOCAL: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
@@ -28,6 +37,8 @@ fn plan(target: SocketAddr) -> Plan {
         target,
         sources: Vec::new(),
         connections: 2,
+        tls: None,
+        fresh: false,
         pace: Pace::Closed,
         warmup: Duration::from_millis(20),
         duration: Duration::from_millis(300),
@@ -45,6 +56,7 @@ fn http1(expected_body: u64) -> Http1 {
         path: format!("/b/{expected_body}"),
         post_bytes: None,
         expected_body: Some(expected_body),
+        close: false,
     })
 }
 
@@ -61,8 +73,32 @@ fn due(outcome: &Outcome, rate: u32) -> u64 {
 fn origin(delay: Duration) -> SocketAddr {
     let listener = sys::listen(SocketAddr::from(LOCAL)).unwrap();
     let address = listener.local_addr().unwrap();
-    thread::spawn(move || origin::serve(&listener, origin::Options { body_bytes: 1, delay }));
+    thread::spawn(move || {
+        let options = origin::Options { body_bytes: 1, delay, tls: Some(server_tls()) };
+        origin::serve(&listener, options)
+    });
     address
+}
+
+/// TLS of the origin, with a certificate of its own.
+fn server_tls() -> Arc<rustls::ServerConfig> {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let name = format!("load-{}-{serial}", std::process::id());
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&directory).unwrap();
+    let identity = Identity::create(&directory).unwrap();
+    let config = tls::server_config(&identity.certificate, &identity.key).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    config
+}
+
+/// Runs a protocol variant straight against an origin.
+fn run_variant(protocol: ProtocolName, plan: &Plan, request: Request) -> Outcome {
+    let sides = protocol.sides().direct();
+    let Traffic { protocol, tls } = sides.traffic("test", request).unwrap();
+    let plan = Plan { tls, fresh: sides.fresh, ..plan.clone() };
+    load::run(&plan, &protocol, &AtomicBool::new(false), &mut |_| Ok(())).unwrap()
 }
 
 /// Answers the first read of every connection with fixed bytes, then closes it.
@@ -182,4 +218,88 @@ fn stops_when_told() {
     let plan = Plan { duration: Duration::from_secs(3600), ..plan(origin(Duration::ZERO)) };
     let result = load::run(&plan, &http1(1), &AtomicBool::new(true), &mut |_| Ok(()));
     assert!(matches!(result, Err(LoadError::Interrupted)));
+}
+
+#[test]
+fn every_variant_completes_without_a_fault() {
+    let target = origin(Duration::ZERO);
+    for &protocol in ProtocolName::value_variants() {
+        for (body_bytes, post_bytes) in [(0, None), (128, None), (200_000, Some(100_000))] {
+            let request = Request { body_bytes, post_bytes, streams: 4 };
+            let outcome = run_variant(protocol, &plan(target), request);
+            let name = protocol.name();
+            assert_eq!((outcome.errors(), outcome.faults_in_warmup), (0, 0), "{name}: {outcome:?}");
+            assert!(outcome.completed > 0, "{name}, {body_bytes} bytes");
+            assert_eq!(outcome.latency.len(), outcome.completed);
+            let each = (body_bytes + if protocol == ProtocolName::Grpc { 5 } else { 0 }) as u64;
+            assert_eq!(outcome.body_bytes, outcome.completed * each, "{name}");
+            let fresh = protocol.sides().fresh;
+            assert_eq!(outcome.reconnects >= outcome.completed, fresh, "{name}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn streams_of_a_connection_are_in_flight_together() {
+    // One at a time would be 50 requests a second.
+    let target = origin(Duration::from_millis(20));
+    let plan = Plan { connections: 1, pace: open(500), ..plan(target) };
+    for protocol in [ProtocolName::H2, ProtocolName::Grpc, ProtocolName::H2Tls] {
+        let request = Request { body_bytes: 128, post_bytes: None, streams: 50 };
+        let outcome = run_variant(protocol, &plan, request);
+        assert_eq!(outcome.errors(), 0, "{outcome:?}");
+        let due = due(&outcome, 500);
+        assert!(outcome.latency.len().abs_diff(due) <= 2, "{} of {due}", outcome.latency.len());
+        let least = Duration::from_nanos(outcome.latency.min());
+        assert!(least >= Duration::from_millis(19), "{least:?}");
+    }
+}
+
+#[test]
+fn fresh_connections_are_charged_for_their_handshake() {
+    // The delay of the origin is part of each latency, and the connect is before it.
+    let target = origin(Duration::from_millis(20));
+    let request = Request { body_bytes: 1, post_bytes: None, streams: 1 };
+    let outcome = run_variant(ProtocolName::HttpsHandshake, &plan(target), request);
+    assert_eq!(outcome.errors(), 0, "{outcome:?}");
+    assert!(outcome.completed > 0 && outcome.reconnects >= outcome.completed);
+    assert!(Duration::from_nanos(outcome.latency.min()) >= Duration::from_millis(20));
+}
+
+#[test]
+fn the_origin_answers_only_in_the_version_asked_for() {
+    let target = origin(Duration::ZERO);
+    for &protocol in ProtocolName::value_variants() {
+        let sides = protocol.sides();
+        let straight = client::probe(target, sides.direct()).unwrap();
+        assert_eq!(straight.tls.is_some(), sides.tls, "{straight:?}");
+        // Upstream of nobody, a client that speaks one version can't be answered in the other.
+        let answered = client::probe(target, sides).is_ok();
+        assert_eq!(answered, sides == sides.direct(), "{protocol:?}");
+    }
+}
+
+#[test]
+fn faults_of_http2_and_tls_are_counted_by_kind() {
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    let cases: [(ProtocolName, &'static [u8], Fault); 6] = [
+        (ProtocolName::H2, b"HTTP/1.1 400 Bad Request\r\n\r\n", Fault::Malformed),
+        (ProtocolName::H2, SETTINGS, Fault::Closed),
+        // It admits a single stream.
+        (ProtocolName::H2, b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x01", Fault::Refused),
+        // A trailers-only answer with status 14.
+        (
+            ProtocolName::Grpc,
+            b"\0\0\x11\x01\x05\0\0\0\x01\x88\x00\x0bgrpc-status\x0214",
+            Fault::Grpc,
+        ),
+        (ProtocolName::Https, b"HTTP/1.1 400 Bad Request\r\n\r\n", Fault::Tls),
+        (ProtocolName::Https, b"", Fault::Closed),
+    ];
+    for (protocol, answer, fault) in cases {
+        let request = Request { body_bytes: 1, post_bytes: None, streams: 2 };
+        let outcome = run_variant(protocol, &plan(canned(answer)), request);
+        assert_eq!(outcome.completed, 0, "{fault:?}");
+        assert!(outcome.faults[fault.index()] > 0, "{protocol:?}, {fault:?}: {:?}", outcome.faults);
+    }
 }

@@ -17,6 +17,12 @@ pub fn outrigger() -> &'static Path {
     PATH.get_or_init(|| std::env::var_os("OUTRIGGER_BIN").map_or_else(build, PathBuf::from))
 }
 
+/// Whether the tests are to run against Envoy, which tells a wrong expectation from a wrong proxy.
+#[must_use]
+pub fn is_envoy_tested() -> bool {
+    std::env::var_os("OUTRIGGER_TEST_PROXY").is_some_and(|name| name == "envoy")
+}
+
 /// Envoy: what `ENVOY_BIN` names, else the one on the path, else that of the Python package.
 ///
 /// # Panics

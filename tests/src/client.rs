@@ -2,10 +2,14 @@
 
 use std::io::{self, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
 
 use crate::PATIENCE;
 use crate::http::{Fault, Response, Wire};
 use crate::net::{Address, Stream};
+use crate::tls;
 
 /// A connection to the proxy.
 #[derive(Debug)]
@@ -33,6 +37,34 @@ impl Client {
     /// What `connect(2)` says.
     pub fn try_connect(address: &Address) -> io::Result<Client> {
         Ok(Client { wire: Wire::new(address.connect(PATIENCE)?) })
+    }
+
+    /// Connects with TLS, asking for that server name.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    #[track_caller]
+    pub fn secure(address: &Address, config: &Arc<ClientConfig>, server_name: &str) -> Client {
+        match Client::try_secure(address, config, server_name) {
+            Ok(client) => client,
+            Err(error) => panic!("no TLS with {address}: {error}"),
+        }
+    }
+
+    /// Connects with TLS, or says why not. A server may find fault with a client after this has
+    /// returned (TLS 1.3): then the first read says so.
+    ///
+    /// # Errors
+    /// What `connect(2)` says, or what is wrong with the handshake.
+    pub fn try_secure(
+        address: &Address,
+        config: &Arc<ClientConfig>,
+        server_name: &str,
+    ) -> io::Result<Client> {
+        let connection = tls::client_connection(config, server_name);
+        let stream = address.connect(PATIENCE)?.secure(connection.into())?;
+        Ok(Client { wire: Wire::new(stream) })
     }
 
     /// Sends bytes.
@@ -128,6 +160,7 @@ impl Client {
     /// Closes the sending side only.
     #[track_caller]
     pub fn finish(&mut self) -> &mut Client {
+        self.wire.stream().close_notify().unwrap();
         self.wire.stream().shutdown(Shutdown::Write).unwrap();
         self
     }
@@ -141,6 +174,12 @@ impl Client {
     /// The reading side.
     pub fn wire(&mut self) -> &mut Wire {
         &mut self.wire
+    }
+
+    /// The reading side, and nothing else.
+    #[must_use]
+    pub fn into_wire(self) -> Wire {
+        self.wire
     }
 
     /// The connection.

@@ -1,8 +1,11 @@
 //! Bootstraps, written as the smallest differences from one plain proxy.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use crate::net::Address;
+use crate::tls;
 
 /// An Envoy v3 bootstrap: admin interface, one listener with a connection manager, and clusters.
 /// Every port is 0.
@@ -49,6 +52,12 @@ impl Config {
         Config::new()
             .cluster("origin", &[origin])
             .route(json!({"match": {"prefix": "/"}, "route": {"cluster": "origin"}}))
+    }
+
+    /// Every request goes to one origin, by the cluster `origin` and HTTP/2.
+    #[must_use]
+    pub fn to_http2(origin: &Address) -> Config {
+        Config::to(origin).tune_cluster(http2_upstream(&json!({})))
     }
 
     /// One more cluster, with these endpoints.
@@ -113,6 +122,25 @@ impl Config {
         self
     }
 
+    /// Merges into the filter chain.
+    #[must_use]
+    pub fn chain(mut self, patch: Value) -> Config {
+        merge(&mut self.json["static_resources"]["listeners"][0]["filter_chains"][0], patch);
+        self
+    }
+
+    /// The listener speaks TLS, in this context.
+    #[must_use]
+    pub fn downstream_tls(self, context: Value) -> Config {
+        self.chain(json!({"transport_socket": transport_socket(tls::DOWNSTREAM, context)}))
+    }
+
+    /// The newest cluster speaks TLS, in this context.
+    #[must_use]
+    pub fn upstream_tls(self, context: Value) -> Config {
+        self.tune_cluster(json!({"transport_socket": transport_socket(tls::UPSTREAM, context)}))
+    }
+
     /// One more listener, as it is.
     #[must_use]
     pub fn raw_listener(mut self, listener: Value) -> Config {
@@ -158,6 +186,34 @@ impl Default for Config {
     }
 }
 
+/// A cluster's part that makes it speak HTTP/2, with these options.
+#[must_use]
+pub fn http2_upstream(options: &Value) -> Value {
+    json!({"typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": options},
+        },
+    }})
+}
+
+/// A transport socket of TLS, in that context.
+#[must_use]
+pub fn transport_socket(kind: &str, mut context: Value) -> Value {
+    context["@type"] = kind.into();
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": context})
+}
+
+/// One file access log with a text format.
+#[must_use]
+pub fn access_log(path: &Path, format: &str) -> Value {
+    json!([{"name": "file", "typed_config": {
+        "@type": FILE_ACCESS_LOG,
+        "path": path,
+        "log_format": {"text_format_source": {"inline_string": format}},
+    }}])
+}
+
 fn push(list: &mut Value, item: Value) {
     list.as_array_mut().unwrap().push(item);
 }
@@ -195,3 +251,18 @@ pub const TCP_PROXY: &str =
 /// Type of the file access log.
 pub const FILE_ACCESS_LOG: &str =
     "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
+
+/// Type of the listener filter that looks for TLS.
+pub const TLS_INSPECTOR: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+
+/// Type of the listener filter that looks for HTTP.
+pub const HTTP_INSPECTOR: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+
+/// Type of the gRPC-Web filter.
+pub const GRPC_WEB: &str = "type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
+
+/// Type of the filter that counts gRPC calls.
+pub const GRPC_STATS: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";

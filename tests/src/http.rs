@@ -19,8 +19,12 @@ pub enum Fault {
     Reset,
     /// Nothing came in time.
     Silent,
-    /// What came is not HTTP/1.1.
+    /// What came is not HTTP/1.1, or not HTTP/2.
     Malformed(String),
+    /// The stream was reset with that code, HTTP/2 only.
+    Stream(u32),
+    /// The connection was given up with that code, HTTP/2 only.
+    GoAway(u32),
     /// The system said something else.
     Other(ErrorKind),
 }
@@ -30,6 +34,8 @@ impl From<io::Error> for Fault {
         match error.kind() {
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Fault::Reset,
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Fault::Silent,
+            // A TLS connection that is closed without saying so.
+            ErrorKind::UnexpectedEof => Fault::Truncated,
             kind => Fault::Other(kind),
         }
     }
@@ -76,6 +82,20 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// From pairs.
+    #[must_use]
+    pub fn from_bytes(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Headers {
+        let fields = fields.into_iter();
+        Headers(fields.map(|(name, value)| (latin1(&name), latin1(&value))).collect())
+    }
+
+    /// All but the fields of these names.
+    #[must_use]
+    pub fn without(&self, names: &[&str]) -> Headers {
+        let kept = self.0.iter().filter(|(name, _)| !names.contains(&name.as_str()));
+        Headers(kept.cloned().collect())
+    }
+
     fn parse<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Headers, Fault> {
         lines.map(field).collect::<Result<_, _>>().map(Headers)
     }
@@ -119,9 +139,9 @@ pub enum Framing {
 pub struct Request {
     /// `GET`
     pub method: String,
-    /// As on the request line.
+    /// As on the request line; `:path` in HTTP/2.
     pub target: String,
-    /// `HTTP/1.1`
+    /// `HTTP/1.1`, `HTTP/1.0` or `HTTP/2`
     pub version: String,
     /// The fields.
     pub headers: Headers,
@@ -129,11 +149,18 @@ pub struct Request {
     pub body: Vec<u8>,
     /// Fields after a chunked body.
     pub trailers: Headers,
-    /// The head, byte by byte, empty line included.
+    /// The head, byte by byte, empty line included. Empty in HTTP/2.
     pub raw: Vec<u8>,
 }
 
 impl Request {
+    /// `:authority` in HTTP/2, Host in HTTP/1.1.
+    #[must_use]
+    #[track_caller]
+    pub fn authority(&self) -> Option<&str> {
+        self.headers.get(if self.version == "HTTP/2" { ":authority" } else { "host" })
+    }
+
     /// How its body is delimited.
     ///
     /// # Errors
@@ -146,11 +173,11 @@ impl Request {
 /// A response as it arrived.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// `HTTP/1.1`
+    /// `HTTP/1.1`, `HTTP/1.0` or `HTTP/2`
     pub version: String,
     /// `200`
     pub status: u16,
-    /// `OK`
+    /// `OK`; empty in HTTP/2.
     pub reason: String,
     /// The fields.
     pub headers: Headers,
@@ -227,6 +254,11 @@ impl Wire {
     /// The connection, to write to.
     pub fn stream(&mut self) -> &mut Stream {
         &mut self.stream
+    }
+
+    /// Puts another connection in the place of this one.
+    pub(crate) fn replace_stream(&mut self, stream: Stream) {
+        self.stream = stream;
     }
 
     /// Bytes that came so far.
@@ -374,6 +406,17 @@ impl Wire {
             self.more()?;
         }
         Ok(self.take(count))
+    }
+
+    /// So many bytes, or none.
+    ///
+    /// # Errors
+    /// [`Fault::Closed`] if the other side has closed before the first of them, else see [`Fault`].
+    pub(crate) fn exactly_or_closed(&mut self, count: usize) -> Result<Vec<u8>, Fault> {
+        if self.pending().is_empty() && self.fill()? == 0 {
+            return Err(Fault::Closed);
+        }
+        self.exactly(count)
     }
 
     /// Everything until the other side closes in good order.

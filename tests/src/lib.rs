@@ -2,8 +2,12 @@
 //!
 //! [`Proxy`] runs the binary with a [`Config`]; [`Origin`] stands behind it and does what a script
 //! says; [`Client`] stands before it and sends bytes as they are. Both ends read with the strict
-//! parser of [`http`], so whatever passes through a test is also well-formed. [`load`] has many
-//! connections at once.
+//! parser of [`http`], so whatever passes through a test is also well-formed. [`http2`] has both
+//! ends of HTTP/2 by an implementation that is not ours, [`frames`] sends and reads it frame by
+//! frame, and [`tls`] makes certificates. [`load`] has many connections at once.
+//!
+//! `OUTRIGGER_TEST_PROXY=envoy` runs the tests against Envoy: a test that Envoy fails may expect
+//! the wrong thing.
 //!
 //! Rules that keep the suite honest: ports come from the kernel (port 0), nothing sleeps where it
 //! can wait for an event, every wait has a deadline ([`PATIENCE`]), and every process dies with the
@@ -14,17 +18,22 @@
 pub mod binary;
 pub mod client;
 pub mod config;
+pub mod frames;
 pub mod http;
+pub mod http2;
 pub mod load;
 pub mod net;
 pub mod origin;
 pub mod process;
 pub mod proxy;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 
 pub use client::Client;
 pub use config::Config;
+pub use frames::{Frame, Frames};
+pub use http2::{Http2, Http2Client};
 pub use net::Address;
 pub use origin::Origin;
 pub use proxy::{Launch, Proxy};

@@ -1,4 +1,4 @@
-//! Addresses and byte streams of both kinds, TCP and Unix.
+//! Addresses and byte streams of both kinds, TCP and Unix, and TLS on top.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::{CipherSuite, CommonState, Connection, HandshakeKind, ProtocolVersion};
 use serde_json::{Value, json};
 use socket2::SockRef;
 
@@ -137,13 +138,39 @@ impl Listener {
     }
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
     /// Unix.
     Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<Secure>),
+}
+
+/// A TLS connection and what it runs over.
+#[derive(Debug)]
+pub struct Secure {
+    connection: Connection,
+    socket: TcpStream,
+}
+
+/// What a TLS handshake has agreed on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Agreed {
+    /// 1.2 or 1.3.
+    pub version: ProtocolVersion,
+    /// The suite.
+    pub suite: CipherSuite,
+    /// The protocol by ALPN.
+    pub alpn: Option<String>,
+    /// Whether a session was resumed.
+    pub resumed: bool,
+    /// The other side's certificate, DER.
+    pub certificate: Option<Vec<u8>>,
+    /// The server name that a client asked for, on the server's side.
+    pub server_name: Option<String>,
 }
 
 impl Stream {
@@ -165,7 +192,7 @@ impl Stream {
         socket.set_write_timeout(Some(timeout))
     }
 
-    /// A second handle of the same connection.
+    /// A second handle of the same connection; of TLS, of the TCP connection below it.
     ///
     /// # Errors
     /// What `dup(2)` says.
@@ -173,10 +200,66 @@ impl Stream {
         Ok(match self {
             Stream::Tcp(stream) => Stream::Tcp(stream.try_clone()?),
             Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
+            Stream::Tls(stream) => Stream::Tcp(stream.socket.try_clone()?),
         })
     }
 
-    /// Shuts a direction down, or both.
+    /// TLS over a second handle of this connection, which must be TCP. The handshake is over when
+    /// this returns.
+    ///
+    /// # Errors
+    /// What the other side or rustls does not like, as [`io::ErrorKind::InvalidData`] with the
+    /// [`rustls::Error`] in it, or what the system says.
+    ///
+    /// # Panics
+    /// If this is no TCP connection.
+    pub fn secure(&self, connection: Connection) -> io::Result<Stream> {
+        let Stream::Tcp(stream) = self else { panic!("TLS over {self:?}") };
+        let mut secure = Secure { connection, socket: stream.try_clone()? };
+        while secure.connection.is_handshaking() {
+            secure.connection.complete_io(&mut secure.socket)?;
+        }
+        // The last message of the handshake, and tickets.
+        secure.flush()?;
+        Ok(Stream::Tls(Box::new(secure)))
+    }
+
+    /// What the TLS handshake has agreed on.
+    ///
+    /// # Panics
+    /// If this is not TLS.
+    #[must_use]
+    pub fn agreed(&self) -> Agreed {
+        let Stream::Tls(stream) = self else { panic!("no TLS: {self:?}") };
+        let server_name = match &stream.connection {
+            Connection::Server(server) => server.server_name().map(str::to_owned),
+            Connection::Client(_) => None,
+        };
+        let state: &CommonState = &stream.connection;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Agreed {
+            version: state.protocol_version().unwrap(),
+            suite: state.negotiated_cipher_suite().unwrap().suite(),
+            alpn: state.alpn_protocol().map(text),
+            resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
+            certificate: state.peer_certificates().map(|chain| chain[0].to_vec()),
+            server_name,
+        }
+    }
+
+    /// Says that nothing more will be sent, in TLS only (close_notify).
+    ///
+    /// # Errors
+    /// What `send(2)` says.
+    pub fn close_notify(&mut self) -> io::Result<()> {
+        if let Stream::Tls(stream) = self {
+            stream.connection.send_close_notify();
+            stream.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Shuts a direction down, or both, without a word of TLS.
     ///
     /// # Errors
     /// What `shutdown(2)` says.
@@ -184,6 +267,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.shutdown(how),
             Stream::Unix(stream) => stream.shutdown(how),
+            Stream::Tls(stream) => stream.socket.shutdown(how),
         }
     }
 
@@ -201,6 +285,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => SockRef::from(stream),
             Stream::Unix(stream) => SockRef::from(stream),
+            Stream::Tls(stream) => SockRef::from(&stream.socket),
         }
     }
 }
@@ -210,6 +295,7 @@ impl Read for Stream {
         match self {
             Stream::Tcp(stream) => stream.read(buf),
             Stream::Unix(stream) => stream.read(buf),
+            Stream::Tls(stream) => stream.read(buf),
         }
     }
 }
@@ -219,6 +305,7 @@ impl Write for Stream {
         match self {
             Stream::Tcp(stream) => stream.write(buf),
             Stream::Unix(stream) => stream.write(buf),
+            Stream::Tls(stream) => stream.write(buf),
         }
     }
 
@@ -226,3 +313,42 @@ impl Write for Stream {
         Ok(())
     }
 }
+
+impl Secure {
+    fn flush(&mut self) -> io::Result<()> {
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut self.socket)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.connection.reader().read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            if self.connection.read_tls(&mut self.socket)? == 0 {
+                // The reader tells a close from a cut.
+                return self.connection.reader().read(buf);
+            }
+            let processed = self.connection.process_new_packets();
+            // An alert, or the answer to a key update.
+            let flushed = self.flush();
+            processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            flushed?;
+        }
+    }
+
+    /// Takes all of it, or what was taken but not sent would wait for the next write.
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        for piece in buf.chunks(RECORDS_BYTES) {
+            self.connection.writer().write_all(piece)?;
+            self.flush()?;
+        }
+        Ok(buf.len())
+    }
+}
+
+/// What is encrypted at once: below the library's own limit of what may wait.
+const RECORDS_BYTES: usize = 32 * 1024;

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
+use rustls::{ServerConfig, ServerConnection};
 use socket2::{Domain, Socket, Type};
 
 use crate::PATIENCE;
+use crate::frames::Frames;
 use crate::http::{Fault, Request, Wire};
 use crate::net::{Address, Listener, Stream};
 
@@ -246,6 +248,32 @@ impl Peer {
         Ok(self.wire.stream().reset_on_close()?)
     }
 
+    /// Speaks TLS from here on. The handshake is over when this returns.
+    ///
+    /// # Errors
+    /// If the handshake fails.
+    pub fn secure(&mut self, config: &Arc<ServerConfig>) -> Result<(), Fault> {
+        let connection = ServerConnection::new(Arc::clone(config)).unwrap();
+        let stream = self.wire.stream().secure(connection.into())?;
+        self.wire.replace_stream(stream);
+        Ok(())
+    }
+
+    /// Speaks HTTP/2 frame by frame, after these settings.
+    ///
+    /// # Errors
+    /// As [`Frames::accept`].
+    pub fn frames(&mut self, settings: &[(u16, u32)]) -> Result<(Frames<&mut Wire>, Notes), Fault> {
+        let notes = self.notes();
+        Ok((Frames::accept(&mut self.wire, settings)?, notes))
+    }
+
+    /// To write requests into the log that are not read by [`request`](Peer::request).
+    #[must_use]
+    pub fn notes(&self) -> Notes {
+        Notes { number: self.number, shared: Arc::clone(&self.shared) }
+    }
+
     /// Closes the sending side only.
     ///
     /// # Errors
@@ -268,6 +296,20 @@ impl Peer {
     }
 
     fn note(&self, request: &Request) {
+        self.notes().note(request);
+    }
+}
+
+/// Writes requests of one connection into the log.
+#[derive(Clone, Debug)]
+pub struct Notes {
+    number: usize,
+    shared: Arc<Shared>,
+}
+
+impl Notes {
+    /// Notes a request.
+    pub fn note(&self, request: &Request) {
         let request = request.clone();
         self.shared.log().requests.push(Seen { connection: self.number, request });
         self.shared.changed.notify_all();

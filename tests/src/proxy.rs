@@ -5,13 +5,17 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use rustls::ClientConfig;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::config::Config;
-use crate::http::Response;
+use crate::frames::Frames;
+use crate::http::{Response, Wire};
+use crate::http2::Http2Client;
 use crate::net::Address;
 use crate::process::{Limits, Process, Scratch};
 use crate::{PATIENCE, binary, eventually};
@@ -27,9 +31,13 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Outrigger with a bootstrap, on one shard.
+    /// Outrigger with a bootstrap, on one shard; Envoy where that is what is tested.
     #[must_use]
     pub fn outrigger(config: &Config) -> Launch {
+        if binary::is_envoy_tested() {
+            let config = config.clone().with(json!({"engine": null}));
+            return Launch::envoy_text(&config.json().to_string());
+        }
         Launch::outrigger_text(&serde_json::to_string_pretty(config.json()).unwrap())
     }
 
@@ -204,6 +212,30 @@ impl Proxy {
     #[track_caller]
     pub fn client(&self) -> Client {
         Client::connect(self.address())
+    }
+
+    /// Connects to the first listener with HTTP/2.
+    #[must_use]
+    #[track_caller]
+    pub fn http2(&self) -> Http2Client {
+        Http2Client::connect(self.address())
+    }
+
+    /// Connects to the first listener with HTTP/2 frame by frame, and these settings.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    #[track_caller]
+    pub fn frames(&self, settings: &[(u16, u32)]) -> Frames<Wire> {
+        Frames::connect(self.client().into_wire(), settings).unwrap()
+    }
+
+    /// Connects to the first listener with TLS, asking for that server name.
+    #[must_use]
+    #[track_caller]
+    pub fn secure(&self, config: &Arc<ClientConfig>, server_name: &str) -> Client {
+        Client::secure(self.address(), config, server_name)
     }
 
     /// The URL of a path at the first listener.

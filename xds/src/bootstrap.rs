@@ -13,6 +13,7 @@ use prost_reflect::{DynamicMessage, SerializeOptions, Value};
 use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
+use crate::compile::Note;
 use crate::compile::bootstrap::{self as compile, Complaint};
 use crate::engine_config::EngineConfig;
 use crate::fault::{Fault, FieldPath, Found, Problem, Resource, Segment, Trail};
@@ -23,7 +24,7 @@ use crate::source::{self, Format, SyntaxError, TEXT_BYTES_MAX, Text};
 /// Where a configuration comes from: one text, or a text and another merged onto it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    texts: Vec<Text>,
+    pub(crate) texts: Vec<Text>,
 }
 
 /// Choices of a load.
@@ -99,6 +100,15 @@ pub enum Warning {
         /// Why that is safe.
         reason: &'static str,
     },
+    /// A value that is honoured, and may not be meant.
+    Advice {
+        /// The resource.
+        resource: Resource,
+        /// The field.
+        path: FieldPath,
+        /// What it comes to.
+        text: &'static str,
+    },
     /// U-05: a key that no message has, which the options allow.
     UnknownKey(Fault),
     /// U-06: an optional extension that we do not implement.
@@ -117,6 +127,9 @@ impl fmt::Display for Warning {
         match self {
             Warning::Ignored { resource, path, reason } => {
                 write!(f, "{}: {path}: ignored: {reason}", named(resource))
+            }
+            Warning::Advice { resource, path, text } => {
+                write!(f, "{}: {path}: {text}", named(resource))
             }
             Warning::UnknownKey(fault) => write!(f, "{fault}; ignored"),
             Warning::SkippedExtension { resource, path, type_url } => {
@@ -232,6 +245,14 @@ pub fn load(source: &Source, options: &LoadOptions) -> Result<Loaded, LoadError>
             let (resource, path) = (resource.clone(), trail.path());
             warnings.push(Warning::SkippedExtension { resource, path, type_url });
         }
+    }
+    for (resource, note) in compiled.notes {
+        warnings.push(match note {
+            Note::Ignored(trail, reason) => {
+                Warning::Ignored { resource, path: trail.path(), reason }
+            }
+            Note::Advice(trail, text) => Warning::Advice { resource, path: trail.path(), text },
+        });
     }
     Ok(Loaded {
         engine,
@@ -410,7 +431,7 @@ fn refused(source: &Source, complaints: Vec<Complaint>) -> LoadError {
 }
 
 /// A complaint with its place in the text.
-fn place(texts: &[Text], resource: Resource, found: Found) -> Fault {
+pub(crate) fn place(texts: &[Text], resource: Resource, found: Found) -> Fault {
     let path = found.trail.path();
     let whole = compile::whole_path(&resource, &path);
     let position = match texts {
@@ -426,19 +447,51 @@ fn place(texts: &[Text], resource: Resource, found: Found) -> Fault {
     Fault { resource, path, problem: found.problem, position }
 }
 
-/// JSON with proto field names. What cannot be printed, such as an optional extension of unknown type,
+/// JSON with proto field names, private keys left out. What cannot be printed, such as an optional extension of unknown type,
 /// makes the whole unprintable; then there is nothing to show but that.
 fn dump(bootstrap: &DynamicMessage) -> String {
     let options = SerializeOptions::new().use_proto_field_name(true);
-    let mut out = serde_json::Serializer::new(Vec::new());
-    match bootstrap.serialize_with_options(&mut out, &options) {
-        Ok(()) => String::from_utf8(out.into_inner()).unwrap_or_default(),
+    match bootstrap.serialize_with_options(serde_json::value::Serializer, &options) {
+        Ok(mut json) => {
+            redact(&mut json, false);
+            json.to_string()
+        }
         Err(error) => json!({ "error": error.to_string() }).to_string(),
+    }
+}
+
+/// Overwrites bytes that stand in the file itself in fields that Envoy marks as sensitive. Both
+/// spellings of names, because what is in a TypedStruct is printed as it was written.
+fn redact(json: &mut Json, sensitive: bool) {
+    match json {
+        Json::Object(members) => {
+            for (key, value) in members {
+                if sensitive && INLINE_FIELDS.contains(&&**key) {
+                    *value = json!("[redacted]");
+                } else {
+                    redact(value, sensitive || SENSITIVE_FIELDS.contains(&&**key));
+                }
+            }
+        }
+        Json::Array(items) => items.iter_mut().for_each(|item| redact(item, sensitive)),
+        _ => {}
     }
 }
 
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 const ENGINE: &str = "engine";
+
+const SENSITIVE_FIELDS: &[&str] = &[
+    "private_key",
+    "privateKey",
+    "password",
+    "pkcs12",
+    "session_ticket_keys",
+    "sessionTicketKeys",
+    "generic_secret",
+    "genericSecret",
+];
+const INLINE_FIELDS: &[&str] = &["inline_string", "inlineString", "inline_bytes", "inlineBytes"];
 
 /// Where the demo listens.
 pub const DEMO_LISTEN: SocketAddr =

@@ -150,6 +150,9 @@ pub enum Problem {
     /// U-01: a field that we do not implement.
     #[error("not supported")]
     NotSupported,
+    /// The same, and there is another way.
+    #[error("not supported: {0}")]
+    Instead(&'static str),
     /// U-05: a key that the message does not have.
     #[error("no such field{}", suggest(.near))]
     UnknownKey {

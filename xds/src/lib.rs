@@ -10,6 +10,7 @@
 pub mod bootstrap;
 pub mod engine_config;
 pub mod fault;
+pub mod secrets;
 pub mod snapshot;
 pub mod source;
 

@@ -46,7 +46,8 @@ pub(crate) const SUPPORT: &[Support] = &[
             ("enable_dispatcher_stats", STATS),
         ],
     },
-    honour("envoy.config.bootstrap.v3.Bootstrap.StaticResources", &["listeners", "clusters"]),
+    honour("envoy.config.bootstrap.v3.Bootstrap.StaticResources",
+        &["listeners", "clusters", "secrets"]),
     Support {
         message: "envoy.config.bootstrap.v3.Admin",
         honoured: &["address"],
@@ -79,8 +80,8 @@ pub(crate) const SUPPORT: &[Support] = &[
         honoured: &[
             "name", "address", "additional_addresses", "stat_prefix", "filter_chains",
             "default_filter_chain", "per_connection_buffer_limit_bytes", "deprecated_v1",
-            // Only waits for listener filters, and there are none.
-            "listener_filters_timeout", "continue_on_listener_filters_timeout",
+            "listener_filters", "listener_filters_timeout",
+            "continue_on_listener_filters_timeout",
             "transparent", "freebind", "socket_options", "tcp_fast_open_queue_length",
             "traffic_direction", "connection_balance_config", "reuse_port", "enable_reuse_port",
             "tcp_backlog_size", "max_connections_to_accept_per_socket_event", "bind_to_port",
@@ -97,11 +98,79 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("envoy.config.listener.v3.AdditionalAddress",
         &["address", "socket_options", "tcp_keepalive"]),
     honour("envoy.config.listener.v3.FilterChain",
-        &["filter_chain_match", "filters", "metadata", "transport_socket", "name"]),
-    honour("envoy.config.listener.v3.FilterChainMatch", &[]),
+        &["filter_chain_match", "filters", "metadata", "transport_socket",
+          "transport_socket_connect_timeout", "name"]),
+    honour("envoy.config.listener.v3.FilterChainMatch",
+        &["destination_port", "prefix_ranges", "server_names", "transport_protocol",
+          "application_protocols", "direct_source_prefix_ranges", "source_type",
+          "source_prefix_ranges", "source_ports"]),
     honour("envoy.config.listener.v3.Filter", &["name", "typed_config"]),
+    honour("envoy.config.listener.v3.ListenerFilter",
+        &["name", "typed_config", "filter_disabled"]),
+    honour("envoy.config.listener.v3.ListenerFilterChainMatchPredicate",
+        &["or_match", "and_match", "not_match", "any_match", "destination_port_range"]),
+    honour("envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet", &["rules"]),
+    honour("envoy.type.v3.Int32Range", &["start", "end"]),
+    honour("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        // enable_ja3_fingerprinting, enable_ja4_fingerprinting: refused when true.
+        &["initial_read_buffer_size", "max_client_hello_size", "enable_ja3_fingerprinting",
+          "enable_ja4_fingerprinting", "close_connection_on_client_hello_parsing_errors"]),
+    honour("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector", &[]),
+
+    // Transport sockets and secrets (section 16).
     honour("envoy.config.core.v3.TransportSocket", &["name", "typed_config"]),
     honour("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", &[]),
+    Support {
+        message: "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        // require_sni: refused when true.
+        honoured: &["common_tls_context", "require_client_certificate", "require_sni",
+            "session_ticket_keys", "session_ticket_keys_sds_secret_config",
+            "disable_stateless_session_resumption", "disable_stateful_session_resumption",
+            "session_timeout", "ocsp_staple_policy", "full_scan_certs_on_sni_mismatch"],
+        ignored: &[("prefer_client_ciphers", "the order is the TLS library's")],
+    },
+    Support {
+        message: "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        // allow_renegotiation: refused when true.
+        honoured: &["common_tls_context", "sni", "auto_host_sni", "auto_sni_san_validation",
+            "allow_renegotiation", "max_session_keys"],
+        ignored: &[("enforce_rsa_key_usage", "always enforced")],
+    },
+    Support {
+        message: "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext",
+        honoured: &["tls_params", "tls_certificates", "tls_certificate_sds_secret_configs",
+            "validation_context", "validation_context_sds_secret_config",
+            "combined_validation_context", "alpn_protocols"],
+        ignored: &[("key_log", "keys are never logged")],
+    },
+    honour("envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CombinedCertificateValidationContext",
+        &["default_validation_context", "validation_context_sds_secret_config"]),
+    honour("envoy.extensions.transport_sockets.tls.v3.TlsParameters",
+        &["tls_minimum_protocol_version", "tls_maximum_protocol_version", "cipher_suites",
+          "ecdh_curves", "signature_algorithms"]),
+    honour("envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
+        &["certificate_chain", "private_key", "ocsp_staple", "watched_directory"]),
+    honour("envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys", &["keys"]),
+    honour("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext",
+        &["trusted_ca", "system_root_certs", "watched_directory", "verify_certificate_spki",
+          "verify_certificate_hash", "match_typed_subject_alt_names", "match_subject_alt_names",
+          "crl", "only_verify_leaf_cert_crl", "allow_expired_certificate",
+          "trust_chain_verification", "max_verify_depth", "suppress_client_ca_list"]),
+    honour("envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts",
+        &[]),
+    honour("envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher",
+        &["san_type", "matcher"]),
+    honour("envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig", &["name", "sds_config"]),
+    honour("envoy.extensions.transport_sockets.tls.v3.Secret",
+        &["name", "tls_certificate", "session_ticket_keys", "validation_context",
+          "generic_secret"]),
+    honour("envoy.extensions.transport_sockets.tls.v3.GenericSecret", &["secret", "secrets"]),
+    honour("envoy.config.core.v3.ConfigSource",
+        &["path", "path_config_source", "initial_fetch_timeout", "resource_api_version"]),
+    honour("envoy.config.core.v3.PathConfigSource", &["path", "watched_directory"]),
+    honour("envoy.config.core.v3.WatchedDirectory", &["path"]),
+    honour("envoy.service.discovery.v3.DiscoveryResponse",
+        &["version_info", "resources", "type_url", "nonce"]),
 
     // TcpProxy (section 4).
     honour("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
@@ -115,13 +184,14 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         &["codec_type", "stat_prefix", "route_config", "http_filters", "add_user_agent",
           "common_http_protocol_options", "http1_safe_max_connection_duration",
-          "http_protocol_options", "server_name", "server_header_transformation",
+          "http_protocol_options", "http2_protocol_options", "server_name", "server_header_transformation",
           "scheme_header_transformation", "max_request_headers_kb", "stream_idle_timeout",
           "stream_flush_timeout", "request_timeout", "request_headers_timeout", "drain_timeout",
           "delayed_close_timeout", "access_log", "use_remote_address", "xff_num_trusted_hops",
           "internal_address_config", "skip_xff_append", "via", "generate_request_id",
           "preserve_external_request_id", "always_set_request_id_in_response",
-          "forward_client_cert_details", "proxy_100_continue",
+          "forward_client_cert_details", "set_current_client_cert_details",
+          "proxy_100_continue",
           "represent_ipv4_remote_address_as_ipv4_mapped_ipv6", "upgrade_configs",
           "normalize_path", "merge_slashes", "path_with_escaped_slashes_action",
           "request_id_extension", "strip_matching_host_port", "strip_any_host_port",
@@ -131,6 +201,8 @@ pub(crate) const SUPPORT: &[Support] = &[
         &["unix_sockets", "cidr_ranges"]),
     honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig",
         &["upgrade_type", "enabled"]),
+    honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",
+        &["subject", "cert", "chain", "dns", "uri"]),
     honour("envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension",
         &["typed_config"]),
     honour("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig", &["pack_trace_reason"]),
@@ -140,6 +212,12 @@ pub(crate) const SUPPORT: &[Support] = &[
         // start_child_span: there are no spans to start.
         &["dynamic_stats", "start_child_span", "suppress_envoy_headers",
           "respect_expected_rq_timeout"]),
+    honour("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb", &[]),
+    honour("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        &["individual_method_stats_allowlist", "stats_for_all_methods", "enable_upstream_stats",
+          "replace_dots_in_grpc_service_name"]),
+    honour("envoy.config.core.v3.GrpcMethodList", &["services"]),
+    honour("envoy.config.core.v3.GrpcMethodList.Service", &["name", "method_names"]),
     honour("envoy.config.core.v3.HttpProtocolOptions",
         &["idle_timeout", "max_connection_duration", "max_connection_duration_jitter",
           "max_headers_count", "max_response_headers_kb", "max_stream_duration",
@@ -154,6 +232,23 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
         &["proper_case_words", "stateful_formatter"]),
     honour("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig", &[]),
+    Support {
+        message: "envoy.config.core.v3.Http2ProtocolOptions",
+        // disallow_obs_text: refused when true.
+        honoured: &["hpack_table_size", "max_concurrent_streams", "initial_stream_window_size",
+            "initial_connection_window_size", "allow_connect", "max_outbound_frames",
+            "max_outbound_control_frames", "max_consecutive_inbound_frames_with_empty_payload",
+            "max_inbound_priority_frames_per_stream",
+            "max_inbound_window_update_frames_per_data_frame_sent",
+            "stream_error_on_invalid_http_messaging",
+            "override_stream_error_on_invalid_http_message", "connection_keepalive",
+            "enable_huffman_encoding", "max_header_field_size_kb", "disallow_obs_text",
+            "stream_reset_burst", "stream_reset_rate"],
+        ignored: &[("use_oghttp2_codec", "there is one codec")],
+    },
+    honour("envoy.config.core.v3.KeepaliveSettings",
+        &["interval", "timeout", "interval_jitter", "connection_idle_interval"]),
+    honour("envoy.config.core.v3.UpstreamHttpProtocolOptions", &["auto_sni", "auto_san_validation"]),
     honour("envoy.config.core.v3.SchemeHeaderTransformation",
         &["scheme_to_overwrite", "match_upstream"]),
 
@@ -173,7 +268,9 @@ pub(crate) const SUPPORT: &[Support] = &[
           "response_headers_to_add", "response_headers_to_remove", "stat_prefix"]),
     honour("envoy.config.route.v3.RouteMatch",
         &["prefix", "path", "safe_regex", "connect_matcher", "path_separated_prefix",
-          "case_sensitive", "runtime_fraction", "headers", "query_parameters", "grpc"]),
+          "case_sensitive", "runtime_fraction", "headers", "query_parameters", "grpc",
+          "tls_context"]),
+    honour("envoy.config.route.v3.RouteMatch.TlsContextMatchOptions", &["presented", "validated"]),
     honour("envoy.config.route.v3.HeaderMatcher",
         &["name", "exact_match", "safe_regex_match", "range_match", "present_match",
           "prefix_match", "suffix_match", "contains_match", "string_match", "invert_match",
@@ -196,10 +293,12 @@ pub(crate) const SUPPORT: &[Support] = &[
             "cluster_not_found_response_code", "prefix_rewrite", "regex_rewrite", "path_rewrite",
             "host_rewrite_literal", "auto_host_rewrite", "host_rewrite_header",
             "host_rewrite_path_regex", "host_rewrite", "append_x_forwarded_host", "timeout",
-            "idle_timeout", "upgrade_configs", "max_stream_duration"],
+            "idle_timeout", "upgrade_configs", "max_stream_duration", "max_grpc_timeout",
+            "grpc_timeout_offset"],
         ignored: &[("early_data_policy", "early data is never sent")],
     },
-    honour("envoy.config.route.v3.RouteAction.MaxStreamDuration", &["max_stream_duration"]),
+    honour("envoy.config.route.v3.RouteAction.MaxStreamDuration",
+        &["max_stream_duration", "grpc_timeout_header_max", "grpc_timeout_header_offset"]),
     honour("envoy.config.route.v3.RouteAction.UpgradeConfig",
         &["upgrade_type", "enabled", "connect_config"]),
     honour("envoy.config.route.v3.WeightedCluster",
@@ -220,7 +319,8 @@ pub(crate) const SUPPORT: &[Support] = &[
         honoured: &["name", "alt_stat_name", "type", "connect_timeout",
             "per_connection_buffer_limit_bytes", "lb_policy", "load_assignment",
             "max_requests_per_connection", "circuit_breakers", "common_http_protocol_options",
-            "http_protocol_options", "typed_extension_protocol_options", "dns_refresh_rate",
+            "http_protocol_options", "http2_protocol_options", "upstream_http_protocol_options",
+            "protocol_selection", "typed_extension_protocol_options", "dns_refresh_rate",
             "dns_jitter", "dns_failure_refresh_rate", "respect_dns_ttl", "dns_lookup_family",
             "wait_for_warm_on_init", "least_request_lb_config", "common_lb_config",
             "transport_socket", "metadata", "upstream_connection_options",
@@ -250,11 +350,14 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
         &["choice_count", "active_request_bias", "enable_full_scan", "selection_method"]),
     honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-        &["common_http_protocol_options", "explicit_http_config", "use_downstream_protocol_config"]),
+        &["common_http_protocol_options", "upstream_http_protocol_options", "explicit_http_config",
+          "use_downstream_protocol_config", "auto_config"]),
     honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig",
-        &["http_protocol_options"]),
+        &["http_protocol_options", "http2_protocol_options"]),
     honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
-        &["http_protocol_options"]),
+        &["http_protocol_options", "http2_protocol_options"]),
+    honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
+        &["http_protocol_options", "http2_protocol_options"]),
     honour("envoy.config.endpoint.v3.ClusterLoadAssignment",
         &["cluster_name", "endpoints", "policy"]),
     honour("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["overprovisioning_factor"]),
@@ -283,6 +386,15 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("envoy.config.core.v3.JsonFormatOptions", &["sort_properties"]),
     honour("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery", &[]),
 ];
+
+/// Refused fields whose users can be told what to do.
+const INSTEAD: &[(&str, &str, &str)] = &[
+    ("envoy.config.core.v3.ConfigSource", "ads", SECRETS_INSTEAD),
+    ("envoy.config.core.v3.ConfigSource", "api_config_source", SECRETS_INSTEAD),
+    ("envoy.config.core.v3.ConfigSource", "self", SECRETS_INSTEAD),
+];
+const SECRETS_INSTEAD: &str =
+    "secrets are read from files (path_config_source) or from static_resources.secrets";
 
 /// Messages whose content is stored, whatever it is (U-13).
 const METADATA: &str = "envoy.config.core.v3.Metadata";
@@ -358,7 +470,14 @@ impl<'a> Reviewer<'a> {
             } else if let Some((_, reason)) = ignored {
                 self.review.ignored.push((at, reason));
             } else {
-                self.fault(at, Problem::NotSupported);
+                let instead = INSTEAD.iter().find(|(message, name, _)| {
+                    (*message, *name) == (descriptor.full_name(), field.name())
+                });
+                let problem = match instead {
+                    Some((_, _, instead)) => Problem::Instead(instead),
+                    None => Problem::NotSupported,
+                };
+                self.fault(at, problem);
             }
         }
         for unknown in message.unknown_fields() {
@@ -449,6 +568,16 @@ mod tests {
             for name in support.honoured.iter().chain(ignored) {
                 assert!(message.get_field_by_name(name).is_some(), "{}.{name}", support.message);
             }
+        }
+    }
+
+    #[test]
+    fn every_alternative_is_to_a_refused_field() {
+        let schema = Schema::load();
+        for (message, field, _) in INSTEAD {
+            assert!(schema.message(message).unwrap().get_field_by_name(field).is_some());
+            let support = SUPPORT.iter().find(|support| support.message == *message).unwrap();
+            assert!(!support.honoured.contains(field), "{message}.{field}");
         }
     }
 

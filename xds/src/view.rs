@@ -52,6 +52,11 @@ impl<'a> View<'a> {
         self.trail.field(field)
     }
 
+    /// Where the message is, as messages name it.
+    pub(crate) fn path(&self) -> String {
+        self.trail.path().to_string()
+    }
+
     pub(crate) fn raw(&self) -> &'a DynamicMessage {
         self.message
     }
@@ -120,6 +125,10 @@ impl<'a> View<'a> {
         self.get(field).and_then(Value::as_u32).unwrap_or(0)
     }
 
+    pub(crate) fn i32(&self, field: &str) -> i32 {
+        self.get(field).and_then(Value::as_i32).unwrap_or(0)
+    }
+
     pub(crate) fn i64(&self, field: &str) -> i64 {
         self.get(field).and_then(Value::as_i64).unwrap_or(0)
     }
@@ -131,6 +140,11 @@ impl<'a> View<'a> {
     /// UInt32Value.
     pub(crate) fn wrapped_u32(&self, field: &str) -> Option<u32> {
         self.message(field).map(|wrapper| wrapper.u32("value"))
+    }
+
+    /// UInt64Value.
+    pub(crate) fn wrapped_u64(&self, field: &str) -> Option<u64> {
+        self.message(field)?.get("value").map_or(Some(0), Value::as_u64)
     }
 
     /// UInt32Value that has to be above zero when it is set.
@@ -234,6 +248,16 @@ impl<'a> View<'a> {
         list.iter()
             .enumerate()
             .filter_map(|(index, item)| Some((item.as_str()?, at.index(index))))
+            .collect()
+    }
+
+    /// Elements of a repeated number field with their places.
+    pub(crate) fn u32s(&self, field: &str) -> Vec<(u32, Trail)> {
+        let list = self.get(field).and_then(Value::as_list).unwrap_or_default();
+        let at = self.at(field);
+        list.iter()
+            .enumerate()
+            .filter_map(|(index, item)| Some((item.as_u32()?, at.index(index))))
             .collect()
     }
 

@@ -310,6 +310,70 @@ fn limits() {
 }
 
 #[test]
+fn http2() {
+    let held = |field: &str, value: u64| {
+        let pointer = at_hcm(&format!("http2_protocol_options/{field}"));
+        let hcm = load_json(&set(&http(), &pointer, json!(value)));
+        let pointer = format!("{CLUSTER}/http2_protocol_options/{field}");
+        let cluster = load_json(&set(&http(), &pointer, json!(value)));
+        assert_eq!(hcm.is_ok(), cluster.is_ok(), "{field} = {value}");
+        hcm.is_ok()
+    };
+    let (bits_31, bits_32) = ((1 << 31) - 1, (1 << 32) - 1);
+    for (field, min, max) in [
+        ("hpack_table_size", 0, bits_32),
+        ("max_concurrent_streams", 1, bits_31),
+        ("initial_stream_window_size", 65_535, bits_31),
+        ("initial_connection_window_size", 65_535, bits_31),
+        ("max_outbound_frames", 1, bits_32),
+        ("max_outbound_control_frames", 1, bits_32),
+        ("max_consecutive_inbound_frames_with_empty_payload", 0, bits_32),
+        ("max_inbound_priority_frames_per_stream", 0, bits_32),
+        ("max_inbound_window_update_frames_per_data_frame_sent", 1, bits_32),
+    ] {
+        assert!(held(field, min) && held(field, max), "{field}");
+        assert!(min == 0 || !held(field, min - 1), "{field}");
+        assert!(!held(field, max + 1), "{field}");
+    }
+    let in_hcm = |fields: Value| refusal(&set(&http(), &at_hcm("http2_protocol_options"), fields));
+    let at = format!("Listener web: {HCM_PATH}.http2_protocol_options");
+    for (fields, expected) in [
+        (
+            json!({ "initial_stream_window_size": 65534 }),
+            "initial_stream_window_size: must be from 65535 to 2147483647",
+        ),
+        (
+            json!({ "max_header_field_size_kb": 63 }),
+            "max_header_field_size_kb: must be from 64 to 256",
+        ),
+        (
+            json!({ "max_header_field_size_kb": 64 }),
+            "max_header_field_size_kb: must not be above the 60 kB of all headers together",
+        ),
+        (json!({ "disallow_obs_text": true }), "disallow_obs_text: not supported"),
+        (json!({ "connection_keepalive": {} }), "connection_keepalive.timeout: is required"),
+        (
+            json!({ "connection_keepalive": { "timeout": "0.0001s" } }),
+            "connection_keepalive.timeout: must be at least 1 ms",
+        ),
+        (
+            json!({ "connection_keepalive": { "timeout": "1s", "interval": "0s" } }),
+            "connection_keepalive.interval: must be at least 1 ms",
+        ),
+        (
+            json!({ "connection_keepalive": { "timeout": "1s", "interval_jitter": { "value": 101 } } }),
+            "connection_keepalive.interval_jitter: must be from 0 to 100",
+        ),
+        (
+            json!({ "custom_settings_parameters": [{ "identifier": 9, "value": 1 }] }),
+            "custom_settings_parameters: not supported",
+        ),
+    ] {
+        assert_eq!(in_hcm(fields), format!("{at}.{expected}"));
+    }
+}
+
+#[test]
 fn status_codes() {
     for (status, fits) in [(199, false), (200, true), (599, true), (600, false), (70_000, false)] {
         let route = json!({ "match": { "prefix": "/" }, "direct_response": { "status": status } });

@@ -11,8 +11,8 @@ use common::*;
 use std::sync::Arc;
 
 use outrigger_xds::snapshot::{
-    HeaderEdits, HttpConnectionManager, PathMatcher, RequireTls, Route, RouteAction, RouteId,
-    RouteMatcher, RouteTable, Target, VirtualHost,
+    ClientCertificateMatcher, HeaderEdits, HttpConnectionManager, PathMatcher, RequireTls, Route,
+    RouteAction, RouteId, RouteMatcher, RouteTable, Target, VirtualHost,
 };
 use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use request::Request;
@@ -305,6 +305,28 @@ fn section_7_query_parameters() {
 }
 
 #[test]
+fn section_7_tls_context() {
+    let plain = (false, false);
+    let unverified = (true, false);
+    let verified = (true, true);
+    for (criteria, matching) in [
+        (json!({}), vec![plain, unverified, verified]),
+        (json!({ "presented": true }), vec![unverified, verified]),
+        (json!({ "presented": false }), vec![plain]),
+        (json!({ "validated": true }), vec![verified]),
+        (json!({ "validated": false }), vec![plain, unverified]),
+        (json!({ "presented": true, "validated": false }), vec![unverified]),
+        (json!({ "presented": false, "validated": true }), vec![]),
+    ] {
+        for certificate in [plain, unverified, verified] {
+            let request = Request { certificate, ..Request::to("a", "/") };
+            let found = matches(&json!({ "prefix": "/", "tls_context": criteria }), &request);
+            assert_eq!(found, matching.contains(&certificate), "{criteria} {certificate:?}");
+        }
+    }
+}
+
+#[test]
 fn section_7_grpc() {
     let check = |content_type: &'static str| {
         let request = Request::to("h", "/").with(&[("content-type", content_type)]);
@@ -351,6 +373,7 @@ fn virtual_host(domain: &str, paths: Vec<PathMatcher>) -> VirtualHost {
             headers: Box::default(),
             query: Box::default(),
             grpc: false,
+            client_certificate: ClientCertificateMatcher::default(),
             fraction: None,
         },
         action: RouteAction::NonForwarding,

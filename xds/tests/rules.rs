@@ -14,11 +14,6 @@ use serde_json::json;
 fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
     let cases = [
         ("/hds_config", json!({ "api_type": "GRPC" }), "Bootstrap: hds_config: not supported"),
-        (
-            "/static_resources/secrets",
-            json!([{ "name": "s" }]),
-            "Bootstrap: static_resources.secrets: not supported",
-        ),
         ("/dynamic_resources/ads_config", json!({}), "Bootstrap: dynamic_resources: not supported"),
         ("/overload_manager", json!({}), "Bootstrap: overload_manager: not supported"),
         ("/header_prefix", json!("x-foo"), "Bootstrap: header_prefix: not supported"),
@@ -35,8 +30,8 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
         ),
         (
             "/static_resources/listeners/0/listener_filters",
-            json!([{ "name": "f" }]),
-            "Listener web: listener_filters: not supported",
+            json!([{ "name": "f", "config_discovery": {} }]),
+            "Listener web: listener_filters[0].config_discovery: not supported",
         ),
         (
             "/static_resources/listeners/0/access_log",
@@ -44,9 +39,9 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
             "Listener web: access_log: not supported",
         ),
         (
-            "/static_resources/listeners/0/filter_chains/0/filter_chain_match/server_names",
-            json!(["a.b"]),
-            "Listener web: filter_chains[0].filter_chain_match.server_names: not supported",
+            "/static_resources/listeners/0/filter_chains/0/filter_chain_match/address_suffix",
+            json!("a"),
+            "Listener web: filter_chains[0].filter_chain_match.address_suffix: not supported",
         ),
         (
             "/static_resources/clusters/0/health_checks",
@@ -69,9 +64,9 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
             "Cluster app: load_assignment.endpoints[0].priority: not supported",
         ),
         (
-            "/static_resources/clusters/0/http2_protocol_options",
-            json!({}),
-            "Cluster app: http2_protocol_options: not supported",
+            "/static_resources/clusters/0/transport_socket_matches",
+            json!([{ "name": "m" }]),
+            "Cluster app: transport_socket_matches: not supported",
         ),
     ];
     for (pointer, value, expected) in cases {
@@ -85,7 +80,12 @@ fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
         ("tracing", json!({}), "tracing"),
         ("rds", json!({ "route_config_name": "r" }), "rds"),
         ("local_reply_config", json!({}), "local_reply_config"),
-        ("http2_protocol_options", json!({}), "http2_protocol_options"),
+        ("http3_protocol_options", json!({}), "http3_protocol_options"),
+        (
+            "http2_protocol_options",
+            json!({ "allow_metadata": true }),
+            "http2_protocol_options.allow_metadata",
+        ),
         ("route_config/vhds", json!({}), "route_config.vhds"),
         (
             "route_config/virtual_hosts/0/retry_policy",
@@ -132,13 +132,13 @@ fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
     }
     let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let options =
-        any_with(key, json!({ "explicit_http_config": { "http2_protocol_options": {} } }));
+        any_with(key, json!({ "explicit_http_config": { "http3_protocol_options": {} } }));
     let pointer = format!("{CLUSTER}/typed_extension_protocol_options");
     assert_eq!(
         refusal(&set(&http(), &pointer, json!({ key: options }))),
         format!(
             "Cluster app: typed_extension_protocol_options[{key:?}](HttpProtocolOptions)\
-             .explicit_http_config.http2_protocol_options: not supported"
+             .explicit_http_config.http3_protocol_options: not supported"
         ),
     );
 }
@@ -308,8 +308,8 @@ fn u_08_extensions_are_found_by_type_not_by_name() {
 fn u_09_enum_values_are_refused_by_name_or_number() {
     let codec = |value| refusal(&set(&http(), &format!("{HCM}/codec_type"), value));
     assert_eq!(
-        codec(json!("HTTP2")),
-        format!("Listener web: {HCM_PATH}.codec_type: HTTP2 is not supported")
+        codec(json!("HTTP3")),
+        format!("Listener web: {HCM_PATH}.codec_type: HTTP3 is not supported")
     );
     assert_eq!(
         codec(json!(77)),

@@ -308,23 +308,16 @@ fn section_3_filter_chains() {
         json!({ "name": "raw", "typed_config": raw }),
     );
     let loaded = loaded(&bootstrap);
-    assert_eq!(&*listener(&loaded).filter_chain().unwrap().name, "first");
-    assert!(listener(&loaded).default_filter_chain.is_some());
+    let names: Vec<&str> =
+        listener(&loaded).filter_chains.iter().map(|chain| &*chain.name).collect();
+    assert_eq!(names, ["first", ""]);
+
     let only_default = set(&bootstrap, &format!("{LISTENER}/filter_chains"), json!([]));
-    assert!(listener(&self::loaded(&only_default)).filter_chain().is_some());
+    assert_eq!(listener(&self::loaded(&only_default)).filter_chains.iter().count(), 1);
     let two = set(&http(), &format!("{LISTENER}/filter_chains/-"), chain);
     assert_eq!(
         refusal(&two),
         "Listener web: filter_chains[1]: matches the same connections as filter_chains[0]"
-    );
-    let tls = any("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext");
-    let tls = set(
-        &http(),
-        &format!("{CHAIN}/transport_socket"),
-        json!({ "name": "tls", "typed_config": tls }),
-    );
-    assert!(
-        refusal(&tls).contains("filter_chains[0].transport_socket.typed_config: extension type")
     );
 }
 
@@ -407,6 +400,10 @@ fn section_5_connection_manager_defaults() {
         (&SchemeRule::FromRequest, ForwardClientCert::Sanitize)
     );
     assert!(hcm.router.dynamic_stats && !hcm.router.suppress_envoy_headers);
+}
+
+fn hcm_defaults() -> HttpConnectionManager {
+    hcm(&loaded(&http())).clone()
 }
 
 #[test]
@@ -504,8 +501,25 @@ fn section_5_connection_manager_fields() {
         with_hcm("stream_error_on_invalid_http_message", json!(true))
             .stream_error_on_invalid_http_message
     );
-    for codec in ["AUTO", "HTTP1"] {
-        with_hcm("codec_type", json!(codec));
+    for (name, codec) in [("AUTO", Codec::Auto), ("HTTP1", Codec::Http1), ("HTTP2", Codec::Http2)] {
+        assert_eq!(with_hcm("codec_type", json!(name)).codec, codec);
+    }
+    assert_eq!(hcm_defaults().client_cert_details, ClientCertDetails::default());
+    let details = with_hcm(
+        "set_current_client_cert_details",
+        json!({ "subject": true, "cert": true, "chain": true, "dns": true, "uri": true }),
+    );
+    assert_eq!(
+        details.client_cert_details,
+        ClientCertDetails { subject: true, cert: true, chain: true, dns: true, uri: true }
+    );
+    for (name, mode) in [
+        ("FORWARD_ONLY", ForwardClientCert::ForwardOnly),
+        ("APPEND_FORWARD", ForwardClientCert::AppendForward),
+        ("SANITIZE_SET", ForwardClientCert::SanitizeSet),
+    ] {
+        let hcm = with_hcm("forward_client_cert_details", json!(name));
+        assert_eq!(hcm.forward_client_cert, mode);
     }
     let upgrades =
         json!([{ "upgrade_type": "WebSocket" }, { "upgrade_type": "CONNECT", "enabled": false }]);
@@ -579,6 +593,175 @@ fn section_13_http1_options() {
     assert!(
         refusal(&chunked).ends_with("http_protocol_options.allow_chunked_length: not supported")
     );
+}
+
+/// Every option of HTTP/2 away from its default.
+fn http2_options() -> (Value, Http2Options) {
+    let json = json!({
+        "hpack_table_size": 0, "max_concurrent_streams": 7, "initial_stream_window_size": 65535,
+        "initial_connection_window_size": 2147483647, "allow_connect": true,
+        "max_outbound_frames": 11, "max_outbound_control_frames": 12,
+        "max_consecutive_inbound_frames_with_empty_payload": 13,
+        "max_inbound_priority_frames_per_stream": 14,
+        "max_inbound_window_update_frames_per_data_frame_sent": 15,
+        "stream_reset_burst": 16, "stream_reset_rate": 17, "enable_huffman_encoding": false,
+        "override_stream_error_on_invalid_http_message": false,
+        "stream_error_on_invalid_http_messaging": true,
+        "connection_keepalive": { "interval": "3s", "timeout": "2s",
+            "interval_jitter": { "value": 5 }, "connection_idle_interval": "1s" },
+    });
+    let options = Http2Options {
+        hpack_table_size: 0,
+        max_concurrent_streams: 7,
+        initial_stream_window_size: 65_535,
+        initial_connection_window_size: (1 << 31) - 1,
+        allow_connect: true,
+        max_outbound_frames: 11,
+        max_outbound_control_frames: 12,
+        max_consecutive_inbound_frames_with_empty_payload: 13,
+        max_inbound_priority_frames_per_stream: 14,
+        max_inbound_window_update_frames_per_data_frame_sent: 15,
+        stream_reset_burst: 16,
+        stream_reset_rate: 17,
+        max_header_field_bytes: 64 * 1024,
+        huffman: false,
+        stream_error_on_invalid_http_message: Some(false),
+        keepalive: Some(Http2Keepalive {
+            interval: Some(3 * SECOND),
+            timeout: 2 * SECOND,
+            interval_jitter_percent: 5.0,
+            connection_idle_interval: Some(SECOND),
+        }),
+    };
+    (json, options)
+}
+
+#[test]
+fn section_13_http2_options() {
+    assert_eq!(
+        hcm_defaults().http2,
+        Http2Options {
+            hpack_table_size: 4096,
+            max_concurrent_streams: 1024,
+            initial_stream_window_size: 256 * 1024,
+            initial_connection_window_size: 1024 * 1024,
+            allow_connect: false,
+            max_outbound_frames: 10_000,
+            max_outbound_control_frames: 1000,
+            max_consecutive_inbound_frames_with_empty_payload: 1,
+            max_inbound_priority_frames_per_stream: 100,
+            max_inbound_window_update_frames_per_data_frame_sent: 10,
+            stream_reset_burst: 1000,
+            stream_reset_rate: 33,
+            max_header_field_bytes: 64 * 1024,
+            huffman: true,
+            stream_error_on_invalid_http_message: None,
+            keepalive: None,
+        }
+    );
+    let (json, options) = http2_options();
+    assert_eq!(with_hcm("http2_protocol_options", json).http2, options);
+    let http2 = |fields: Value| with_hcm("http2_protocol_options", fields).http2;
+    assert_eq!(http2(json!({})), Http2Options::default());
+    let deprecated = http2(json!({ "stream_error_on_invalid_http_messaging": true }));
+    assert_eq!(deprecated.stream_error_on_invalid_http_message, Some(true));
+    let keepalive = http2(json!({ "connection_keepalive": { "timeout": "1s" } })).keepalive;
+    assert_eq!(
+        keepalive,
+        Some(Http2Keepalive {
+            interval: None,
+            timeout: SECOND,
+            interval_jitter_percent: 15.0,
+            connection_idle_interval: None,
+        })
+    );
+    let larger = set(&http(), &format!("{HCM}/max_request_headers_kb"), json!(96));
+    let pointer = format!("{HCM}/http2_protocol_options/max_header_field_size_kb");
+    let larger = loaded(&set(&larger, &pointer, json!(96)));
+    assert_eq!(hcm(&larger).http2.max_header_field_bytes, 96 * 1024);
+    let ignored = json!({ "use_oghttp2_codec": true, "disallow_obs_text": false });
+    let ignored = with(&format!("{HCM}/http2_protocol_options"), ignored);
+    let ignored: Vec<String> = ignored.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        ignored,
+        [
+            format!(
+                "Listener web: {HCM_PATH}.http2_protocol_options.use_oghttp2_codec: ignored: there \
+                 is one codec"
+            ),
+            format!(
+                "Listener web: {HCM_PATH}.http2_protocol_options.disallow_obs_text: ignored: it is \
+                 what we do"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn section_19_grpc_filters() {
+    let filters = |filters: &[Value]| {
+        let router = json!({ "name": "router",
+            "typed_config": any("envoy.extensions.filters.http.router.v3.Router") });
+        let filters: Vec<Value> = filters.iter().cloned().chain([router]).collect();
+        set(&http(), &format!("{HCM}/http_filters"), json!(filters))
+    };
+    let web = json!({ "name": "web",
+        "typed_config": any("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb") });
+    let stats = |fields: Value| {
+        let kind = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+        json!({ "name": "stats", "typed_config": any_with(kind, fields) })
+    };
+    let off = |filter: &Value| set(filter, "/disabled", json!(true));
+    let hcm = |list: &[Value]| hcm(&loaded(&filters(list))).clone();
+    assert_eq!((hcm(&[]).grpc_web, hcm(&[]).grpc_stats), (false, None));
+    let plain = GrpcStats {
+        methods: GrpcMethods::None,
+        count_messages: true,
+        upstream_time: false,
+        replace_dots_in_service_name: false,
+    };
+    let both = hcm(&[web.clone(), stats(json!({}))]);
+    assert_eq!((both.grpc_web, both.grpc_stats), (true, Some(plain.clone())));
+    let none = hcm(&[off(&stats(json!({}))), off(&web)]);
+    assert_eq!((none.grpc_web, none.grpc_stats), (false, None));
+    let all = json!({ "stats_for_all_methods": true, "enable_upstream_stats": true,
+        "replace_dots_in_grpc_service_name": true });
+    assert_eq!(
+        hcm(&[stats(all)]).grpc_stats,
+        Some(GrpcStats {
+            methods: GrpcMethods::All,
+            upstream_time: true,
+            replace_dots_in_service_name: true,
+            ..plain.clone()
+        })
+    );
+    let allow = |services: Value| {
+        stats(json!({ "individual_method_stats_allowlist": { "services": services } }))
+    };
+    assert_eq!(
+        hcm(&[allow(json!([{ "name": "a.B", "method_names": ["C", "D"] }]))]).grpc_stats,
+        Some(GrpcStats {
+            methods: GrpcMethods::Listed(vec![("a.B".into(), vec!["C".into(), "D".into()])]),
+            ..plain
+        })
+    );
+    let at = format!("Listener web: {HCM_PATH}.http_filters");
+    for (list, expected) in [
+        (vec![web.clone(), web.clone()], "[1]: is there twice"),
+        (vec![stats(json!({})), stats(json!({}))], "[1]: is there twice"),
+        (vec![stats(json!({})), web], "[1]: must stand before grpc_stats"),
+        (
+            vec![stats(json!({ "emit_filter_state": true }))],
+            "[0].typed_config(FilterConfig).emit_filter_state: not supported",
+        ),
+        (
+            vec![allow(json!([{ "name": "a.B" }]))],
+            "[0].typed_config(FilterConfig).individual_method_stats_allowlist.services[0]\
+             .method_names: is required",
+        ),
+    ] {
+        assert_eq!(refusal(&filters(&list)), format!("{at}{expected}"));
+    }
 }
 
 #[test]
@@ -707,6 +890,28 @@ fn section_8_route_action() {
     assert_eq!(with(json!({ "idle_timeout": "4s" })).idle_timeout, Some(Some(4 * SECOND)));
     let stream = with(json!({ "max_stream_duration": { "max_stream_duration": "4s" } }));
     assert_eq!(stream.max_stream_duration, Some(Some(4 * SECOND)));
+    let grpc = |fields: Value| with(fields).grpc_timeout;
+    assert_eq!(plain.grpc_timeout, GrpcTimeout::Ignored);
+    let stream = |fields: Value| grpc(json!({ "max_stream_duration": fields }));
+    assert_eq!(
+        stream(json!({ "grpc_timeout_header_max": "0s", "grpc_timeout_header_offset": "1s" })),
+        GrpcTimeout::Stream { max: None, offset: SECOND }
+    );
+    assert_eq!(
+        stream(json!({ "grpc_timeout_header_max": "3s" })),
+        GrpcTimeout::Stream { max: Some(3 * SECOND), offset: Duration::ZERO }
+    );
+    assert_eq!(stream(json!({ "max_stream_duration": "3s" })), GrpcTimeout::Ignored);
+    assert_eq!(
+        grpc(json!({ "max_grpc_timeout": "3s", "grpc_timeout_offset": "1s" })),
+        GrpcTimeout::Route { max: Some(3 * SECOND), offset: SECOND }
+    );
+    assert_eq!(
+        grpc(json!({ "max_grpc_timeout": "0s" })),
+        GrpcTimeout::Route { max: None, offset: Duration::ZERO }
+    );
+    let both = json!({ "max_grpc_timeout": "3s", "max_stream_duration": {} });
+    assert_eq!(grpc(both), GrpcTimeout::Ignored);
     for (name, status) in [("NOT_FOUND", 404), ("INTERNAL_SERVER_ERROR", 500)] {
         assert_eq!(
             with(json!({ "cluster_not_found_response_code": name })).cluster_not_found_status,
@@ -855,6 +1060,9 @@ fn section_10_cluster_defaults() {
     assert_eq!(
         cluster.http,
         ClusterHttp {
+            protocol: UpstreamProtocol::Http1,
+            http2: Http2Options::default(),
+            max_stream_duration: None,
             idle_timeout: Some(3600 * SECOND),
             max_connection_duration: None,
             max_requests_per_connection: None,
@@ -964,6 +1172,9 @@ fn section_10_http_protocol_options() {
     assert_eq!(
         first_cluster(&cluster).http,
         ClusterHttp {
+            protocol: UpstreamProtocol::Http1,
+            http2: Http2Options::default(),
+            max_stream_duration: None,
             idle_timeout: Some(30 * SECOND),
             max_connection_duration: Some(60 * SECOND),
             max_requests_per_connection: Some(5),
@@ -985,7 +1196,37 @@ fn section_10_http_protocol_options() {
         json!({ "other": any_with(key, json!({ "use_downstream_protocol_config": {} })) });
     assert!(refusal(&set(&http(), &pointer, misplaced)).contains("the key of these options is"));
 
+    let protocol = |fields: Value| {
+        let http = first_cluster(&loaded(&typed(fields))).http.clone();
+        (http.protocol, http.http2)
+    };
+    let default = Http2Options::default();
+    let (options, expected) = http2_options();
+    assert_eq!(
+        protocol(json!({ "explicit_http_config": { "http2_protocol_options": options } })),
+        (UpstreamProtocol::Http2, expected.clone())
+    );
+    assert_eq!(
+        protocol(
+            json!({ "use_downstream_protocol_config": { "http2_protocol_options": options } })
+        ),
+        (UpstreamProtocol::Downstream, expected.clone())
+    );
+    assert_eq!(
+        protocol(json!({ "use_downstream_protocol_config": {} })),
+        (UpstreamProtocol::Downstream, default)
+    );
+    assert_eq!(
+        refusal(&typed(json!({ "auto_config": {} }))),
+        "Cluster app: typed_extension_protocol_options: auto_config chooses by ALPN, and the \
+         transport socket has none"
+    );
+
     // The deprecated forms, and not both.
+    let old = with_cluster("http2_protocol_options", options).http;
+    assert_eq!((old.protocol, old.http2), (UpstreamProtocol::Http2, expected));
+    let old = with_cluster("protocol_selection", json!("USE_DOWNSTREAM_PROTOCOL")).http;
+    assert_eq!(old.protocol, UpstreamProtocol::Downstream);
     let old = with_cluster("common_http_protocol_options", json!({ "idle_timeout": "0s" })).http;
     assert_eq!(old.idle_timeout, None);
     assert!(
@@ -1005,16 +1246,14 @@ fn section_10_http_protocol_options() {
     assert!(
         refusal(&both).starts_with("Cluster app: max_requests_per_connection: set together with")
     );
-    for field in ["max_stream_duration", "max_connection_duration_jitter"] {
-        let value =
-            if field == "max_stream_duration" { json!("1s") } else { json!({ "value": 1 }) };
-        let bootstrap =
-            set(&http(), &format!("{CLUSTER}/common_http_protocol_options/{field}"), value);
-        assert_eq!(
-            refusal(&bootstrap),
-            format!("Cluster app: common_http_protocol_options.{field}: not supported")
-        );
-    }
+    let stream = json!({ "max_stream_duration": "4s" });
+    let stream = with_cluster("common_http_protocol_options", stream).http;
+    assert_eq!(stream.max_stream_duration, Some(4 * SECOND));
+    let jitter = json!({ "max_connection_duration_jitter": { "value": 1 } });
+    assert_eq!(
+        refusal(&set(&http(), &format!("{CLUSTER}/common_http_protocol_options"), jitter)),
+        "Cluster app: common_http_protocol_options.max_connection_duration_jitter: not supported"
+    );
 }
 
 #[test]

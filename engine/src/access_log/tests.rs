@@ -70,7 +70,7 @@ fn configured(list: &Value) -> Vec<Arc<AccessLog>> {
     }]}});
     let source = Source::text("test", bootstrap.to_string(), TextFormat::Json);
     let loaded = load(&source, &LoadOptions::default()).unwrap_or_else(|error| panic!("{error}"));
-    let chain = loaded.snapshot.listeners[0].filter_chain().unwrap();
+    let chain = loaded.snapshot.listeners[0].filter_chains.iter().next().unwrap();
     match &chain.terminal {
         Terminal::Http(http) => http.access_log.clone(),
         Terminal::Tcp(_) => unreachable!(),

@@ -4,7 +4,7 @@
 //! are never written again while any chunk refers to the slab; when the arena is the only holder,
 //! it starts again at the front, so a quiet shard keeps writing to the same warm cache lines.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -23,8 +23,14 @@ pub struct Arena {
 impl Arena {
     /// An arena with one slab.
     pub fn new() -> Self {
-        let slabs = Rc::new(Slabs { free: RefCell::new(Vec::with_capacity(FREE_SLABS_MAX)) });
-        let hold = slabs.take(SLAB_BYTES);
+        Self::with_slabs(SLAB_BYTES)
+    }
+
+    /// An arena whose slabs have `slab_bytes`, a multiple of 64: what is written at once should fit,
+    /// as larger slabs are not kept for reuse.
+    pub(super) fn with_slabs(slab_bytes: usize) -> Self {
+        let slabs = Slabs::new(slab_bytes);
+        let hold = slabs.take(slab_bytes);
         Self { slabs, current: RefCell::new(Current { hold, used: 0 }) }
     }
 
@@ -78,10 +84,30 @@ impl ArenaWriter<'_> {
         self.end == self.start
     }
 
+    /// Appends `len` bytes of any value, and returns them to be overwritten.
+    pub fn extend(&mut self, len: usize) -> &mut [u8] {
+        if self.end + len > self.current.hold.head().capacity() {
+            self.move_to_new_slab(len);
+        }
+        let from = self.end;
+        self.end += len;
+        // SAFETY: in bounds by the check above; initialised, as slabs are zeroed when they are made;
+        // the bytes behind `end` belong to nobody else, and this borrow of the writer keeps it so.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.current.hold.head().base().as_ptr().add(from), len)
+        }
+    }
+
     #[cold]
     fn move_to_new_slab(&mut self, more: usize) {
         let written = self.end - self.start;
-        let hold = self.slabs.take((written + more).next_power_of_two().max(SLAB_BYTES));
+        let needed = written + more;
+        let slab_bytes = self.slabs.slab_bytes;
+        let hold = self.slabs.take(if needed <= slab_bytes {
+            slab_bytes
+        } else {
+            needed.next_power_of_two()
+        });
         // SAFETY: both slabs are live (each is held by a chunk), the regions are in bounds and
         // belong to different allocations.
         unsafe {
@@ -121,14 +147,28 @@ struct Current {
 }
 
 /// The home of slabs: a short free list of ordinary ones; the rest goes back to the allocator.
-struct Slabs {
+pub(super) struct Slabs {
+    slab_bytes: usize,
     free: RefCell<Vec<NonNull<Block>>>,
 }
 
 impl Slabs {
+    /// A home without slabs; ordinary ones will have `slab_bytes`.
+    pub(super) fn new(slab_bytes: usize) -> Rc<Self> {
+        Rc::new(Self { slab_bytes, free: RefCell::new(Vec::with_capacity(FREE_SLABS_MAX)) })
+    }
+
+    /// A chunk over a whole ordinary slab, the only one of it. Its bytes have any value.
+    pub(super) fn take_whole(self: &Rc<Self>) -> Chunk {
+        let hold = self.take(self.slab_bytes);
+        // SAFETY: slabs are zeroed when they are made, so all bytes are initialised; the only other
+        // chunk of this slab is `hold`, which ends here.
+        unsafe { hold.another(0, self.slab_bytes as u32) }
+    }
+
     /// A zero-length chunk holding a slab of at least `bytes`.
     fn take(self: &Rc<Self>, bytes: usize) -> Chunk {
-        let reused = if bytes == SLAB_BYTES { self.free.borrow_mut().pop() } else { None };
+        let reused = if bytes == self.slab_bytes { self.free.borrow_mut().pop() } else { None };
         let block = reused.unwrap_or_else(|| allocate(bytes));
         // SAFETY: the block is fresh or came back with a count of zero; it lives until it is
         // given back; an empty range needs no initialised byte.
@@ -139,7 +179,7 @@ impl Slabs {
 impl Home for Slabs {
     fn give_back(&self, block: NonNull<Block>) {
         // SAFETY: a block is given back once, and is valid until we free it here or in Drop.
-        let ordinary = unsafe { block.as_ref() }.capacity() == SLAB_BYTES;
+        let ordinary = unsafe { block.as_ref() }.capacity() == self.slab_bytes;
         let mut free = self.free.borrow_mut();
         if ordinary && free.len() < FREE_SLABS_MAX {
             free.push(block);
@@ -166,7 +206,7 @@ fn layout(bytes: usize) -> Layout {
 fn allocate(bytes: usize) -> NonNull<Block> {
     let layout = layout(bytes);
     // SAFETY: the layout has a non-zero size.
-    let base = unsafe { alloc(layout) };
+    let base = unsafe { alloc_zeroed(layout) };
     let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
     let block = Box::new(Block::new(0, base, bytes as u32));
     NonNull::from(Box::leak(block))

@@ -1,7 +1,8 @@
 //! A counted slice of a block of bytes, local to one shard.
 //!
 //! Invariant: a block is handed back to its home exactly once, when its count returns to zero, and
-//! nobody writes to the bytes of a live chunk.
+//! nobody writes to the bytes of a chunk that somebody else may read: only the holder of a block's
+//! only chunk can, through [`Chunk::unique_mut`].
 
 use std::cell::Cell;
 use std::fmt;
@@ -58,7 +59,8 @@ impl Chunk {
     ///
     /// # Safety
     /// `block` stays valid until `home.give_back(block)` is called, its count is zero, and
-    /// `start..start + len` of it is initialised and is not written while the chunk lives.
+    /// `start..start + len` of it is initialised and is not written but through the chunk while it
+    /// lives.
     pub(super) unsafe fn first(
         block: NonNull<Block>,
         home: Rc<dyn Home>,
@@ -113,6 +115,26 @@ impl Chunk {
     pub fn truncate(&mut self, len: usize) {
         assert!(len <= self.len(), "truncate inside the chunk");
         self.len = len as u32;
+    }
+
+    /// The bytes in view, to be changed in place; nothing when other chunks share the block.
+    ///
+    /// This is for whoever took a chunk from where it was received and has not passed it on. A
+    /// block with one chunk has no other reader: slices and clones count, and so does the kernel
+    /// while it sends, since it is given bytes by a queued chunk.
+    pub fn unique_mut(&mut self) -> Option<&mut [u8]> {
+        if !self.head().is_unique() {
+            return None;
+        }
+        // SAFETY: in bounds and initialised by the constructors' contract. No other chunk refers to
+        // the block, and none can be made from this one while it is borrowed, so nobody reads what
+        // is written here; the kernel gave a receive buffer up before its first chunk was made.
+        Some(unsafe {
+            std::slice::from_raw_parts_mut(
+                self.head().base.as_ptr().add(self.start as usize),
+                self.len as usize,
+            )
+        })
     }
 
     /// Length in bytes.

@@ -5,6 +5,9 @@
 
 mod balancer;
 mod breakers;
+mod connector;
+mod http2;
+mod meter;
 mod pool;
 
 use std::cell::{Cell, RefCell};
@@ -16,17 +19,19 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use outrigger_xds::snapshot::{
-    Address, Cluster, ClusterId, Endpoint, EndpointSet, Snapshot, TcpKeepalive,
+    Address, Cluster, ClusterId, Endpoint, EndpointSet, Snapshot, TcpKeepalive, UpstreamProtocol,
 };
 
 use crate::ring::{Connecting, Watermarks};
 use crate::shard::Shard;
 use crate::stats::registry::HostAddress;
-use crate::stats::{ClusterStats, HostStats, Registry};
+use crate::stats::{ClusterStats, HostStats, Http2Stats, Registry, TlsStats};
 
 use self::balancer::Balancer;
 
 pub use self::breakers::{Admission, Breaker, Breakers, ClusterBreakers};
+pub use self::connector::{ConnectError, Connector};
+pub use self::http2::{ClientStream, Http2Client, Joined, Reset, StreamEvent};
 pub use self::pool::{Janitor, UpstreamConnection, spawn_janitor};
 
 /// A snapshot and what this shard holds for its clusters.
@@ -44,6 +49,10 @@ pub struct ClusterRuntime {
     pub config: Arc<Cluster>,
     /// Its counters on this shard.
     pub stats: Arc<ClusterStats>,
+    /// Those of its HTTP/2 codecs.
+    pub http2_stats: Arc<Http2Stats>,
+    /// Those of its TLS handshakes.
+    pub tls_stats: Arc<TlsStats>,
     /// Its limits, which hold for the whole process.
     pub breakers: Arc<ClusterBreakers>,
     endpoints: Arc<EndpointSet>,
@@ -79,6 +88,10 @@ pub struct Host {
     sockaddr: socket2::SockAddr,
     active_requests: Cell<u32>,
     idle: RefCell<Vec<UpstreamConnection>>,
+    /// Its HTTP/2 connections.
+    multiplexed: RefCell<Vec<Rc<Http2Client>>>,
+    /// It chose HTTP/1.1 when it was last asked.
+    speaks_http1: Cell<bool>,
     /// No longer in the configuration: connections that come back are closed.
     retired: Cell<bool>,
 }
@@ -92,10 +105,7 @@ impl Serving {
         breakers: &Arc<Breakers>,
     ) -> Self {
         let empty = Self {
-            snapshot: Arc::new(Snapshot {
-                listeners: Vec::new(),
-                clusters: outrigger_xds::snapshot::Clusters::new(Vec::new()),
-            }),
+            snapshot: Arc::default(),
             shard,
             clusters: Vec::new(),
             breakers: Arc::clone(breakers),
@@ -142,6 +152,18 @@ impl Serving {
         before: Option<&ClusterRuntime>,
         registry: &Registry,
     ) -> ClusterRuntime {
+        // Connections that were made for another protocol, or with other keys, are of no use.
+        let alike = before.is_none_or(|before| {
+            let same_tls = match (&before.config.tls, &config.tls) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (one, other) => one.is_none() && other.is_none(),
+            };
+            same_tls && before.config.http.protocol == config.http.protocol
+        });
+        if let Some(before) = before.filter(|_| !alike) {
+            before.hosts.iter().for_each(|host| host.retire());
+        }
+        let before = before.filter(|_| alike);
         let mut known: HashMap<&Address, &Rc<Host>> = before
             .map(|before| before.hosts.iter().map(|host| (&host.endpoint.address, host)).collect())
             .unwrap_or_default();
@@ -150,7 +172,7 @@ impl Serving {
             .iter()
             .map(|endpoint| match known.remove(&endpoint.address) {
                 Some(host) if host.endpoint == *endpoint => Rc::clone(host),
-                Some(host) => Rc::new(host.changed(endpoint)),
+                Some(host) => host.changed(endpoint),
                 None => {
                     let address = HostAddress::from(&endpoint.address);
                     let stats = registry.host(self.shard, &config.stat_name, &address);
@@ -164,9 +186,20 @@ impl Serving {
         let stats = registry.cluster(self.shard, &config.stat_name);
         stats.membership_total.set(endpoints.all().len() as u64);
         stats.membership_healthy.set(endpoints.healthy().len() as u64);
+        // Listed only for clusters that may need them.
+        let http2_stats = match config.http.protocol {
+            UpstreamProtocol::Http1 => Arc::default(),
+            _ => registry.cluster_http2(self.shard, &config.stat_name),
+        };
+        let tls_stats = match config.tls {
+            None => Arc::default(),
+            Some(_) => registry.cluster_tls(self.shard, &config.stat_name),
+        };
         ClusterRuntime {
             config: Arc::clone(config),
             stats,
+            http2_stats,
+            tls_stats,
             breakers: self.breakers.cluster(&config.name),
             balancer: RefCell::new(Balancer::new(config.load_balancer, endpoints, self.shard)),
             endpoints: Arc::clone(endpoints),
@@ -241,15 +274,22 @@ impl Host {
             sockaddr: sockaddr(&endpoint.address),
             active_requests: Cell::new(0),
             idle: RefCell::new(Vec::new()),
+            multiplexed: RefCell::new(Vec::new()),
+            speaks_http1: Cell::new(false),
             retired: Cell::new(false),
         }
     }
 
     /// This host with another configuration (weight, health, metadata) and its old connections.
-    fn changed(&self, endpoint: &Endpoint) -> Self {
-        let host = Self::new(endpoint, Arc::clone(&self.stats));
+    fn changed(&self, endpoint: &Endpoint) -> Rc<Self> {
+        let host = Rc::new(Self::new(endpoint, Arc::clone(&self.stats)));
         host.active_requests.set(self.active_requests.get());
         host.idle.replace(self.idle.take());
+        host.speaks_http1.set(self.speaks_http1.get());
+        host.multiplexed.replace(self.multiplexed.take());
+        for client in &*host.multiplexed.borrow() {
+            client.moves_to(&host);
+        }
         self.retired.set(true);
         host
     }
@@ -257,6 +297,45 @@ impl Host {
     fn retire(&self) {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
+        self.multiplexed.borrow().iter().for_each(|client| client.drain());
+    }
+
+    /// Whether requests that may use either version are to use HTTP/1.1 here.
+    pub fn speaks_http1(&self) -> bool {
+        self.speaks_http1.get()
+    }
+
+    /// Asks for a stream on one of the HTTP/2 connections, or a place in line for one that is being
+    /// made; `waker` is then woken. Nothing when another connection is needed.
+    pub fn join(
+        &self,
+        server_name: Option<&str>,
+        waker: &Waker,
+    ) -> Option<(Rc<Http2Client>, Joined)> {
+        // The newest is the likeliest to have room.
+        let clients = self.multiplexed.borrow();
+        clients.iter().rev().filter(|client| client.is_for(server_name)).find_map(|client| {
+            match client.join(waker) {
+                Joined::Elsewhere | Joined::Failed(_) | Joined::TimedOut => None,
+                joined => Some((Rc::clone(client), joined)),
+            }
+        })
+    }
+
+    /// Starts another HTTP/2 connection.
+    ///
+    /// # Errors
+    /// When no connect can be started.
+    pub fn connect_http2(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        cluster: &Rc<ClusterRuntime>,
+        server_name: Option<&str>,
+        admission: Admission,
+    ) -> Result<Rc<Http2Client>, ConnectError> {
+        let client = Http2Client::start(shard, cluster, self, server_name, admission)?;
+        self.multiplexed.borrow_mut().push(Rc::clone(&client));
+        Ok(client)
     }
 
     /// A request was sent here.

@@ -6,30 +6,25 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::ring::Socket;
 use crate::shard::{Shard, spawn_guarded};
-use crate::stats::HostStats;
-use crate::timer::{NANOS_PER_MS, Nanos, Timer, nanos};
+use crate::timer::{Nanos, Timer, nanos};
+use crate::transport::Transport;
 
 use super::breakers::Admission;
+use super::meter::Meter;
 use super::{ClusterRuntime, Host};
 
 /// A connection to an endpoint. Dropping it closes it.
 pub struct UpstreamConnection {
-    /// The socket; receiving has started.
-    pub socket: Socket,
-    /// Its number in logs.
-    pub id: u64,
-    cluster: Rc<ClusterRuntime>,
-    host: Arc<HostStats>,
-    shard: Rc<Shard>,
-    created_at: Nanos,
+    /// The bytes; receiving has started.
+    pub transport: Transport,
+    /// What is counted of it.
+    pub meter: Meter,
+    /// The server name it asked for, where that depends on the request.
+    server_name: Option<Box<str>>,
     idle_since: Nanos,
-    requests: u32,
-    _admission: Admission,
 }
 
 impl UpstreamConnection {
@@ -38,88 +33,56 @@ impl UpstreamConnection {
         shard: &Rc<Shard>,
         cluster: &Rc<ClusterRuntime>,
         host: &Host,
-        socket: Socket,
+        transport: Transport,
+        server_name: Option<Box<str>>,
         admission: Admission,
     ) -> Self {
-        socket.start();
-        cluster.stats.upstream_cx_total.inc();
-        cluster.stats.upstream_cx_active.inc();
+        transport.start();
         cluster.stats.upstream_cx_http1_total.inc();
-        host.stats.cx_total.inc();
-        host.stats.cx_active.inc();
-        let now = shard.clock.now();
-        Self {
-            socket,
-            host: Arc::clone(&host.stats),
-            id: shard.next_connection_id(),
-            cluster: Rc::clone(cluster),
-            shard: Rc::clone(shard),
-            created_at: now,
-            idle_since: now,
-            requests: 0,
-            _admission: admission,
-        }
-    }
-
-    /// Counts a request about to be sent. True when it is the connection's first.
-    pub fn begin_request(&mut self) -> bool {
-        self.requests += 1;
-        self.requests == 1
-    }
-
-    /// True when the configuration's limits let it serve another request.
-    fn may_serve_more(&self) -> bool {
-        let limits = &self.cluster.config.http;
-        if limits.max_requests_per_connection.is_some_and(|limit| self.requests >= limit) {
-            self.cluster.stats.upstream_cx_max_requests.inc();
-            return false;
-        }
-        let age = self.shard.clock.now() - self.created_at;
-        limits.max_connection_duration.is_none_or(|limit| age < nanos(limit))
+        let meter = Meter::new(shard, cluster, host, admission);
+        Self { transport, server_name, idle_since: meter.created_at, meter }
     }
 
     fn expires_at(&self) -> Option<Nanos> {
-        self.cluster.config.http.idle_timeout.map(|timeout| self.idle_since + nanos(timeout))
+        let timeout = self.meter.cluster.config.http.idle_timeout;
+        timeout.map(|timeout| self.idle_since + nanos(timeout))
     }
 }
 
 impl Drop for UpstreamConnection {
     fn drop(&mut self) {
-        let stats = &self.cluster.stats;
-        self.host.cx_active.dec();
-        stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
-        stats
-            .upstream_cx_length_ms
-            .record((self.shard.clock.now() - self.created_at) / NANOS_PER_MS);
-        stats.upstream_cx_tx_bytes_total.add(self.socket.sent_bytes());
-        self.cluster.wake_next(&self.shard);
+        let stats = &self.meter.cluster.stats;
+        stats.upstream_cx_tx_bytes_total.add(self.transport.sent_bytes());
     }
 }
 
 impl Host {
     /// The connection that rested least: the likeliest to be alive, and the others can expire.
-    pub fn take_idle(&self) -> Option<UpstreamConnection> {
+    /// `server_name` is the one it must have asked for, where that depends on the request.
+    pub fn take_idle(&self, server_name: Option<&str>) -> Option<UpstreamConnection> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(connection) = idle.pop() {
-            if connection.socket.is_quiet() {
+        loop {
+            let at = idle
+                .iter()
+                .rposition(|connection| connection.server_name.as_deref() == server_name)?;
+            let connection = idle.remove(at);
+            if connection.transport.is_quiet() {
                 return Some(connection);
             }
         }
-        None
     }
 
     /// Puts a connection to rest after a clean exchange, or closes it when it may not serve more.
     pub fn give_back(&self, shard: &Shard, mut connection: UpstreamConnection) {
         let rests = !self.retired.get()
-            && connection.socket.is_quiet()
-            && connection.socket.unsent() == 0
-            && connection.may_serve_more();
+            && connection.transport.is_quiet()
+            && connection.transport.unsent() == 0
+            && connection.meter.may_serve_more();
         if !rests {
             return;
         }
         connection.idle_since = shard.clock.now();
-        let cluster = Rc::clone(&connection.cluster);
+        let cluster = Rc::clone(&connection.meter.cluster);
         shard.janitor.watch(&connection);
         self.idle.borrow_mut().push(connection);
         cluster.wake_next(shard);
@@ -135,7 +98,7 @@ impl Host {
             let expired = idle[index].expires_at().is_some_and(|at| at <= now);
             if expired {
                 cluster.stats.upstream_cx_idle_timeout.inc();
-            } else if !idle[index].socket.is_quiet() {
+            } else if !idle[index].transport.is_quiet() {
                 cluster.stats.upstream_cx_destroy_remote.inc();
             } else {
                 next = earliest(next, idle[index].expires_at());
@@ -167,7 +130,7 @@ impl Janitor {
 
     fn watch(&self, connection: &UpstreamConnection) {
         if let Some(waker) = &*self.waker.borrow() {
-            connection.socket.register(waker);
+            connection.transport.register(waker);
         }
         // Only the first of a quiet pool moves the timer; later expiries are found by the sweep.
         if let Some(at) = connection.expires_at()

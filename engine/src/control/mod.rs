@@ -5,7 +5,7 @@
 //! statistics with relaxed loads, and asks the server loop for what must be done through a bounded
 //! channel of [`Command`]s.
 //!
-//! Idle, it sleeps: nothing here ticks unless DNS clusters are configured.
+//! Idle, it sleeps: nothing here ticks unless DNS clusters, or certificates in files, are configured.
 
 pub mod admin;
 pub mod dns;
@@ -24,12 +24,14 @@ use outrigger_xds::snapshot::{Address, Snapshot};
 use thiserror::Error;
 use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 pub use admin::AdminError;
 pub use dns::Publish;
 pub use state::{BoundListener, Command, ControlState, Lifecycle, NotTaken};
 
 use crate::demo;
+use crate::tls::{self, TlsContexts};
 
 /// What the control thread is to do.
 pub struct ControlOptions {
@@ -39,6 +41,8 @@ pub struct ControlOptions {
     pub signals: bool,
     /// Gets every new set of endpoints that DNS gives.
     pub publish: Publish,
+    /// Keys and certificates, to be read again when their files change.
+    pub tls: Arc<TlsContexts>,
     /// A listening socket for the demonstration's origin.
     pub demo_origin: Option<TcpListener>,
 }
@@ -164,8 +168,24 @@ fn serve(
         let signals = signals::Signals::new(Arc::clone(state)).map_err(ControlError::Signals)?;
         tokio::spawn(signals.run());
     }
+    if options.tls.has_files() {
+        tokio::spawn(watch_certificates(Arc::clone(state), options.tls));
+    }
     tokio::spawn(dns::run(Arc::clone(state), snapshots, options.publish));
     Ok(admin_address)
+}
+
+/// Reads keys and certificates again when their files have changed.
+async fn watch_certificates(state: Arc<ControlState>, tls: Arc<TlsContexts>) {
+    let mut interval = tokio::time::interval(tls::FILES_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let refreshed = tls.refresh();
+        let stats = state.registry().server();
+        stats.tls_reload.add(refreshed.replaced.into());
+        stats.tls_reload_failed.add(refreshed.failed.into());
+    }
 }
 
 /// How often [`Control::stop`] looks whether the thread has ended.

@@ -98,11 +98,14 @@ fn restore_default(signal: libc::c_int) {
 mod tests {
     use std::time::Duration;
 
+    use outrigger_xds::snapshot::Snapshot;
+
     use super::*;
     use crate::access_log::LogWriter;
     use crate::cli::Invocation;
     use crate::control::{Control, ControlOptions};
     use crate::stats::Registry;
+    use crate::tls::TlsContexts;
 
     /// Handlers belong to the process, so everything about signals is this one test.
     #[test]
@@ -124,6 +127,7 @@ mod tests {
             admin: None,
             signals: true,
             publish: Arc::new(|_, _| {}),
+            tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
             demo_origin: None,
         };
         let control = Control::start(state, options).unwrap();

@@ -7,33 +7,35 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use outrigger_codecs::http::{BodyFraming, FieldKind, Method, RequestHead, Target, Version};
-use outrigger_codecs::http::{Put, decimal};
+use outrigger_codecs::http::{
+    BodyFraming, FieldBlock, FieldKind, Method, Put, RequestHead, Target, Version, decimal, tokens,
+};
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{
-    ClusterRef, DirectResponse, Forward, HeaderEdits, HeaderName, HeaderOp, HostRewrite,
-    PathMatcher, PathRewrite, Redirect, RedirectPath, RequestView, Route, RouteAction, SchemeRule,
-    StripPort, Target as RouteTarget, UnderscoreHeaders, WeightedCluster,
+    ClusterRef, DirectResponse, Forward, HeaderCase, HeaderEdits, HeaderName, HeaderOp,
+    HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, RequestView, Route, RouteAction,
+    SchemeRule, StripPort, Target as RouteTarget, UnderscoreHeaders, UpstreamProtocol, UpstreamSni,
+    WeightedCluster,
 };
 
 use crate::access_log::{Headers, Record, ResponseFlags};
-use crate::buffers::Chunk;
 use crate::cluster::{ClusterRuntime, Host, Serving};
+use crate::connection::ConnectionInfo;
 
-use super::exchange::{Exchange, ResponseEdits};
-use super::origin::{Origin, Peer, is_believed};
+use super::edits::EditOutcome;
+use super::exchange::{Exchange, HeadForm, ResponseEdits};
+use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
+use super::origin::{Origin, is_believed};
 use super::path::{Normalized, normalize, split};
-use super::render::{FieldWriter, is_framing, uuid};
 use super::reply::{Body, Reply};
-use super::upgrade::{Asked, Tunnel, asked};
+use super::upgrade::{Asked, Tunnel, asked, websocket_key};
 use super::{HttpRuntime, HttpScratch};
 
 /// The connection that a request came on.
 pub(super) struct Arrival<'a> {
     pub(super) shard: &'a Rc<crate::shard::Shard>,
     pub(super) http: &'a HttpRuntime,
-    pub(super) peer: Peer,
-    pub(super) connection_id: u64,
+    pub(super) info: &'a ConnectionInfo,
     pub(super) local_port: &'a dyn Fn() -> Option<u16>,
 }
 
@@ -41,8 +43,6 @@ pub(super) struct Arrival<'a> {
 pub(super) struct Destination {
     pub(super) cluster: Rc<ClusterRuntime>,
     pub(super) host: Rc<Host>,
-    /// The rendered head; nothing for a tunnel that ends here.
-    pub(super) head: Option<Chunk>,
 }
 
 /// Fills in `exchange` from a request's head. Returns where it goes, or the reply that it gets.
@@ -87,7 +87,7 @@ fn capture_inbound(
             ":path" => rewritten.or(path).map(str::as_bytes),
             "x-envoy-original-path" if rewritten.is_some() => path.map(str::as_bytes),
             ":authority" | "host" => Some(head.authority.as_bytes()),
-            ":scheme" => Some(&b"http"[..]),
+            ":scheme" => Some(arrival.info.scheme().as_bytes()),
             _ => made
                 .as_ref()
                 .map(|id| &id[..])
@@ -156,10 +156,14 @@ fn route(
     };
     exchange.serving = Some(serving);
     exchange.limit_by_route(arrival.http, forward);
-    let outbound = Outbound::new(request, route, forward, weighted, &host, request_id);
-    let head = (exchange.tunnel != Tunnel::ConnectTerminated)
-        .then(|| outbound.render(arrival, exchange, &cluster));
-    Ok(Destination { cluster, host, head })
+    exchange.grpc.begin(arrival.http, request.head, forward, &cluster);
+    exchange.limit_by_grpc(request.head, forward);
+    if exchange.tunnel != Tunnel::ConnectTerminated {
+        let mut outbound = Outbound::new(request, route, forward, weighted, &host, request_id);
+        outbound.grpc_content_type = exchange.grpc.request_content_type();
+        outbound.render(arrival, exchange, &cluster, &host);
+    }
+    Ok(Destination { cluster, host })
 }
 
 /// What the connection manager refuses whatever the route.
@@ -198,7 +202,7 @@ pub(super) struct Request<'a> {
 impl<'a> Request<'a> {
     fn new(arrival: &'a Arrival<'a>, head: &'a RequestHead<'a, 'a>) -> Result<Self, Reply> {
         let http = arrival.http;
-        let origin = Origin::of(&http.config.origin, arrival.peer, head.fields);
+        let origin = Origin::of(&http.config.origin, arrival.info.peer, head.fields);
         let raw_path = match &head.target {
             Target::Origin(path) | Target::Absolute { path, .. } => path,
             Target::Asterisk => "*",
@@ -222,12 +226,13 @@ impl<'a> Request<'a> {
         let sent = head.fields.iter().find(|field| field.kind == FieldKind::XForwardedProto);
         let forwarded_proto = match sent {
             Some(field) if trusted && !field.value.is_empty() => field.value,
-            _ => b"http",
+            _ => arrival.info.scheme().as_bytes(),
         };
-        let scheme = match &http.config.scheme {
-            SchemeRule::Overwrite(scheme) => scheme,
-            SchemeRule::FromRequest if forwarded_proto.eq_ignore_ascii_case(b"https") => "https",
-            SchemeRule::FromRequest | SchemeRule::MatchUpstream => "http",
+        let scheme = match (&http.config.scheme, head.scheme) {
+            (SchemeRule::Overwrite(scheme), _) => scheme,
+            (_, Some(scheme)) => scheme,
+            (_, None) if forwarded_proto.eq_ignore_ascii_case(b"https") => "https",
+            (_, None) => "http",
         };
         let authority = match (head.authority, &http.config.http1.default_host_for_http_10) {
             ("", Some(host)) => host,
@@ -388,6 +393,8 @@ struct Outbound<'a> {
     request_id: Option<RequestId<'a>>,
     timeout_ms: u64,
     attempt_count: bool,
+    /// In place of the client's, where the body is translated.
+    grpc_content_type: Option<&'static [u8]>,
 }
 
 impl<'a> Outbound<'a> {
@@ -420,15 +427,18 @@ impl<'a> Outbound<'a> {
             request_id,
             timeout_ms: forward.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
             attempt_count: route.include_request_attempt_count,
+            grpc_content_type: None,
         }
     }
 
+    /// Writes the head in the form that the upstream connection wants.
     fn render(
         &self,
         arrival: &Arrival<'_>,
         exchange: &mut Exchange,
         cluster: &ClusterRuntime,
-    ) -> Chunk {
+        host: &Host,
+    ) {
         let shard = arrival.shard;
         let mut scratch = shard.scratch.borrow_mut();
         let HttpScratch { edits, text, .. } = &mut *scratch;
@@ -449,27 +459,25 @@ impl<'a> Outbound<'a> {
                 },
             );
         }
-        let dropped = |name: &str| !ops.is_empty() && edits.drops(ops, name);
-        let framing = self.framing(exchange.tunnel);
-        let chunk = shard.arena.write(|out| {
-            let target = match self.request.head.target {
-                Target::Authority(authority) => authority,
-                _ => &self.path,
-            };
-            render::request_line(out, self.request.head.method_text, target);
+        let framing = self.framing(exchange);
+        if self.goes_as_text(cluster, host) {
             let case = cluster.config.http.header_case;
-            let mut writer = FieldWriter { out, case, ops, edits };
-            writer.verbatim("host", self.authority.as_bytes());
-            self.copy_fields(&mut writer);
-            self.add_fields(&mut writer, text);
-            writer.additions();
-            if exchange.tunnel == Tunnel::Upgrade {
-                writer.verbatim("connection", b"upgrade");
-                writer.verbatim("upgrade", self.request.head.upgrade.unwrap_or_default());
-            }
-            writer.framing(framing);
-            writer.end();
-        });
+            let tunnel = exchange.tunnel;
+            exchange.outbound.form = HeadForm::Text(shard.arena.write(|out| {
+                self.write_text(out, case, tunnel, framing, ops, edits, text);
+            }));
+        } else {
+            let mut fields = std::mem::take(&mut exchange.outbound.fields);
+            self.write_fields(&mut fields, exchange, cluster, framing, ops, edits, text);
+            exchange.outbound.fields = fields;
+            exchange.outbound.form = HeadForm::Fields;
+        }
+        if let Some(tls) = &cluster.config.tls
+            && tls.sni == UpstreamSni::RequestAuthority
+        {
+            exchange.outbound.server_name = Some(split_port(&self.authority).0.into());
+        }
+        let dropped = |name: &str| !ops.is_empty() && edits.drops(ops, name);
         for (slot, name) in arrival.http.logs.captures().request_headers() {
             let added = edits.additions(ops).find(|(known, _)| !ops.is_empty() && *known == name);
             let value = match added {
@@ -481,11 +489,111 @@ impl<'a> Outbound<'a> {
                 exchange.facts.capture.put(slot, value);
             }
         }
-        chunk
     }
 
-    fn framing(&self, tunnel: Tunnel) -> BodyFraming {
-        match (self.request.head.framing, tunnel) {
+    /// Whether upstream is known to speak HTTP/1.
+    fn goes_as_text(&self, cluster: &ClusterRuntime, host: &Host) -> bool {
+        match cluster.config.http.protocol {
+            UpstreamProtocol::Http1 => true,
+            UpstreamProtocol::Http2 => false,
+            UpstreamProtocol::Downstream => self.request.head.version != Version::Http2,
+            UpstreamProtocol::Alpn => host.speaks_http1(),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one head, written in one go")]
+    fn write_text<P: Put>(
+        &self,
+        out: &mut P,
+        case: HeaderCase,
+        tunnel: Tunnel,
+        framing: BodyFraming,
+        ops: &[HeaderOp],
+        edits: &EditOutcome,
+        text: &mut Vec<u8>,
+    ) {
+        let head = self.request.head;
+        let target = match head.target {
+            Target::Authority(authority) => authority,
+            _ => &self.path,
+        };
+        // An extended CONNECT of HTTP/2 is HTTP/1's upgrade.
+        let translated = tunnel == Tunnel::Upgrade && head.method == Method::Connect;
+        let method = if translated { "GET" } else { head.method_text };
+        render::request_line(out, method, target);
+        let mut sink = Text { out: &mut *out, case };
+        let mut writer = FieldWriter { sink: &mut sink, ops, edits };
+        writer.verbatim("host", self.authority.as_bytes());
+        self.copy_fields(&mut writer, false);
+        self.add_fields(&mut writer, text);
+        writer.additions();
+        if tunnel == Tunnel::Upgrade {
+            let protocol = head.upgrade.unwrap_or_default();
+            writer.verbatim("connection", b"upgrade");
+            writer.verbatim("upgrade", protocol);
+            if translated && protocol.eq_ignore_ascii_case(b"websocket") {
+                let shard = self.request.arrival.shard;
+                let key = websocket_key([shard.random(), shard.random()]);
+                writer.verbatim("sec-websocket-key", &key);
+            }
+        }
+        sink.put_framing(framing);
+        out.put(b"\r\n");
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one head, written in one go")]
+    fn write_fields(
+        &self,
+        fields: &mut FieldBlock,
+        exchange: &mut Exchange,
+        cluster: &ClusterRuntime,
+        framing: BodyFraming,
+        ops: &[HeaderOp],
+        edits: &EditOutcome,
+        text: &mut Vec<u8>,
+    ) {
+        let head = self.request.head;
+        let upgrades = exchange.tunnel == Tunnel::Upgrade;
+        fields.clear();
+        fields.push(":method", if upgrades { b"CONNECT" } else { head.method_text.as_bytes() });
+        if upgrades {
+            let protocol = head.upgrade.and_then(|value| tokens(value).next());
+            fields.push(":protocol", protocol.unwrap_or_default());
+        }
+        if upgrades || head.method != Method::Connect {
+            let scheme = match self.request.arrival.http.config.scheme {
+                SchemeRule::MatchUpstream if cluster.config.tls.is_some() => "https",
+                SchemeRule::MatchUpstream => "http",
+                _ => self.request.scheme,
+            };
+            fields.push(":scheme", scheme.as_bytes());
+            fields.push(":path", self.path.as_bytes());
+        }
+        let authority = match head.target {
+            Target::Authority(authority) => authority,
+            _ => &self.authority,
+        };
+        fields.push(":authority", authority.as_bytes());
+        if upgrades && head.version != Version::Http2 {
+            // Its answer is ours to give: HTTP/2 has no such key.
+            exchange.outbound.websocket_key =
+                head.field("sec-websocket-key").map(|field| field.value.into());
+        }
+        let mut writer = FieldWriter { sink: &mut *fields, ops, edits };
+        self.copy_fields(&mut writer, upgrades);
+        self.add_fields(&mut writer, text);
+        writer.additions();
+        fields.put_framing(framing);
+    }
+
+    fn framing(&self, exchange: &Exchange) -> BodyFraming {
+        if exchange.grpc.rewrites_bodies() && !self.request.head.framing.is_empty() {
+            return BodyFraming::Chunked;
+        }
+        match (self.request.head.framing, exchange.tunnel) {
+            (_, Tunnel::Upgrade) if self.request.head.version == Version::Http2 => {
+                BodyFraming::None
+            }
             (BodyFraming::UntilClose, _) | (_, Tunnel::Connect) => BodyFraming::None,
             // Some origins want to be told that a request which may have a body has none.
             (BodyFraming::None, Tunnel::None) if self.may_have_body() => BodyFraming::Length(0),
@@ -499,7 +607,7 @@ impl<'a> Outbound<'a> {
     }
 
     /// The client's own fields, but for those that end here or are written anew.
-    fn copy_fields<P: Put>(&self, writer: &mut FieldWriter<'_, P>) {
+    fn copy_fields<S: HeadSink>(&self, writer: &mut FieldWriter<'_, S>, without_key: bool) {
         let config = &self.request.arrival.http.config;
         let drop_underscores = config.underscore_headers == UnderscoreHeaders::DropHeader;
         let append_forwarded = self.forwarded_for_peer().is_some();
@@ -516,20 +624,22 @@ impl<'a> Outbound<'a> {
                     FieldKind::UserAgent => {
                         config.add_user_agent.is_some() && field.value.is_empty()
                     }
+                    FieldKind::ContentType => self.grpc_content_type.is_some(),
                     FieldKind::Other => {
                         (drop_underscores && field.name.contains('_'))
                             || self.is_client_certificate(field.name)
+                            || (without_key && field.name.eq_ignore_ascii_case("sec-websocket-key"))
                     }
                     _ => false,
                 };
             if !ends_here && is_believed(self.request.origin, field) {
-                writer.field(field.name, field.value);
+                writer.copy(field);
             }
         }
     }
 
     /// What the proxy says about the request.
-    fn add_fields<P: Put>(&self, writer: &mut FieldWriter<'_, P>, text: &mut Vec<u8>) {
+    fn add_fields<S: HeadSink>(&self, writer: &mut FieldWriter<'_, S>, text: &mut Vec<u8>) {
         let request = self.request;
         let config = &request.arrival.http.config;
         if let Some(peer) = self.forwarded_for_peer() {
@@ -543,8 +653,12 @@ impl<'a> Outbound<'a> {
             writer.field("x-forwarded-for", text);
         }
         writer.field("x-forwarded-proto", request.forwarded_proto);
-        if request.head.te_trailers {
+        if request.head.te_trailers || self.grpc_content_type.is_some() {
             writer.field("te", b"trailers");
+        }
+        if let Some(content_type) = self.grpc_content_type {
+            writer.field("content-type", content_type);
+            writer.field("grpc-accept-encoding", b"identity,deflate,gzip");
         }
         if let Some(id) = &self.request_id {
             writer.field("x-request-id", id.as_bytes());
@@ -632,7 +746,7 @@ impl<'a> Outbound<'a> {
     fn forwarded_for_peer(&self) -> Option<IpAddr> {
         let rules = &self.request.arrival.http.config.origin;
         let appends = rules.use_remote_address && !rules.skip_xff_append;
-        self.request.arrival.peer.ip().filter(|_| appends)
+        self.request.arrival.info.peer.ip().filter(|_| appends)
     }
 
     /// A header as it goes upstream, before edits.

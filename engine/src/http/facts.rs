@@ -13,6 +13,8 @@ pub(super) struct Facts {
     pub(super) details: &'static str,
     pub(super) attempts: u32,
     pub(super) upstream_connection_id: u64,
+    /// Why no TLS with upstream could be had; empty when nothing failed.
+    pub(super) upstream_transport_failure: String,
     pub(super) stream_id: u128,
     /// Header values that the access log asks for.
     pub(super) capture: Capture,

@@ -2,7 +2,9 @@
 //! sides.
 //!
 //! ```text
-//! connection  reads heads off a downstream socket, one exchange after the other
+//! http1       the wire side of HTTP/1: the downstream connection, one exchange after the other
+//! http2       the wire side of HTTP/2: the downstream connection, many exchanges at a time
+//! downstream  what an exchange sees of either
 //! begin       decides what a request is and where it goes; renders its upstream head
 //! exchange    moves one request up and its response down, under back-pressure and deadlines
 //! reply       answers that are ours: errors, redirects, direct responses
@@ -12,30 +14,33 @@
 //! of our own, or a closed connection, and is counted and logged once.
 
 mod begin;
-mod connection;
+mod downstream;
 mod edits;
 mod exchange;
 mod facts;
-mod input;
+mod grpc;
+mod head;
+mod http1;
+mod http2;
 mod origin;
 mod path;
-mod render;
 mod reply;
 mod upgrade;
 
 use std::sync::Arc;
 
 use outrigger_codecs::http1::HeadLimits;
-use outrigger_xds::snapshot::HttpConnectionManager;
+use outrigger_xds::snapshot::{HttpConnectionManager, HttpTimeouts};
 
 use crate::access_log::AccessLogs;
 use crate::shard::Shard;
-use crate::stats::HttpStats;
+use crate::stats::{Http2Stats, HttpStats};
 use crate::timer::{NANOS_PER_MS, Nanos, after};
 
-pub use self::connection::HttpConnection;
 pub use self::edits::EditOutcome;
 pub use self::exchange::Exchange;
+pub use self::http1::Http1Connection;
+pub use self::http2::Http2Connection;
 pub use self::origin::Peer;
 
 /// One connection manager on one shard.
@@ -44,6 +49,8 @@ pub struct HttpRuntime {
     pub config: Arc<HttpConnectionManager>,
     /// Its counters.
     pub stats: Arc<HttpStats>,
+    /// Those of the HTTP/2 codecs of this shard.
+    pub http2_stats: Arc<Http2Stats>,
     /// Its access logs.
     pub logs: Arc<AccessLogs>,
     /// Limits of request heads.
@@ -58,7 +65,8 @@ impl HttpRuntime {
             fields_max: config.limits.max_headers_count as usize,
         };
         let stats = shard.registry.http(shard.index, &config.stat_prefix);
-        Self { config, stats, logs, limits }
+        let http2_stats = shard.registry.http2(shard.index);
+        Self { config, stats, http2_stats, logs, limits }
     }
 }
 
@@ -75,6 +83,14 @@ pub struct HttpScratch {
 
 /// Exchanges kept for reuse: as many as are usually under way at once on a shard.
 const EXCHANGES_KEPT: usize = 1024;
+
+/// When a connection that began `now` has lasted long enough; `random` is uniform.
+fn max_age(timeouts: &HttpTimeouts, now: Nanos, random: u64) -> Option<Nanos> {
+    let limit = timeouts.max_connection_duration?;
+    let share = (random % 1_000_001) as f64 / 1e6;
+    let jitter = limit.mul_f64(timeouts.max_connection_duration_jitter_percent / 100.0 * share);
+    after(now, Some(limit + jitter))
+}
 
 fn earliest(deadlines: impl IntoIterator<Item = Option<Nanos>>) -> Option<Nanos> {
     deadlines.into_iter().flatten().min()

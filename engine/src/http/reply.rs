@@ -3,8 +3,7 @@
 //! This is the one place where internal errors become HTTP.
 
 use bytes::Bytes;
-use outrigger_codecs::http::BodyFraming;
-use outrigger_codecs::http::{Put, decimal};
+use outrigger_codecs::http::{BodyFraming, FieldKind, Put, decimal};
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{HeaderCase, HeaderOp};
 
@@ -12,7 +11,7 @@ use crate::access_log::ResponseFlags;
 use crate::buffers::{Arena, Chunk};
 
 use super::edits::EditOutcome;
-use super::render::FieldWriter;
+use super::head::{FieldWriter, HeadSink, Text};
 
 /// An answer that no upstream gave.
 #[derive(Debug)]
@@ -27,6 +26,8 @@ pub(super) struct Reply {
     pub(super) details: &'static str,
     /// The connection can't be used any more.
     pub(super) close: bool,
+    /// What a gRPC client is told, where that is not what stands for the status.
+    pub(super) grpc_status: Option<u64>,
 }
 
 /// Its body.
@@ -57,6 +58,7 @@ impl Reply {
             flags,
             details,
             close: false,
+            grpc_status: None,
         }
     }
 
@@ -93,6 +95,12 @@ impl Reply {
                 "upstream connect error or disconnect/reset before headers. reset reason: \
                  connection termination",
             ),
+            UpstreamFailure::Reset => (
+                ResponseFlags::UPSTREAM_REMOTE_RESET,
+                "upstream_reset_before_response_started{remote_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote \
+                 reset",
+            ),
             UpstreamFailure::Overflow => (
                 ResponseFlags::UPSTREAM_OVERFLOW,
                 "upstream_reset_before_response_started{overflow}",
@@ -112,7 +120,7 @@ impl Reply {
     /// Whether the reply has a header of its own called `name`.
     pub(super) fn has(&self, name: &str, frame: &ReplyFrame<'_>) -> bool {
         match name {
-            "content-type" => frame.grpc || !self.body_bytes().is_empty(),
+            "content-type" => frame.grpc.is_some() || !self.body_bytes().is_empty(),
             "date" => true,
             "location" => self.location.is_some(),
             "server" => frame.server.is_some(),
@@ -126,61 +134,72 @@ impl Reply {
         if grpc && self.location.is_none() { 200 } else { self.status }
     }
 
-    /// Writes head and body, with `edits` worked out for it. Returns them and the head's length.
+    /// Writes head and body for HTTP/1, with `edits` worked out for it. Returns them and the head's
+    /// length.
     pub(super) fn render(
         &self,
         arena: &Arena,
+        case: HeaderCase,
         frame: &ReplyFrame<'_>,
         ops: &[HeaderOp],
         edits: &EditOutcome,
     ) -> (Chunk, usize) {
         let mut head_len = 0;
         let chunk = arena.write(|out| {
-            render::status_line(out, self.status_for(frame.grpc), "");
-            let mut writer = FieldWriter { out: &mut *out, case: frame.case, ops, edits };
-            let body = if frame.grpc { &[][..] } else { self.body_bytes() };
-            if let Some(location) = &self.location {
-                writer.field("location", location.as_bytes());
-            }
-            if frame.grpc {
-                self.write_grpc_status(&mut writer);
-            } else if !body.is_empty() {
-                writer.field("content-type", b"text/plain");
-            }
-            writer.field("date", &frame.date);
-            if let Some(server) = frame.server {
-                writer.field("server", server.as_bytes());
-            }
-            if let Some(id) = frame.request_id {
-                writer.field("x-request-id", id);
-            }
-            if self.flags == ResponseFlags::UPSTREAM_OVERFLOW {
-                writer.field("x-envoy-overloaded", b"true");
-            }
-            writer.additions();
-            // RFC 9110 section 8.6: a 204 has no length.
-            if self.status != 204 {
-                writer.framing(BodyFraming::Length(body.len() as u64));
+            render::status_line(out, self.status_for(frame.grpc.is_some()), "");
+            let mut sink = Text { out: &mut *out, case };
+            self.write_fields(&mut sink, frame, ops, edits);
+            if let Some(length) = self.length(frame) {
+                sink.put_framing(BodyFraming::Length(length));
             }
             if frame.close {
-                writer.verbatim("connection", b"close");
+                sink.put_field("connection", b"close", FieldKind::Connection, false);
             } else if frame.http10 {
-                writer.verbatim("connection", b"keep-alive");
+                sink.put_field("connection", b"keep-alive", FieldKind::Connection, false);
             }
-            writer.end();
+            out.put(b"\r\n");
             head_len = out.len();
-            if !frame.head_only && self.status != 204 {
-                out.put(body);
-            }
+            out.put(self.body_sent(frame));
         });
         (chunk, head_len)
     }
 
-    /// A trailers-only gRPC response: the status in its header.
-    fn write_grpc_status<P: Put>(&self, writer: &mut FieldWriter<'_, P>) {
-        writer.field("content-type", b"application/grpc");
+    /// Writes the fields but for the framing's.
+    pub(super) fn write_fields<S: HeadSink>(
+        &self,
+        sink: &mut S,
+        frame: &ReplyFrame<'_>,
+        ops: &[HeaderOp],
+        edits: &EditOutcome,
+    ) {
+        let mut writer = FieldWriter { sink, ops, edits };
+        if let Some(location) = &self.location {
+            writer.field("location", location.as_bytes());
+        }
+        if let Some(content_type) = frame.grpc {
+            writer.field("content-type", content_type);
+            self.write_grpc_status(&mut writer);
+        } else if !self.body_bytes().is_empty() {
+            writer.field("content-type", b"text/plain");
+        }
+        writer.field("date", &frame.date);
+        if let Some(server) = frame.server {
+            writer.field("server", server.as_bytes());
+        }
+        if let Some(id) = frame.request_id {
+            writer.field("x-request-id", id);
+        }
+        if self.flags == ResponseFlags::UPSTREAM_OVERFLOW {
+            writer.field("x-envoy-overloaded", b"true");
+        }
+        writer.additions();
+    }
+
+    /// The status of a trailers-only gRPC response, which stands in its header.
+    fn write_grpc_status<S: HeadSink>(&self, writer: &mut FieldWriter<'_, S>) {
         let mut digits = [0; 20];
-        writer.field("grpc-status", decimal(grpc_status(self.status), &mut digits));
+        let status = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
+        writer.field("grpc-status", decimal(status, &mut digits));
         let mut message = Vec::new();
         for byte in self.body_bytes() {
             // The gRPC protocol's percent-encoding of grpc-message.
@@ -192,6 +211,29 @@ impl Reply {
         if !message.is_empty() {
             writer.field("grpc-message", &message);
         }
+    }
+
+    /// The length to announce. RFC 9110 section 8.6: a 204 has none.
+    pub(super) fn length(&self, frame: &ReplyFrame<'_>) -> Option<u64> {
+        match frame.grpc {
+            Some(_) => Some(0),
+            None => (self.status != 204).then_some(self.body_bytes().len() as u64),
+        }
+    }
+
+    /// The body that goes out.
+    pub(super) fn body_sent(&self, frame: &ReplyFrame<'_>) -> &[u8] {
+        if frame.grpc.is_some() || frame.head_only || self.status == 204 {
+            return &[];
+        }
+        self.body_bytes()
+    }
+
+    /// Adds why no TLS with upstream could be had to the text.
+    pub(super) fn add_transport_failure(&mut self, reason: &str) {
+        let text = String::from_utf8_lossy(self.body_bytes());
+        let text = format!("{text}, transport failure reason: {reason}");
+        self.body = Body::Configured(text.into());
     }
 
     fn body_bytes(&self) -> &[u8] {
@@ -212,13 +254,12 @@ pub(super) struct ReplyFrame<'a> {
     pub(super) http10: bool,
     /// HEAD: no body.
     pub(super) head_only: bool,
-    /// The request was gRPC, and so is the answer.
-    pub(super) grpc: bool,
-    pub(super) case: HeaderCase,
+    /// The request was gRPC, and so is the answer: its content type.
+    pub(super) grpc: Option<&'a [u8]>,
 }
 
 /// The gRPC status that stands for an HTTP status (contract section 15.1, last row).
-fn grpc_status(http: u16) -> u64 {
+pub(super) fn grpc_status(http: u16) -> u64 {
     match http {
         200 => 0,
         400 => 13,
@@ -240,4 +281,5 @@ pub(super) enum UpstreamFailure {
     Local,
     Overflow,
     Protocol,
+    Reset,
 }

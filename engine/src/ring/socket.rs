@@ -73,6 +73,16 @@ impl Socket {
         if receive.ended { Received::End } else { Received::None }
     }
 
+    /// Puts received bytes back in front of what is still to be received. Empty chunks are ignored.
+    pub fn put_back(&self, chunk: Chunk) {
+        if !chunk.is_empty() {
+            let mut core = self.core.borrow_mut();
+            let receive = &mut core.slot_mut(self.slot).receive;
+            receive.queued_bytes += chunk.len();
+            receive.queue.push_front(chunk);
+        }
+    }
+
     /// True while nothing is unread and the peer has neither finished nor failed: what a pooled
     /// connection must be to be used again.
     pub fn is_quiet(&self) -> bool {

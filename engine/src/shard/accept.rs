@@ -41,7 +41,7 @@ impl Acceptors {
         &self,
         shard: &Rc<Shard>,
         config: Arc<ListenerConfig>,
-        logs: Arc<AccessLogs>,
+        logs: &[Arc<AccessLogs>],
         socket: Option<OwnedFd>,
     ) {
         let runtime = self.runtime(shard, config, logs);
@@ -93,7 +93,7 @@ impl Acceptors {
         &self,
         shard: &Rc<Shard>,
         config: Arc<ListenerConfig>,
-        logs: Arc<AccessLogs>,
+        logs: &[Arc<AccessLogs>],
     ) -> Rc<ListenerRuntime> {
         let mut runtimes = self.runtimes.borrow_mut();
         if let Some(known) = runtimes.iter().find(|known| known.config.name == config.name) {

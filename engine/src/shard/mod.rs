@@ -25,12 +25,13 @@ use outrigger_xds::engine_config::EngineConfig;
 use outrigger_xds::snapshot::{Listener as ListenerConfig, Snapshot};
 
 use crate::access_log::{AccessLogs, Queue, ShardLogger};
-use crate::buffers::{Arena, ReceiveConfig};
+use crate::buffers::{Arena, ReceiveConfig, RecordBuffers};
 use crate::cluster::{Breakers, Janitor, Serving, spawn_janitor};
 use crate::http::HttpScratch;
 use crate::ring::{Features, Ring, RingConfig, Watermarks};
 use crate::stats::{Registry, ShardStats};
 use crate::timer::{Nanos, Timers};
+use crate::tls::TlsContexts;
 
 use self::driver::DriverWaker;
 use self::mailbox::{Mailbox, Sender};
@@ -50,8 +51,8 @@ pub enum Message {
     Listen {
         /// The listener.
         config: Arc<ListenerConfig>,
-        /// Its open access logs.
-        logs: Arc<AccessLogs>,
+        /// The open access logs of its filter chains, in their order.
+        logs: Arc<[Arc<AccessLogs>]>,
         /// A socket to accept on, bound, listening and non-blocking; nothing where other shards
         /// accept for it.
         socket: Option<OwnedFd>,
@@ -129,6 +130,8 @@ pub struct Common {
     pub log_flush_interval_ns: u64,
     /// Circuit breakers.
     pub breakers: Arc<Breakers>,
+    /// Keys and certificates, as they are now.
+    pub tls: Arc<TlsContexts>,
     /// Signs of life and connection counts.
     pub pulses: Pulses,
 }
@@ -158,6 +161,10 @@ pub struct Shard {
     pub config: Arc<EngineConfig>,
     /// This shard's own counters.
     pub stats: Arc<ShardStats>,
+    /// Keys and certificates, as they are now.
+    pub tls: Arc<TlsContexts>,
+    /// Memory of TLS records.
+    pub records: Rc<RecordBuffers>,
     /// Where sets of counters come from.
     pub registry: Arc<Registry>,
     /// This shard's access log batches.
@@ -353,6 +360,8 @@ impl Shard {
                 common.log_flush_interval_ns,
             )),
             registry: common.registry,
+            tls: common.tls,
+            records: RecordBuffers::new(),
             serving: RefCell::new(Rc::new(serving)),
             pulses: common.pulses,
             peers,
@@ -373,7 +382,7 @@ impl Shard {
                 *self.serving.borrow_mut() = Rc::new(next);
             }
             Message::Listen { config, logs, socket } => {
-                acceptors.listen(self, config, logs, socket);
+                acceptors.listen(self, config, &logs, socket);
             }
             Message::Adopt { listener, socket } => acceptors.adopt(self, &listener, socket),
             Message::Drain { inbound_only: true, .. } => acceptors.close(self, true),

@@ -21,6 +21,6 @@ pub use cell::{Counter, Gauge};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use registry::{Registry, Sample, Scope, Value};
 pub use sets::{
-    AccessLogStats, ClusterStats, FilesystemStats, HostStats, HttpStats, ListenerStats,
-    ServerStats, ShardStats, TcpStats,
+    AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
+    ServerStats, ShardStats, TcpStats, TlsStats,
 };

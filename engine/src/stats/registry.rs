@@ -15,8 +15,8 @@ use outrigger_xds::snapshot::Address;
 
 use super::histogram::HistogramSnapshot;
 use super::sets::{
-    AccessLogStats, ClusterStats, FilesystemStats, HostStats, HttpStats, ListenerStats,
-    ServerStats, ShardStats, Stat, StatSet, TcpStats,
+    AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
+    ServerStats, ShardStats, Stat, StatSet, TcpStats, TlsStats,
 };
 
 /// All statistics of the process.
@@ -31,6 +31,10 @@ pub struct Registry {
     http: Mutex<Family<HttpStats>>,
     clusters: Mutex<Family<ClusterStats>>,
     tcp: Mutex<Family<TcpStats>>,
+    http2: Vec<Arc<Http2Stats>>,
+    cluster_http2: Mutex<Family<Http2Stats>>,
+    listener_tls: Mutex<Family<TlsStats>>,
+    cluster_tls: Mutex<Family<TlsStats>>,
     hosts: Mutex<BTreeMap<HostKey, Vec<Weak<HostStats>>>>,
     /// What counters stood at when `/reset_counters` was last asked for; taken off when reading,
     /// because only a cell's own writer may write it.
@@ -50,6 +54,10 @@ impl Registry {
             http: Mutex::default(),
             clusters: Mutex::default(),
             tcp: Mutex::default(),
+            http2: new_slots(shards + 1),
+            cluster_http2: Mutex::default(),
+            listener_tls: Mutex::default(),
+            cluster_tls: Mutex::default(),
             hosts: Mutex::default(),
             baseline: Mutex::default(),
         }
@@ -107,6 +115,26 @@ impl Registry {
         lock(&self.clusters).slot(self.shards + 1, slot, name)
     }
 
+    /// One slot's `http2.` set: downstream codecs.
+    pub fn http2(&self, slot: usize) -> Arc<Http2Stats> {
+        Arc::clone(&self.http2[slot])
+    }
+
+    /// One slot's `cluster.<name>.http2.` set, made when first asked for.
+    pub fn cluster_http2(&self, slot: usize, name: &str) -> Arc<Http2Stats> {
+        lock(&self.cluster_http2).slot(self.shards + 1, slot, name)
+    }
+
+    /// One slot's `listener.<name>.ssl.` set, made when first asked for.
+    pub fn listener_tls(&self, slot: usize, name: &str) -> Arc<TlsStats> {
+        lock(&self.listener_tls).slot(self.shards + 1, slot, name)
+    }
+
+    /// One slot's `cluster.<name>.ssl.` set, made when first asked for.
+    pub fn cluster_tls(&self, slot: usize, name: &str) -> Arc<TlsStats> {
+        lock(&self.cluster_tls).slot(self.shards + 1, slot, name)
+    }
+
     /// One slot's `tcp.<prefix>.` set, made when first asked for.
     pub fn tcp(&self, slot: usize, prefix: &str) -> Arc<TcpStats> {
         lock(&self.tcp).slot(self.shards + 1, slot, prefix)
@@ -134,6 +162,10 @@ impl Registry {
         merge(&mut samples, &Scope::Server, [&self.server]);
         merge(&mut samples, &Scope::AccessLog, &self.access_log);
         merge(&mut samples, &Scope::Filesystem, &self.filesystem);
+        merge(&mut samples, &Scope::Process, &self.http2);
+        lock(&self.cluster_http2).merge_into(&mut samples, Scope::Cluster);
+        lock(&self.cluster_tls).merge_into(&mut samples, Scope::Cluster);
+        lock(&self.listener_tls).merge_into(&mut samples, Scope::Listener);
         for (shard, stats) in self.shard.iter().enumerate() {
             merge(&mut samples, &Scope::Shard(shard), [stats]);
         }
@@ -250,6 +282,8 @@ pub enum Scope {
     Http(Arc<str>),
     /// `listener.<address>.`
     Listener(Arc<str>),
+    /// What belongs to no single part, such as `http2.`.
+    Process,
     /// `server.`
     Server,
     /// `shard.<n>.`
@@ -273,6 +307,7 @@ impl Display for Scope {
             Scope::Filesystem => f.write_str("filesystem."),
             Scope::Http(prefix) => write!(f, "http.{prefix}."),
             Scope::Listener(name) => write!(f, "listener.{name}."),
+            Scope::Process => Ok(()),
             Scope::Server => f.write_str("server."),
             Scope::Shard(shard) => write!(f, "shard.{shard}."),
             Scope::Tcp(prefix) => write!(f, "tcp.{prefix}."),

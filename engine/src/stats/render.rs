@@ -162,6 +162,7 @@ impl Row<'_> {
                 label(&mut labels, "envoy_listener_address", listener);
                 "envoy_listener"
             }
+            Scope::Process => "envoy",
             Scope::Server => "envoy_server",
             Scope::Shard(shard) => {
                 label(&mut labels, "shard", shard);

@@ -4,6 +4,11 @@
 //! A *level* is a gauge of which every shard knows the same fact (how many members a cluster has):
 //! merging takes the largest, where a gauge's shards are added up.
 
+use outrigger_codecs::http2::Counters;
+use outrigger_xds::snapshot::TlsVersion;
+
+use crate::tls::{CertificateFault, HandshakeError, TlsSession};
+
 use super::cell::{CodeCounters, Counter, Gauge, class_index};
 use super::histogram::Histogram;
 
@@ -305,6 +310,120 @@ impl ClusterStats {
 }
 
 stat_set! {
+    /// `http2.` and `cluster.<name>.http2.`: the HTTP/2 codecs of one shard.
+    pub struct Http2Stats {
+        counters {
+            goaway_sent = "http2.goaway_sent",
+            header_overflow = "http2.header_overflow",
+            continuation_flood = "http2.inbound_continuation_frames_flood",
+            inbound_empty_frames_flood = "http2.inbound_empty_frames_flood",
+            inbound_ping_frames_flood = "http2.inbound_ping_frames_flood",
+            inbound_priority_frames_flood = "http2.inbound_priority_frames_flood",
+            inbound_settings_frames_flood = "http2.inbound_settings_frames_flood",
+            inbound_window_update_frames_flood = "http2.inbound_window_update_frames_flood",
+            outbound_control_flood = "http2.outbound_control_flood",
+            /// Connections ended because the peer reset streams faster than its allowance.
+            rapid_reset = "http2.rapid_reset",
+            rx_messaging_error = "http2.rx_messaging_error",
+            rx_reset = "http2.rx_reset",
+            stream_refused = "http2.stream_refused",
+            trailers = "http2.trailers",
+            tx_reset = "http2.tx_reset",
+            keepalive_timeout = "http2.keepalive_timeout",
+        }
+        gauges {}
+        levels {}
+        histograms {}
+    }
+}
+
+impl Http2Stats {
+    /// Adds what a codec counted.
+    pub fn take(&self, counted: &Counters) {
+        if *counted == Counters::default() {
+            return;
+        }
+        for (counter, count) in [
+            (&self.goaway_sent, counted.goaway_sent),
+            (&self.header_overflow, counted.header_overflow),
+            (&self.continuation_flood, counted.continuation_flood),
+            (&self.inbound_empty_frames_flood, counted.inbound_empty_frames_flood),
+            (&self.inbound_ping_frames_flood, counted.inbound_ping_frames_flood),
+            (&self.inbound_priority_frames_flood, counted.inbound_priority_frames_flood),
+            (&self.inbound_settings_frames_flood, counted.inbound_settings_frames_flood),
+            (&self.inbound_window_update_frames_flood, counted.inbound_window_update_frames_flood),
+            (&self.outbound_control_flood, counted.outbound_control_flood),
+            (&self.rapid_reset, counted.rapid_reset),
+            (&self.rx_messaging_error, counted.rx_messaging_error),
+            (&self.rx_reset, counted.rx_reset),
+            (&self.stream_refused, counted.stream_refused),
+            (&self.trailers, counted.trailers),
+            (&self.tx_reset, counted.tx_reset),
+        ] {
+            counter.add(count.into());
+        }
+    }
+}
+
+stat_set! {
+    /// `listener.<address>.ssl.` and `cluster.<name>.ssl.`: TLS handshakes of one shard.
+    pub struct TlsStats {
+        counters {
+            handshake = "ssl.handshake",
+            session_reused = "ssl.session_reused",
+            connection_error = "ssl.connection_error",
+            no_certificate = "ssl.no_certificate",
+            fail_verify_no_cert = "ssl.fail_verify_no_cert",
+            fail_verify_error = "ssl.fail_verify_error",
+            fail_verify_san = "ssl.fail_verify_san",
+            fail_verify_cert_hash = "ssl.fail_verify_cert_hash",
+            ocsp_staple_failed = "ssl.ocsp_staple_failed",
+            /// Connections for which no certificate could be read.
+            no_context = "ssl.no_context",
+            tls12 = "ssl.versions.TLSv1.2",
+            tls13 = "ssl.versions.TLSv1.3",
+        }
+        gauges {}
+        levels {}
+        histograms {}
+    }
+}
+
+impl TlsStats {
+    /// Counts a handshake that succeeded.
+    pub fn handshake(&self, session: &TlsSession) {
+        self.handshake.inc();
+        if session.resumed {
+            self.session_reused.inc();
+        }
+        if session.peer.is_none() {
+            self.no_certificate.inc();
+        }
+        match session.version {
+            TlsVersion::Tls12 => self.tls12.inc(),
+            TlsVersion::Tls13 => self.tls13.inc(),
+        }
+    }
+
+    /// Counts a handshake that failed, by its reason.
+    pub fn failed(&self, error: &HandshakeError) {
+        match error {
+            HandshakeError::Certificate(CertificateFault::Missing) => {
+                self.fail_verify_no_cert.inc();
+            }
+            HandshakeError::Certificate(CertificateFault::Name) => self.fail_verify_san.inc(),
+            HandshakeError::Certificate(CertificateFault::Hash) => {
+                self.fail_verify_cert_hash.inc();
+            }
+            HandshakeError::Certificate(_) => self.fail_verify_error.inc(),
+            HandshakeError::OcspStaple => self.ocsp_staple_failed.inc(),
+            _ => {}
+        }
+        self.connection_error.inc();
+    }
+}
+
+stat_set! {
     /// One endpoint of a cluster on one shard; shown by `/clusters`, not by `/stats`.
     pub struct HostStats {
         counters { cx_connect_fail, cx_total, rq_error, rq_success, rq_timeout, rq_total }
@@ -416,7 +535,14 @@ stat_set! {
 stat_set! {
     /// `server.`: facts of the process, written by the control thread.
     pub struct ServerStats {
-        counters { static_unknown_fields, dynamic_unknown_fields }
+        counters {
+            static_unknown_fields,
+            dynamic_unknown_fields,
+            /// Outrigger's own: TLS contexts built anew because their files changed.
+            tls_reload,
+            /// Outrigger's own: those that could not be, and stay as they were.
+            tls_reload_failed,
+        }
         gauges {}
         levels {
             uptime,

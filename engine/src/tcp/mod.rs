@@ -14,13 +14,13 @@ use outrigger_xds::snapshot::TcpProxy;
 use crate::access_log::{
     self, AccessLogs, ByteCounts, Capture, LogType, Record, ResponseFlags, Times,
 };
-use crate::cluster::{Admission, ClusterRuntime, Host};
-use crate::connection::ConnectionGuard;
-use crate::http::Peer;
-use crate::ring::{Connecting, Received, Socket, Watermarks};
+use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host};
+use crate::connection::{ConnectionGuard, ConnectionInfo};
+use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
 use crate::stats::TcpStats;
 use crate::timer::{NANOS_PER_MS, Nanos, Timer, after};
+use crate::transport::Transport;
 
 /// One TCP proxy on one shard.
 pub struct TcpRuntime {
@@ -41,20 +41,21 @@ impl TcpRuntime {
 pub struct TcpConnection {
     shard: Rc<Shard>,
     tcp: Rc<TcpRuntime>,
-    down: Socket,
+    info: ConnectionInfo,
+    down: Transport,
     up: Upstream,
     cluster: Option<Rc<ClusterRuntime>>,
     host: Option<Rc<Host>>,
     timer: Timer,
     marks: Watermarks,
-    peer: Peer,
-    id: u64,
     attempts: u32,
     connect_by: Option<Nanos>,
     idle_by: Option<Nanos>,
     end_by: Option<Nanos>,
     /// FIN was passed on: from downstream to upstream, and back.
     ended: [bool; 2],
+    /// Why no TLS with upstream could be had.
+    transport_failure: String,
     times: Times,
     bytes: ByteCounts,
     flags: ResponseFlags,
@@ -64,17 +65,17 @@ pub struct TcpConnection {
 
 enum Upstream {
     NotYet,
-    Connecting { connecting: Connecting, admission: Admission },
-    Connected { socket: Socket, _admission: Admission },
+    Connecting { connector: Connector, admission: Admission },
+    Connected { transport: Transport, _admission: Admission },
 }
 
 impl TcpConnection {
-    /// Proxies `down`, which came from `peer`.
+    /// Proxies `down`.
     pub fn new(
         shard: &Rc<Shard>,
         tcp: &Rc<TcpRuntime>,
-        down: Socket,
-        peer: Peer,
+        down: Transport,
+        info: ConnectionInfo,
         marks: Watermarks,
         guard: ConnectionGuard,
     ) -> Self {
@@ -83,19 +84,19 @@ impl TcpConnection {
         Self {
             shard: Rc::clone(shard),
             tcp: Rc::clone(tcp),
+            info,
             down,
             up: Upstream::NotYet,
             cluster: None,
             host: None,
             timer: shard.timers.timer(),
             marks,
-            peer,
-            id: shard.next_connection_id(),
             attempts: 0,
             connect_by: None,
             idle_by: after(now, tcp.config.idle_timeout),
             end_by: after(now, tcp.config.max_downstream_connection_duration),
             ended: [false; 2],
+            transport_failure: String::new(),
             times: Times { downstream_rx_begin: now, ..Times::default() },
             bytes: ByteCounts::default(),
             flags: ResponseFlags::default(),
@@ -149,14 +150,13 @@ impl TcpConnection {
             };
             let now = self.shard.clock.now();
             self.times.upstream_connect_begin = now;
-            let marks = cluster.watermarks(&self.shard);
-            let connecting = host.connect(&self.shard, marks, cluster.config.tcp_keepalive);
+            let connector = Connector::start(&self.shard, cluster, &host, None, &[]);
             self.host = Some(host);
-            match connecting {
-                Ok(connecting) => {
-                    connecting.register(waker);
+            match connector {
+                Ok(connector) => {
+                    connector.register(waker);
                     self.connect_by = after(now, Some(cluster.config.connect_timeout));
-                    self.up = Upstream::Connecting { connecting, admission };
+                    self.up = Upstream::Connecting { connector, admission };
                     return true;
                 }
                 Err(_) => cluster.stats.upstream_cx_connect_fail.inc(),
@@ -169,23 +169,26 @@ impl TcpConnection {
 
     /// Looks at a connect under way. False when it failed for the last time.
     fn check_connect(&mut self, waker: &Waker) -> bool {
-        let (connecting, admission) = match std::mem::replace(&mut self.up, Upstream::NotYet) {
-            Upstream::Connecting { connecting, admission } => (connecting, admission),
+        let (connector, admission) = match std::mem::replace(&mut self.up, Upstream::NotYet) {
+            Upstream::Connecting { connector, admission } => (connector, admission),
             other => {
                 self.up = other;
                 return true;
             }
         };
-        match connecting.ready() {
-            Ok(Err(connecting)) => {
-                self.up = Upstream::Connecting { connecting, admission };
+        match connector.ready(waker) {
+            Ok(Err(connector)) => {
+                self.up = Upstream::Connecting { connector, admission };
                 true
             }
-            Ok(Ok(socket)) => {
-                self.connected(socket, admission, waker);
+            Ok(Ok(transport)) => {
+                self.connected(transport, admission, waker);
                 true
             }
-            Err(_) => {
+            Err(error) => {
+                if let ConnectError::Tls(error) = &error {
+                    self.transport_failure = format!("TLS_error: {error}");
+                }
                 if let Some(cluster) = &self.cluster {
                     cluster.stats.upstream_cx_connect_fail.inc();
                 }
@@ -195,7 +198,7 @@ impl TcpConnection {
         }
     }
 
-    fn connected(&mut self, socket: Socket, admission: Admission, waker: &Waker) {
+    fn connected(&mut self, transport: Transport, admission: Admission, waker: &Waker) {
         let now = self.shard.clock.now();
         self.times.upstream_connect_end = now;
         self.connect_by = None;
@@ -205,18 +208,20 @@ impl TcpConnection {
             let took = now - self.times.upstream_connect_begin;
             cluster.stats.upstream_cx_connect_ms.record(took / NANOS_PER_MS);
         }
-        socket.register(waker);
-        socket.start();
+        transport.register(waker);
+        transport.start();
         self.down.start();
-        self.up = Upstream::Connected { socket, _admission: admission };
+        self.up = Upstream::Connected { transport, _admission: admission };
     }
 
     /// Moves bytes both ways. True when the connection is over.
     fn relay(&mut self) -> bool {
-        let Upstream::Connected { socket: up, .. } = &self.up else { return false };
+        let Upstream::Connected { transport: up, .. } = &self.up else { return false };
         let mut moved = 0;
         let (received, up_alive) = pump(&self.down, up, self.marks, &mut self.ended[0], &mut moved);
         let (sent, down_alive) = pump(up, &self.down, self.marks, &mut self.ended[1], &mut moved);
+        self.down.flush();
+        up.flush();
         self.bytes.received += received;
         self.bytes.sent += sent;
         if moved > 0 {
@@ -260,22 +265,17 @@ impl TcpConnection {
         let now = self.shard.clock.now();
         self.times.end = now;
         let age = now - self.times.downstream_rx_begin;
-        let address = match self.peer {
-            Peer::Ip(address) => access_log::Address::Ip(address),
-            Peer::Unix => access_log::Address::Pipe(""),
-        };
         let mut record = Record {
             start_wall_ns: self.shard.clock.unix_ns() - age,
             emit_wall_ns: self.shard.clock.unix_ns(),
             times: self.times,
             flags: self.flags,
             bytes: self.bytes,
-            downstream_remote: Some(address),
-            downstream_direct_remote: Some(address),
             upstream_attempts: self.attempts,
-            connection_id: self.id,
+            upstream_transport_failure: Some(&*self.transport_failure)
+                .filter(|reason| !reason.is_empty()),
             log_type: LogType::TcpConnectionEnd,
-            ..Record::default()
+            ..self.info.record()
         };
         if let (Some(cluster), Some(host)) = (&self.cluster, &self.host) {
             record.upstream_cluster = Some(&cluster.config.stat_name);
@@ -289,8 +289,8 @@ impl TcpConnection {
 /// Moves what `from` has to `to` until `to` is full. Returns the bytes moved, and false when `from`
 /// failed.
 fn pump(
-    from: &Socket,
-    to: &Socket,
+    from: &Transport,
+    to: &Transport,
     marks: Watermarks,
     ended: &mut bool,
     moved: &mut u64,

@@ -4,7 +4,7 @@
 //! connection persists. Bodies end by Content-Length, by chunked coding, or by close (RFC 9112
 //! section 6.3); interim 1xx responses are passed over.
 
-use super::{Fault, Progress, Protocol, Reply, Session};
+use super::{Ended, Fault, Protocol, Session};
 
 /// Largest response head taken.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -18,6 +18,7 @@ const LINE_BYTES_MAX: usize = 4096;
 pub struct Http1 {
     request: Vec<u8>,
     expected_body: Option<u64>,
+    close: bool,
 }
 
 /// What to send and what to expect.
@@ -31,13 +32,15 @@ pub struct Http1Options {
     pub post_bytes: Option<usize>,
     /// Length that every response body must have; any when `None`.
     pub expected_body: Option<u64>,
+    /// Ask for the end of the connection with each request.
+    pub close: bool,
 }
 
 impl Http1 {
     /// Prepares the request.
     #[must_use]
     pub fn new(options: &Http1Options) -> Self {
-        let Http1Options { host, path, post_bytes, expected_body } = options;
+        let Http1Options { host, path, post_bytes, expected_body, close } = options;
         let method = if post_bytes.is_some() { "POST" } else { "GET" };
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: outrigger-perf\r\naccept: */*\r\n"
@@ -49,9 +52,12 @@ impl Http1 {
                     .as_bytes(),
             );
         }
+        if *close {
+            request.extend_from_slice(b"connection: close\r\n");
+        }
         request.extend_from_slice(b"\r\n");
         request.resize(request.len() + post_bytes.unwrap_or(0), b'x');
-        Self { request, expected_body: *expected_body }
+        Self { request, expected_body: *expected_body, close: *close }
     }
 }
 
@@ -62,11 +68,16 @@ impl Protocol for Http1 {
         Http1Session {
             request: self.request.clone(),
             expected_body: self.expected_body,
+            close: self.close,
             held: Vec::new(),
-            state: State::Head,
+            state: State::Idle,
             body_bytes: 0,
             reusable: true,
         }
+    }
+
+    fn slots(&self) -> usize {
+        1
     }
 }
 
@@ -75,6 +86,7 @@ impl Protocol for Http1 {
 pub struct Http1Session {
     request: Vec<u8>,
     expected_body: Option<u64>,
+    close: bool,
     /// An incomplete head or line from earlier input.
     held: Vec<u8>,
     state: State,
@@ -84,6 +96,8 @@ pub struct Http1Session {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// No request in flight.
+    Idle,
     Head,
     /// Content-Length body; bytes left.
     Sized(u64),
@@ -112,23 +126,34 @@ struct Head {
 }
 
 impl Session for Http1Session {
-    fn request(&mut self, out: &mut Vec<u8>) {
+    fn open(&mut self, _out: &mut Vec<u8>) {}
+
+    fn is_open(&self) -> bool {
+        true
+    }
+
+    fn request(&mut self, _slot: usize, out: &mut Vec<u8>) {
+        self.state = State::Head;
         out.extend_from_slice(&self.request);
     }
 
-    fn feed(&mut self, input: &[u8]) -> Result<Progress, Fault> {
+    fn feed(
+        &mut self,
+        input: &[u8],
+        _out: &mut Vec<u8>,
+        ended: &mut Vec<Ended>,
+    ) -> Result<(), Fault> {
         let mut at = 0;
-        loop {
+        while at < input.len() {
             let rest = &input[at..];
-            if rest.is_empty() {
-                return Ok(Progress::More);
-            }
             match self.state {
+                // An answer to nothing.
+                State::Idle => return Err(Fault::Malformed),
                 State::Head => {
-                    let Some(taken) = self.head(rest)? else { return Ok(Progress::More) };
+                    let Some(taken) = self.head(rest)? else { return Ok(()) };
                     at += taken;
                     if self.state == State::Sized(0) {
-                        return self.done(at);
+                        self.done(at == input.len(), ended)?;
                     }
                 }
                 State::Sized(left) => {
@@ -137,12 +162,12 @@ impl Session for Http1Session {
                     let left = left - taken as u64;
                     self.state = State::Sized(left);
                     if left == 0 {
-                        return self.done(at);
+                        self.done(at == input.len(), ended)?;
                     }
                 }
                 State::UntilClose => at += self.body(rest, u64::MAX),
                 State::ChunkSize => {
-                    let Some(taken) = self.line(rest)? else { return Ok(Progress::More) };
+                    let Some(taken) = self.line(rest)? else { return Ok(()) };
                     at += taken;
                     let size = chunk_size(&self.held).ok_or(Fault::Malformed)?;
                     self.held.clear();
@@ -155,7 +180,7 @@ impl Session for Http1Session {
                     self.state = if left == 0 { State::ChunkEnd } else { State::ChunkData(left) };
                 }
                 State::ChunkEnd => {
-                    let Some(taken) = self.line(rest)? else { return Ok(Progress::More) };
+                    let Some(taken) = self.line(rest)? else { return Ok(()) };
                     at += taken;
                     if self.held != b"\r\n" {
                         return Err(Fault::Malformed);
@@ -164,16 +189,17 @@ impl Session for Http1Session {
                     self.state = State::ChunkSize;
                 }
                 State::Trailers => {
-                    let Some(taken) = self.line(rest)? else { return Ok(Progress::More) };
+                    let Some(taken) = self.line(rest)? else { return Ok(()) };
                     at += taken;
                     let last = self.held == b"\r\n";
                     self.held.clear();
                     if last {
-                        return self.done(at);
+                        self.done(at == input.len(), ended)?;
                     }
                 }
             }
         }
+        Ok(())
     }
 
     fn skippable(&self) -> u64 {
@@ -183,20 +209,28 @@ impl Session for Http1Session {
         }
     }
 
-    fn skip(&mut self, count: u64) -> Result<Progress, Fault> {
+    fn skip(&mut self, count: u64, ended: &mut Vec<Ended>) -> Result<(), Fault> {
         self.body_bytes += count;
         match self.state {
-            State::Sized(left) if left <= count => return self.done(0),
+            State::Sized(left) if left <= count => return self.done(true, ended),
             State::Sized(left) => self.state = State::Sized(left - count),
             State::ChunkData(left) if left <= count => self.state = State::ChunkEnd,
             State::ChunkData(left) => self.state = State::ChunkData(left - count),
             _ => {}
         }
-        Ok(Progress::More)
+        Ok(())
     }
 
-    fn finish(&mut self) -> Result<Progress, Fault> {
-        if self.state == State::UntilClose { self.done(0) } else { Err(Fault::Closed) }
+    fn finish(&mut self, ended: &mut Vec<Ended>) -> Result<(), Fault> {
+        match self.state {
+            State::Idle => Ok(()),
+            State::UntilClose => self.done(true, ended),
+            _ => Err(Fault::Closed),
+        }
+    }
+
+    fn is_reusable(&self) -> bool {
+        self.reusable
     }
 }
 
@@ -228,7 +262,7 @@ impl Http1Session {
             return Err(Fault::Length);
         }
         self.body_bytes = 0;
-        self.reusable = head.reusable && head.framing != Framing::UntilClose;
+        self.reusable = head.reusable && !self.close && head.framing != Framing::UntilClose;
         self.state = match head.framing {
             Framing::Sized(length) => State::Sized(length),
             Framing::Chunked => State::ChunkSize,
@@ -254,13 +288,17 @@ impl Http1Session {
         Ok(end.map(|_| taken))
     }
 
-    fn done(&mut self, consumed: usize) -> Result<Progress, Fault> {
-        self.state = State::Head;
-        let body_bytes = self.body_bytes;
-        if self.expected_body.is_some_and(|expected| expected != body_bytes) {
+    /// Ends the response; `last` when the input ends with it. More would be an answer to nothing.
+    fn done(&mut self, last: bool, ended: &mut Vec<Ended>) -> Result<(), Fault> {
+        self.state = State::Idle;
+        if !last {
+            return Err(Fault::Malformed);
+        }
+        if self.expected_body.is_some_and(|expected| expected != self.body_bytes) {
             return Err(Fault::Length);
         }
-        Ok(Progress::Done(Reply { consumed, body_bytes, reusable: self.reusable }))
+        ended.push(Ended { slot: 0, outcome: Ok(self.body_bytes) });
+        Ok(())
     }
 }
 
@@ -331,17 +369,23 @@ mod tests {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nt: v\r\n\r\n";
 
     fn session(expected_body: Option<u64>) -> Http1Session {
-        Http1::new(&Http1Options {
+        let mut session = Http1::new(&Http1Options {
             host: "h".to_owned(),
             path: "/".to_owned(),
             post_bytes: None,
             expected_body,
+            close: false,
         })
-        .session()
+        .session();
+        session.request(0, &mut Vec::new());
+        session
     }
 
-    fn done(consumed: usize, body_bytes: u64) -> Result<Progress, Fault> {
-        Ok(Progress::Done(Reply { consumed, body_bytes, reusable: true }))
+    /// Body bytes of the response if it is complete.
+    fn feed(session: &mut Http1Session, input: &[u8]) -> Result<Option<u64>, Fault> {
+        let mut ended = Vec::new();
+        session.feed(input, &mut Vec::new(), &mut ended)?;
+        ended.first().map(|one| one.outcome).transpose()
     }
 
     #[test]
@@ -351,52 +395,66 @@ mod tests {
             path: "/b/3".to_owned(),
             post_bytes: None,
             expected_body: None,
+            close: false,
         };
         let mut out = Vec::new();
-        Http1::new(&options).session().request(&mut out);
+        Http1::new(&options).session().request(0, &mut out);
         assert!(out.starts_with(b"GET /b/3 HTTP/1.1\r\nhost: a:1\r\n"));
         assert!(out.ends_with(b"\r\n\r\n"));
         options.post_bytes = Some(2);
+        options.close = true;
         out.clear();
-        Http1::new(&options).session().request(&mut out);
+        Http1::new(&options).session().request(0, &mut out);
         assert!(out.starts_with(b"POST "));
-        assert!(out.ends_with(b"content-length: 2\r\n\r\nxx"));
+        assert!(out.ends_with(b"content-length: 2\r\nconnection: close\r\n\r\nxx"));
     }
 
     #[test]
     fn reads_responses_one_after_the_other() {
         let mut reader = session(Some(5));
-        assert_eq!(reader.feed(SIZED), done(SIZED.len(), 5));
-        let two = [SIZED, SIZED].concat();
-        assert_eq!(reader.feed(&two), done(SIZED.len(), 5));
+        assert_eq!(feed(&mut reader, SIZED), Ok(Some(5)));
+        assert!(reader.is_reusable());
+        reader.request(0, &mut Vec::new());
+        assert_eq!(feed(&mut reader, SIZED), Ok(Some(5)));
         let empty = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-        assert_eq!(session(Some(0)).feed(empty), done(empty.len(), 0));
+        assert_eq!(feed(&mut session(Some(0)), empty), Ok(Some(0)));
+    }
+
+    #[test]
+    fn refuses_answers_to_nothing() {
+        assert_eq!(feed(&mut session(Some(5)), &[SIZED, SIZED].concat()), Err(Fault::Malformed));
+        let mut reader = session(Some(5));
+        assert_eq!(feed(&mut reader, SIZED), Ok(Some(5)));
+        assert_eq!(feed(&mut reader, SIZED), Err(Fault::Malformed));
     }
 
     #[test]
     fn reads_chunked_and_until_close() {
-        assert_eq!(session(Some(5)).feed(CHUNKED), done(CHUNKED.len(), 5));
+        assert_eq!(feed(&mut session(Some(5)), CHUNKED), Ok(Some(5)));
         let mut reader = session(None);
-        assert_eq!(reader.feed(b"HTTP/1.0 200 OK\r\n\r\nabc"), Ok(Progress::More));
-        assert_eq!(
-            reader.finish(),
-            Ok(Progress::Done(Reply { consumed: 0, body_bytes: 3, reusable: false }))
-        );
+        assert_eq!(feed(&mut reader, b"HTTP/1.0 200 OK\r\n\r\nabc"), Ok(None));
+        let mut ended = Vec::new();
+        assert_eq!(reader.finish(&mut ended), Ok(()));
+        assert_eq!(ended, [Ended { slot: 0, outcome: Ok(3) }]);
+        assert!(!reader.is_reusable());
     }
 
     #[test]
     fn passes_over_interim_responses() {
         let all = [b"HTTP/1.1 103 Early Hints\r\n\r\n", SIZED].concat();
-        assert_eq!(session(Some(5)).feed(&all), done(all.len(), 5));
+        assert_eq!(feed(&mut session(Some(5)), &all), Ok(Some(5)));
     }
 
     #[test]
     fn skips_without_reading() {
         let mut reader = session(Some(5));
-        assert_eq!(reader.feed(&SIZED[..SIZED.len() - 4]), Ok(Progress::More));
+        assert_eq!(feed(&mut reader, &SIZED[..SIZED.len() - 4]), Ok(None));
         assert_eq!(reader.skippable(), 4);
-        assert_eq!(reader.skip(3), Ok(Progress::More));
-        assert_eq!(reader.skip(1), done(0, 5));
+        let mut ended = Vec::new();
+        assert_eq!(reader.skip(3, &mut ended), Ok(()));
+        assert_eq!(ended, []);
+        assert_eq!(reader.skip(1, &mut ended), Ok(()));
+        assert_eq!(ended, [Ended { slot: 0, outcome: Ok(5) }]);
         assert_eq!(reader.skippable(), 0);
     }
 
@@ -420,17 +478,19 @@ mod tests {
             (b"SSH-2.0\r\n\r\n", Fault::Malformed),
         ];
         for (input, fault) in cases {
-            assert_eq!(session(Some(5)).feed(input), Err(*fault), "{}", input.escape_ascii());
+            assert_eq!(feed(&mut session(Some(5)), input), Err(*fault), "{}", input.escape_ascii());
         }
-        assert_eq!(session(Some(5)).finish(), Err(Fault::Closed));
-        assert_eq!(session(None).feed(&vec![b'H'; HEAD_BYTES_MAX + 1]), Err(Fault::Malformed));
+        assert_eq!(session(Some(5)).finish(&mut Vec::new()), Err(Fault::Closed));
+        let long = vec![b'H'; HEAD_BYTES_MAX + 1];
+        assert_eq!(feed(&mut session(None), &long), Err(Fault::Malformed));
     }
 
     #[test]
     fn notices_connection_close() {
         let input = b"HTTP/1.1 200 OK\r\nconnection: Close\r\ncontent-length: 0\r\n\r\n";
-        let Ok(Progress::Done(reply)) = session(Some(0)).feed(input) else { panic!("incomplete") };
-        assert!(!reply.reusable);
+        let mut reader = session(Some(0));
+        assert_eq!(feed(&mut reader, input), Ok(Some(0)));
+        assert!(!reader.is_reusable());
     }
 
     proptest! {
@@ -442,18 +502,13 @@ mod tests {
             cuts.sort_unstable();
             let mut reader = session(Some(5));
             let mut from = 0;
-            let mut last = Ok(Progress::More);
             for to in cuts {
                 if to > from {
-                    last = reader.feed(&input[from..to]);
-                    prop_assert!(last == Ok(Progress::More) || to == input.len());
-                    if to == input.len() {
-                        prop_assert_eq!(last, done(to - from, 5));
-                    }
+                    let expected = (to == input.len()).then_some(5);
+                    prop_assert_eq!(feed(&mut reader, &input[from..to]), Ok(expected));
                     from = to;
                 }
             }
-            prop_assert!(last.is_ok());
         }
     }
 }

@@ -1,13 +1,20 @@
-//! What the load generator must know of a protocol: bytes to send, and where an answer ends.
+//! What the load generator must know of a protocol: bytes to send, and where answers end.
 //!
-//! A [`Protocol`] describes the load; each connection gets its own [`Session`], which encodes one
-//! request at a time and finds the end of its response incrementally. A session does no I/O and
-//! reads no clock. The invariant: after [`Session::feed`] says [`Progress::Done`] the session is
-//! ready for the next [`Session::request`].
+//! A [`Protocol`] describes the load; each connection gets its own [`Session`], which encodes
+//! requests and finds the ends of their responses incrementally. A session does no I/O and reads no
+//! clock. It has a fixed number of slots, one for each request that may be in flight at a time: one
+//! with HTTP/1.1, one per stream with HTTP/2. The invariant: a slot is taken by
+//! [`Session::request`] and free again when it was reported as [`Ended`].
 
 pub mod http1;
+pub mod http2;
 
 use serde::{Deserialize, Serialize};
+
+use self::{
+    http1::{Http1, Http1Session},
+    http2::{Http2, Http2Session},
+};
 
 /// A kind of load.
 pub trait Protocol {
@@ -16,19 +23,35 @@ pub trait Protocol {
 
     /// State for a new connection.
     fn session(&self) -> Self::Session;
+
+    /// Requests that a connection has in flight at a time.
+    fn slots(&self) -> usize;
 }
 
-/// One connection's side of the protocol, as a client, with one request in flight.
+/// One connection's side of the protocol, as a client.
 pub trait Session {
-    /// Appends the next request, and before the first one whatever opens the connection.
-    fn request(&mut self, out: &mut Vec<u8>);
+    /// Appends what a client says before its first request.
+    fn open(&mut self, out: &mut Vec<u8>);
 
-    /// Takes received bytes, all of them unless the response ends before.
+    /// Whether the peer has answered that.
+    fn is_open(&self) -> bool;
+
+    /// Appends a request in a free slot. Not to be called once the session is not
+    /// [reusable](Session::is_reusable).
+    fn request(&mut self, slot: usize, out: &mut Vec<u8>);
+
+    /// Takes received bytes, appends what the protocol itself answers, and the requests that ended.
     ///
     /// # Errors
     ///
-    /// What is wrong with the response. The connection can't be used any more.
-    fn feed(&mut self, input: &[u8]) -> Result<Progress, Fault>;
+    /// What is wrong with the whole connection, which can't be used any more. Requests that ended
+    /// before are in `ended`, all others have failed.
+    fn feed(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        ended: &mut Vec<Ended>,
+    ) -> Result<(), Fault>;
 
     /// Number of coming bytes whose content doesn't matter: the generator may let the kernel drop
     /// up to so many of them and tell [`Session::skip`].
@@ -39,35 +62,111 @@ pub trait Session {
     /// # Errors
     ///
     /// As [`Session::feed`].
-    fn skip(&mut self, count: u64) -> Result<Progress, Fault>;
+    fn skip(&mut self, count: u64, ended: &mut Vec<Ended>) -> Result<(), Fault>;
 
     /// The peer closed its side: the end of a response, where the protocol has that.
     ///
     /// # Errors
     ///
     /// [`Fault::Closed`] when a response was due.
-    fn finish(&mut self) -> Result<Progress, Fault>;
-}
+    fn finish(&mut self, ended: &mut Vec<Ended>) -> Result<(), Fault>;
 
-/// How far a response is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// All input was taken; the response goes on.
-    More,
-    /// The response is complete.
-    Done(Reply),
-}
-
-/// A complete response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reply {
-    /// Bytes of the last [`Session::feed`] input that belong to it. More input than that is an
-    /// answer to nothing.
-    pub consumed: usize,
-    /// Body bytes of the whole response.
-    pub body_bytes: u64,
     /// Whether the connection takes another request.
-    pub reusable: bool,
+    fn is_reusable(&self) -> bool;
+}
+
+/// A request that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Its slot.
+    pub slot: usize,
+    /// Body bytes of the response, or what is wrong with it.
+    pub outcome: Result<u64, Fault>,
+}
+
+/// Any of the protocols, for where the choice is made at run time.
+#[derive(Debug, Clone)]
+pub enum AnyProtocol {
+    /// HTTP/1.1.
+    Http1(Http1),
+    /// HTTP/2.
+    Http2(Http2),
+}
+
+/// A session of [`AnyProtocol`].
+#[derive(Debug)]
+pub enum AnySession {
+    /// HTTP/1.1.
+    Http1(Box<Http1Session>),
+    /// HTTP/2.
+    Http2(Box<Http2Session>),
+}
+
+impl Protocol for AnyProtocol {
+    type Session = AnySession;
+
+    fn session(&self) -> AnySession {
+        match self {
+            Self::Http1(http1) => AnySession::Http1(Box::new(http1.session())),
+            Self::Http2(http2) => AnySession::Http2(Box::new(http2.session())),
+        }
+    }
+
+    fn slots(&self) -> usize {
+        match self {
+            Self::Http1(http1) => http1.slots(),
+            Self::Http2(http2) => http2.slots(),
+        }
+    }
+}
+
+/// Calls the same method of whichever session it is.
+macro_rules! either {
+    ($self:ident, $session:ident => $call:expr) => {
+        match $self {
+            AnySession::Http1($session) => $call,
+            AnySession::Http2($session) => $call,
+        }
+    };
+}
+
+impl Session for AnySession {
+    fn open(&mut self, out: &mut Vec<u8>) {
+        either!(self, session => session.open(out));
+    }
+
+    fn is_open(&self) -> bool {
+        either!(self, session => session.is_open())
+    }
+
+    fn request(&mut self, slot: usize, out: &mut Vec<u8>) {
+        either!(self, session => session.request(slot, out));
+    }
+
+    fn feed(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        ended: &mut Vec<Ended>,
+    ) -> Result<(), Fault> {
+        either!(self, session => session.feed(input, out, ended))
+    }
+
+    fn skippable(&self) -> u64 {
+        either!(self, session => session.skippable())
+    }
+
+    fn skip(&mut self, count: u64, ended: &mut Vec<Ended>) -> Result<(), Fault> {
+        either!(self, session => session.skip(count, ended))
+    }
+
+    fn finish(&mut self, ended: &mut Vec<Ended>) -> Result<(), Fault> {
+        either!(self, session => session.finish(ended))
+    }
+
+    fn is_reusable(&self) -> bool {
+        either!(self, session => session.is_reusable())
+    }
 }
 
 /// Why a request failed.
@@ -76,6 +175,8 @@ pub struct Reply {
 pub enum Fault {
     /// The connection was not made.
     Connect,
+    /// The TLS handshake failed, agreed something else than asked for, or a record was broken.
+    Tls,
     /// The peer reset the connection.
     Reset,
     /// The peer closed the connection before the response was complete.
@@ -86,6 +187,10 @@ pub enum Fault {
     Status,
     /// The body has not the expected length.
     Length,
+    /// The gRPC status is missing or not 0.
+    Grpc,
+    /// The peer reset the stream, went away before it, or admits fewer streams than are asked for.
+    Refused,
     /// No complete response within the request timeout.
     Timeout,
     /// Due in the measured window, but not complete at the end of the run (open loop only).
@@ -94,13 +199,16 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds, in the order of [`Fault::index`].
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect,
+        Self::Tls,
         Self::Reset,
         Self::Closed,
         Self::Malformed,
         Self::Status,
         Self::Length,
+        Self::Grpc,
+        Self::Refused,
         Self::Timeout,
         Self::Unfinished,
     ];
@@ -116,11 +224,14 @@ impl Fault {
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Reset => "reset",
             Self::Closed => "closed",
             Self::Malformed => "malformed",
             Self::Status => "status",
             Self::Length => "length",
+            Self::Grpc => "grpc",
+            Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unfinished => "unfinished",
         }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::{protocol::Fault, stats::Summary, sys};
+use crate::{protocol::Fault, stats::Summary, sys, variant::Negotiated};
 
 /// What `compare` writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ pub struct Report {
 pub struct Case {
     /// direct, floor, outrigger or a peer.
     pub target: String,
-    /// Protocol of both sides.
+    /// Name of the protocol variant.
     pub protocol: String,
     /// shared or split.
     pub layout: String,
@@ -35,6 +35,13 @@ pub struct Case {
     pub profile: String,
     /// Downstream connections.
     pub connections: usize,
+    /// Requests in flight on each; 1 where the protocol has no streams.
+    #[serde(default = "one_stream")]
+    pub streams: usize,
+    /// What the first request of the last repetition came by; `null` in results from before it was
+    /// written down.
+    #[serde(default)]
+    pub negotiated: Option<Negotiated>,
     /// Response body length.
     pub body_bytes: usize,
     /// Requests per second asked for in open loop; `null` in closed loop.
@@ -63,6 +70,10 @@ pub struct Case {
     pub errors_in_warmup: u64,
     /// Repetitions that the numbers are medians of.
     pub repetitions: usize,
+}
+
+fn one_stream() -> usize {
+    1
 }
 
 /// Latencies; `max` is the largest of all repetitions, the others are medians over them.
@@ -116,6 +127,8 @@ pub struct Condition {
     pub body_bytes: usize,
     /// As [`Case::connections`].
     pub connections: usize,
+    /// As [`Case::streams`].
+    pub streams: usize,
     /// As [`Case::rate`].
     pub rate: Option<u64>,
 }
@@ -165,6 +178,8 @@ impl Case {
             layout: condition.layout.clone(),
             profile: condition.profile.clone(),
             connections: condition.connections,
+            streams: condition.streams,
+            negotiated: summary.negotiated,
             body_bytes: condition.body_bytes,
             rate: condition.rate,
             rps: summary.rate,
@@ -191,6 +206,7 @@ impl Case {
             profile: self.profile.clone(),
             body_bytes: self.body_bytes,
             connections: self.connections,
+            streams: self.streams,
             rate: self.rate,
         }
     }
@@ -223,6 +239,7 @@ impl Machine {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::variant::ProtocolName;
 
     /// A case with everything settable that the checks look at.
     pub(crate) fn case(
@@ -239,6 +256,8 @@ pub(crate) mod tests {
             layout: "shared".to_owned(),
             profile: "plain".to_owned(),
             connections,
+            streams: 1,
+            negotiated: Some(ProtocolName::Http1.sides().negotiated(None)),
             body_bytes,
             rate: None,
             rps,
@@ -287,6 +306,16 @@ pub(crate) mod tests {
         assert!(case["cpu_us_per_request"].is_null());
         assert_eq!(json["machine"]["versions"]["nginx"], "nginx/1");
         assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+    }
+
+    #[test]
+    fn older_results_are_read() {
+        let mut json = serde_json::to_value(case("direct", 4, 128, 10.0, None, 5.0)).unwrap();
+        for field in ["streams", "negotiated"] {
+            json.as_object_mut().unwrap().remove(field);
+        }
+        let case: Case = serde_json::from_value(json).unwrap();
+        assert_eq!((case.streams, case.negotiated), (1, None));
     }
 
     #[test]

@@ -43,11 +43,12 @@ pub fn render(report: &Report) -> String {
 }
 
 fn title(condition: &Condition) -> String {
-    let Condition { protocol, layout, profile, body_bytes, connections, rate } = condition;
+    let Condition { protocol, layout, profile, body_bytes, connections, streams, rate } = condition;
+    let streams = if *streams > 1 { format!(" x {streams} streams") } else { String::new() };
     let pace =
         rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("{rate} req/s open loop"));
     format!(
-        "{protocol}, {connections} connections, {body_bytes}-byte body, layout {layout}, profile {profile}, {pace}"
+        "{protocol}, {connections} connections{streams}, {body_bytes}-byte body, layout {layout}, profile {profile}, {pace}"
     )
 }
 
@@ -142,5 +143,9 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("! nginx: 3 errors"), "{text}");
+        let mut h2 = case("outrigger", 16, 128, 60_000.0, Some(5.0), 1000.0);
+        (h2.protocol, h2.streams) = ("h2".to_owned(), 16);
+        let text = render(&report(vec![h2]));
+        assert!(text.contains("h2, 16 connections x 16 streams, 128-byte body"), "{text}");
     }
 }

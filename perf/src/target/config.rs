@@ -1,5 +1,5 @@
-//! Equivalent configurations: one listener, one worker, one route to one upstream, HTTP/1.1 and
-//! keep-alive on both sides.
+//! Equivalent configurations: one listener, one worker, one route to one upstream, in the versions of
+//! HTTP that the protocol variant names, with keep-alive.
 //!
 //! Equivalent means: each proxy does what it does by default to a request, with everything off that
 //! costs and that the others don't do, and with limits out of the way.
@@ -14,6 +14,17 @@
 //! long bodies; HAProxy may reuse any idle upstream connection (`http-reuse always`), and keeps them
 //! although they are as many as downstream ones (`tune.pool-*-fd-ratio`). Without these they would be
 //! slower, not different.
+//!
+//! HTTP/2 and TLS, which differ in what the proxies have:
+//!
+//! | | HTTP/2 upstream | HTTP/2 downstream | TLS downstream |
+//! |---|---|---|---|
+//! | nginx | `grpc_pass`, its only one, for gRPC and for everything else: one request at a time on each pooled connection | `listen ... http2` | `ssl`, HTTP/2 by ALPN |
+//! | HAProxy | `proto h2`, up to 100 streams per connection | `proto h2` | `ssl`, ALPN as named |
+//! | Envoy, Outrigger | explicit HTTP/2 options of the cluster | `codec_type: HTTP2` | `DownstreamTlsContext`, ALPN as named |
+//!
+//! All accept TLS 1.3 only, have the same certificate and keep their defaults for session tickets; the
+//! generator leaves them one suite and one group to choose.
 
 use std::{
     ffi::OsString,
@@ -22,6 +33,10 @@ use std::{
 };
 
 use super::{Profile, Target};
+use crate::{
+    tls::Identity,
+    variant::{Sides, Version},
+};
 
 /// What a target is to do.
 #[derive(Debug, Clone)]
@@ -32,12 +47,18 @@ pub struct Setup<'a> {
     pub origin: SocketAddr,
     /// An empty directory for its files.
     pub directory: &'a Path,
+    /// What it speaks.
+    pub sides: Sides,
+    /// Its certificate, where it speaks TLS.
+    pub identity: &'a Identity,
     /// What it writes down.
     pub profile: Profile,
     /// CPUs of Outrigger's shards, one shard each.
     pub cpus: &'a [usize],
     /// Most connections that will be open.
     pub connections: usize,
+    /// Most requests in flight on each.
+    pub streams: usize,
     /// How long our own servers live at most, in seconds.
     pub lifetime_s: u64,
 }
@@ -118,11 +139,43 @@ const HOUR_S: u32 = 3600;
 /// nginx.conf. One worker under a master, as in production.
 #[must_use]
 pub fn nginx(setup: &Setup<'_>) -> String {
-    let Setup { listen, origin, directory, profile, connections, .. } = setup;
+    let Setup { listen, origin, directory, sides, identity, profile, connections, streams, .. } =
+        setup;
     let directory = directory.display();
-    // A connection of each side per request in flight, and some for the listener and the log.
-    let limit = connections * 2 + 1024;
-    let idle = connections + 64;
+    // Those downstream, one upstream per request in flight, and some for the listener and the log.
+    let limit = connections + connections * streams + 1024;
+    let idle = connections * streams + 64;
+    let mut speech = String::new();
+    let mut tls = String::new();
+    if sides.tls {
+        speech += " ssl";
+        tls = format!(
+            r"
+        ssl_certificate {};
+        ssl_certificate_key {};
+        ssl_protocols TLSv1.3;",
+            identity.certificate.display(),
+            identity.key.display()
+        );
+    }
+    if sides.downstream == Version::Http2 {
+        speech += " http2";
+    }
+    let pass = match sides.upstream {
+        Version::Http1 => {
+            r#"proxy_pass http://origin;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_max_temp_file_size 0;
+            proxy_buffer_size 16k;
+            proxy_buffers 16 32k;
+            proxy_busy_buffers_size 128k;"#
+        }
+        Version::Http2 => {
+            r"grpc_pass grpc://origin;
+            grpc_buffer_size 16k;"
+        }
+    };
     let log = match profile {
         Profile::Plain => "access_log off;".to_owned(),
         Profile::Observed => {
@@ -161,15 +214,9 @@ http {{
         keepalive_timeout {HOUR_S}s;
     }}
     server {{
-        listen {listen} backlog=4096;
+        listen {listen}{speech} backlog=4096;{tls}
         location / {{
-            proxy_pass http://origin;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            proxy_max_temp_file_size 0;
-            proxy_buffer_size 16k;
-            proxy_buffers 16 32k;
-            proxy_busy_buffers_size 128k;
+            {pass}
         }}
     }}
 }}
@@ -180,7 +227,17 @@ http {{
 /// haproxy.cfg.
 #[must_use]
 pub fn haproxy(setup: &Setup<'_>) -> String {
-    let Setup { listen, origin, profile, connections, .. } = setup;
+    let Setup { listen, origin, sides, identity, profile, connections, .. } = setup;
+    let bind = match (sides.tls, sides.downstream) {
+        (false, Version::Http1) => String::new(),
+        (false, Version::Http2) => " proto h2".to_owned(),
+        (true, version) => format!(
+            " ssl crt {} alpn {} ssl-min-ver TLSv1.3",
+            identity.both.display(),
+            version.name()
+        ),
+    };
+    let server = if sides.upstream == Version::Http2 { " proto h2" } else { "" };
     let limit = connections + 1024;
     let (global_log, log) = match profile {
         Profile::Plain => ("", "no log"),
@@ -207,12 +264,12 @@ defaults
     http-reuse always
 
 frontend downstream
-    bind {listen} backlog 4096
+    bind {listen} backlog 4096{bind}
     maxconn {limit}
     default_backend upstream
 
 backend upstream
-    server origin {origin}
+    server origin {origin}{server}
 "
     )
 }
@@ -220,7 +277,39 @@ backend upstream
 /// An Envoy v3 bootstrap.
 #[must_use]
 pub fn envoy(setup: &Setup<'_>) -> String {
-    let Setup { listen, origin, directory, profile, .. } = setup;
+    let Setup { listen, origin, directory, sides, identity, profile, .. } = setup;
+    let codec = if sides.downstream == Version::Http2 { "HTTP2" } else { "HTTP1" };
+    let transport = if sides.tls {
+        format!(
+            r#"
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            alpn_protocols: ["{}"]
+            tls_params: {{ tls_minimum_protocol_version: TLSv1_3 }}
+            tls_certificates:
+            - certificate_chain: {{ filename: {} }}
+              private_key: {{ filename: {} }}"#,
+            sides.downstream.name(),
+            identity.certificate.display(),
+            identity.key.display()
+        )
+    } else {
+        String::new()
+    };
+    let upstream = match sides.upstream {
+        Version::Http1 => "",
+        Version::Http2 => {
+            r#"
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config:
+          http2_protocol_options: {}"#
+        }
+    };
     let (listen_address, listen_port) = (listen.ip(), listen.port());
     let (origin_address, origin_port) = (origin.ip(), origin.port());
     let (log, statistics, router) = match profile {
@@ -251,7 +340,7 @@ pub fn envoy(setup: &Setup<'_>) -> String {
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: downstream
-          codec_type: HTTP1
+          codec_type: {codec}
           generate_request_id: false{log}
           route_config:
             name: all
@@ -264,11 +353,11 @@ pub fn envoy(setup: &Setup<'_>) -> String {
           http_filters:
           - name: envoy.filters.http.router
             typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router{router}
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router{router}{transport}
   clusters:
   - name: origin
     type: STATIC
-    connect_timeout: 5s
+    connect_timeout: 5s{upstream}
     circuit_breakers:
       thresholds:
       - max_connections: 1000000
@@ -295,16 +384,32 @@ pub fn outrigger(setup: &Setup<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
+    use crate::variant::ProtocolName;
+
+    static IDENTITY: OnceLock<Identity> = OnceLock::new();
 
     fn setup(profile: Profile) -> Setup<'static> {
+        of(ProtocolName::Http1, profile)
+    }
+
+    fn of(protocol: ProtocolName, profile: Profile) -> Setup<'static> {
         Setup {
+            sides: protocol.sides(),
+            identity: IDENTITY.get_or_init(|| Identity {
+                certificate: "/dir/c.pem".into(),
+                key: "/dir/k.pem".into(),
+                both: "/dir/b.pem".into(),
+            }),
             listen: "127.0.0.1:1000".parse().unwrap(),
             origin: "127.0.0.1:2000".parse().unwrap(),
             directory: Path::new("/dir"),
             profile,
             cpus: &[1, 3],
             connections: 512,
+            streams: 1,
             lifetime_s: 60,
         }
     }
@@ -347,6 +452,60 @@ mod tests {
             assert_eq!(theirs.contains("dynamic_stats: false"), profile == Profile::Plain);
             assert_eq!(theirs.contains("/dir/access.log"), profile == Profile::Observed);
             assert!(theirs.contains("generate_request_id: false"));
+        }
+    }
+
+    #[test]
+    fn versions_and_tls_where_they_belong() {
+        use ProtocolName::{Grpc, H2H1, H2Tls, Http1, Https};
+        let cases: [(ProtocolName, [&str; 2], [&str; 2], [&str; 2], [bool; 2]); 5] = [
+            (
+                Http1,
+                ["listen 127.0.0.1:1000 backlog", "proxy_pass http://origin;"],
+                ["backlog 4096\n", "server origin 127.0.0.1:2000\n"],
+                ["codec_type: HTTP1", "connect_timeout: 5s\n    circuit_breakers"],
+                [false, false],
+            ),
+            (
+                Grpc,
+                ["listen 127.0.0.1:1000 http2 backlog", "grpc_pass grpc://origin;"],
+                ["backlog 4096 proto h2\n", "server origin 127.0.0.1:2000 proto h2\n"],
+                ["codec_type: HTTP2", "http2_protocol_options: {}"],
+                [false, true],
+            ),
+            (
+                H2H1,
+                ["listen 127.0.0.1:1000 http2 backlog", "proxy_pass http://origin;"],
+                ["backlog 4096 proto h2\n", "server origin 127.0.0.1:2000\n"],
+                ["codec_type: HTTP2", "connect_timeout: 5s\n    circuit_breakers"],
+                [false, false],
+            ),
+            (
+                Https,
+                ["listen 127.0.0.1:1000 ssl backlog", "ssl_certificate_key /dir/k.pem;"],
+                ["ssl crt /dir/b.pem alpn http/1.1 ssl-min-ver TLSv1.3\n", "server origin"],
+                ["alpn_protocols: [\"http/1.1\"]", "private_key: { filename: /dir/k.pem }"],
+                [true, false],
+            ),
+            (
+                H2Tls,
+                ["listen 127.0.0.1:1000 ssl http2 backlog", "proxy_pass http://origin;"],
+                ["ssl crt /dir/b.pem alpn h2 ssl-min-ver", "server origin 127.0.0.1:2000\n"],
+                ["alpn_protocols: [\"h2\"]", "codec_type: HTTP2"],
+                [true, false],
+            ),
+        ];
+        for (protocol, in_nginx, in_haproxy, in_envoy, [tls, http2_upstream]) in cases {
+            let setup = of(protocol, Profile::Plain);
+            let texts = [nginx(&setup), haproxy(&setup), envoy(&setup)];
+            for (text, lines) in texts.iter().zip([in_nginx, in_haproxy, in_envoy]) {
+                for line in lines {
+                    assert!(text.contains(line), "{protocol:?}: {line} in {text}");
+                }
+            }
+            assert_eq!(texts[0].contains("ssl_"), tls, "{protocol:?}");
+            assert_eq!(texts[2].contains("transport_socket"), tls, "{protocol:?}");
+            assert_eq!(texts[2].contains("explicit_http_config"), http2_upstream, "{protocol:?}");
         }
     }
 

@@ -13,6 +13,8 @@ use std::{
 
 use clap::ValueEnum;
 
+use crate::variant::ProtocolName;
+
 /// Something to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
 pub enum Target {
@@ -42,6 +44,12 @@ impl Target {
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
         }
+    }
+
+    /// Whether it can be measured in a protocol: the minimal relay knows HTTP/1.1 only.
+    #[must_use]
+    pub fn speaks(self, protocol: ProtocolName) -> bool {
+        self != Self::Floor || protocol == ProtocolName::Http1
     }
 }
 

@@ -10,8 +10,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io,
+    net::SocketAddr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -22,11 +22,8 @@ use std::{
 
 use super::config::Launch;
 use crate::{
-    protocol::{
-        Progress, Protocol, Session,
-        http1::{Http1, Http1Options},
-    },
-    sys,
+    client, sys,
+    variant::{Negotiated, Sides},
 };
 
 /// Time for a server to answer its first request.
@@ -59,11 +56,13 @@ pub enum ServerError {
         /// The end of its output.
         words: String,
     },
-    /// It didn't answer a first request in time.
-    #[error("{name}: no answer within {} s: {words}", START_TIME.as_secs())]
+    /// It didn't answer a first request as it should, in time.
+    #[error("{name}: no good answer within {} s ({refusal}): {words}", START_TIME.as_secs())]
     Silent {
         /// The server.
         name: String,
+        /// What was wrong with the last attempt.
+        refusal: String,
         /// The end of its output.
         words: String,
     },
@@ -75,11 +74,13 @@ pub struct Server {
     name: String,
     child: Child,
     directory: Scratch,
+    negotiated: Option<Negotiated>,
 }
 
 impl Server {
     /// Starts a server on a CPU (on any when `None`) and waits for its first good answer at
-    /// `address`. Standard output and error go to files in `directory`.
+    /// `address`, which must be in the versions that `sides` names. Standard output and error go to
+    /// files in `directory`.
     ///
     /// # Errors
     ///
@@ -91,12 +92,19 @@ impl Server {
         directory: Scratch,
         cpu: Option<usize>,
         address: SocketAddr,
+        sides: Sides,
     ) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Start { name: name.to_owned(), source };
         let child = spawn(program, launch, &directory, cpu).map_err(failed)?;
-        let mut server = Self { name: name.to_owned(), child, directory };
-        server.wait_until_ready(address)?;
+        let mut server = Self { name: name.to_owned(), child, directory, negotiated: None };
+        server.negotiated = Some(server.wait_until_ready(address, sides)?);
         Ok(server)
+    }
+
+    /// What the first answer came by.
+    #[must_use]
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.as_ref()
     }
 
     /// The server's processes, the first one first.
@@ -108,8 +116,13 @@ impl Server {
         sys::process_tree(self.child.id())
     }
 
-    fn wait_until_ready(&mut self, address: SocketAddr) -> Result<(), ServerError> {
+    fn wait_until_ready(
+        &mut self,
+        address: SocketAddr,
+        sides: Sides,
+    ) -> Result<Negotiated, ServerError> {
         let start = Instant::now();
+        let mut refusal = String::new();
         while start.elapsed() < START_TIME {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(ServerError::Ended {
@@ -118,12 +131,14 @@ impl Server {
                     words: self.words(),
                 });
             }
-            if probe(address).is_ok() {
-                return Ok(());
+            match client::probe(address, sides) {
+                Ok(negotiated) => return Ok(negotiated),
+                Err(error) => refusal = error.to_string(),
             }
             thread::sleep(PAUSE);
         }
-        Err(ServerError::Silent { name: self.name.clone(), words: self.words() })
+        let words = self.words();
+        Err(ServerError::Silent { name: self.name.clone(), refusal, words })
     }
 
     /// The end of what the server printed.
@@ -210,33 +225,6 @@ fn spawn(
     command.spawn()
 }
 
-/// One request, answered with 200 within a second.
-fn probe(address: SocketAddr) -> io::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut session = Http1::new(&Http1Options {
-        host: address.to_string(),
-        path: "/b/1".to_owned(),
-        post_bytes: None,
-        expected_body: None,
-    })
-    .session();
-    let mut request = Vec::new();
-    session.request(&mut request);
-    stream.write_all(&request)?;
-    let mut buffer = [0; 4096];
-    loop {
-        let count = stream.read(&mut buffer)?;
-        let progress = if count == 0 { session.finish() } else { session.feed(&buffer[..count]) };
-        match progress {
-            Ok(Progress::Done(_)) => return Ok(()),
-            Ok(Progress::More) => {}
-            Err(_) => return Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
-}
-
 /// A directory that goes away with its owner.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
@@ -274,12 +262,15 @@ impl Drop for Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::variant::ProtocolName;
 
     fn start(program: &str, arguments: &[&str]) -> Result<Server, ServerError> {
         let launch =
             Launch { arguments: arguments.iter().map(Into::into).collect(), files: Vec::new() };
         let address = (std::net::Ipv4Addr::LOCALHOST, sys::free_port().unwrap()).into();
-        Server::start("it", Path::new(program), &launch, Scratch::new().unwrap(), None, address)
+        let directory = Scratch::new().unwrap();
+        let sides = ProtocolName::Http1.sides();
+        Server::start("it", Path::new(program), &launch, directory, None, address, sides)
     }
 
     #[test]
@@ -304,7 +295,7 @@ mod tests {
             files: Vec::new(),
         };
         let child = spawn(Path::new("/bin/sh"), &launch, &directory, None).unwrap();
-        let server = Server { name: "sh".to_owned(), child, directory };
+        let server = Server { name: "sh".to_owned(), child, directory, negotiated: None };
         let start = Instant::now();
         while server.pids().unwrap().len() < 3 {
             assert!(start.elapsed() < START_TIME);

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use crate::compile::invalid;
 use crate::fault::Found;
-use crate::snapshot::{Address, SocketOption, SocketOptionState, SocketOptionValue, TcpKeepalive};
+use crate::snapshot::{
+    Address, SocketOption, SocketOptionState, SocketOptionValue, TcpKeepalive, network,
+};
 use crate::view::View;
 
 /// An address whose host need not be resolved.
@@ -85,17 +87,7 @@ pub(crate) fn cidr(view: &View<'_>) -> Result<(IpAddr, u8), Found> {
         .ok()
         .filter(|length| *length <= bits)
         .ok_or_else(|| view.invalid("prefix_len", format!("must be at most {bits}")))?;
-    let network = match address {
-        IpAddr::V4(address) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-            IpAddr::V4((u32::from(address) & mask).into())
-        }
-        IpAddr::V6(address) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-            IpAddr::V6((u128::from(address) & mask).into())
-        }
-    };
-    Ok((network, length))
+    Ok((network(address, length), length))
 }
 
 /// TcpKeepalive.

@@ -9,7 +9,8 @@ use serde_json::Value as Json;
 
 use crate::bootstrap::{Admin, Locality, Node};
 use crate::compile::runtime::Runtime;
-use crate::compile::{Context, NodeNames, address, cluster, listener};
+use crate::compile::secret::{self, Secret};
+use crate::compile::{Context, NodeNames, Note, Notes, address, cluster, listener};
 use crate::fault::{FieldPath, Found, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema};
 use crate::snapshot::{Address, ClusterId, Clusters, Snapshot};
@@ -24,6 +25,7 @@ pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
     pub(crate) admin: Option<Admin>,
     pub(crate) node: Node,
+    pub(crate) notes: Vec<(Resource, Note)>,
 }
 
 /// Findings of the review, by resource.
@@ -37,7 +39,7 @@ pub(crate) fn review(schema: &Schema, bootstrap: &DynamicMessage, options: ReadO
     own.message(bootstrap, &Trail::default(), &["static_resources"]);
     if let Some(resources) = view.message("static_resources") {
         let at = Trail::default().field("static_resources");
-        own.message(resources.raw(), &at, &["listeners", "clusters"]);
+        own.message(resources.raw(), &at, &["listeners", "clusters", "secrets"]);
     }
     reviews.push((Resource::bootstrap(), own.finish()));
     for (resource, view) in resources(&view) {
@@ -48,7 +50,7 @@ pub(crate) fn review(schema: &Schema, bootstrap: &DynamicMessage, options: ReadO
     reviews
 }
 
-/// Clusters and listeners, each as a resource of its own: their paths start at themselves.
+/// Secrets, clusters and listeners, each as a resource of its own: their paths start at themselves.
 fn resources<'a>(bootstrap: &View<'a>) -> Vec<(Resource, View<'a>)> {
     let Some(resources) = bootstrap.message("static_resources") else { return Vec::new() };
     let list = |kind, field: &str| -> Vec<(Resource, View<'a>)> {
@@ -62,7 +64,8 @@ fn resources<'a>(bootstrap: &View<'a>) -> Vec<(Resource, View<'a>)> {
             })
             .collect()
     };
-    let mut all = list("Cluster", "clusters");
+    let mut all = list("Secret", "secrets");
+    all.extend(list("Cluster", "clusters"));
     all.extend(list("Listener", "listeners"));
     all
 }
@@ -83,9 +86,12 @@ pub(crate) fn compile(
     };
     let admin = admin(&view).map_err(own)?;
     let resources = resources(&view);
-    let mut complaints = Vec::new();
+    let of_kind = |kind| resources.iter().filter(move |(resource, _)| resource.kind == kind);
     let (clusters, listeners): (Vec<_>, Vec<_>) =
-        resources.iter().partition(|(resource, _)| resource.kind == "Cluster");
+        (of_kind("Cluster").collect(), of_kind("Listener").collect());
+    let mut notes = Vec::new();
+    let secrets = secrets(of_kind("Secret"), &mut notes)?;
+    let mut complaints = Vec::new();
 
     let mut ids: HashMap<Box<str>, ClusterId> = HashMap::new();
     for (id, (resource, view)) in (0u32..).zip(&clusters) {
@@ -93,13 +99,15 @@ pub(crate) fn compile(
             complaints.push(twice(resource, view));
         }
     }
-    let context = Context { clusters: ids, runtime, node: &names };
+    let context =
+        Context { clusters: ids, secrets, runtime, node: &names, notes: Notes::default() };
     let mut compiled_clusters = Vec::with_capacity(clusters.len());
     for (id, (resource, view)) in (0u32..).zip(&clusters) {
         match cluster::compile(view, ClusterId(id), &context) {
             Ok(cluster) => compiled_clusters.push(cluster),
             Err(found) => complaints.push((resource.clone(), found)),
         }
+        context.notes.hand_over(resource, &mut notes);
     }
 
     let mut snapshot_listeners = Vec::with_capacity(listeners.len());
@@ -123,6 +131,7 @@ pub(crate) fn compile(
             }
             Err(found) => complaints.push((resource.clone(), found)),
         }
+        context.notes.hand_over(resource, &mut notes);
     }
     complaints.truncate(FAULTS_MAX);
     if !complaints.is_empty() {
@@ -130,7 +139,29 @@ pub(crate) fn compile(
     }
     let snapshot =
         Snapshot { listeners: snapshot_listeners, clusters: Clusters::new(compiled_clusters) };
-    Ok(Compiled { snapshot, admin, node })
+    Ok(Compiled { snapshot, admin, node, notes })
+}
+
+/// `static_resources.secrets`. Contexts refer to them, so that nothing is compiled beside a bad one.
+fn secrets<'a>(
+    views: impl Iterator<Item = &'a (Resource, View<'a>)>,
+    notes: &mut Vec<(Resource, Note)>,
+) -> Result<HashMap<Box<str>, Secret>, Vec<Complaint>> {
+    let mut secrets = HashMap::new();
+    let mut complaints = Vec::new();
+    for (resource, view) in views {
+        let own_notes = Notes::default();
+        match secret::compile(view, &own_notes) {
+            Ok(secret) => {
+                if secrets.insert(resource.name.clone(), secret).is_some() {
+                    complaints.push(twice(resource, view));
+                }
+            }
+            Err(found) => complaints.push((resource.clone(), found)),
+        }
+        own_notes.hand_over(resource, notes);
+    }
+    if complaints.is_empty() { Ok(secrets) } else { Err(complaints) }
 }
 
 fn twice(resource: &Resource, view: &View<'_>) -> Complaint {

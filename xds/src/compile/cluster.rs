@@ -7,11 +7,13 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::compile::address::{self, Named};
-use crate::compile::{Context, http, invalid};
+use crate::compile::tls::{self, FromAuthority};
+use crate::compile::{Context, http, http2, invalid};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     Address, CircuitBreakers, Cluster, ClusterHttp, ClusterId, Discovery, DnsConfig, DnsFamily,
-    DnsTarget, Endpoint, HeaderCase, Health, LoadBalancer, PanicPolicy,
+    DnsTarget, Endpoint, HeaderCase, Health, Http2Options, LoadBalancer, PanicPolicy,
+    UpstreamProtocol,
 };
 use crate::view::View;
 
@@ -23,7 +25,12 @@ pub(crate) fn compile(
 ) -> Result<(Cluster, Vec<Endpoint>), Found> {
     let name = view.required_text("name")?;
     let (discovery, endpoints) = discovery(view)?;
-    transport_socket(view)?;
+    let (http, from_authority) = http_options(view, context)?;
+    let tls = tls::upstream_socket(view, from_authority, context)?.map(Arc::new);
+    if http.protocol == UpstreamProtocol::Alpn && tls.is_none() {
+        let text = "auto_config chooses by ALPN, and the transport socket has none";
+        return Err(view.invalid("typed_extension_protocol_options", text));
+    }
     let cluster = Cluster {
         id,
         name: name.into(),
@@ -36,7 +43,8 @@ pub(crate) fn compile(
             .positive("per_connection_buffer_limit_bytes")?
             .unwrap_or(BUFFER_LIMIT_BYTES),
         circuit_breakers: circuit_breakers(view)?,
-        http: http_options(view)?,
+        http,
+        tls,
         tcp_keepalive: view
             .message("upstream_connection_options")
             .and_then(|options| options.message("tcp_keepalive"))
@@ -45,15 +53,6 @@ pub(crate) fn compile(
         metadata: view.metadata(),
     };
     Ok((cluster, endpoints))
-}
-
-/// Raw bytes are the only transport; naming it is allowed.
-pub(crate) fn transport_socket(view: &View<'_>) -> Result<(), Found> {
-    let Some(socket) = view.message("transport_socket") else { return Ok(()) };
-    match socket.unpack("typed_config")? {
-        Some(inner) if inner.kind() != RAW_BUFFER => Err(inner.refuse()),
-        _ => Ok(()),
-    }
 }
 
 fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
@@ -341,8 +340,14 @@ fn circuit_breakers(view: &View<'_>) -> Result<CircuitBreakers, Found> {
     Ok(breakers)
 }
 
-fn http_options(view: &View<'_>) -> Result<ClusterHttp, Found> {
+fn http_options(
+    view: &View<'_>,
+    context: &Context<'_>,
+) -> Result<(ClusterHttp, FromAuthority), Found> {
     let mut http = ClusterHttp {
+        protocol: UpstreamProtocol::Http1,
+        http2: Http2Options::default(),
+        max_stream_duration: None,
         idle_timeout: Some(IDLE_TIMEOUT),
         max_connection_duration: None,
         max_requests_per_connection: view
@@ -368,18 +373,11 @@ fn http_options(view: &View<'_>) -> Result<ClusterHttp, Found> {
         }
     }
     let Some(typed) = typed else {
-        if let Some(common) = view.message("common_http_protocol_options") {
-            apply_common(&common, &mut http)?;
-        }
-        if let Some(http1) = view.message("http_protocol_options") {
-            apply_http1(&http1, &mut http)?;
-        }
-        return Ok(http);
+        let from_authority = deprecated_http_options(view, &mut http, context)?;
+        return Ok((http, from_authority));
     };
     // The typed options replace the deprecated fields, which Envoy refuses beside them.
-    let deprecated =
-        ["common_http_protocol_options", "http_protocol_options", "max_requests_per_connection"];
-    if let Some(field) = view.which(&deprecated) {
+    if let Some(field) = view.which(DEPRECATED_HTTP_OPTIONS) {
         return Err(view.invalid(field, format!("set together with {HTTP_OPTIONS_KEY}")));
     }
     let typed = typed.view(view.schema());
@@ -388,26 +386,71 @@ fn http_options(view: &View<'_>) -> Result<ClusterHttp, Found> {
     }
     let choice = typed.required_which(
         "upstream_protocol_options",
-        &["explicit_http_config", "use_downstream_protocol_config"],
+        &["explicit_http_config", "use_downstream_protocol_config", "auto_config"],
     )?;
     let Some(protocol) = typed.message(choice) else { return Err(typed.required(choice)) };
-    if choice == "explicit_http_config" {
-        protocol.required_which("protocol_config", &["http_protocol_options"])?;
+    http.protocol = match choice {
+        "use_downstream_protocol_config" => UpstreamProtocol::Downstream,
+        "auto_config" => UpstreamProtocol::Alpn,
+        _ => {
+            let versions = ["http_protocol_options", "http2_protocol_options"];
+            match protocol.required_which("protocol_config", &versions)? {
+                "http2_protocol_options" => UpstreamProtocol::Http2,
+                _ => UpstreamProtocol::Http1,
+            }
+        }
+    };
+    apply_versions(&protocol, &mut http, context)?;
+    Ok((http, from_authority(&typed)))
+}
+
+/// The same, as fields of the cluster itself.
+fn deprecated_http_options(
+    view: &View<'_>,
+    http: &mut ClusterHttp,
+    context: &Context<'_>,
+) -> Result<FromAuthority, Found> {
+    if let Some(common) = view.message("common_http_protocol_options") {
+        apply_common(&common, http)?;
     }
-    if let Some(http1) = protocol.message("http_protocol_options") {
-        apply_http1(&http1, &mut http)?;
+    http.protocol = match view.choice("protocol_selection")?.as_str() {
+        "USE_CONFIGURED_PROTOCOL" if view.has("http2_protocol_options") => UpstreamProtocol::Http2,
+        "USE_CONFIGURED_PROTOCOL" => UpstreamProtocol::Http1,
+        "USE_DOWNSTREAM_PROTOCOL" => UpstreamProtocol::Downstream,
+        other => return Err(view.unsupported("protocol_selection", other)),
+    };
+    apply_versions(view, http, context)?;
+    Ok(from_authority(view))
+}
+
+/// What is said of each version, in whatever message it is said.
+fn apply_versions(
+    view: &View<'_>,
+    http: &mut ClusterHttp,
+    context: &Context<'_>,
+) -> Result<(), Found> {
+    if let Some(http1) = view.message("http_protocol_options") {
+        apply_http1(&http1, http)?;
     }
-    Ok(http)
+    http.http2 = http2::options(view, http.max_response_headers_bytes / 1024, context)?;
+    Ok(())
+}
+
+fn from_authority(view: &View<'_>) -> FromAuthority {
+    let Some(options) = view.message("upstream_http_protocol_options") else {
+        return FromAuthority::default();
+    };
+    FromAuthority {
+        server_name: options.flag("auto_sni"),
+        validation: options.flag("auto_san_validation"),
+    }
 }
 
 fn apply_common(view: &View<'_>, http: &mut ClusterHttp) -> Result<(), Found> {
-    view.refuse(&[
-        "max_connection_duration_jitter",
-        "max_stream_duration",
-        "headers_with_underscores_action",
-    ])?;
+    view.refuse(&["max_connection_duration_jitter", "headers_with_underscores_action"])?;
     http.idle_timeout = view.timeout("idle_timeout", Some(IDLE_TIMEOUT))?;
     http.max_connection_duration = view.timeout("max_connection_duration", None)?;
+    http.max_stream_duration = view.timeout("max_stream_duration", None)?;
     http.max_requests_per_connection = view
         .wrapped_u32("max_requests_per_connection")
         .filter(|limit| *limit > 0)
@@ -434,8 +477,16 @@ fn apply_http1(view: &View<'_>, http: &mut ClusterHttp) -> Result<(), Found> {
     Ok(())
 }
 
-const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 const HTTP_PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Fields of the cluster that say what the typed options say.
+const DEPRECATED_HTTP_OPTIONS: &[&str] = &[
+    "common_http_protocol_options",
+    "http_protocol_options",
+    "http2_protocol_options",
+    "upstream_http_protocol_options",
+    "max_requests_per_connection",
+    "protocol_selection",
+];
 /// The key under which the map of typed options holds them.
 const HTTP_OPTIONS_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 

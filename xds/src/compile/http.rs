@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Context, access_log, address, header_text, invalid, route};
+use crate::compile::{Context, access_log, address, header_text, http2, invalid, route};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, HttpConnectionManager, HttpLimits,
-    HttpTimeouts, InternalAddresses, OriginRules, PathRules, RequestIdRules, Router, SchemeRule,
-    ServerHeader, ServerHeaderMode, StripPort, UnderscoreHeaders, Upgrades,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
+    HeaderCase, Http1Options, HttpConnectionManager, HttpLimits, HttpTimeouts, InternalAddresses,
+    OriginRules, PathRules, RequestIdRules, Router, SchemeRule, ServerHeader, ServerHeaderMode,
+    StripPort, UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
 
@@ -16,23 +17,31 @@ pub(crate) fn compile(
     view: &View<'_>,
     context: &Context<'_>,
 ) -> Result<HttpConnectionManager, Found> {
-    match view.choice("codec_type")?.as_str() {
-        "AUTO" | "HTTP1" => {}
+    let codec = match view.choice("codec_type")?.as_str() {
+        "AUTO" => Codec::Auto,
+        "HTTP1" => Codec::Http1,
+        "HTTP2" => Codec::Http2,
         other => return Err(view.unsupported("codec_type", other)),
-    }
+    };
     let stat_prefix = view.required_text("stat_prefix")?;
     let Some(routes) = view.message("route_config") else {
         return Err(view.required("route_config"));
     };
+    let HttpFilters { router, grpc_web, grpc_stats } = http_filters(view)?;
+    let limits = limits(view)?;
     let add_user_agent = view.wrapped_flag("add_user_agent").unwrap_or(false);
     Ok(HttpConnectionManager {
         stat_prefix: stat_prefix.into(),
         routes: Arc::new(route::compile(&routes, context)?),
-        router: router(view)?,
+        router,
         access_log: access_log::compile(view)?,
         timeouts: timeouts(view)?,
-        limits: limits(view)?,
+        limits,
+        codec,
         http1: http1(view)?,
+        http2: http2::options(view, limits.max_request_headers_bytes / 1024, context)?,
+        grpc_web,
+        grpc_stats,
         underscore_headers: underscore_headers(view)?,
         server: server(view)?,
         via: header_text(view, "via")?,
@@ -49,36 +58,91 @@ pub(crate) fn compile(
         strip_trailing_host_dot: view.flag("strip_trailing_host_dot"),
         scheme: scheme(view)?,
         forward_client_cert: forward_client_cert(view)?,
+        client_cert_details: client_cert_details(view),
         stream_error_on_invalid_http_message: view
             .wrapped_flag("stream_error_on_invalid_http_message")
             .unwrap_or(false),
     })
 }
 
-/// The HTTP filters: only the router, last, and required.
-fn router(view: &View<'_>) -> Result<Router, Found> {
-    let filters = view.messages("http_filters");
+/// What the HTTP filters come to. The router is the last.
+struct HttpFilters {
+    router: Router,
+    grpc_web: bool,
+    grpc_stats: Option<GrpcStats>,
+}
+
+fn http_filters(view: &View<'_>) -> Result<HttpFilters, Found> {
     let mut router = None;
-    for filter in &filters {
+    let mut grpc_web = false;
+    let mut grpc_stats = None;
+    for filter in &view.messages("http_filters") {
         filter.required_text("name")?;
         let Some(unpacked) = filter.unpack("typed_config")? else { continue };
-        if unpacked.kind() != ROUTER {
-            return Err(unpacked.refuse());
-        }
-        if router.is_some() {
-            return Err(filter.fault(Problem::Invalid("the router must be the last filter".into())));
-        }
-        if filter.flag("disabled") {
-            return Err(filter.invalid("disabled", "the router cannot be disabled"));
-        }
         let config = unpacked.view(view.schema());
-        router = Some(Router {
-            dynamic_stats: config.wrapped_flag("dynamic_stats").unwrap_or(true),
-            suppress_envoy_headers: config.flag("suppress_envoy_headers"),
-            respect_expected_rq_timeout: config.flag("respect_expected_rq_timeout"),
-        });
+        // Routes cannot enable a filter, so that a disabled one only has to be a valid one.
+        let enabled = !filter.flag("disabled");
+        let fault = |text: &str| Err(filter.fault(Problem::Invalid(text.to_owned())));
+        if router.is_some() {
+            return fault("the router must be the last filter");
+        }
+        match unpacked.kind().as_str() {
+            ROUTER if !enabled => {
+                return Err(filter.invalid("disabled", "the router cannot be disabled"));
+            }
+            ROUTER => router = Some(self::router(&config)),
+            GRPC_WEB if enabled && grpc_web => return fault("is there twice"),
+            // Behind the bridge, the statistics count calls of both kinds; here they could not tell
+            // a call of gRPC-Web from any other request.
+            GRPC_WEB if enabled && grpc_stats.is_some() => {
+                return fault("must stand before grpc_stats");
+            }
+            GRPC_WEB => grpc_web |= enabled,
+            GRPC_STATS if enabled && grpc_stats.is_some() => return fault("is there twice"),
+            GRPC_STATS => {
+                let stats = self::grpc_stats(&config)?;
+                grpc_stats = grpc_stats.or(enabled.then_some(stats));
+            }
+            _ => return Err(unpacked.refuse()),
+        }
     }
-    router.ok_or_else(|| invalid(view.at("http_filters"), "must end in the router filter"))
+    match router {
+        Some(router) => Ok(HttpFilters { router, grpc_web, grpc_stats }),
+        None => Err(invalid(view.at("http_filters"), "must end in the router filter")),
+    }
+}
+
+fn router(view: &View<'_>) -> Router {
+    Router {
+        dynamic_stats: view.wrapped_flag("dynamic_stats").unwrap_or(true),
+        suppress_envoy_headers: view.flag("suppress_envoy_headers"),
+        respect_expected_rq_timeout: view.flag("respect_expected_rq_timeout"),
+    }
+}
+
+fn grpc_stats(view: &View<'_>) -> Result<GrpcStats, Found> {
+    let methods = match view.message("individual_method_stats_allowlist") {
+        Some(list) => GrpcMethods::Listed(
+            list.messages("services").iter().map(grpc_service).collect::<Result<_, Found>>()?,
+        ),
+        None if view.wrapped_flag("stats_for_all_methods") == Some(true) => GrpcMethods::All,
+        None => GrpcMethods::None,
+    };
+    Ok(GrpcStats {
+        methods,
+        count_messages: true,
+        upstream_time: view.flag("enable_upstream_stats"),
+        replace_dots_in_service_name: view.flag("replace_dots_in_grpc_service_name"),
+    })
+}
+
+fn grpc_service(view: &View<'_>) -> Result<(Box<str>, Vec<Box<str>>), Found> {
+    let name = view.required_text("name")?;
+    let methods = view.texts("method_names");
+    if methods.is_empty() {
+        return Err(view.required("method_names"));
+    }
+    Ok((name.into(), methods.into_iter().map(|(method, _)| method.into()).collect()))
 }
 
 fn timeouts(view: &View<'_>) -> Result<HttpTimeouts, Found> {
@@ -293,6 +357,21 @@ fn forward_client_cert(view: &View<'_>) -> Result<ForwardClientCert, Found> {
     }
 }
 
+fn client_cert_details(view: &View<'_>) -> ClientCertDetails {
+    let Some(details) = view.message("set_current_client_cert_details") else {
+        return ClientCertDetails::default();
+    };
+    ClientCertDetails {
+        subject: details.wrapped_flag("subject").unwrap_or(false),
+        cert: details.flag("cert"),
+        chain: details.flag("chain"),
+        dns: details.flag("dns"),
+        uri: details.flag("uri"),
+    }
+}
+
+const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
+const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const PRESERVE_CASE: &str =
     "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";

@@ -1,12 +1,8 @@
-//! Listeners and filter chains (contract sections 2 and 3).
+//! Listeners (contract section 2).
 
-use std::sync::Arc;
-
-use crate::compile::{Context, address, cluster, http, invalid, tcp};
-use crate::fault::{Found, Problem};
-use crate::snapshot::{
-    Address, Bind, FilterChain, ListenAddress, Listener, Terminal, TrafficDirection,
-};
+use crate::compile::{Context, address, filter_chain, inspection};
+use crate::fault::Found;
+use crate::snapshot::{Address, Bind, ListenAddress, Listener, TrafficDirection};
 use crate::view::View;
 
 pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<Listener, Found> {
@@ -14,31 +10,15 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<Listener
     let printed = addresses[0].address.to_string();
     // Names matter to updates only; a static listener may go without.
     let name = view.optional_text("name").unwrap_or(&printed);
-    let filter_chains = view
-        .messages("filter_chains")
-        .iter()
-        .map(|chain| filter_chain(chain, context).map(Arc::new))
-        .collect::<Result<Vec<_>, Found>>()?;
-    if filter_chains.len() > 1 {
-        let at = view.at("filter_chains").index(1);
-        return Err(invalid(at, "matches the same connections as filter_chains[0]"));
-    }
-    let default_filter_chain = view
-        .message("default_filter_chain")
-        .map(|chain| filter_chain(&chain, context).map(Arc::new))
-        .transpose()?;
-    if filter_chains.is_empty() && default_filter_chain.is_none() {
-        return Err(view.required("filter_chains"));
-    }
-    view.duration("listener_filters_timeout")?;
+    let (filter_chains, matches) = filter_chain::compile(view, context)?;
     Ok(Listener {
         name: name.into(),
         stat_prefix: view
             .optional_text("stat_prefix")
             .map_or_else(|| printed.replace(':', "_").into(), Box::from),
         addresses,
+        inspection: inspection::compile(view, &matches, context)?,
         filter_chains,
-        default_filter_chain,
         per_connection_buffer_limit_bytes: view
             .positive("per_connection_buffer_limit_bytes")?
             .unwrap_or(BUFFER_LIMIT_BYTES),
@@ -118,33 +98,6 @@ fn bind(view: &View<'_>) -> Result<Bind, Found> {
         exact_balance: balance.is_some_and(|balance| balance.has("exact_balance")),
     })
 }
-
-fn filter_chain(view: &View<'_>, context: &Context<'_>) -> Result<FilterChain, Found> {
-    cluster::transport_socket(view)?;
-    let filters = view.messages("filters");
-    let Some(terminal) = filters.last() else {
-        return Err(invalid(view.at("filters"), "must end in a terminal filter"));
-    };
-    if let Some(first) = filters.iter().rev().nth(1) {
-        let text = "is a terminal filter and must be the last";
-        return Err(first.fault(Problem::Invalid(text.to_owned())));
-    }
-    terminal.required_text("name")?;
-    let Some(unpacked) = terminal.unpack("typed_config")? else {
-        return Err(terminal.required("typed_config"));
-    };
-    let config = unpacked.view(view.schema());
-    let terminal = match unpacked.kind().as_str() {
-        HTTP_CONNECTION_MANAGER => Terminal::Http(Arc::new(http::compile(&config, context)?)),
-        TCP_PROXY => Terminal::Tcp(Arc::new(tcp::compile(&config, context)?)),
-        _ => return Err(unpacked.refuse()),
-    };
-    Ok(FilterChain { name: view.text("name").into(), terminal })
-}
-
-const HTTP_CONNECTION_MANAGER: &str =
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// Envoy's default.
 const BUFFER_LIMIT_BYTES: u32 = 1 << 20;

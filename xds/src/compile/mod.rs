@@ -4,11 +4,12 @@
 //! not read is a bug of ours, not a setting lost: the review refuses what it does not list. Errors name
 //! the field; constraints are those of the contract's section 22 (U-11).
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
-use crate::fault::{Found, Problem, Trail};
+use crate::fault::{Found, Problem, Resource, Trail};
 use crate::snapshot::{ClusterId, ClusterRef, Fraction};
 use crate::view::View;
 
@@ -16,20 +17,55 @@ pub(crate) mod access_log;
 pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
+pub(crate) mod filter_chain;
 pub(crate) mod format;
 pub(crate) mod headers;
 pub(crate) mod http;
+pub(crate) mod http2;
+pub(crate) mod inspection;
 pub(crate) mod listener;
 pub(crate) mod matcher;
 pub(crate) mod route;
 pub(crate) mod runtime;
+pub(crate) mod secret;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 
 /// What the parts of a configuration need of each other.
 pub(crate) struct Context<'a> {
     pub(crate) clusters: HashMap<Box<str>, ClusterId>,
+    pub(crate) secrets: HashMap<Box<str>, secret::Secret>,
     pub(crate) runtime: runtime::Runtime,
     pub(crate) node: &'a NodeNames,
+    pub(crate) notes: Notes,
+}
+
+/// What the operator should know of the resource that is being compiled, and what stops nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Notes(RefCell<Vec<Note>>);
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// A value that is left out, for a reason.
+    Ignored(Trail, &'static str),
+    /// A value that is honoured, and may not be meant.
+    Advice(Trail, &'static str),
+}
+
+impl Notes {
+    pub(crate) fn ignore(&self, at: Trail, reason: &'static str) {
+        self.0.borrow_mut().push(Note::Ignored(at, reason));
+    }
+
+    pub(crate) fn advise(&self, at: Trail, text: &'static str) {
+        self.0.borrow_mut().push(Note::Advice(at, text));
+    }
+
+    /// Moves all to `list`, as notes on `resource`.
+    pub(crate) fn hand_over(&self, resource: &Resource, list: &mut Vec<(Resource, Note)>) {
+        list.extend(self.0.take().into_iter().map(|note| (resource.clone(), note)));
+    }
 }
 
 /// The names of this proxy that are written into headers.

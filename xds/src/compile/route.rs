@@ -11,9 +11,10 @@ use crate::compile::{
 };
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    ClusterRef, DirectResponse, Forward, HeaderEdits, HeaderName, HostRewrite, PathMatcher,
-    PathRewrite, Redirect, RedirectPath, RequireTls, Route, RouteAction, RouteId, RouteMatcher,
-    RouteTable, Target, VirtualHost, WeightedCluster, WeightedClusters,
+    ClientCertificateMatcher, ClusterRef, DirectResponse, Forward, GrpcTimeout, HeaderEdits,
+    HeaderName, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, RequireTls, Route,
+    RouteAction, RouteId, RouteMatcher, RouteTable, Target, VirtualHost, WeightedCluster,
+    WeightedClusters,
 };
 use crate::view::View;
 
@@ -176,6 +177,7 @@ impl Host<'_> {
             timeout: view.timeout("timeout", Some(ROUTE_TIMEOUT))?,
             idle_timeout: optional_timeout(view, "idle_timeout")?,
             max_stream_duration,
+            grpc_timeout: grpc_timeout(view, self.table.context)?,
             upgrades: http::upgrades(view)?,
             terminate_connect,
         })
@@ -271,6 +273,7 @@ fn route_matcher(view: &View<'_>, context: &Context<'_>) -> Result<RouteMatcher,
         headers: headers.iter().map(matcher::header).collect::<Result<_, Found>>()?,
         query: query.iter().map(matcher::query).collect::<Result<_, Found>>()?,
         grpc: view.has("grpc"),
+        client_certificate: client_certificate(view),
         fraction: view
             .message("runtime_fraction")
             .map(|fraction| runtime_fraction(&fraction, context))
@@ -298,6 +301,34 @@ fn path_matcher(view: &View<'_>) -> Result<PathMatcher, Found> {
             Some(regex) => PathMatcher::Regex(matcher::pattern(&regex)?),
             None => return Err(view.required(field)),
         },
+    })
+}
+
+/// `tls_context`.
+fn client_certificate(view: &View<'_>) -> ClientCertificateMatcher {
+    let criteria = view.message("tls_context");
+    let flag = |field| criteria.as_ref().and_then(|criteria| criteria.wrapped_flag(field));
+    ClientCertificateMatcher { presented: flag("presented"), validated: flag("validated") }
+}
+
+/// The deprecated fields are not looked at beside `max_stream_duration`.
+fn grpc_timeout(view: &View<'_>, context: &Context<'_>) -> Result<GrpcTimeout, Found> {
+    let old_max = optional_timeout(view, "max_grpc_timeout")?;
+    let old_offset = view.duration("grpc_timeout_offset")?.unwrap_or_default();
+    let Some(limits) = view.message("max_stream_duration") else {
+        return Ok(match old_max {
+            Some(max) => GrpcTimeout::Route { max, offset: old_offset },
+            None => GrpcTimeout::Ignored,
+        });
+    };
+    if old_max.is_some() {
+        let at = view.at("max_grpc_timeout");
+        context.notes.advise(at, "has no effect beside max_stream_duration");
+    }
+    let offset = limits.duration("grpc_timeout_header_offset")?.unwrap_or_default();
+    Ok(match optional_timeout(&limits, "grpc_timeout_header_max")? {
+        Some(max) => GrpcTimeout::Stream { max, offset },
+        None => GrpcTimeout::Ignored,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Socket addresses of both sides: TCP and the two kinds of Unix socket.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Where to listen or to connect to, ready for `bind`/`connect`.
@@ -33,6 +33,20 @@ impl fmt::Display for Address {
             Address::Ip(address) => address.fmt(f),
             Address::Unix(path) => path.display().fmt(f),
             Address::UnixAbstract(name) => write!(f, "@{}", String::from_utf8_lossy(name)),
+        }
+    }
+}
+
+/// `address` with its bits past the first `length` cleared; more than there are clear none.
+pub(crate) fn network(address: IpAddr, length: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => {
+            let past = 32u32.saturating_sub(length.into());
+            IpAddr::V4((u32::from(address) & u32::MAX.checked_shl(past).unwrap_or(0)).into())
+        }
+        IpAddr::V6(address) => {
+            let past = 128u32.saturating_sub(length.into());
+            IpAddr::V6((u128::from(address) & u128::MAX.checked_shl(past).unwrap_or(0)).into())
         }
     }
 }

@@ -22,7 +22,7 @@ pub struct ClusterRef {
 }
 
 /// All clusters of a snapshot with their present endpoints.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Clusters {
     list: Arc<[Arc<Cluster>]>,
     by_name: Arc<HashMap<Box<str>, ClusterId>>,
@@ -113,6 +113,8 @@ pub struct Cluster {
     pub circuit_breakers: CircuitBreakers,
     /// HTTP behaviour of upstream connections.
     pub http: ClusterHttp,
+    /// TLS towards upstream; `None` is plain text.
+    pub tls: Option<Arc<super::tls::UpstreamTls>>,
     /// Keepalive probing of upstream connections; `None` as the kernel does by default.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Listeners wait for this cluster's first endpoints before they accept.
@@ -219,9 +221,28 @@ pub struct CircuitBreakers {
     pub max_retries: u32,
 }
 
+/// The version of HTTP that a cluster's endpoints are spoken to in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, by prior knowledge or by ALPN.
+    Http2,
+    /// The version of the downstream request (`use_downstream_protocol_config`).
+    Downstream,
+    /// What ALPN negotiates (`auto_config`).
+    Alpn,
+}
+
 /// HTTP behaviour of a cluster's connections.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ClusterHttp {
+    /// Which version is spoken.
+    pub protocol: UpstreamProtocol,
+    /// HTTP/2 particulars.
+    pub http2: super::http::Http2Options,
+    /// Longest life of a request's response (`max_stream_duration`); `None` unlimited.
+    pub max_stream_duration: Option<Duration>,
     /// A pooled connection without a request for this long is closed; `None` never.
     pub idle_timeout: Option<Duration>,
     /// Longest life of a connection; `None` unlimited.

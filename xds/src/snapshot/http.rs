@@ -22,8 +22,16 @@ pub struct HttpConnectionManager {
     pub timeouts: HttpTimeouts,
     /// Every limit.
     pub limits: HttpLimits,
+    /// Which versions are spoken.
+    pub codec: Codec,
     /// HTTP/1 particulars.
     pub http1: Http1Options,
+    /// HTTP/2 particulars.
+    pub http2: Http2Options,
+    /// gRPC-Web is translated to gRPC (`envoy.filters.http.grpc_web`).
+    pub grpc_web: bool,
+    /// Statistics of gRPC requests (`envoy.filters.http.grpc_stats`).
+    pub grpc_stats: Option<GrpcStats>,
     /// What to do with header names that hold `_`.
     pub underscore_headers: UnderscoreHeaders,
     /// The `server` response header.
@@ -51,8 +59,10 @@ pub struct HttpConnectionManager {
     pub strip_trailing_host_dot: bool,
     /// How `:scheme` / the upstream scheme is chosen.
     pub scheme: SchemeRule,
-    /// Whether `x-forwarded-client-cert` of requests is kept.
+    /// What becomes of `x-forwarded-client-cert`.
     pub forward_client_cert: ForwardClientCert,
+    /// What is written into it of the client's certificate.
+    pub client_cert_details: ClientCertDetails,
     /// Invalid messages fail the stream only; false: the connection is closed.
     pub stream_error_on_invalid_http_message: bool,
 }
@@ -121,6 +131,117 @@ pub struct Http1Options {
     pub header_case: HeaderCase,
     /// Overrides [`HttpConnectionManager::stream_error_on_invalid_http_message`] when set.
     pub stream_error_on_invalid_http_message: Option<bool>,
+}
+
+/// Which versions of HTTP a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// What ALPN says, else what the first bytes say.
+    Auto,
+    /// HTTP/1 only.
+    Http1,
+    /// HTTP/2 only.
+    Http2,
+}
+
+/// HTTP/2 particulars (contract section 13), of a listener or a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http2Options {
+    /// Bytes of dynamic table that the peer's encoder may use.
+    pub hpack_table_size: u32,
+    /// Streams that the peer may have open; upstream, those that we open on one connection.
+    pub max_concurrent_streams: u32,
+    /// Receive window of a stream, 65,535 to 2^31-1.
+    pub initial_stream_window_size: u32,
+    /// Receive window of a connection, 65,535 to 2^31-1.
+    pub initial_connection_window_size: u32,
+    /// Extended CONNECT (RFC 8441).
+    pub allow_connect: bool,
+    /// Frames that may wait to be sent.
+    pub max_outbound_frames: u32,
+    /// Frames of control (PING and SETTINGS acknowledgements, RST_STREAM) that may wait to be sent.
+    pub max_outbound_control_frames: u32,
+    /// DATA and HEADERS frames without payload and without END_STREAM in a row.
+    pub max_consecutive_inbound_frames_with_empty_payload: u32,
+    /// PRIORITY frames: this many times (1 + streams opened).
+    pub max_inbound_priority_frames_per_stream: u32,
+    /// WINDOW_UPDATE frames: 5 + 2 x (streams opened + this many times DATA frames sent).
+    pub max_inbound_window_update_frames_per_data_frame_sent: u32,
+    /// RST_STREAM frames that may come at once, and how fast the allowance grows again, per second.
+    pub stream_reset_burst: u64,
+    /// See `stream_reset_burst`.
+    pub stream_reset_rate: u64,
+    /// Bytes of one header name or value as it is on the wire.
+    pub max_header_field_bytes: u32,
+    /// Encode header strings with Huffman coding.
+    pub huffman: bool,
+    /// Overrides `stream_error_on_invalid_http_message` when set.
+    pub stream_error_on_invalid_http_message: Option<bool>,
+    /// Pings of our own.
+    pub keepalive: Option<Http2Keepalive>,
+}
+
+/// What applies where nothing is configured: Envoy's defaults, except for the receive windows. Ours are
+/// smaller (256 KiB and 1 MiB, not 16 MiB and 24 MiB) because what a window allows has to fit into a
+/// bounded pool of buffers.
+impl Default for Http2Options {
+    fn default() -> Http2Options {
+        Http2Options {
+            hpack_table_size: 4096,
+            max_concurrent_streams: 1024,
+            initial_stream_window_size: 256 * 1024,
+            initial_connection_window_size: 1024 * 1024,
+            allow_connect: false,
+            max_outbound_frames: 10_000,
+            max_outbound_control_frames: 1000,
+            max_consecutive_inbound_frames_with_empty_payload: 1,
+            max_inbound_priority_frames_per_stream: 100,
+            max_inbound_window_update_frames_per_data_frame_sent: 10,
+            stream_reset_burst: 1000,
+            stream_reset_rate: 33,
+            max_header_field_bytes: 64 * 1024,
+            huffman: true,
+            stream_error_on_invalid_http_message: None,
+            keepalive: None,
+        }
+    }
+}
+
+/// `connection_keepalive`: pings, and what happens without an answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Http2Keepalive {
+    /// Between pings; `None` sends none but those of `connection_idle_interval`.
+    pub interval: Option<Duration>,
+    /// Without any frame for so long after a ping, the connection is closed.
+    pub timeout: Duration,
+    /// Share of `interval` (0..=100) that is added at random.
+    pub interval_jitter_percent: f64,
+    /// A connection that was idle for so long is asked before a new stream is put on it.
+    pub connection_idle_interval: Option<Duration>,
+}
+
+/// `envoy.filters.http.grpc_stats`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcStats {
+    /// Whose methods are counted by name.
+    pub methods: GrpcMethods,
+    /// Also count messages (`emit_filter_state` is refused; this is the filter's own counting).
+    pub count_messages: bool,
+    /// Record upstream time.
+    pub upstream_time: bool,
+    /// Replace dots of service names by underscores.
+    pub replace_dots_in_service_name: bool,
+}
+
+/// Which gRPC methods have statistics of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GrpcMethods {
+    /// None: one set for all.
+    None,
+    /// Every one that occurs, up to a bound.
+    All,
+    /// These: service and method; a service without methods means all of its methods.
+    Listed(Vec<(Box<str>, Vec<Box<str>>)>),
 }
 
 /// How HTTP/1 header names are written.
@@ -293,7 +414,7 @@ pub enum SchemeRule {
 }
 
 /// What is done with `x-forwarded-client-cert`. Without mutual TLS downstream only
-/// [`ForwardClientCert::AlwaysForward`] keeps it; all others remove it.
+/// Only a client whose certificate was verified can have its own forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ForwardClientCert {
     /// Remove.
@@ -306,4 +427,20 @@ pub enum ForwardClientCert {
     SanitizeSet,
     /// Keep, whoever sent it.
     AlwaysForward,
+}
+
+/// Which parts of the client's certificate `x-forwarded-client-cert` tells, beside its hash and our
+/// own URI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientCertDetails {
+    /// Subject.
+    pub subject: bool,
+    /// The certificate, URL-encoded PEM.
+    pub cert: bool,
+    /// The chain, URL-encoded PEM.
+    pub chain: bool,
+    /// DNS names.
+    pub dns: bool,
+    /// URI names.
+    pub uri: bool,
 }

@@ -1,11 +1,14 @@
 //! Listeners and their filter chains (contract sections 2 and 3).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::address::Address;
 use super::cluster::TcpKeepalive;
+use super::filter_chains::FilterChains;
 use super::http::HttpConnectionManager;
 use super::tcp::TcpProxy;
+use super::tls::DownstreamTls;
 
 /// One listener: where it accepts and what it does with a connection.
 #[derive(Debug, Clone)]
@@ -16,11 +19,10 @@ pub struct Listener {
     pub stat_prefix: Box<str>,
     /// `address` first, then `additional_addresses`; never empty.
     pub addresses: Vec<ListenAddress>,
-    /// Chains to choose from. Without filter chain matching there is at most one.
-    pub filter_chains: Vec<Arc<FilterChain>>,
-    /// Serves connections that no chain matches. With neither, a connection is closed and counted in
-    /// `no_filter_chain_match`.
-    pub default_filter_chain: Option<Arc<FilterChain>>,
+    /// What is found out about a connection before its chain is chosen.
+    pub inspection: Inspection,
+    /// Chains to choose from.
+    pub filter_chains: FilterChains,
     /// High watermark of buffered bytes, each way; at least 1.
     pub per_connection_buffer_limit_bytes: u32,
     /// How the sockets are made.
@@ -31,11 +33,65 @@ pub struct Listener {
     pub max_connections_to_accept_per_socket_event: Option<u32>,
 }
 
-impl Listener {
-    /// The chain for a new connection.
+/// The listener filters (contract section 2), which look at a connection's first bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// `envoy.filters.listener.tls_inspector`.
+    pub tls: Option<TlsInspector>,
+    /// `envoy.filters.listener.http_inspector`.
+    pub http: Option<HttpInspector>,
+    /// Bounds all of it; `None` waits for ever.
+    pub timeout: Option<Duration>,
+    /// After the timeout go on with what is known, instead of closing.
+    pub continue_on_timeout: bool,
+}
+
+/// Finds TLS, server name and ALPN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsInspector {
+    /// A longer ClientHello is an error.
+    pub max_client_hello_bytes: u32,
+    /// A ClientHello that can't be read closes the connection; false: it counts as plain text.
+    pub close_on_parse_error: bool,
+    /// Connections it does not look at.
+    pub disabled: Option<PortPredicate>,
+}
+
+/// Tells HTTP/1.0, HTTP/1.1 and HTTP/2 in plain text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpInspector {
+    /// Connections it does not look at.
+    pub disabled: Option<PortPredicate>,
+}
+
+/// `filter_disabled`: a predicate on the destination port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortPredicate {
+    /// Every connection.
+    Any,
+    /// Ports from the first up to, not including, the second.
+    Range(u32, u32),
+    /// One of these.
+    Or(Vec<PortPredicate>),
+    /// All of these.
+    And(Vec<PortPredicate>),
+    /// Not this.
+    Not(Box<PortPredicate>),
+}
+
+impl PortPredicate {
+    /// Whether it holds for a connection to `port`; a Unix socket has none, and is in every range.
     #[must_use]
-    pub fn filter_chain(&self) -> Option<&Arc<FilterChain>> {
-        self.filter_chains.first().or(self.default_filter_chain.as_ref())
+    pub fn holds(&self, port: Option<u16>) -> bool {
+        match self {
+            PortPredicate::Any => true,
+            PortPredicate::Range(start, end) => {
+                port.is_none_or(|port| (*start..*end).contains(&port.into()))
+            }
+            PortPredicate::Or(rules) => rules.iter().any(|rule| rule.holds(port)),
+            PortPredicate::And(rules) => rules.iter().all(|rule| rule.holds(port)),
+            PortPredicate::Not(rule) => !rule.holds(port),
+        }
     }
 }
 
@@ -124,6 +180,8 @@ pub enum TrafficDirection {
 pub struct FilterChain {
     /// Label, for logs and stats; may be empty.
     pub name: Box<str>,
+    /// TLS towards downstream; `None` is plain text.
+    pub tls: Option<Arc<DownstreamTls>>,
     /// The last network filter, which owns the connection.
     pub terminal: Terminal,
 }

@@ -23,6 +23,16 @@ pub trait RequestView {
     /// Whether the request comes from an internal address.
     fn is_internal(&self) -> bool;
 
+    /// Whether the client has shown a certificate; never over plain text.
+    fn client_certificate_presented(&self) -> bool {
+        false
+    }
+
+    /// Whether that certificate was verified.
+    fn client_certificate_validated(&self) -> bool {
+        false
+    }
+
     /// Values of the header `name` (lower case, not a pseudo header) in order of appearance, each
     /// without surrounding white space.
     fn header_values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]>;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub mod access_log;
 mod address;
 mod cluster;
+mod filter_chains;
 mod format;
 mod headers;
 mod http;
@@ -21,12 +22,18 @@ mod re2;
 mod route;
 mod route_table;
 mod tcp;
+mod tls;
 
 pub use self::address::Address;
+pub(crate) use self::address::network;
 pub use self::cluster::{
     Candidates, CircuitBreakers, Cluster, ClusterHttp, ClusterId, ClusterRef, Clusters, Discovery,
     DnsConfig, DnsFamily, DnsTarget, Endpoint, EndpointSet, Health, LoadBalancer, PanicPolicy,
-    TcpKeepalive,
+    TcpKeepalive, UpstreamProtocol,
+};
+pub use self::filter_chains::{
+    COMBINATIONS_MAX, ConnectionFacts, FilterChainMatch, FilterChains, FilterChainsError,
+    SourceType,
 };
 pub use self::format::{
     AddressPart, CloseSide, DurationKind, DurationUnit, GrpcStatusForm, HostSource, JsonNode, Op,
@@ -34,13 +41,14 @@ pub use self::format::{
 };
 pub use self::headers::{AppendAction, HeaderEdits, HeaderName, HeaderOp};
 pub use self::http::{
-    EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, HttpConnectionManager, HttpLimits,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
+    HeaderCase, Http1Options, Http2Keepalive, Http2Options, HttpConnectionManager, HttpLimits,
     HttpTimeouts, InternalAddresses, OriginRules, PathRules, RequestIdRules, Router, SchemeRule,
     ServerHeader, ServerHeaderMode, StripPort, UnderscoreHeaders, Upgrades,
 };
 pub use self::listener::{
-    Bind, FilterChain, ListenAddress, Listener, SocketOption, SocketOptionState, SocketOptionValue,
-    Terminal, TrafficDirection,
+    Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, PortPredicate,
+    SocketOption, SocketOptionState, SocketOptionValue, Terminal, TlsInspector, TrafficDirection,
 };
 pub use self::matcher::{
     Fraction, HeaderMatcher, HeaderPredicate, QueryMatcher, QueryPredicate, RequestView,
@@ -48,15 +56,19 @@ pub use self::matcher::{
 };
 pub use self::pattern::{Pattern, PatternError, RegexRewrite};
 pub use self::route::{
-    DirectResponse, Forward, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath,
-    RequireTls, Route, RouteAction, RouteId, RouteMatcher, Target, VirtualHost, WeightedCluster,
-    WeightedClusters,
+    ClientCertificateMatcher, DirectResponse, Forward, GrpcTimeout, HostRewrite, PathMatcher,
+    PathRewrite, Redirect, RedirectPath, RequireTls, Route, RouteAction, RouteId, RouteMatcher,
+    Target, VirtualHost, WeightedCluster, WeightedClusters,
 };
 pub use self::route_table::{RouteTable, RouteTableError};
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
+pub use self::tls::{
+    CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher,
+    SecretFile, TlsParameters, TlsVersion, UpstreamSni, UpstreamTls, Validation,
+};
 
 /// One whole configuration. Cheap to clone: every part that can be large is shared.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Listeners in the order of the file.
     pub listeners: Vec<Arc<Listener>>,

@@ -81,8 +81,20 @@ pub struct RouteMatcher {
     pub query: Box<[QueryMatcher]>,
     /// Content type `application/grpc` or `application/grpc+x`.
     pub grpc: bool,
+    /// Condition on the client's certificate.
+    pub client_certificate: ClientCertificateMatcher,
     /// Share of requests; `None` all of them.
     pub fraction: Option<Fraction>,
+}
+
+/// A condition on the certificate of the client, on its connection (`tls_context`). `None` says nothing;
+/// a plain connection has presented none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientCertificateMatcher {
+    /// There is one.
+    pub presented: Option<bool>,
+    /// There is one, and it was verified.
+    pub validated: Option<bool>,
 }
 
 /// A condition on the path without its query.
@@ -147,10 +159,34 @@ pub struct Forward {
     pub idle_timeout: Option<Option<Duration>>,
     /// Replaces the connection manager's longest life of a request: `Some(None)` disables it.
     pub max_stream_duration: Option<Option<Duration>>,
+    /// Whether and how far a request's `grpc-timeout` counts.
+    pub grpc_timeout: GrpcTimeout,
     /// Overrides the connection manager's upgrades type by type.
     pub upgrades: Upgrades,
     /// CONNECT requests end here and their bytes go to the cluster as TCP.
     pub terminate_connect: bool,
+}
+
+/// What `grpc-timeout` may do (contract section 8, `max_stream_duration` and `max_grpc_timeout`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrpcTimeout {
+    /// The header is passed on and changes nothing here.
+    Ignored,
+    /// It replaces the longest life of the request (`max_stream_duration.grpc_timeout_header_max`).
+    Stream {
+        /// At most this; `None` as it is.
+        max: Option<Duration>,
+        /// Taken off first. Where nothing is left the request times out at once.
+        offset: Duration,
+    },
+    /// It replaces the route's timeout (deprecated `max_grpc_timeout`); without the header `max` does,
+    /// and without that there is no timeout.
+    Route {
+        /// At most this; `None` as it is.
+        max: Option<Duration>,
+        /// Taken off, unless nothing would be left.
+        offset: Duration,
+    },
 }
 
 /// The cluster of a request.

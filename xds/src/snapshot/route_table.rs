@@ -14,7 +14,8 @@ use thiserror::Error;
 use super::headers::HeaderEdits;
 use super::matcher::RequestView;
 use super::route::{
-    PathMatcher, Redirect, RequireTls, Route, RouteAction, RouteId, RouteMatcher, VirtualHost,
+    ClientCertificateMatcher, PathMatcher, Redirect, RequireTls, Route, RouteAction, RouteId,
+    RouteMatcher, VirtualHost,
 };
 
 /// A compiled RouteConfiguration.
@@ -189,6 +190,7 @@ fn redirect_to_https(id: RouteId) -> Route {
             headers: Box::default(),
             query: Box::default(),
             grpc: false,
+            client_certificate: ClientCertificateMatcher::default(),
             fraction: None,
         },
         action: RouteAction::Redirect(Box::new(Redirect {
@@ -234,6 +236,7 @@ impl RouteMatcher {
         self.path.matches(request.method(), path)
             && self.fraction.is_none_or(|fraction| fraction.contains(random))
             && (!self.grpc || is_grpc(request))
+            && self.client_certificate.matches(request)
             && self.headers.iter().all(|matcher| matcher.matches(request))
             && self.query.iter().all(|matcher| matcher.matches(query))
     }
@@ -268,6 +271,14 @@ fn has_prefix(path: &[u8], prefix: &[u8], case_sensitive: bool) -> bool {
         Some(head) if case_sensitive => head == prefix,
         Some(head) => head.eq_ignore_ascii_case(prefix),
         None => false,
+    }
+}
+
+impl ClientCertificateMatcher {
+    fn matches<R: RequestView>(self, request: &R) -> bool {
+        let ClientCertificateMatcher { presented, validated } = self;
+        presented.is_none_or(|wanted| wanted == request.client_certificate_presented())
+            && validated.is_none_or(|wanted| wanted == request.client_certificate_validated())
     }
 }
 

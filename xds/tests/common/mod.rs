@@ -147,7 +147,7 @@ pub(crate) fn listener(loaded: &Loaded) -> &Listener {
 
 #[track_caller]
 pub(crate) fn hcm(loaded: &Loaded) -> &HttpConnectionManager {
-    match &listener(loaded).filter_chain().unwrap().terminal {
+    match &listener(loaded).filter_chains.iter().next().unwrap().terminal {
         Terminal::Http(hcm) => hcm,
         Terminal::Tcp(_) => panic!("not HTTP"),
     }
@@ -155,7 +155,7 @@ pub(crate) fn hcm(loaded: &Loaded) -> &HttpConnectionManager {
 
 #[track_caller]
 pub(crate) fn tcp_proxy(loaded: &Loaded) -> &TcpProxy {
-    match &listener(loaded).filter_chain().unwrap().terminal {
+    match &listener(loaded).filter_chains.iter().next().unwrap().terminal {
         Terminal::Tcp(tcp) => tcp,
         Terminal::Http(_) => panic!("not TCP"),
     }

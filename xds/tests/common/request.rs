@@ -9,6 +9,8 @@ pub(crate) struct Request {
     pub(crate) authority: String,
     pub(crate) path: String,
     pub(crate) internal: bool,
+    /// The client's certificate: presented, validated.
+    pub(crate) certificate: (bool, bool),
     pub(crate) headers: Vec<(&'static str, &'static str)>,
 }
 
@@ -48,6 +50,14 @@ impl RequestView for Request {
 
     fn is_internal(&self) -> bool {
         self.internal
+    }
+
+    fn client_certificate_presented(&self) -> bool {
+        self.certificate.0
+    }
+
+    fn client_certificate_validated(&self) -> bool {
+        self.certificate.1
     }
 
     fn header_values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {

@@ -46,7 +46,9 @@ impl Exchange {
         } else if passed(self.deadlines.stream) {
             down.http.stats.downstream_rq_max_duration_reached.inc();
             let flags = ResponseFlags::DURATION_TIMEOUT;
-            Reply::text(504, "stream timeout", flags, "max_duration_timeout").closing()
+            let mut reply = Reply::text(504, "stream timeout", flags, "max_duration_timeout");
+            reply.grpc_status = Some(GRPC_DEADLINE_EXCEEDED);
+            reply.closing()
         } else if passed(self.deadlines.idle) {
             down.http.stats.downstream_rq_idle_timeout.inc();
             let flags = ResponseFlags::STREAM_IDLE_TIMEOUT;
@@ -64,3 +66,6 @@ impl Exchange {
         if self.is_tunnelling() { Err(Progress::Close) } else { Err(Progress::Reset) }
     }
 }
+
+/// Of the gRPC protocol's status codes.
+const GRPC_DEADLINE_EXCEEDED: u64 = 4;

@@ -5,40 +5,47 @@
 //! | `Idle` | nothing to send to: a reply of ours, or done | - |
 //! | `Waiting` | the connection limit is reached | another request ends |
 //! | `Connecting` | a connect is under way | connected, refused, timed out |
-//! | `Active` | the request is being sent or its response awaited | the response ends |
+//! | `Http1`, `Http2` | the request is being sent or its response awaited | the response ends |
+//! | `Joining` | an HTTP/2 connection is being made | it is open, or has failed |
 //!
-//! Bodies move as chunks, never collected: a chunk is taken from one socket only while the other
-//! has less than its watermark unsent. Invariant: the upstream connection goes back to its pool
-//! only after both messages ended cleanly on it; any doubt closes it.
+//! Either side may speak either version of HTTP: downstream's differences are behind
+//! [`Downstream`], upstream's in `http1` and `http2`. Bodies move as chunks, never collected: a chunk
+//! is taken from one side only while the other has room for it. Invariant: the upstream connection
+//! goes back to its pool only after both messages ended cleanly on it; any doubt closes it.
 
 mod deadlines;
+mod head;
+mod http1;
+mod http2;
 mod report;
 mod response;
 mod transfer;
 mod upstream;
 
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
-use outrigger_codecs::http::{BodyFraming, FieldKind, Method, RequestHead, Version};
+use outrigger_codecs::http::{BodyFraming, FieldBlock, FieldKind, Method, RequestHead, Version};
 use outrigger_codecs::http1::BodyDecoder;
-use outrigger_xds::snapshot::{Forward, RouteId};
+use outrigger_xds::snapshot::{Forward, GrpcTimeout, RouteId};
 
 use crate::access_log::ResponseFlags;
-use crate::buffers::Chunk;
-use crate::cluster::{Admission, ClusterRuntime, Host, Place, Serving, UpstreamConnection};
-use crate::ring::{Connecting, Socket};
+use crate::cluster::{
+    Admission, ClientStream, ClusterRuntime, Connector, Host, Http2Client, Place, Serving,
+    UpstreamConnection,
+};
 use crate::shard::Shard;
 use crate::timer::Nanos;
 
 use super::begin::{Arrival, Destination};
+use super::downstream::Downstream;
 use super::facts::Facts;
-use super::input::Input;
-use super::origin::Peer;
+use super::grpc::{self, GrpcCall};
 use super::reply::Reply;
 use super::upgrade::Tunnel;
 use super::{HttpRuntime, NANOS_PER_MS, after, earliest};
+
+pub(super) use self::head::{HeadForm, OutboundHead};
 
 /// One exchange. Kept for reuse with the memory of its buffers.
 #[derive(Default)]
@@ -55,14 +62,18 @@ pub struct Exchange {
     destination: Option<(Rc<ClusterRuntime>, Rc<Host>)>,
     /// The cluster of a request for which there was no host.
     pub(super) hostless_cluster: Option<Rc<ClusterRuntime>>,
-    /// Held while the request is under way, where the configuration limits requests by themselves.
-    admission: Option<Admission>,
+    /// The request is counted in its cluster's limit of requests.
+    counted: bool,
     deadlines: Deadlines,
-    /// The rendered head, kept while the request may be sent a second time.
-    replay: Option<Chunk>,
+    /// The request's head as it goes upstream, and what may be sent again with it.
+    pub(super) outbound: OutboundHead,
+    /// What gRPC adds to the exchange.
+    pub(super) grpc: GrpcCall,
     /// The connection was used before, so it may have died unnoticed.
     reused: bool,
-    replayed: bool,
+    /// The request went out on HTTP/2.
+    over_http2: bool,
+    replays: u8,
 }
 
 /// Whose header edits the response gets.
@@ -78,10 +89,16 @@ pub(super) enum ResponseEdits {
 #[derive(Clone, Copy)]
 struct Client {
     method: Method,
-    http10: bool,
+    version: Version,
     keep_alive: bool,
     expects_continue: bool,
     grpc: bool,
+}
+
+impl Client {
+    fn http10(self) -> bool {
+        self.version == Version::Http10
+    }
 }
 
 impl Default for Client {
@@ -89,7 +106,7 @@ impl Default for Client {
         // Of a request that could not be read: answer as to anybody, then close.
         Self {
             method: Method::Other,
-            http10: false,
+            version: Version::Http11,
             keep_alive: false,
             expects_continue: false,
             grpc: false,
@@ -98,7 +115,7 @@ impl Default for Client {
 }
 
 struct RequestSide {
-    body: BodyDecoder,
+    /// Its length is not known before its end.
     chunked: bool,
     complete: bool,
     /// Downstream is not read because upstream takes no more.
@@ -107,7 +124,7 @@ struct RequestSide {
 
 impl Default for RequestSide {
     fn default() -> Self {
-        Self { body: BodyDecoder::None, chunked: false, complete: true, paused: false }
+        Self { chunked: false, complete: true, paused: false }
     }
 }
 
@@ -115,8 +132,10 @@ struct ResponseSide {
     phase: ResponsePhase,
     body: BodyDecoder,
     chunked: bool,
-    /// A head that came in pieces.
+    /// An HTTP/1 head that came in pieces.
     partial: Vec<u8>,
+    /// An HTTP/2 head that is being read.
+    block: FieldBlock,
     /// The downstream connection ends with this response.
     closes: bool,
     /// The upstream connection can be used again after it.
@@ -132,6 +151,7 @@ impl Default for ResponseSide {
             body: BodyDecoder::None,
             chunked: false,
             partial: Vec::new(),
+            block: FieldBlock::default(),
             closes: false,
             reusable: false,
             paused: false,
@@ -155,11 +175,16 @@ enum Upstream {
         _place: Place,
     },
     Connecting {
-        connecting: Connecting,
+        connector: Connector,
         connection: Admission,
         _pending: Admission,
     },
-    Active(UpstreamConnection),
+    Joining {
+        client: Rc<Http2Client>,
+        _pending: Admission,
+    },
+    Http1(UpstreamConnection),
+    Http2(ClientStream),
 }
 
 /// Instants by which something must have happened; nothing where there is no limit.
@@ -173,21 +198,6 @@ struct Deadlines {
     stream: Option<Nanos>,
     request: Option<Nanos>,
     connect: Option<Nanos>,
-}
-
-/// The downstream side of an exchange, lent to it by its connection.
-pub(super) struct Downstream<'a> {
-    pub(super) shard: &'a Rc<Shard>,
-    pub(super) http: &'a HttpRuntime,
-    pub(super) socket: &'a Socket,
-    pub(super) input: &'a mut Input,
-    pub(super) waker: &'a Waker,
-    pub(super) peer: Peer,
-    pub(super) connection_id: u64,
-    /// The connection may not carry another request.
-    pub(super) is_last: bool,
-    /// Unsent bytes at which the exchange stops, and at which it goes on.
-    pub(super) marks: crate::ring::Watermarks,
 }
 
 /// What an exchange came to.
@@ -220,16 +230,15 @@ impl Exchange {
         let config = &arrival.http.config;
         self.client = Client {
             method: head.method,
-            http10: head.version == Version::Http10,
+            version: head.version,
             keep_alive: head.keep_alive(),
             expects_continue: head.expect_continue,
             grpc: head
                 .fields
                 .iter()
-                .any(|field| field.kind == FieldKind::ContentType && is_grpc(field.value)),
+                .any(|field| field.kind == FieldKind::ContentType && grpc::is_grpc(field.value)),
         };
         self.request = RequestSide {
-            body: BodyDecoder::from(head.framing),
             chunked: head.framing == BodyFraming::Chunked,
             complete: head.framing.is_empty(),
             paused: false,
@@ -244,7 +253,11 @@ impl Exchange {
         self.deadlines.idle_timeout = config.timeouts.stream_idle;
         self.deadlines.stream = after(now, config.timeouts.max_stream_duration);
         arrival.http.stats.downstream_rq_total.inc();
-        arrival.http.stats.downstream_rq_http1_total.inc();
+        if head.version == Version::Http2 {
+            arrival.http.stats.downstream_rq_http2_total.inc();
+        } else {
+            arrival.http.stats.downstream_rq_http1_total.inc();
+        }
     }
 
     /// Applies the route's own limits.
@@ -264,13 +277,39 @@ impl Exchange {
         }
     }
 
+    /// Applies the request's own `grpc-timeout`, as far as the route lets it.
+    pub(super) fn limit_by_grpc(&mut self, head: &RequestHead<'_, '_>, forward: &Forward) {
+        if !self.client.grpc || forward.grpc_timeout == GrpcTimeout::Ignored {
+            return;
+        }
+        let asked = head.field("grpc-timeout").and_then(|field| grpc::grpc_timeout(field.value));
+        // Without a header the caller waits for ever, or as long as the configuration lets it.
+        let limited = |max: Option<Duration>, offset: Duration| {
+            let asked = match (asked, max) {
+                (Some(asked), Some(max)) => Some(asked.min(max)),
+                (asked, max) => asked.or(max),
+            }?;
+            Some(if asked > offset { asked - offset } else { asked })
+        };
+        let begin = self.facts.times.downstream_rx_begin;
+        match forward.grpc_timeout {
+            GrpcTimeout::Ignored => {}
+            GrpcTimeout::Stream { max, offset } => {
+                if asked.is_some() {
+                    self.deadlines.stream = after(begin, limited(max, offset));
+                }
+            }
+            GrpcTimeout::Route { max, offset } => self.deadlines.timeout = limited(max, offset),
+        }
+    }
+
     /// Starts towards `destination`, or answers with `reply`.
     pub(super) fn start(&mut self, down: &mut Downstream<'_>, outcome: Result<Destination, Reply>) {
         down.http.stats.downstream_rq_active.inc();
         self.touch(down.shard);
         match outcome {
             Ok(destination) => {
-                let Destination { cluster, host, head } = destination;
+                let Destination { cluster, host } = destination;
                 self.destination = Some((cluster, host));
                 if self.tunnel != Tunnel::None {
                     // What follows is the other protocol's, once upstream agreed.
@@ -278,10 +317,9 @@ impl Exchange {
                     down.http.stats.downstream_cx_upgrades_total.inc();
                     down.http.stats.downstream_cx_upgrades_active.inc();
                 }
-                self.replay = head;
                 self.begin_response_deadline(down.shard);
                 if self.client.expects_continue && !down.http.config.proxy_100_continue {
-                    down.socket.send(down.shard.arena.copy(CONTINUE));
+                    down.send_continue();
                 }
                 self.acquire(down);
             }
@@ -321,6 +359,11 @@ impl Exchange {
         if self.tunnel != Tunnel::None && self.destination.is_some() {
             stats.downstream_cx_upgrades_active.dec();
         }
+        if self.counted
+            && let Some((cluster, _)) = &self.destination
+        {
+            cluster.breakers.requests.release(down.shard.index);
+        }
         stats.downstream_rq_active.dec();
         if self.facts.code != 0 {
             stats.response(self.facts.code);
@@ -352,22 +395,19 @@ impl Exchange {
         let mut partial = std::mem::take(&mut self.response.partial);
         partial.clear();
         partial.shrink_to(PARTIAL_KEPT_BYTES);
+        let mut block = std::mem::take(&mut self.response.block);
+        block.clear();
+        block.shrink_to(PARTIAL_KEPT_BYTES);
+        let mut outbound = std::mem::take(&mut self.outbound);
+        outbound.clear();
         *self = Self {
             facts,
-            response: ResponseSide { partial, ..ResponseSide::default() },
+            response: ResponseSide { partial, block, ..ResponseSide::default() },
+            outbound,
             ..Self::default()
         };
     }
 }
-
-/// `application/grpc`, alone or with a suffix such as `+proto`.
-fn is_grpc(content_type: &[u8]) -> bool {
-    content_type
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Room for a head that came in pieces that is kept for the next exchange.
 const PARTIAL_KEPT_BYTES: usize = 4096;

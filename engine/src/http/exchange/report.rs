@@ -1,16 +1,17 @@
 //! Replies of ours, and the record of an exchange for the access log.
 
-use outrigger_codecs::http::Method;
+use outrigger_codecs::http::{BodyFraming, FieldKind, Method, Version};
 use outrigger_xds::snapshot::{HeaderEdits, HeaderOp, ServerHeaderMode};
 
 use crate::access_log::{self, Captured, LogType, Protocol, Record, StreamId};
-use crate::buffers::Chunk;
 use crate::cluster::ClusterRuntime;
+use crate::connection::ConnectionInfo;
 use crate::shard::Shard;
 
 use super::super::HttpScratch;
 use super::super::begin::Arrival;
-use super::super::origin::Peer;
+use super::super::downstream::Side;
+use super::super::head::{HeadSink, status_text};
 use super::super::reply::{Reply, ReplyFrame};
 use super::super::upgrade::Tunnel;
 use super::{Deadlines, Downstream, Exchange, ResponsePhase, Upstream};
@@ -21,7 +22,7 @@ impl Exchange {
         self.release_upstream(down.shard);
         self.upstream = Upstream::Idle;
         self.deadlines = Deadlines::default();
-        self.replay = None;
+        self.outbound.spend();
         self.tunnel_refused(down);
         if let Some((cluster, _)) = &self.destination {
             cluster.stats.response(reply.status);
@@ -38,6 +39,7 @@ impl Exchange {
             || !self.client.keep_alive
             || down.is_last
             || down.shard.is_draining();
+        self.grpc.take_reply(reply.status_for(false));
         let server = &down.http.config.server;
         let frame = ReplyFrame {
             date: down.shard.clock.date(),
@@ -48,24 +50,23 @@ impl Exchange {
                 .filter(|_| down.http.config.request_id.always_set_in_response)
                 .map(|id| &id[..]),
             close: self.response.closes,
-            http10: self.client.http10,
+            http10: self.client.http10(),
             head_only: self.client.method == Method::Head,
-            grpc: self.client.grpc,
-            case: down.http.config.http1.header_case,
+            grpc: self.client.grpc.then(|| self.grpc.content_type()),
         };
-        let (chunk, head_len) = self.render_reply(down, reply, &frame);
+        let (head_len, body_len) = self.send_reply(down, reply, &frame);
         self.facts.bytes.response_headers = head_len as u64;
-        self.facts.bytes.sent = (chunk.len() - head_len) as u64;
-        down.socket.send(chunk);
+        self.facts.bytes.sent = body_len as u64;
     }
 
-    /// Writes a reply, with the header edits of the route if one was found.
-    fn render_reply(
+    /// Writes a reply, with the header edits of the route if one was found. Returns the bytes of its
+    /// head and of its body.
+    fn send_reply(
         &self,
-        down: &Downstream<'_>,
+        down: &mut Downstream<'_>,
         reply: &Reply,
         frame: &ReplyFrame<'_>,
-    ) -> (Chunk, usize) {
+    ) -> (usize, usize) {
         let (shard, http) = (down.shard, down.http);
         let none = HeaderEdits::default();
         let ops = &self.response_edits.of(&http.config.routes).unwrap_or(&none).ops;
@@ -85,7 +86,32 @@ impl Exchange {
                 },
             );
         }
-        reply.render(&shard.arena, frame, ops, edits)
+        match &mut down.side {
+            Side::Http1(side) => {
+                let case = http.config.http1.header_case;
+                let (chunk, head_len) = reply.render(&shard.arena, case, frame, ops, edits);
+                let body_len = chunk.len() - head_len;
+                side.transport.send(chunk);
+                (head_len, body_len)
+            }
+            Side::Http2(side) => {
+                let body = reply.body_sent(frame);
+                let head_len = side.send_head(body.is_empty(), |sink| {
+                    let status = status_text(reply.status_for(frame.grpc.is_some()));
+                    sink.put_field(":status", &status, FieldKind::Other, false);
+                    reply.write_fields(sink, frame, ops, edits);
+                    // A gRPC response on HTTP/2 is only a head.
+                    if let (Some(length), None) = (reply.length(frame), frame.grpc) {
+                        sink.put_framing(BodyFraming::Length(length));
+                    }
+                });
+                if !body.is_empty() {
+                    side.send_body(shard, shard.arena.copy(body));
+                    side.end_body(None);
+                }
+                (head_len, body.len())
+            }
+        }
     }
 
     pub(super) fn tunnel_refused(&mut self, down: &Downstream<'_>) {
@@ -98,17 +124,17 @@ impl Exchange {
     /// What is known when the request's head is rendered.
     pub(in crate::http) fn record<'a>(
         &'a self,
-        arrival: &Arrival<'_>,
+        arrival: &Arrival<'a>,
         cluster: &'a ClusterRuntime,
     ) -> Record<'a> {
-        let mut record = self.common_record(arrival.shard, arrival.peer, arrival.connection_id);
+        let mut record = self.common_record(arrival.shard, arrival.info);
         record.upstream_cluster = Some(&cluster.config.stat_name);
         record.upstream_cluster_raw = Some(&cluster.config.name);
         record
     }
 
-    pub(super) fn record_of(&self, down: &Downstream<'_>) -> Record<'_> {
-        let mut record = self.common_record(down.shard, down.peer, down.connection_id);
+    pub(super) fn record_of<'a>(&'a self, down: &Downstream<'a>) -> Record<'a> {
+        let mut record = self.common_record(down.shard, down.info);
         if let Some((cluster, host)) = &self.destination {
             record.upstream_cluster = Some(&cluster.config.stat_name);
             record.upstream_cluster_raw = Some(&cluster.config.name);
@@ -118,7 +144,8 @@ impl Exchange {
             });
             record.upstream_host_name =
                 Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
-            record.upstream_protocol = Some(Protocol::Http11);
+            record.upstream_protocol =
+                Some(if self.over_http2 { Protocol::Http2 } else { Protocol::Http11 });
         } else if let Some(cluster) = &self.hostless_cluster {
             record.upstream_cluster = Some(&cluster.config.stat_name);
             record.upstream_cluster_raw = Some(&cluster.config.name);
@@ -126,36 +153,30 @@ impl Exchange {
         record
     }
 
-    pub(super) fn common_record(
-        &self,
-        shard: &Shard,
-        peer: Peer,
-        connection_id: u64,
-    ) -> Record<'_> {
+    fn common_record<'a>(&'a self, shard: &Shard, info: &'a ConnectionInfo) -> Record<'a> {
         let now = shard.clock.now();
         let facts = &self.facts;
         let age = now.saturating_sub(facts.times.downstream_rx_begin);
-        let address = match peer {
-            Peer::Ip(address) => access_log::Address::Ip(address),
-            Peer::Unix => access_log::Address::Pipe(""),
-        };
+        let failure = &*facts.upstream_transport_failure;
         Record {
             start_wall_ns: shard.clock.unix_ns() - age,
             emit_wall_ns: shard.clock.unix_ns(),
             times: facts.times,
-            protocol: Some(if self.client.http10 { Protocol::Http10 } else { Protocol::Http11 }),
+            protocol: Some(match self.client.version {
+                Version::Http10 => Protocol::Http10,
+                Version::Http11 => Protocol::Http11,
+                Version::Http2 => Protocol::Http2,
+            }),
             response_code: facts.code,
             flags: facts.flags,
             response_code_details: Some(facts.details).filter(|details| !details.is_empty()),
             bytes: facts.bytes,
-            downstream_remote: Some(address),
-            downstream_direct_remote: Some(address),
             upstream_connection_id: facts.upstream_connection_id,
             upstream_attempts: facts.attempts,
-            connection_id,
+            upstream_transport_failure: Some(failure).filter(|failure| !failure.is_empty()),
             stream_id: (facts.stream_id != 0).then_some(StreamId(facts.stream_id)),
             log_type: LogType::DownstreamEnd,
-            ..Record::default()
+            ..info.record()
         }
     }
 

@@ -1,152 +1,92 @@
-//! The response's head: read from upstream, written downstream.
+//! The response's head: decided on when it has come, written downstream.
 
-use outrigger_codecs::http::{BodyFraming, FieldKind, FieldStorage, Method, ResponseHead};
-use outrigger_codecs::http::{Put, decimal};
-use outrigger_codecs::http1::render;
-use outrigger_codecs::http1::{BodyDecoder, HeadError, HeadLimits};
+use outrigger_codecs::http::{BodyFraming, Field, FieldKind, Method, Put, ResponseHead, decimal};
+use outrigger_codecs::http1::{BodyDecoder, render};
 use outrigger_xds::snapshot::{
     HeaderEdits, HeaderOp, RouteAction, RouteId, RouteTable, ServerHeaderMode, Target,
 };
 
 use crate::access_log::Headers;
 
-use super::super::render::{FieldWriter, is_framing};
-use super::super::reply::{Reply, UpstreamFailure};
-use super::super::upgrade::Tunnel;
-use super::super::{HttpScratch, NANOS_PER_MS};
-use super::{Downstream, Exchange, ResponseEdits, ResponsePhase, Stop};
+use super::super::HttpScratch;
+use super::super::NANOS_PER_MS;
+use super::super::downstream::Side;
+use super::super::edits::EditOutcome;
+use super::super::head::{FieldWriter, HeadSink, Text, is_framing, status_text};
+use super::super::upgrade::{Tunnel, websocket_accept};
+use super::{Downstream, Exchange, ResponseEdits, ResponsePhase, Stop, Upstream};
 
 impl Exchange {
-    /// Reads a response head from what is there. Returns how much of `bytes` it took; nothing when
-    /// the head is not complete.
-    pub(super) fn read_response_head(
-        &mut self,
-        down: &mut Downstream<'_>,
-        bytes: &[u8],
-    ) -> Result<Option<usize>, Stop> {
-        let limits = self.response_limits();
-        if self.response.partial.is_empty() {
-            let mut storage = FieldStorage::new();
-            return match ResponseHead::parse(bytes, &mut storage, &limits) {
-                Ok(Some(head)) => self.take_response_head(down, &head).map(|()| Some(head.len)),
-                Ok(None) => {
-                    self.response.partial.extend_from_slice(bytes);
-                    Ok(None)
-                }
-                Err(error) => self.refuse_response(down, error).map(|()| None),
-            };
-        }
-        let mut partial = std::mem::take(&mut self.response.partial);
-        let before = partial.len();
-        partial.extend_from_slice(bytes);
-        let mut storage = FieldStorage::new();
-        match ResponseHead::parse(&partial, &mut storage, &limits) {
-            Ok(Some(head)) => {
-                let taken = self.take_response_head(down, &head).map(|()| Some(head.len - before));
-                drop(storage);
-                partial.clear();
-                self.response.partial = partial;
-                taken
-            }
-            Ok(None) => {
-                drop(storage);
-                self.response.partial = partial;
-                Ok(None)
-            }
-            Err(error) => self.refuse_response(down, error).map(|()| None),
+    /// Whether upstream agrees to the tunnel with this status.
+    pub(super) fn switches(&self, status: u16) -> bool {
+        match (self.tunnel, &self.upstream) {
+            (Tunnel::Upgrade, Upstream::Http1(_)) => status == 101,
+            (Tunnel::Upgrade | Tunnel::Connect, _) => (200..300).contains(&status),
+            (Tunnel::None | Tunnel::ConnectTerminated, _) => false,
         }
     }
 
-    pub(super) fn response_limits(&self) -> HeadLimits {
-        self.destination.as_ref().map_or_else(HeadLimits::default, |(cluster, _)| HeadLimits {
-            bytes_max: cluster.config.http.max_response_headers_bytes as usize,
-            fields_max: cluster.config.http.max_headers_count as usize,
-        })
-    }
-
-    /// Upstream's answer can't be understood, or not in one way only.
-    pub(super) fn refuse_response(
-        &mut self,
-        down: &mut Downstream<'_>,
-        error: HeadError,
-    ) -> Result<(), Stop> {
-        self.count_protocol_error();
-        if let Some((cluster, host)) = &self.destination {
-            log::warn!(
-                target: "upstream",
-                "{}: the response of {} is refused: {error}",
-                cluster.config.name, host.address_text
-            );
-        }
-        self.release_upstream(down.shard);
-        self.reply(down, &Reply::upstream_failure(UpstreamFailure::Protocol));
-        Ok(())
-    }
-
+    /// Deals with a head that upstream sent; its framing was checked.
     pub(super) fn take_response_head(
         &mut self,
         down: &mut Downstream<'_>,
         head: &ResponseHead<'_, '_>,
     ) -> Result<(), Stop> {
-        if (100..200).contains(&head.status) && head.status != 101 {
+        let switches = self.switches(head.status);
+        if (100..200).contains(&head.status) && !switches {
             self.relay_interim(down, head);
             return Ok(());
         }
-        let switches = match self.tunnel {
-            Tunnel::Upgrade => head.status == 101,
-            Tunnel::Connect => (200..300).contains(&head.status),
-            Tunnel::None | Tunnel::ConnectTerminated => false,
-        };
-        let framing = match head.framing(self.client.method) {
-            Ok(framing) if head.status != 101 || switches => framing,
-            Ok(_) => return self.refuse_response(down, HeadError::StatusLineInvalid),
-            Err(error) => return self.refuse_response(down, error.into()),
-        };
+        let framing = head.framing(self.client.method).unwrap_or(BodyFraming::None);
         self.facts.times.upstream_rx_begin = down.shard.clock.now();
         self.facts.code = head.status;
         self.facts.details = "via_upstream";
         self.facts.bytes.upstream_header_received = head.len as u64;
         self.count_response(down, head.status);
-        self.response.reusable = head.keep_alive() && framing != BodyFraming::UntilClose;
         // An answer before the end of the request that refuses it, or is the connection's last: the
         // rest of the request will not be read, which only a close can end.
         self.response.closes |=
             !switches && !self.request.complete && (head.status >= 400 || !self.response.reusable);
         self.response.phase = ResponsePhase::Body;
-        if switches {
+        let over_http2 = matches!(self.upstream, Upstream::Http2(_));
+        let complete = if switches {
             self.response.body = BodyDecoder::UntilClose;
             self.response.closes = true;
+            over_http2 && head.ended
         } else {
-            self.response.chunked = !self.client.http10
-                && matches!(framing, BodyFraming::Chunked | BodyFraming::UntilClose);
-            self.response.closes |= self.must_close(down, framing);
+            let unframed = matches!(framing, BodyFraming::Chunked | BodyFraming::UntilClose);
+            self.response.chunked = !self.client.http10() && unframed;
+            self.response.closes |= self.must_close(down, unframed);
             self.response.body = BodyDecoder::from(framing);
+            if over_http2 { head.ended } else { self.response.body.is_done() }
+        };
+        if !switches {
+            self.grpc.take_response_head(head, complete);
         }
-        self.send_response_head(down, head, framing, switches);
+        self.send_response_head(down, head, framing, switches, complete);
         if switches {
-            self.open_tunnel();
-        } else {
-            if self.tunnel != Tunnel::None {
-                // No tunnel after all: what the client sent for it belongs to nobody.
-                self.tunnel = Tunnel::None;
-                down.http.stats.downstream_cx_upgrades_active.dec();
-            }
-            if self.response.body.is_done() {
-                self.end_response(down);
-            }
+            self.open_tunnel(down);
+        } else if self.tunnel != Tunnel::None {
+            // No tunnel after all: what the client sent for it belongs to nobody.
+            self.tunnel = Tunnel::None;
+            down.http.stats.downstream_cx_upgrades_active.dec();
+        }
+        if complete {
+            self.end_response(down, None);
         }
         Ok(())
     }
 
-    pub(super) fn must_close(&self, down: &Downstream<'_>, framing: BodyFraming) -> bool {
-        let unframed =
-            self.client.http10 && matches!(framing, BodyFraming::Chunked | BodyFraming::UntilClose);
+    fn must_close(&self, down: &Downstream<'_>, unframed: bool) -> bool {
+        if down.is_http2() {
+            return false;
+        }
         let draining = down.shard.is_draining();
         if draining {
             down.http.stats.downstream_cx_drain_close.inc();
         }
         !self.client.keep_alive
-            || unframed
+            || (self.client.http10() && unframed)
             || draining
             || down.is_last
             || self.tunnel != Tunnel::None
@@ -158,36 +98,35 @@ impl Exchange {
         let sent = self.facts.times.upstream_tx_begin;
         let took = down.shard.clock.now() - sent;
         cluster.stats.upstream_rq_time.record(took / NANOS_PER_MS);
-        if self.replayed {
+        if self.replays > 0 {
             cluster.stats.upstream_rq_retry_success.inc();
         }
     }
 
     /// Passes a 1xx response on to a client that can read it (RFC 9110 section 15.2). A 100 that
-    /// nobody waits for, because we have answered the expectation, is dropped.
-    pub(super) fn relay_interim(&self, down: &Downstream<'_>, head: &ResponseHead<'_, '_>) {
-        let awaited = head.status != 100
-            || (down.http.config.proxy_100_continue && self.client.expects_continue);
-        if self.client.http10 || !awaited {
+    /// nobody waits for, because we have answered the expectation, is dropped; so is a 101 that
+    /// nobody asked for.
+    fn relay_interim(&self, down: &mut Downstream<'_>, head: &ResponseHead<'_, '_>) {
+        let awaited = match head.status {
+            100 => down.http.config.proxy_100_continue && self.client.expects_continue,
+            101 => false,
+            _ => true,
+        };
+        if self.client.http10() || !awaited {
             return;
         }
-        down.socket.send(down.shard.arena.write(|out| {
-            render::status_line(out, head.status, "");
-            for field in head.fields {
-                if !field.kind.is_hop_by_hop() && !is_framing(field) {
-                    render::field(out, field.name, field.value);
-                }
-            }
-            out.put(b"\r\n");
-        }));
+        let fields =
+            head.fields.iter().filter(|field| !field.kind.is_hop_by_hop() && !is_framing(field));
+        down.send_interim(head.status, fields);
     }
 
-    pub(super) fn send_response_head(
+    fn send_response_head(
         &mut self,
-        down: &Downstream<'_>,
+        down: &mut Downstream<'_>,
         head: &ResponseHead<'_, '_>,
         framing: BodyFraming,
         switches: bool,
+        complete: bool,
     ) {
         let (shard, http) = (down.shard, down.http);
         let config = &http.config;
@@ -215,7 +154,10 @@ impl Exchange {
                 .as_ref()
                 .filter(|_| config.request_id.always_set_in_response)
                 .map(|id| &id[..]),
+            content_type: self.grpc.response_content_type(),
             date: shard.clock.date(),
+            via: config.via.as_deref(),
+            attempts: self.counted_attempts(http),
         };
         if !ops.is_empty() {
             let record = self.record_of(down);
@@ -235,46 +177,68 @@ impl Exchange {
                 },
             );
         }
-        let route = self.response_edits.route().and_then(|id| config.routes.route(id));
-        let counts_attempts = route.is_some_and(|route| route.include_attempt_count_in_response);
-        let closes = self.response.closes;
-        let chunked = self.response.chunked;
-        let chunk = shard.arena.write(|out| {
-            render::status_line(out, head.status, "");
-            let case = config.http1.header_case;
-            let mut writer = FieldWriter { out, case, ops, edits };
-            outbound.write_fields(&mut writer);
-            if let Some(via) = &config.via {
-                writer.field("via", via.as_bytes());
+        // A body whose length changes on the way has none to announce.
+        let length = announced_length(head, framing, self.client.method)
+            .filter(|_| !self.grpc.rewrites_bodies());
+        let chunked =
+            self.response.chunked || (self.grpc.rewrites_bodies() && !self.client.http10());
+        let sent = match &mut down.side {
+            Side::Http1(side) => {
+                let accept = self.outbound.websocket_key.as_deref().map(websocket_accept);
+                let chunk = shard.arena.write(|out| {
+                    let upgrades = switches && self.tunnel == Tunnel::Upgrade;
+                    render::status_line(out, if upgrades { 101 } else { head.status }, "");
+                    let mut sink = Text { out: &mut *out, case: config.http1.header_case };
+                    outbound.write(&mut sink, ops, edits);
+                    if upgrades {
+                        let protocol = self.upgraded_to(head);
+                        sink.put_field("connection", b"upgrade", FieldKind::Connection, false);
+                        sink.put_field("upgrade", protocol, FieldKind::Upgrade, false);
+                        if let Some(accept) = &accept {
+                            let kind = FieldKind::Other;
+                            sink.put_field("sec-websocket-accept", accept, kind, false);
+                        }
+                    } else if switches {
+                        // A 2xx to CONNECT has neither framing nor an end.
+                    } else {
+                        if chunked {
+                            sink.put_framing(BodyFraming::Chunked);
+                        } else if let Some(length) = length {
+                            sink.put_framing(BodyFraming::Length(length));
+                        }
+                        let kind = FieldKind::Connection;
+                        if self.response.closes {
+                            sink.put_field("connection", b"close", kind, false);
+                        } else if self.client.http10() {
+                            sink.put_field("connection", b"keep-alive", kind, false);
+                        }
+                    }
+                    out.put(b"\r\n");
+                });
+                self.response.chunked = chunked && !switches;
+                let len = chunk.len();
+                side.transport.send(chunk);
+                len
             }
-            if counts_attempts {
-                let mut digits = [0; 20];
-                let attempts = decimal(self.facts.attempts.into(), &mut digits);
-                writer.field("x-envoy-attempt-count", attempts);
+            Side::Http2(side) => {
+                let ends = complete && !self.grpc.rewrites_bodies();
+                // Extended CONNECT says yes with 200 (RFC 8441 section 5).
+                let status = if switches { 200 } else { head.status };
+                side.send_head(ends, |sink| {
+                    sink.put_field(":status", &status_text(status), FieldKind::Other, false);
+                    outbound.write(sink, ops, edits);
+                    // On HTTP/2 a length is told only where upstream told one.
+                    if let (Some(length), false, true) =
+                        (length, switches, head.content_length.is_some())
+                    {
+                        sink.put_framing(BodyFraming::Length(length));
+                    }
+                })
             }
-            writer.additions();
-            if switches && head.status == 101 {
-                writer.verbatim("connection", b"upgrade");
-                writer.verbatim("upgrade", head.upgrade.unwrap_or_default());
-            } else if switches {
-                // A 2xx to CONNECT has neither framing nor an end.
-            } else {
-                if chunked {
-                    writer.framing(BodyFraming::Chunked);
-                } else if let Some(length) = announced_length(head, framing, self.client.method) {
-                    writer.framing(BodyFraming::Length(length));
-                }
-                if closes {
-                    writer.verbatim("connection", b"close");
-                } else if self.client.http10 {
-                    writer.verbatim("connection", b"keep-alive");
-                }
-            }
-            writer.end();
-        });
-        self.facts.bytes.response_headers = chunk.len() as u64;
+        };
+        self.facts.bytes.response_headers = sent as u64;
         self.facts.times.downstream_tx_begin = shard.clock.now();
-        for (slot, name) in down.http.logs.captures().response_headers() {
+        for (slot, name) in http.logs.captures().response_headers() {
             let added = edits.additions(ops).find(|(known, _)| !ops.is_empty() && *known == name);
             let dropped = !ops.is_empty() && edits.drops(ops, name);
             let value = match added {
@@ -286,7 +250,17 @@ impl Exchange {
                 self.facts.capture.put(slot, value);
             }
         }
-        down.socket.send(chunk);
+    }
+
+    /// The protocol that an HTTP/1 client is told it now speaks.
+    fn upgraded_to<'a>(&'a self, head: &ResponseHead<'_, 'a>) -> &'a [u8] {
+        head.upgrade.or_else(|| self.outbound.fields.get(":protocol")).unwrap_or_default()
+    }
+
+    /// How often the request was sent, where the response is to tell.
+    fn counted_attempts(&self, http: &super::HttpRuntime) -> Option<u32> {
+        let route = self.response_edits.route().and_then(|id| http.config.routes.route(id))?;
+        route.include_attempt_count_in_response.then_some(self.facts.attempts)
     }
 }
 
@@ -319,28 +293,38 @@ struct OutboundResponse<'a> {
     server: Option<&'a str>,
     service_time: Option<&'a [u8]>,
     request_id: Option<&'a [u8]>,
+    /// In place of upstream's, where the body is translated.
+    content_type: Option<&'a [u8]>,
     date: [u8; 29],
+    via: Option<&'a str>,
+    attempts: Option<u32>,
 }
 
 impl OutboundResponse<'_> {
-    fn write_fields<P: Put>(&self, writer: &mut FieldWriter<'_, P>) {
+    /// Writes everything but status and framing.
+    fn write<S: HeadSink>(&self, sink: &mut S, ops: &[HeaderOp], edits: &EditOutcome) {
+        let mut writer = FieldWriter { sink, ops, edits };
+        self.write_fields(&mut writer);
+        if let Some(via) = self.via {
+            writer.field("via", via.as_bytes());
+        }
+        if let Some(attempts) = self.attempts {
+            let mut digits = [0; 20];
+            writer.field("x-envoy-attempt-count", decimal(attempts.into(), &mut digits));
+        }
+        writer.additions();
+    }
+
+    fn write_fields<S: HeadSink>(&self, writer: &mut FieldWriter<'_, S>) {
         let mut dated = false;
         for field in self.head.fields {
-            let written_anew = field.kind.is_hop_by_hop()
-                || is_framing(field)
-                || match field.kind {
-                    FieldKind::Server => self.server.is_some(),
-                    FieldKind::XRequestId => self.request_id.is_some(),
-                    FieldKind::XEnvoy => {
-                        self.service_time.is_some()
-                            && field.name.eq_ignore_ascii_case("x-envoy-upstream-service-time")
-                    }
-                    _ => false,
-                };
             dated |= field.kind == FieldKind::Date;
-            if !written_anew {
-                writer.field(field.name, field.value);
+            if !self.is_written_anew(field) {
+                writer.copy(field);
             }
+        }
+        if let Some(content_type) = self.content_type {
+            writer.field("content-type", content_type);
         }
         if !dated {
             writer.field("date", &self.date);
@@ -354,6 +338,21 @@ impl OutboundResponse<'_> {
         if let Some(id) = self.request_id {
             writer.field("x-request-id", id);
         }
+    }
+
+    fn is_written_anew(&self, field: &Field<'_>) -> bool {
+        field.kind.is_hop_by_hop()
+            || is_framing(field)
+            || match field.kind {
+                FieldKind::Server => self.server.is_some(),
+                FieldKind::XRequestId => self.request_id.is_some(),
+                FieldKind::ContentType => self.content_type.is_some(),
+                FieldKind::XEnvoy => {
+                    self.service_time.is_some()
+                        && field.name.eq_ignore_ascii_case("x-envoy-upstream-service-time")
+                }
+                _ => false,
+            }
     }
 }
 

@@ -2,69 +2,171 @@
 
 use outrigger_codecs::http::Method;
 use outrigger_codecs::http1::BodyDecoder;
+use outrigger_xds::snapshot::CircuitBreakers;
 
-use crate::cluster::{Admission, UpstreamConnection};
-use crate::ring::Socket;
+use crate::cluster::{
+    Admission, ClientStream, ClusterRuntime, ConnectError, Connector, Host, Http2Client, Joined,
+    UpstreamConnection,
+};
 use crate::shard::Shard;
+use crate::transport::Transport;
 
+use super::super::NANOS_PER_MS;
+use super::super::after;
 use super::super::reply::{Reply, UpstreamFailure};
 use super::super::upgrade::Tunnel;
-use super::super::{NANOS_PER_MS, after};
+use super::head::HeadForm;
 use super::{Downstream, Exchange, ResponsePhase, Upstream};
 
+use std::rc::Rc;
+
 impl Exchange {
-    /// Gets a connection: one at rest, a new one, or a place in the queue.
+    /// Gets a connection: one at rest, a stream on one that is shared, a new one, or a place in the
+    /// queue.
     pub(super) fn acquire(&mut self, down: &mut Downstream<'_>) {
         let Some((cluster, host)) = self.destination.clone() else { return };
+        let multiplexed = matches!(self.outbound.form, HeadForm::Fields) && !host.speaks_http1();
         let limits = cluster.config.circuit_breakers;
-        let stats = &cluster.stats;
-        // On HTTP/1.1 every request has a connection of its own, so the limit of connections bounds
-        // requests too, unless theirs is the lower one. Only then is it counted by itself.
-        if limits.max_requests < limits.max_connections && self.admission.is_none() {
-            self.admission = cluster.breakers.admit(|all| &all.requests, limits.max_requests);
-            if self.admission.is_none() {
-                stats.upstream_rq_pending_overflow.inc();
-                return self.reply(down, &Reply::upstream_failure(UpstreamFailure::Overflow));
-            }
+        if !self.admit(down.shard, &cluster, limits, multiplexed) {
+            cluster.stats.upstream_rq_pending_overflow.inc();
+            return self.reply(down, &Reply::upstream_failure(UpstreamFailure::Overflow));
         }
+        if multiplexed {
+            self.acquire_http2(down, &cluster, &host);
+        } else {
+            self.acquire_http1(down, &cluster, &host);
+        }
+    }
+
+    /// Counts the request where its cluster limits requests by themselves. False above the limit.
+    ///
+    /// On HTTP/1.1 every request has a connection of its own, so the limit of connections bounds
+    /// requests too, unless theirs is the lower one.
+    fn admit(
+        &mut self,
+        shard: &Shard,
+        cluster: &ClusterRuntime,
+        limits: CircuitBreakers,
+        multiplexed: bool,
+    ) -> bool {
+        let implied = !multiplexed && limits.max_requests >= limits.max_connections;
+        if self.counted || implied || limits.max_requests == u32::MAX {
+            return true;
+        }
+        self.counted = cluster.breakers.requests.admit(shard.index, limits.max_requests);
+        self.counted
+    }
+
+    fn acquire_http1(
+        &mut self,
+        down: &mut Downstream<'_>,
+        cluster: &Rc<ClusterRuntime>,
+        host: &Rc<Host>,
+    ) {
+        let server_name = self.outbound.server_name.as_deref();
         if self.tunnel != Tunnel::ConnectTerminated
-            && !self.replayed
-            && let Some(connection) = host.take_idle()
+            && self.replays == 0
+            && let Some(connection) = host.take_idle(server_name)
         {
             return self.activate(down, connection);
         }
-        let pending = cluster.breakers.admit(|all| &all.pending, limits.max_pending_requests);
-        let Some(pending) = pending else {
-            stats.upstream_rq_pending_overflow.inc();
-            return self.reply(down, &Reply::upstream_failure(UpstreamFailure::Overflow));
-        };
-        let Some(admission) =
+        let limits = cluster.config.circuit_breakers;
+        let Some(pending) = self.admit_pending(down, cluster) else { return };
+        let Some(connection) =
             cluster.breakers.admit(|all| &all.connections, limits.max_connections)
         else {
-            stats.upstream_cx_overflow.inc();
-            let place = cluster.wait(down.waker);
-            self.upstream = Upstream::Waiting { _pending: pending, _place: place };
-            return;
+            return self.wait(down, cluster, pending);
         };
-        stats.upstream_rq_pending_total.inc();
-        let marks = cluster.watermarks(down.shard);
-        match host.connect(down.shard, marks, cluster.config.tcp_keepalive) {
-            Ok(connecting) => {
+        cluster.stats.upstream_rq_pending_total.inc();
+        let server_name = self.outbound.server_name.as_deref();
+        let alpn: &[&[u8]] =
+            if self.tunnel == Tunnel::ConnectTerminated { &[] } else { &[b"http/1.1"] };
+        match Connector::start(down.shard, cluster, host, server_name, alpn) {
+            Ok(connector) => {
                 let now = down.shard.clock.now();
-                connecting.register(down.waker);
+                connector.register(down.waker);
                 self.facts.times.upstream_connect_begin = now;
                 self.deadlines.connect = after(now, Some(cluster.config.connect_timeout));
-                self.upstream =
-                    Upstream::Connecting { connecting, connection: admission, _pending: pending };
+                self.upstream = Upstream::Connecting { connector, connection, _pending: pending };
             }
             Err(error) => {
-                stats.upstream_cx_connect_fail.inc();
-                log::warn!(
-                    target: "upstream",
-                    "{}: no socket for a connection to {}: {error}",
-                    cluster.config.name, host.address_text
-                );
-                self.reply(down, &Reply::upstream_failure(UpstreamFailure::Local));
+                cluster.stats.upstream_cx_connect_fail.inc();
+                self.not_connected(down, &error);
+            }
+        }
+    }
+
+    fn acquire_http2(
+        &mut self,
+        down: &mut Downstream<'_>,
+        cluster: &Rc<ClusterRuntime>,
+        host: &Rc<Host>,
+    ) {
+        let server_name = self.outbound.server_name.as_deref();
+        match host.join(server_name, down.waker) {
+            Some((_, Joined::Stream(stream))) => return self.activate_http2(down, stream),
+            Some((client, _)) => {
+                let Some(pending) = self.admit_pending(down, cluster) else { return };
+                self.upstream = Upstream::Joining { client, _pending: pending };
+                return;
+            }
+            None => {}
+        }
+        let limits = cluster.config.circuit_breakers;
+        let Some(pending) = self.admit_pending(down, cluster) else { return };
+        let Some(connection) =
+            cluster.breakers.admit(|all| &all.connections, limits.max_connections)
+        else {
+            return self.wait(down, cluster, pending);
+        };
+        cluster.stats.upstream_rq_pending_total.inc();
+        self.facts.times.upstream_connect_begin = down.shard.clock.now();
+        let server_name = self.outbound.server_name.as_deref();
+        match host.connect_http2(down.shard, cluster, server_name, connection) {
+            Ok(client) => self.join(down, client, pending),
+            Err(error) => {
+                cluster.stats.upstream_cx_connect_fail.inc();
+                self.not_connected(down, &error);
+            }
+        }
+    }
+
+    fn admit_pending(
+        &mut self,
+        down: &mut Downstream<'_>,
+        cluster: &Rc<ClusterRuntime>,
+    ) -> Option<Admission> {
+        let limit = cluster.config.circuit_breakers.max_pending_requests;
+        let pending = cluster.breakers.admit(|all| &all.pending, limit);
+        if pending.is_none() {
+            cluster.stats.upstream_rq_pending_overflow.inc();
+            self.reply(down, &Reply::upstream_failure(UpstreamFailure::Overflow));
+        }
+        pending
+    }
+
+    /// Waits for another request to end.
+    fn wait(&mut self, down: &Downstream<'_>, cluster: &ClusterRuntime, pending: Admission) {
+        cluster.stats.upstream_cx_overflow.inc();
+        let place = cluster.wait(down.waker);
+        self.upstream = Upstream::Waiting { _pending: pending, _place: place };
+    }
+
+    /// Gets a stream on `client`, now or when it is connected.
+    fn join(&mut self, down: &mut Downstream<'_>, client: Rc<Http2Client>, pending: Admission) {
+        match client.join(down.waker) {
+            Joined::Stream(stream) => {
+                self.facts.times.upstream_connect_end = down.shard.clock.now();
+                self.activate_http2(down, stream);
+            }
+            Joined::NotYet => self.upstream = Upstream::Joining { client, _pending: pending },
+            Joined::Failed(error) => self.not_connected(down, &error),
+            Joined::TimedOut => {
+                self.reply(down, &Reply::upstream_failure(UpstreamFailure::ConnectTimeout));
+            }
+            Joined::Elsewhere => {
+                drop(pending);
+                self.acquire(down);
             }
         }
     }
@@ -75,79 +177,130 @@ impl Exchange {
                 drop(waiting);
                 self.acquire(down);
             }
-            Upstream::Connecting { connecting, connection, _pending } => match connecting.ready() {
-                Ok(Err(connecting)) => {
-                    self.upstream = Upstream::Connecting { connecting, connection, _pending };
+            Upstream::Connecting { connector, connection, _pending } => {
+                match connector.ready(down.waker) {
+                    Ok(Err(connector)) => {
+                        self.upstream = Upstream::Connecting { connector, connection, _pending };
+                    }
+                    Ok(Ok(transport)) => self.connected(down, transport, connection),
+                    Err(error) => {
+                        if let Some((cluster, _)) = &self.destination {
+                            cluster.stats.upstream_cx_connect_fail.inc();
+                            cluster.stats.upstream_rq_pending_failure_eject.inc();
+                        }
+                        self.not_connected(down, &error);
+                    }
                 }
-                Ok(Ok(socket)) => self.connected(down, socket, connection),
-                Err(code) => self.refused(down, code),
-            },
+            }
+            Upstream::Joining { client, _pending } => self.join(down, client, _pending),
             other => self.upstream = other,
         }
     }
 
-    pub(super) fn connected(
-        &mut self,
-        down: &mut Downstream<'_>,
-        socket: Socket,
-        admission: Admission,
-    ) {
+    fn connected(&mut self, down: &mut Downstream<'_>, transport: Transport, admission: Admission) {
         let Some((cluster, host)) = self.destination.clone() else { return };
         let now = down.shard.clock.now();
         self.deadlines.connect = None;
         self.facts.times.upstream_connect_end = now;
         let took = now - self.facts.times.upstream_connect_begin;
         cluster.stats.upstream_cx_connect_ms.record(took / NANOS_PER_MS);
-        let connection = UpstreamConnection::new(down.shard, &cluster, &host, socket, admission);
+        let name = self.outbound.server_name.clone();
+        let connection =
+            UpstreamConnection::new(down.shard, &cluster, &host, transport, name, admission);
         self.activate(down, connection);
     }
 
-    pub(super) fn refused(&mut self, down: &mut Downstream<'_>, code: i32) {
+    fn not_connected(&mut self, down: &mut Downstream<'_>, error: &ConnectError) {
         let Some((cluster, host)) = &self.destination else { return };
-        cluster.stats.upstream_cx_connect_fail.inc();
-        cluster.stats.upstream_rq_pending_failure_eject.inc();
-        log::debug!(
-            target: "upstream",
-            "{}: {} can't be reached: {}",
-            cluster.config.name, host.address_text, std::io::Error::from_raw_os_error(code)
-        );
         self.deadlines.connect = None;
-        self.reply(down, &Reply::upstream_failure(UpstreamFailure::Connect));
+        let failure = match error {
+            ConnectError::Local(_) | ConnectError::NoContext => UpstreamFailure::Local,
+            ConnectError::Refused(_) | ConnectError::Tls(_) => UpstreamFailure::Connect,
+        };
+        if failure == UpstreamFailure::Local {
+            log::warn!(
+                target: "upstream",
+                "{}: no connection to {} can be made: {error}",
+                cluster.config.name, host.address_text
+            );
+        } else {
+            log::debug!(
+                target: "upstream",
+                "{}: {} can't be reached: {error}",
+                cluster.config.name, host.address_text
+            );
+        }
+        let mut reply = Reply::upstream_failure(failure);
+        if let ConnectError::Tls(error) = error {
+            let reason = format!("TLS_error: {error}");
+            reply.add_transport_failure(&reason);
+            self.facts.upstream_transport_failure = reason;
+        }
+        self.reply(down, &reply);
     }
 
-    /// Sends the head on `connection`.
-    pub(super) fn activate(
-        &mut self,
-        down: &mut Downstream<'_>,
-        mut connection: UpstreamConnection,
-    ) {
+    /// Sends the head on an HTTP/1 connection.
+    fn activate(&mut self, down: &mut Downstream<'_>, mut connection: UpstreamConnection) {
+        self.reused = !connection.meter.begin_request();
+        self.facts.upstream_connection_id = connection.meter.id;
+        self.begin_attempt(down);
+        connection.transport.register(down.waker);
+        let again = self.reused && self.replays == 0 && self.request.complete;
+        let again = again && self.is_idempotent();
+        match &self.outbound.form {
+            HeadForm::None => {
+                down.send_established();
+                self.facts.code = 200;
+                self.response.phase = ResponsePhase::Body;
+                self.response.body = BodyDecoder::UntilClose;
+                self.open_tunnel(down);
+            }
+            HeadForm::Text(head) => {
+                self.facts.bytes.upstream_header_sent += head.len() as u64;
+                connection.transport.send(head.clone());
+            }
+            HeadForm::Fields => {
+                let case = connection.meter.cluster.config.http.header_case;
+                let head = self.outbound.text(&down.shard.arena, case, self.request.chunked);
+                self.facts.bytes.upstream_header_sent += head.len() as u64;
+                connection.transport.send(head);
+            }
+        }
+        if !again {
+            self.outbound.spend();
+        }
+        self.over_http2 = false;
+        self.upstream = Upstream::Http1(connection);
+    }
+
+    /// Sends the head, and what is kept of the body, on a stream.
+    fn activate_http2(&mut self, down: &mut Downstream<'_>, stream: ClientStream) {
+        let ends = self.request.complete && self.outbound.kept().is_empty();
+        let Some(first) = stream.send_head(&self.outbound.fields, ends, self.client.method) else {
+            drop(stream);
+            return self.acquire(down);
+        };
+        self.reused = !first;
+        self.facts.upstream_connection_id = stream.connection_id();
+        self.facts.bytes.upstream_header_sent += self.outbound.fields.text_len() as u64;
+        self.begin_attempt(down);
+        for chunk in self.outbound.kept() {
+            stream.send(chunk.clone());
+        }
+        if self.request.complete && !ends {
+            stream.end(None);
+        }
+        self.over_http2 = true;
+        self.upstream = Upstream::Http2(stream);
+    }
+
+    fn begin_attempt(&mut self, down: &Downstream<'_>) {
         let Some((cluster, host)) = &self.destination else { return };
-        let now = down.shard.clock.now();
-        self.reused = !connection.begin_request();
         self.facts.attempts += 1;
-        self.facts.upstream_connection_id = connection.id;
-        self.facts.times.upstream_tx_begin = now;
+        self.facts.times.upstream_tx_begin = down.shard.clock.now();
         host.request_begins();
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
-        connection.socket.register(down.waker);
-        if self.tunnel == Tunnel::ConnectTerminated {
-            down.socket.send(down.shard.arena.copy(CONNECTION_ESTABLISHED));
-            self.facts.code = 200;
-            self.response.phase = ResponsePhase::Body;
-            self.response.body = BodyDecoder::UntilClose;
-            self.open_tunnel();
-        } else if let Some(head) = &self.replay {
-            self.facts.bytes.upstream_header_sent += head.len() as u64;
-            let again =
-                self.reused && !self.replayed && self.request.complete && self.is_idempotent();
-            if again {
-                connection.socket.send(head.clone());
-            } else if let Some(head) = self.replay.take() {
-                connection.socket.send(head);
-            }
-        }
-        self.upstream = Upstream::Active(connection);
     }
 
     /// RFC 9110 section 9.2.2: sending it twice does what sending it once does.
@@ -157,19 +310,23 @@ impl Exchange {
             && matches!(self.client.method, Get | Head | Put | Delete | Options | Trace)
     }
 
-    pub(super) fn open_tunnel(&mut self) {
-        self.request.body = BodyDecoder::UntilClose;
+    pub(super) fn open_tunnel(&mut self, down: &mut Downstream<'_>) {
+        down.open_tunnel();
         self.request.chunked = false;
         self.deadlines.response = None;
     }
 
     /// Lets go of upstream: back to its pool when both messages ended cleanly on it.
     pub(super) fn release_upstream(&mut self, shard: &Shard) {
-        let Upstream::Active(connection) = std::mem::take(&mut self.upstream) else { return };
+        let upstream = std::mem::take(&mut self.upstream);
+        if !matches!(upstream, Upstream::Http1(_) | Upstream::Http2(_)) {
+            return;
+        }
         let Some((cluster, host)) = &self.destination else { return };
         host.request_ends(self.facts.code);
         cluster.stats.upstream_rq_active.dec();
         let clean = self.request.complete && self.response.phase == ResponsePhase::Complete;
+        let Upstream::Http1(connection) = upstream else { return };
         if clean && self.response.reusable {
             host.give_back(shard, connection);
         } else if !clean {
@@ -177,5 +334,3 @@ impl Exchange {
         }
     }
 }
-
-const CONNECTION_ESTABLISHED: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";

@@ -18,34 +18,36 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use outrigger_codecs::http::{FieldStorage, RequestHead};
-use outrigger_codecs::http1::HeadError;
+use outrigger_codecs::http1::{BodyDecoder, HeadError};
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
-use crate::connection::{ConnectionGuard, local_address};
-use crate::ring::{Received, Socket, Watermarks};
+use crate::connection::{ConnectionGuard, ConnectionInfo, local_address};
+use crate::http::begin::{Arrival, begin};
+use crate::http::downstream::{Downstream, Side};
+use crate::http::exchange::{Exchange, Progress};
+use crate::http::reply::Reply;
+use crate::http::{HttpRuntime, NANOS_PER_MS, after, earliest, max_age};
+use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
 use crate::timer::{Nanos, Timer};
+use crate::transport::Transport;
 
-use super::begin::{Arrival, begin};
-use super::exchange::{Downstream, Exchange, Progress};
-use super::input::Input;
-use super::origin::Peer;
-use super::reply::Reply;
-use super::{HttpRuntime, NANOS_PER_MS, after, earliest};
+use super::Input;
 
 /// The task of one downstream connection.
-pub struct HttpConnection {
+pub struct Http1Connection {
     shard: Rc<Shard>,
     http: Rc<HttpRuntime>,
-    socket: Socket,
+    info: ConnectionInfo,
+    transport: Transport,
     timer: Timer,
     marks: Watermarks,
-    peer: Peer,
-    id: u64,
     requests: u32,
     phase: Phase,
     input: Input,
+    /// The framing of the body of the request under way.
+    body: BodyDecoder,
     /// A head that comes in pieces.
     partial: Option<Vec<u8>>,
     exchange: Option<Box<Exchange>>,
@@ -67,45 +69,42 @@ enum Phase {
     Closed,
 }
 
-impl HttpConnection {
-    /// Serves `socket`, which came from `peer`.
+impl Http1Connection {
+    /// Serves `transport`.
     pub fn new(
         shard: &Rc<Shard>,
         http: &Rc<HttpRuntime>,
-        socket: Socket,
-        peer: Peer,
+        transport: Transport,
+        info: ConnectionInfo,
         marks: Watermarks,
         guard: ConnectionGuard,
     ) -> Self {
         let now = shard.clock.now();
-        let timeouts = &http.config.timeouts;
-        let jitter = timeouts.max_connection_duration.map(|limit| {
-            let share = (shard.random() % 1_000_001) as f64 / 1e6;
-            limit.mul_f64(timeouts.max_connection_duration_jitter_percent / 100.0 * share)
-        });
-        let max_age =
-            timeouts.max_connection_duration.map(|limit| limit + jitter.unwrap_or_default());
         http.stats.downstream_cx_total.inc();
         http.stats.downstream_cx_http1_total.inc();
         http.stats.downstream_cx_active.inc();
         http.stats.downstream_cx_http1_active.inc();
-        socket.start();
+        if info.tls.is_some() {
+            http.stats.downstream_cx_ssl_total.inc();
+            http.stats.downstream_cx_ssl_active.inc();
+        }
+        transport.start();
         Self {
             shard: Rc::clone(shard),
             http: Rc::clone(http),
-            socket,
+            info,
+            transport,
             timer: shard.timers.timer(),
             marks,
-            peer,
-            id: shard.next_connection_id(),
             requests: 0,
             phase: Phase::Reading,
             input: Input::default(),
+            body: BodyDecoder::None,
             partial: None,
             exchange: None,
             created_at: now,
             since: now,
-            max_age_at: after(now, max_age),
+            max_age_at: max_age(&http.config.timeouts, now, shard.random()),
             watched: false,
             closed_by_us: false,
             guard,
@@ -114,7 +113,7 @@ impl HttpConnection {
 
     fn watch(&mut self, waker: &Waker) {
         self.watched = true;
-        self.socket.register(waker);
+        self.transport.register(waker);
         self.timer.register(waker);
         self.guard.wake_at_drain(waker);
     }
@@ -132,6 +131,7 @@ impl HttpConnection {
             };
             if !moved_on {
                 self.timer.set(self.deadline());
+                self.transport.flush();
                 return false;
             }
             fired = false;
@@ -145,23 +145,23 @@ impl HttpConnection {
         if timer_fired && self.read_timed_out(waker) {
             return true;
         }
-        if self.socket.send_error().is_some() {
+        if self.transport.send_error().is_some() {
             return self.enter(Phase::Closed);
         }
-        if self.socket.unsent() >= self.marks.high {
+        if self.transport.unsent() >= self.marks.high {
             // A client that pipelines must also read.
-            self.socket.wake_at_unsent(self.marks.low);
+            self.transport.wake_at_unsent(self.marks.low);
             return false;
         }
         loop {
-            match self.input.next(&self.socket) {
+            match self.input.next(&self.transport) {
                 Received::Chunk(chunk) => {
                     if let Some(moved_on) = self.read_head(&chunk, waker) {
                         return moved_on;
                     }
                 }
                 Received::None => return false,
-                Received::End if self.socket.unsent() > 0 => return self.close(),
+                Received::End if self.transport.unsent() > 0 => return self.close(),
                 Received::End | Received::Failed(_) => {
                     if self.partial.is_some() {
                         self.http.stats.downstream_cx_destroy_remote_active_rq.inc();
@@ -216,20 +216,20 @@ impl HttpConnection {
         let mut exchange = Exchange::take(&self.shard);
         let port = Cell::new(None);
         let local_port = || {
-            let known = port
-                .get()
-                .or_else(|| local_address(self.socket.as_raw_fd()).map(|address| address.port()));
+            let known = port.get().or_else(|| {
+                local_address(self.transport.as_raw_fd()).map(|address| address.port())
+            });
             port.set(known);
             known
         };
         let arrival = Arrival {
             shard: &self.shard,
             http: &self.http,
-            peer: self.peer,
-            connection_id: self.id,
+            info: &self.info,
             local_port: &local_port,
         };
         let outcome = begin(&arrival, head, &mut exchange);
+        self.body = BodyDecoder::from(head.framing);
         let mut down = self.downstream(waker);
         exchange.start(&mut down, outcome);
         self.exchange = Some(exchange);
@@ -243,7 +243,7 @@ impl HttpConnection {
         if matches!(error, HeadError::TooLarge | HeadError::FieldsTooMany) {
             stats.downstream_rq_too_large.inc();
         }
-        log::debug!(target: "http", "connection {}: request refused: {error}", self.id);
+        log::debug!(target: "http", "connection {}: request refused: {error}", self.info.id);
         let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
         let text = if error.status() == 400 { "Bad Request" } else { "" };
         let reply = Reply::text(error.status(), text, flags, "http1.codec_error").closing();
@@ -315,7 +315,7 @@ impl HttpConnection {
             Progress::Close => self.close(),
             Progress::Reset => {
                 self.closed_by_us = true;
-                self.socket.reset_on_close();
+                self.transport.reset_on_close();
                 self.enter(Phase::Closed)
             }
             Progress::Gone | Progress::Pending => self.enter(Phase::Closed),
@@ -332,15 +332,16 @@ impl HttpConnection {
     /// Sends what is queued, then FIN.
     fn close(&mut self) -> bool {
         self.closed_by_us = true;
-        self.socket.finish();
+        self.transport.finish();
+        self.transport.flush();
         self.enter(Phase::Flushing)
     }
 
     fn flush(&mut self, timer_fired: bool) -> bool {
-        if timer_fired || self.socket.send_error().is_some() {
+        if timer_fired || self.transport.send_error().is_some() {
             return self.enter(Phase::Closed);
         }
-        if !self.socket.is_finished() {
+        if !self.transport.is_finished() {
             self.discard();
             return false;
         }
@@ -363,7 +364,7 @@ impl HttpConnection {
     /// Drops what still comes. True when nothing more will.
     fn discard(&mut self) -> bool {
         loop {
-            match self.input.next(&self.socket) {
+            match self.input.next(&self.transport) {
                 Received::Chunk(_) => {}
                 Received::None => return false,
                 Received::End | Received::Failed(_) => return true,
@@ -394,17 +395,19 @@ impl HttpConnection {
             is_last,
             shard: &self.shard,
             http: &self.http,
-            socket: &self.socket,
-            input: &mut self.input,
+            info: &self.info,
             waker,
-            peer: self.peer,
-            connection_id: self.id,
             marks: self.marks,
+            side: Side::Http1(super::Side {
+                transport: &self.transport,
+                input: &mut self.input,
+                body: &mut self.body,
+            }),
         }
     }
 }
 
-impl Future for HttpConnection {
+impl Future for Http1Connection {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
@@ -416,18 +419,21 @@ impl Future for HttpConnection {
     }
 }
 
-impl Drop for HttpConnection {
+impl Drop for Http1Connection {
     fn drop(&mut self) {
         let stats = &self.http.stats;
         stats.downstream_cx_active.dec();
         stats.downstream_cx_http1_active.dec();
         stats.downstream_cx_destroy.inc();
+        if self.info.tls.is_some() {
+            stats.downstream_cx_ssl_active.dec();
+        }
         if self.closed_by_us {
             stats.downstream_cx_destroy_local.inc();
         } else {
             stats.downstream_cx_destroy_remote.inc();
         }
-        stats.downstream_cx_tx_bytes_total.add(self.socket.sent_bytes());
+        stats.downstream_cx_tx_bytes_total.add(self.transport.sent_bytes());
         let age = self.shard.clock.now() - self.created_at;
         stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
     }

@@ -4,25 +4,26 @@
 //! body, or to the next request of a pipeline.
 
 use crate::buffers::Chunk;
-use crate::ring::{Received, Socket};
+use crate::ring::Received;
+use crate::transport::Transport;
 
 /// What is left of the last chunk, in front of what the socket still holds.
 #[derive(Default)]
-pub(super) struct Input {
+pub(in crate::http) struct Input {
     rest: Option<Chunk>,
 }
 
 impl Input {
     /// The next bytes.
-    pub(super) fn next(&mut self, socket: &Socket) -> Received {
+    pub(in crate::http) fn next(&mut self, transport: &Transport) -> Received {
         match self.rest.take() {
             Some(chunk) => Received::Chunk(chunk),
-            None => socket.receive(),
+            None => transport.receive(),
         }
     }
 
     /// Gives back what was not used of the chunk taken last.
-    pub(super) fn put_back(&mut self, chunk: Chunk) {
+    pub(in crate::http) fn put_back(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {
             self.rest = Some(chunk);
         }

@@ -1,0 +1,324 @@
+//! Header blocks to fields.
+
+use super::dynamic_table::{BYTES_MAX, DynamicTable, Traits, size_of_field};
+use super::state::{DecoderState, StateError, TableEntry};
+use super::static_table::{self, StaticEntry};
+use super::{HpackError, TABLE_BYTES_INITIAL, check, huffman, integer};
+use crate::http::{FieldBlock, FieldKind};
+
+/// The limits of one field section, on what it takes decoded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ListLimits {
+    /// The bytes of all names and values, and 32 more for each field (RFC 9113 section 6.5.2).
+    pub bytes_max: usize,
+    /// The number of fields.
+    pub fields_max: usize,
+}
+
+/// What a header block was. In every case it was decoded to its end, so that the tables stay in step;
+/// what comes first in the block decides between the last two.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Outcome {
+    /// All its fields are stored.
+    Complete,
+    /// It has a name or a value that no message may have (RFC 9113 section 8.2.1). The fields before
+    /// it are stored.
+    Malformed,
+    /// It is above a limit. The fields below it are stored.
+    TooLarge,
+}
+
+/// Decodes the header blocks of one direction of a connection, in order.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    table: DynamicTable,
+    announced_bytes_max: u32,
+    acknowledged: bool,
+}
+
+impl Decoder {
+    /// A decoder at the start of a connection. `table_bytes_max` is the SETTINGS_HEADER_TABLE_SIZE that
+    /// the peer is told, 4096 if it is told nothing; above [`DECODER_TABLE_BYTES_MAX`], which no
+    /// SETTINGS should announce, that size is used.
+    #[must_use]
+    pub fn new(table_bytes_max: u32) -> Self {
+        Self {
+            table: DynamicTable::new(TABLE_BYTES_INITIAL),
+            announced_bytes_max: table_bytes_max.min(DECODER_TABLE_BYTES_MAX),
+            acknowledged: false,
+        }
+    }
+
+    /// Goes on from an exported state.
+    ///
+    /// # Errors
+    ///
+    /// No decoder can have been in this state.
+    pub fn import(state: DecoderState) -> Result<Self, StateError> {
+        let DecoderState { table, announced_bytes_max, acknowledged } = state;
+        // A smaller table may still be due to be announced by the peer.
+        let bytes_max = announced_bytes_max.max(TABLE_BYTES_INITIAL);
+        if table.bytes_max > bytes_max || announced_bytes_max > DECODER_TABLE_BYTES_MAX {
+            return Err(StateError::TableTooLarge);
+        }
+        let table = DynamicTable::import(&table, traits_of_entry)?;
+        Ok(Self { table, announced_bytes_max, acknowledged })
+    }
+
+    /// The peer has acknowledged the SETTINGS with our table size: the blocks that follow keep to it.
+    ///
+    /// It matters for sizes below 4096 only, which the peer can't keep to before it knows them; without
+    /// this call it may go on with 4096.
+    pub fn on_settings_acknowledged(&mut self) {
+        self.acknowledged = true;
+    }
+
+    /// Decodes one whole header block, the fragments of HEADERS and CONTINUATION joined, into `out`,
+    /// which is cleared first. Names come out in lower case.
+    ///
+    /// Above a limit nothing more is stored, so `out` grows to the limits and the text of one string of
+    /// the block at most.
+    ///
+    /// # Errors
+    ///
+    /// A compression error, which ends the connection: neither the decoder nor `out` is of use then.
+    pub fn decode(
+        &mut self,
+        block: &[u8],
+        limits: ListLimits,
+        out: &mut FieldBlock,
+    ) -> Result<Outcome, HpackError> {
+        out.clear();
+        let mut rest = block;
+        self.take_size_updates(&mut rest)?;
+        let mut list = List { out, outcome: Outcome::Complete, limits };
+        while let Some(&first) = rest.first() {
+            match first {
+                INDEXED.. => {
+                    let index = integer::take(&mut rest, INDEXED_BITS)?;
+                    self.indexed(index, &mut list)?;
+                }
+                INCREMENTAL.. => {
+                    let (traits, _) = self.literal(&mut rest, INCREMENTAL_BITS, &mut list)?;
+                    let (name, value) = list.out.draft();
+                    self.table.insert(name, value, traits);
+                    list.finish_draft(traits, false);
+                }
+                SIZE_UPDATE.. => return Err(HpackError::SizeUpdateMisplaced),
+                _ => {
+                    let (traits, first) = self.literal(&mut rest, LITERAL_BITS, &mut list)?;
+                    list.finish_draft(traits, first & NEVER_INDEXED != 0);
+                }
+            }
+        }
+        Ok(list.outcome)
+    }
+
+    /// The state as plain data.
+    #[must_use]
+    pub fn export(&self) -> DecoderState {
+        DecoderState {
+            table: self.table.export(),
+            announced_bytes_max: self.announced_bytes_max,
+            acknowledged: self.acknowledged,
+        }
+    }
+
+    /// Takes the dynamic table size updates at the start of a block (section 6.3). Section 4.2 knows of
+    /// two; more do no harm.
+    fn take_size_updates(&mut self, rest: &mut &[u8]) -> Result<(), HpackError> {
+        let limit = match self.acknowledged {
+            true => self.announced_bytes_max,
+            false => self.announced_bytes_max.max(TABLE_BYTES_INITIAL),
+        };
+        while let Some(&first) = rest.first()
+            && (SIZE_UPDATE..INCREMENTAL).contains(&first)
+        {
+            let bytes_max = integer::take(rest, SIZE_UPDATE_BITS)?;
+            if bytes_max > limit {
+                return Err(HpackError::SizeUpdateTooLarge);
+            }
+            self.table.set_bytes_max(bytes_max);
+        }
+        if self.table.bytes_max() > limit as usize {
+            return Err(HpackError::SizeUpdateMissing);
+        }
+        Ok(())
+    }
+
+    /// An indexed field (section 6.1).
+    #[inline]
+    fn indexed(&self, index: u32, list: &mut List<'_>) -> Result<(), HpackError> {
+        match self.entry(index)? {
+            Entry::Static(entry) => list.push(entry.name, entry.value.as_bytes(), entry.traits()),
+            Entry::Dynamic(field) => list.push(field.name, field.value, field.traits),
+        }
+        Ok(())
+    }
+
+    /// The name and value of a literal, as the draft of the list, and the octet that it begins with.
+    #[inline]
+    fn literal(
+        &self,
+        rest: &mut &[u8],
+        prefix_bits: u32,
+        list: &mut List<'_>,
+    ) -> Result<(Traits, u8), HpackError> {
+        let first = rest.first().copied().unwrap_or_default();
+        let (kind, name_valid) = match integer::take(rest, prefix_bits)? {
+            0 => take_name(rest, list.out)?,
+            index => {
+                let (name, traits) = match self.entry(index)? {
+                    Entry::Static(entry) => (entry.name, entry.traits()),
+                    Entry::Dynamic(field) => (field.name, field.traits),
+                };
+                // Copied before anything is evicted: the entry may be among it (section 4.4).
+                list.out.draft_name(name);
+                (traits.kind, traits.name_valid)
+            }
+        };
+        match take_string(rest)? {
+            Coded::Plain(value) => list.out.draft_value().extend_from_slice(value),
+            Coded::Huffman(value) => huffman::decode(value, list.out.draft_value())?,
+        }
+        let value_valid = check::value(list.out.draft().1);
+        Ok((Traits { kind, name_valid, value_valid }, first))
+    }
+
+    #[inline]
+    fn entry(&self, index: u32) -> Result<Entry<'_>, HpackError> {
+        let place = (index as usize).checked_sub(1).ok_or(HpackError::IndexInvalid)?;
+        match static_table::ENTRIES.get(place) {
+            Some(entry) => Ok(Entry::Static(entry)),
+            None => {
+                let field = self.table.get(place - static_table::LEN);
+                Ok(Entry::Dynamic(field.ok_or(HpackError::IndexInvalid)?))
+            }
+        }
+    }
+}
+
+/// What an index means.
+enum Entry<'t> {
+    Static(&'static StaticEntry),
+    Dynamic(super::dynamic_table::TableField<'t>),
+}
+
+/// The fields decoded so far, within the limits.
+struct List<'o> {
+    out: &'o mut FieldBlock,
+    outcome: Outcome,
+    /// What is left of the limits.
+    limits: ListLimits,
+}
+
+impl List<'_> {
+    #[inline]
+    fn push(&mut self, name: &str, value: &[u8], traits: Traits) {
+        if self.admits(name.len(), value.len(), traits) {
+            self.out.draft_name(name);
+            self.out.draft_value().extend_from_slice(value);
+            self.out.push_draft(traits.kind, false);
+        }
+    }
+
+    #[inline]
+    fn finish_draft(&mut self, traits: Traits, never_indexed: bool) {
+        let (name, value) = self.out.draft();
+        if self.admits(name.len(), value.len(), traits) {
+            self.out.push_draft(traits.kind, never_indexed);
+        } else {
+            self.out.drop_draft();
+        }
+    }
+
+    /// Whether a field is to be stored.
+    #[inline]
+    fn admits(&mut self, name_len: usize, value_len: usize, traits: Traits) -> bool {
+        if self.outcome != Outcome::Complete {
+            return false;
+        }
+        let bytes = self.limits.bytes_max.checked_sub(size_of_field(name_len, value_len));
+        let fields = self.limits.fields_max.checked_sub(1);
+        if !(traits.name_valid && traits.value_valid) {
+            self.outcome = Outcome::Malformed;
+        } else if let (Some(bytes_max), Some(fields_max)) = (bytes, fields) {
+            self.limits = ListLimits { bytes_max, fields_max };
+            return true;
+        } else {
+            self.outcome = Outcome::TooLarge;
+        }
+        false
+    }
+}
+
+impl StaticEntry {
+    #[inline]
+    fn traits(&self) -> Traits {
+        Traits { kind: self.kind, name_valid: true, value_valid: true }
+    }
+}
+
+/// A string literal (section 5.2), as it is coded.
+enum Coded<'b> {
+    Huffman(&'b [u8]),
+    Plain(&'b [u8]),
+}
+
+#[inline]
+fn take_string<'b>(rest: &mut &'b [u8]) -> Result<Coded<'b>, HpackError> {
+    let huffman = rest.first().is_some_and(|first| first & HUFFMAN != 0);
+    let len = integer::take(rest, STRING_BITS)? as usize;
+    let (text, after) = rest.split_at_checked(len).ok_or(HpackError::Truncated)?;
+    *rest = after;
+    Ok(if huffman { Coded::Huffman(text) } else { Coded::Plain(text) })
+}
+
+/// Drafts a name that comes as a string.
+fn take_name(rest: &mut &[u8], out: &mut FieldBlock) -> Result<(FieldKind, bool), HpackError> {
+    let checked = |name: &[u8], names: &mut String| match check::name(name) {
+        Some(text) => {
+            names.push_str(text);
+            (FieldKind::of(name), true)
+        }
+        None => {
+            // Of a name that no message may have, only its length matters.
+            names.extend(std::iter::repeat_n(INVALID_NAME_CHAR, name.len()));
+            (FieldKind::Other, false)
+        }
+    };
+    match take_string(rest)? {
+        Coded::Plain(name) => Ok(out.draft_name_from(name, checked)),
+        Coded::Huffman(name) => {
+            // The place of the value is free for it until the value comes.
+            huffman::decode(name, out.draft_value())?;
+            Ok(out.draft_name_from_value(checked))
+        }
+    }
+}
+
+fn traits_of_entry(entry: &TableEntry) -> Traits {
+    Traits {
+        kind: FieldKind::of(entry.name.as_bytes()),
+        name_valid: check::name(entry.name.as_bytes()).is_some(),
+        value_valid: check::value(&entry.value),
+    }
+}
+
+/// The largest table that a decoder keeps for its peer.
+pub const DECODER_TABLE_BYTES_MAX: u32 = BYTES_MAX;
+
+/// What a name is kept as if it isn't one: no name contains it.
+const INVALID_NAME_CHAR: char = '?';
+
+// The bits that representations begin with (section 6), and the sizes of their prefixes.
+pub(super) const INDEXED: u8 = 0x80;
+pub(super) const INDEXED_BITS: u32 = 7;
+pub(super) const INCREMENTAL: u8 = 0x40;
+pub(super) const INCREMENTAL_BITS: u32 = 6;
+pub(super) const SIZE_UPDATE: u8 = 0x20;
+pub(super) const SIZE_UPDATE_BITS: u32 = 5;
+pub(super) const NEVER_INDEXED: u8 = 0x10;
+pub(super) const LITERAL_BITS: u32 = 4;
+pub(super) const HUFFMAN: u8 = 0x80;
+pub(super) const STRING_BITS: u32 = 7;

@@ -1,0 +1,157 @@
+//! Making an upstream connection: TCP, then TLS where the cluster has it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use outrigger_xds::snapshot::UpstreamSni;
+
+use crate::ring::{Connecting, Watermarks};
+use crate::shard::Shard;
+use crate::stats::TlsStats;
+use crate::tls::{ClientContext, Handshake, HandshakeError};
+use crate::transport::Transport;
+
+use super::{ClusterRuntime, Host};
+
+/// A connection that is being made.
+pub struct Connector {
+    shard: Rc<Shard>,
+    stage: Stage,
+    tls: Option<TlsPlan>,
+    tls_stats: Arc<TlsStats>,
+}
+
+enum Stage {
+    Connecting(Connecting),
+    Handshaking(Box<Handshake>),
+}
+
+struct TlsPlan {
+    context: Arc<ClientContext>,
+    server_name: Option<Box<str>>,
+    alpn: Box<[Arc<[u8]>]>,
+}
+
+/// Why it could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No socket could be made here.
+    #[error("no socket: {0}")]
+    Local(std::io::Error),
+    /// The endpoint did not accept.
+    #[error("{0}")]
+    Refused(std::io::Error),
+    /// The TLS handshake failed.
+    #[error("TLS: {0}")]
+    Tls(HandshakeError),
+    /// The cluster's TLS context is not usable.
+    #[error("the keys and certificates of the cluster's TLS context can't be used")]
+    NoContext,
+}
+
+impl Connector {
+    /// Starts to connect to `host`. `requested_name` is the server name that the request asks for,
+    /// where the configuration leaves it to the request; `alpn` is what is offered.
+    ///
+    /// # Errors
+    /// When no socket can be made, or the cluster's certificates could not be read.
+    pub fn start(
+        shard: &Rc<Shard>,
+        cluster: &ClusterRuntime,
+        host: &Host,
+        requested_name: Option<&str>,
+        alpn: &[&[u8]],
+    ) -> Result<Self, ConnectError> {
+        let tls = match &cluster.config.tls {
+            None => None,
+            Some(config) => {
+                let context = shard.tls.client(config).ok_or(ConnectError::NoContext)?;
+                let alpn = alpn.iter().map(|protocol| Arc::from(*protocol)).collect();
+                let hostname = Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
+                let server_name = match &config.sni {
+                    UpstreamSni::None => None,
+                    UpstreamSni::Literal(name) => Some(&**name),
+                    UpstreamSni::EndpointHostname(otherwise) => hostname.or(otherwise.as_deref()),
+                    UpstreamSni::RequestAuthority => requested_name,
+                };
+                Some(TlsPlan {
+                    context: context.load(),
+                    server_name: server_name.map(Box::from),
+                    alpn,
+                })
+            }
+        };
+        let marks: Watermarks = cluster.watermarks(shard);
+        let connecting = host
+            .connect(shard, marks, cluster.config.tcp_keepalive)
+            .map_err(ConnectError::Local)?;
+        Ok(Self {
+            shard: Rc::clone(shard),
+            stage: Stage::Connecting(connecting),
+            tls,
+            tls_stats: Arc::clone(&cluster.tls_stats),
+        })
+    }
+
+    /// Whom to wake when it goes on.
+    pub fn register(&self, waker: &Waker) {
+        match &self.stage {
+            Stage::Connecting(connecting) => connecting.register(waker),
+            Stage::Handshaking(handshake) => handshake.register(waker),
+        }
+    }
+
+    /// The connection, or this again while it is being made.
+    ///
+    /// # Errors
+    /// Why it could not be made.
+    pub fn ready(mut self, waker: &Waker) -> Result<Result<Transport, Self>, ConnectError> {
+        loop {
+            match self.stage {
+                Stage::Connecting(connecting) => {
+                    let refused =
+                        |code| ConnectError::Refused(std::io::Error::from_raw_os_error(code));
+                    let socket = match connecting.ready().map_err(refused)? {
+                        Ok(socket) => socket,
+                        Err(connecting) => {
+                            self.stage = Stage::Connecting(connecting);
+                            return Ok(Err(self));
+                        }
+                    };
+                    let Some(plan) = self.tls.take() else {
+                        socket.register(waker);
+                        return Ok(Ok(Transport::Plain(socket)));
+                    };
+                    // The context's own list is the configuration's word.
+                    let alpn = Some(&*plan.alpn).filter(|_| plan.context.alpn().is_empty());
+                    let handshake = Handshake::client(
+                        socket,
+                        &self.shard.records,
+                        &plan.context,
+                        plan.server_name.as_deref(),
+                        alpn,
+                    );
+                    handshake.register(waker);
+                    self.stage = Stage::Handshaking(Box::new(handshake));
+                }
+                Stage::Handshaking(handshake) => {
+                    let progress = handshake.ready().inspect_err(|error| {
+                        self.tls_stats.failed(error);
+                    });
+                    return match progress.map_err(ConnectError::Tls)? {
+                        Ok(established) => {
+                            self.tls_stats.handshake(&established.session);
+                            established.transport.register(waker);
+                            Ok(Ok(established.transport))
+                        }
+                        Err(handshake) => {
+                            self.stage = Stage::Handshaking(Box::new(handshake));
+                            Ok(Err(self))
+                        }
+                    };
+                }
+            }
+        }
+    }
+}

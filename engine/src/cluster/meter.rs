@@ -1,0 +1,77 @@
+//! What is counted of an upstream connection, from its first byte to its close.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::shard::Shard;
+use crate::stats::HostStats;
+use crate::timer::{NANOS_PER_MS, Nanos};
+
+use super::breakers::Admission;
+use super::{ClusterRuntime, Host};
+
+/// Counts a connection for as long as it lives, and holds its place under the limit.
+pub struct Meter {
+    /// The connection's number in logs.
+    pub id: u64,
+    /// Where it leads.
+    pub cluster: Rc<ClusterRuntime>,
+    pub(super) shard: Rc<Shard>,
+    host: Arc<HostStats>,
+    pub(super) created_at: Nanos,
+    requests: u32,
+    _admission: Admission,
+}
+
+impl Meter {
+    /// Begins to count.
+    pub fn new(
+        shard: &Rc<Shard>,
+        cluster: &Rc<ClusterRuntime>,
+        host: &Host,
+        admission: Admission,
+    ) -> Self {
+        cluster.stats.upstream_cx_total.inc();
+        cluster.stats.upstream_cx_active.inc();
+        host.stats.cx_total.inc();
+        host.stats.cx_active.inc();
+        Self {
+            id: shard.next_connection_id(),
+            host: Arc::clone(&host.stats),
+            cluster: Rc::clone(cluster),
+            shard: Rc::clone(shard),
+            created_at: shard.clock.now(),
+            requests: 0,
+            _admission: admission,
+        }
+    }
+
+    /// Counts a request about to be sent. True when it is the connection's first.
+    pub fn begin_request(&mut self) -> bool {
+        self.requests += 1;
+        self.requests == 1
+    }
+
+    /// True when the configuration's limits let the connection serve another request.
+    pub fn may_serve_more(&self) -> bool {
+        let limits = &self.cluster.config.http;
+        if limits.max_requests_per_connection.is_some_and(|limit| self.requests >= limit) {
+            self.cluster.stats.upstream_cx_max_requests.inc();
+            return false;
+        }
+        let age = self.shard.clock.now() - self.created_at;
+        limits.max_connection_duration.is_none_or(|limit| age < crate::timer::nanos(limit))
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let stats = &self.cluster.stats;
+        self.host.cx_active.dec();
+        stats.upstream_cx_active.dec();
+        stats.upstream_cx_destroy.inc();
+        let age = self.shard.clock.now() - self.created_at;
+        stats.upstream_cx_length_ms.record(age / NANOS_PER_MS);
+        self.cluster.wake_next(&self.shard);
+    }
+}

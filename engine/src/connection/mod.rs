@@ -1,0 +1,204 @@
+//! From an accepted socket to the task that serves it.
+
+mod arrival;
+mod inspect;
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use outrigger_xds::snapshot::{FilterChain, Listener, Terminal};
+
+use crate::access_log::{self, AccessLogs, Record};
+use crate::http::{HttpRuntime, Peer};
+use crate::ring::Watermarks;
+use crate::shard::{Shard, spawn_guarded};
+use crate::stats::{ListenerStats, TlsStats};
+use crate::tcp::TcpRuntime;
+use crate::timer::{NANOS_PER_MS, Nanos};
+use crate::tls::TlsSession;
+
+use self::arrival::Arrival;
+
+/// One listener on one shard.
+pub struct ListenerRuntime {
+    /// Its configuration.
+    pub config: Arc<Listener>,
+    /// Its counters.
+    pub stats: Arc<ListenerStats>,
+    /// Those of its TLS handshakes.
+    tls_stats: Arc<TlsStats>,
+    /// One for each of its filter chains.
+    chains: Vec<Rc<ChainRuntime>>,
+}
+
+/// One filter chain on one shard.
+struct ChainRuntime {
+    config: Arc<FilterChain>,
+    terminal: TerminalRuntime,
+}
+
+/// What a filter chain does.
+enum TerminalRuntime {
+    Http(Rc<HttpRuntime>),
+    Tcp(Rc<TcpRuntime>),
+}
+
+impl ListenerRuntime {
+    /// Makes the runtime of `config`; `logs` are those of its filter chains, in their order.
+    pub fn new(shard: &Shard, config: Arc<Listener>, logs: &[Arc<AccessLogs>]) -> Self {
+        let chains = config
+            .filter_chains
+            .iter()
+            .zip(logs)
+            .map(|(chain, logs)| {
+                let logs = Arc::clone(logs);
+                let terminal = match &chain.terminal {
+                    Terminal::Http(http) => TerminalRuntime::Http(Rc::new(HttpRuntime::new(
+                        shard,
+                        Arc::clone(http),
+                        logs,
+                    ))),
+                    Terminal::Tcp(tcp) => {
+                        TerminalRuntime::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), logs)))
+                    }
+                };
+                Rc::new(ChainRuntime { config: Arc::clone(chain), terminal })
+            })
+            .collect();
+        let stats = shard.registry.listener(shard.index, &config.stat_prefix);
+        // Listed only for listeners that may need them.
+        let tls_stats = if config.filter_chains.iter().any(|chain| chain.tls.is_some()) {
+            shard.registry.listener_tls(shard.index, &config.stat_prefix)
+        } else {
+            Arc::default()
+        };
+        Self { config, stats, tls_stats, chains }
+    }
+
+    /// The runtime of a chain of this listener.
+    fn chain(&self, chain: &Arc<FilterChain>) -> Option<&Rc<ChainRuntime>> {
+        self.chains.iter().find(|runtime| Arc::ptr_eq(&runtime.config, chain))
+    }
+}
+
+/// What is known of a connection for as long as it lives.
+pub struct ConnectionInfo {
+    /// Its number in logs.
+    pub id: u64,
+    /// The other end.
+    pub peer: Peer,
+    /// What was agreed with the client, where the connection is TLS.
+    pub tls: Option<Rc<TlsSession>>,
+    /// The server name that the client asked for, where TLS is passed through.
+    pub server_name: Option<Box<str>>,
+    /// The filter chain that serves it.
+    pub chain: Arc<FilterChain>,
+}
+
+impl ConnectionInfo {
+    /// The scheme of what comes on it.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// The name that the client asked for in TLS.
+    pub fn requested_server_name(&self) -> Option<&str> {
+        let session = self.tls.as_ref().and_then(|session| session.server_name.as_deref());
+        session.or(self.server_name.as_deref())
+    }
+
+    /// What logs say of the connection.
+    pub fn record(&self) -> Record<'_> {
+        let address = match self.peer {
+            Peer::Ip(address) => access_log::Address::Ip(address),
+            Peer::Unix => access_log::Address::Pipe(""),
+        };
+        Record {
+            downstream_remote: Some(address),
+            downstream_direct_remote: Some(address),
+            connection_id: self.id,
+            filter_chain_name: Some(&*self.chain.name).filter(|name| !name.is_empty()),
+            requested_server_name: self.requested_server_name(),
+            ..Record::default()
+        }
+    }
+}
+
+/// Counts a connection as this shard's for as long as it lives.
+pub struct ConnectionGuard {
+    shard: Rc<Shard>,
+    listener: Rc<ListenerRuntime>,
+    began_at: Nanos,
+    drain_waker: Option<u32>,
+}
+
+impl ConnectionGuard {
+    fn new(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>) -> Self {
+        listener.stats.downstream_cx_total.inc();
+        listener.stats.downstream_cx_active.inc();
+        shard.stats.connections.inc();
+        Self {
+            shard: Rc::clone(shard),
+            listener: Rc::clone(listener),
+            began_at: shard.clock.now(),
+            drain_waker: None,
+        }
+    }
+
+    /// Wakes `waker` when the shard begins to drain.
+    pub fn wake_at_drain(&mut self, waker: &Waker) {
+        if self.drain_waker.is_none() {
+            self.drain_waker = Some(self.shard.drain_wakers.insert(waker));
+        }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        if let Some(waker) = self.drain_waker {
+            self.shard.drain_wakers.remove(waker);
+        }
+        let stats = &self.listener.stats;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
+        let age = self.shard.clock.now() - self.began_at;
+        stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
+        self.shard.stats.connections.dec();
+        self.shard.connection_ends();
+    }
+}
+
+/// Serves an accepted connection on this shard, which has counted it.
+pub fn serve(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>, socket: OwnedFd) {
+    let guard = ConnectionGuard::new(shard, listener);
+    let peer = peer_address(socket.as_raw_fd()).map_or(Peer::Unix, Peer::Ip);
+    let address = listener.config.addresses.first();
+    if let Some(keepalive) = address.and_then(|address| address.tcp_keepalive) {
+        // SAFETY: the descriptor is open for as long as `socket` lives, which outlives this use.
+        let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+        if let Err(error) = crate::cluster::set_keepalive(&socket2::SockRef::from(&fd), keepalive) {
+            log::debug!(target: "listener", "{}: keepalive: {error}", listener.config.name);
+        }
+    }
+    let marks: Watermarks = shard.watermarks(listener.config.per_connection_buffer_limit_bytes);
+    let socket = shard.ring.adopt(socket, marks);
+    if let Some(arrival) = Arrival::begin(shard, listener, socket, peer, marks, guard) {
+        spawn_guarded(shard, arrival);
+    }
+}
+
+/// The local address of a TCP socket.
+pub fn local_address(fd: RawFd) -> Option<SocketAddr> {
+    // SAFETY: the caller holds the descriptor open.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    socket2::SockRef::from(&fd).local_addr().ok()?.as_socket()
+}
+
+fn peer_address(fd: RawFd) -> Option<SocketAddr> {
+    // SAFETY: the caller holds the descriptor open.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
+}

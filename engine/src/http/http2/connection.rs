@@ -1,0 +1,799 @@
+//! A downstream HTTP/2 connection: many exchanges at a time, each on its stream.
+//!
+//! | phase | means | ends with |
+//! |---|---|---|
+//! | `Open` | streams come and go | an error, the client's end, or a drain that is done |
+//! | `Flushing` | the last bytes are on their way, FIN behind them | sent, or a timeout |
+//! | `Lingering` | FIN is sent; what still comes is discarded | the peer's FIN, or a timeout |
+//!
+//! The connection's task reads frames, lets every exchange go on for which something changed, and
+//! sends what they queued, in turns. A drain has two steps (RFC 9113 section 6.8): a GOAWAY that
+//! promises to take every stream on its way here, and, a while later, one that says where it ends.
+//! Invariant: a stream that stops, stops neither the others nor the reading of frames.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use outrigger_codecs::http::{FieldStorage, RequestHead, Version};
+use outrigger_codecs::http2::{
+    Connection, Event, Reason, Role, StreamId, UpgradeSettings, request_head,
+};
+
+use crate::access_log::ResponseFlags;
+use crate::buffers::Chunk;
+use crate::connection::{ConnectionGuard, ConnectionInfo, local_address};
+use crate::http::begin::{Arrival, Destination, begin};
+use crate::http::downstream::{Downstream, Side};
+use crate::http::exchange::{Exchange, Progress};
+use crate::http::reply::Reply;
+use crate::http::{HttpRuntime, NANOS_PER_MS, after, earliest, max_age};
+use crate::http2::{Keepalive, Link, Pumped, ReadySet, Verdict, codec_config};
+use crate::ring::{Received, Watermarks};
+use crate::shard::Shard;
+use crate::timer::{Nanos, Timer};
+use crate::transport::Transport;
+
+use super::side::{Core, Stream};
+
+/// The task of one downstream connection.
+pub struct Http2Connection {
+    shard: Rc<Shard>,
+    http: Rc<HttpRuntime>,
+    info: ConnectionInfo,
+    core: Core,
+    timer: Timer,
+    marks: Watermarks,
+    phase: Phase,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Streams in use.
+    active: u32,
+    ready: Option<Arc<ReadySet>>,
+    requests: u32,
+    created_at: Nanos,
+    /// Since when the present phase lasts; while open, since when there is no stream.
+    since: Nanos,
+    max_age_at: Option<Nanos>,
+    drain: Drain,
+    keepalive: Option<Keepalive>,
+    /// The request that came with an upgrade from HTTP/1, until the task runs.
+    first: Option<FirstRequest>,
+    closed_by_us: bool,
+    guard: ConnectionGuard,
+}
+
+/// A request that came on HTTP/1 and asked to go on in HTTP/2.
+struct FirstRequest {
+    exchange: Box<Exchange>,
+    outcome: Result<Destination, Reply>,
+    id: StreamId,
+}
+
+/// One stream and its exchange.
+struct Slot {
+    stream: Stream,
+    exchange: Option<Box<Exchange>>,
+    /// The exchange is over, but the client has not sent all of the request.
+    stops: bool,
+    waker: Waker,
+    timer: Timer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Flushing,
+    Lingering,
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drain {
+    No,
+    /// The first GOAWAY is sent; the second is due at this time.
+    Announced(Nanos),
+    /// No new stream is taken.
+    Final,
+}
+
+impl Http2Connection {
+    /// Serves `transport`.
+    pub fn new(
+        shard: &Rc<Shard>,
+        http: &Rc<HttpRuntime>,
+        transport: Transport,
+        info: ConnectionInfo,
+        marks: Watermarks,
+        guard: ConnectionGuard,
+    ) -> Self {
+        let now = shard.clock.now();
+        let config = &http.config;
+        let stats = &http.stats;
+        stats.downstream_cx_total.inc();
+        stats.downstream_cx_http2_total.inc();
+        stats.downstream_cx_active.inc();
+        stats.downstream_cx_http2_active.inc();
+        if info.tls.is_some() {
+            stats.downstream_cx_ssl_total.inc();
+            stats.downstream_cx_ssl_active.inc();
+        }
+        transport.start();
+        let codec = Connection::new(
+            Role::Server,
+            codec_config(
+                &config.http2,
+                config.limits.max_headers_count,
+                config.limits.max_request_headers_bytes,
+                config.stream_error_on_invalid_http_message,
+            ),
+        );
+        Self {
+            core: Core { link: Link::new(codec, transport, marks), sending: VecDeque::new() },
+            timer: shard.timers.timer(),
+            marks,
+            phase: Phase::Open,
+            slots: Vec::new(),
+            free: Vec::new(),
+            active: 0,
+            ready: None,
+            requests: 0,
+            created_at: now,
+            since: now,
+            max_age_at: max_age(&config.timeouts, now, shard.random()),
+            drain: Drain::No,
+            keepalive: config
+                .http2
+                .keepalive
+                .map(|keepalive| Keepalive::new(keepalive, now, shard.random())),
+            first: None,
+            closed_by_us: false,
+            shard: Rc::clone(shard),
+            http: Rc::clone(http),
+            info,
+            guard,
+        }
+    }
+
+    /// Goes on with a request that came on HTTP/1 and asked for HTTP/2 (RFC 7540 section 3.2): its
+    /// answer goes out on stream 1.
+    pub fn accept_upgrade(&mut self, settings: &UpgradeSettings, head: &RequestHead<'_, '_>) {
+        let id = self.core.link.codec.accept_upgrade(settings);
+        let head = RequestHead {
+            version: Version::Http2,
+            upgrade: None,
+            connection: outrigger_codecs::http::ConnectionOptions::default(),
+            ..head.clone()
+        };
+        let mut exchange = Exchange::take(&self.shard);
+        let outcome = self.begin(&head, &mut exchange);
+        self.first = Some(FirstRequest { exchange, outcome, id });
+    }
+
+    fn watch(&mut self, waker: &Waker) {
+        self.ready = Some(ReadySet::new(waker));
+        self.core.link.transport.register(waker);
+        self.timer.register(waker);
+        self.guard.wake_at_drain(waker);
+        if let Some(FirstRequest { exchange, outcome, id }) = self.first.take() {
+            self.start(id, true, exchange, outcome);
+        }
+    }
+
+    /// Does what can be done, and says whether the connection is over.
+    fn run(&mut self) -> bool {
+        let mut fired = self.timer.take_fired();
+        loop {
+            let moved_on = match self.phase {
+                Phase::Open => self.serve(fired),
+                Phase::Flushing => self.flush(fired),
+                Phase::Lingering => self.linger(fired),
+                Phase::Closed => return true,
+            };
+            if !moved_on {
+                self.timer.set(self.deadline());
+                return false;
+            }
+            fired = false;
+        }
+    }
+
+    // ---- open --------------------------------------------------------------------------------------
+
+    /// True when the phase changed.
+    fn serve(&mut self, timer_fired: bool) -> bool {
+        if self.core.link.transport.send_error().is_some() {
+            self.abandon();
+            return self.enter(Phase::Closed);
+        }
+        let received = self.receive();
+        self.advance_ready();
+        self.count();
+        if received.is_err() {
+            self.abandon();
+            return match received {
+                Err(Lost::ByUs) => self.close(),
+                _ => self.enter(Phase::Closed),
+            };
+        }
+        if timer_fired && !self.check_timers() {
+            return true;
+        }
+        self.check_drain();
+        self.send();
+        // What was sent may have let an exchange go on.
+        self.advance_ready();
+        self.send();
+        if self.drain == Drain::Final && self.active == 0 {
+            return self.close();
+        }
+        false
+    }
+
+    /// Reads frames.
+    fn receive(&mut self) -> Result<(), Lost> {
+        let now = self.shard.clock.now();
+        loop {
+            if self.core.link.is_congested() {
+                // A client that sends must also read.
+                return Ok(());
+            }
+            let mut chunk = match self.core.link.transport.receive() {
+                Received::Chunk(chunk) => chunk,
+                Received::None => return Ok(()),
+                Received::End | Received::Failed(_) => return Err(Lost::ByPeer),
+            };
+            if let Some(keepalive) = &mut self.keepalive {
+                keepalive.heard();
+            }
+            loop {
+                let step = match self.core.link.codec.receive(&chunk, now) {
+                    Ok(step) => step,
+                    Err(error) => {
+                        self.http.stats.downstream_cx_protocol_error.inc();
+                        log::debug!(
+                            target: "http", "connection {}: {error}", self.info.id
+                        );
+                        return Err(Lost::ByUs);
+                    }
+                };
+                let idle = step.consumed == 0 && step.event.is_none();
+                if let Some(event) = step.event {
+                    self.handle(event, &chunk);
+                }
+                chunk.advance(step.consumed);
+                if idle {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, chunk: &Chunk) {
+        match event {
+            Event::Headers { id, end_stream, .. } => self.take_request(id, end_stream),
+            Event::Malformed { id, status } => self.refuse(id, status),
+            Event::Trailers { id, slot } => {
+                let mut trailers = Box::default();
+                self.core.link.codec.swap_block(&mut trailers);
+                if let Some(stream) = self.stream(id, slot) {
+                    stream.trailers = Some(trailers);
+                    stream.ended = true;
+                    self.note(slot);
+                }
+            }
+            Event::Data { id, slot, range, end_stream } => {
+                let data = chunk.slice(range);
+                let len = data.len();
+                let shard = Rc::clone(&self.shard);
+                match self.stream(id, slot) {
+                    Some(stream) if !stream.reset => {
+                        stream.inbox.push(&shard.arena, data);
+                        stream.ended |= end_stream;
+                        self.note(slot);
+                    }
+                    _ => self.core.link.codec.release(id, len),
+                }
+            }
+            Event::Reset { id, slot, .. } => {
+                if let Some(stream) = self.stream(id, slot) {
+                    stream.reset = true;
+                    self.note(slot);
+                }
+            }
+            Event::Writable => {
+                for slot in 0..self.slots.len() as u32 {
+                    self.list(slot);
+                }
+            }
+            Event::StreamWritable { id, slot } => {
+                if self.stream(id, slot).is_some() {
+                    self.list(slot);
+                }
+            }
+            Event::GoAway { .. } | Event::Pong(_) => {}
+        }
+    }
+
+    fn take_request(&mut self, id: StreamId, end_stream: bool) {
+        self.requests += 1;
+        let mut exchange = Exchange::take(&self.shard);
+        let mut storage = FieldStorage::new();
+        let outcome = match request_head(self.core.link.codec.block(), end_stream, &mut storage) {
+            Ok(head) => self.begin(&head, &mut exchange),
+            Err(error) => {
+                exchange.begin_unread(&self.shard);
+                let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+                Err(Reply::text(error.status(), "", flags, "http2.invalid.header.field"))
+            }
+        };
+        drop(storage);
+        self.start(id, end_stream, exchange, outcome);
+    }
+
+    fn begin(
+        &self,
+        head: &RequestHead<'_, '_>,
+        exchange: &mut Exchange,
+    ) -> Result<Destination, Reply> {
+        let port = Cell::new(None);
+        let local_port = || {
+            let known = port.get().or_else(|| {
+                local_address(self.core.link.transport.as_raw_fd()).map(|address| address.port())
+            });
+            port.set(known);
+            known
+        };
+        let arrival = Arrival {
+            shard: &self.shard,
+            http: &self.http,
+            info: &self.info,
+            local_port: &local_port,
+        };
+        begin(&arrival, head, exchange)
+    }
+
+    /// Gives a new stream its slot and its exchange a start.
+    fn start(
+        &mut self,
+        id: StreamId,
+        ended: bool,
+        mut exchange: Box<Exchange>,
+        outcome: Result<Destination, Reply>,
+    ) {
+        let Some(index) = self.take_slot() else { return };
+        self.core.link.codec.set_slot(id, index);
+        let slot = &mut self.slots[index as usize];
+        slot.stream.id = Some(id);
+        slot.stream.ended = ended;
+        slot.stops = false;
+        self.active += 1;
+        let mut down = lend(
+            &self.shard,
+            &self.http,
+            &self.info,
+            self.marks,
+            &mut self.core,
+            &mut slot.stream,
+            &slot.waker,
+            index,
+        );
+        exchange.start(&mut down, outcome);
+        slot.exchange = Some(exchange);
+        self.note(index);
+    }
+
+    /// A slot for a stream: a free one, or a new one.
+    fn take_slot(&mut self) -> Option<u32> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        let index = self.slots.len();
+        let waker = self.ready.as_ref()?.waker(index);
+        let timer = self.shard.timers.timer();
+        timer.register(&waker);
+        self.slots.push(Slot {
+            stream: Stream::default(),
+            exchange: None,
+            stops: false,
+            waker,
+            timer,
+        });
+        Some(index as u32)
+    }
+
+    /// Answers a request that can't be read.
+    fn refuse(&mut self, id: StreamId, status: u16) {
+        if status == 431 {
+            self.http.stats.downstream_rq_too_large.inc();
+        }
+        let mut exchange = Exchange::take(&self.shard);
+        exchange.begin_unread(&self.shard);
+        let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+        let reply = Reply::text(status, "", flags, "http2.invalid.header.field");
+        self.start(id, true, exchange, Err(reply));
+        if let Some(slot) = self.core.link.codec.slot(id) {
+            self.slots[slot as usize].stops = true;
+        }
+    }
+
+    /// The stream in `slot`, if it still is stream `id`.
+    fn stream(&mut self, id: StreamId, slot: u32) -> Option<&mut Stream> {
+        let slot = self.slots.get_mut(slot as usize)?;
+        (slot.stream.id == Some(id)).then_some(&mut slot.stream)
+    }
+
+    fn note(&self, slot: u32) {
+        if let Some(ready) = &self.ready {
+            ready.note(slot as usize);
+        }
+    }
+
+    /// Puts a stream that has something to send on the list.
+    fn list(&mut self, slot: u32) {
+        let outbox = &mut self.slots[slot as usize].stream.outbox;
+        if outbox.is_due() && !outbox.listed {
+            outbox.listed = true;
+            self.core.sending.push_back(slot);
+        }
+    }
+
+    /// Lets every exchange go on for which something changed.
+    fn advance_ready(&mut self) {
+        let Some(ready) = self.ready.clone() else { return };
+        for word in 0..ReadySet::PLACES / 64 {
+            let mut noted = ready.take(word);
+            while noted != 0 {
+                let place = word * 64 + noted.trailing_zeros() as usize;
+                noted &= noted - 1;
+                for index in (place..self.slots.len()).step_by(ReadySet::PLACES) {
+                    self.advance(index as u32);
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some(mut exchange) = slot.exchange.take() else {
+            if slot.stream.reset {
+                self.release(index);
+            }
+            return;
+        };
+        let fired = slot.timer.take_fired();
+        let mut down = lend(
+            &self.shard,
+            &self.http,
+            &self.info,
+            self.marks,
+            &mut self.core,
+            &mut slot.stream,
+            &slot.waker,
+            index,
+        );
+        let progress = exchange.advance(&mut down, fired);
+        if progress == Progress::Pending {
+            slot.timer.set(exchange.deadline());
+            slot.exchange = Some(exchange);
+            return;
+        }
+        exchange.finish(&down, progress);
+        slot.timer.set(None);
+        match progress {
+            Progress::KeepAlive => {}
+            Progress::Close => slot.stops = !slot.stream.ended,
+            Progress::Reset => {
+                if let Some(id) = slot.stream.id
+                    && !slot.stream.reset
+                {
+                    self.core.link.codec.reset(id, Reason::INTERNAL_ERROR);
+                }
+                slot.stream.reset = true;
+            }
+            Progress::Gone | Progress::Pending => slot.stream.reset = true,
+        }
+        if slot.stream.reset || slot.stream.outbox.is_ended() {
+            self.release(index);
+        }
+    }
+
+    /// Frees the slot of a stream that is over.
+    fn release(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some(id) = slot.stream.id.take() else { return };
+        let unread = slot.stream.inbox.clear();
+        if unread > 0 {
+            self.core.link.codec.release(id, unread);
+        }
+        if slot.stops && !slot.stream.reset {
+            // The answer is out; the rest of the request is not wanted (RFC 9113 section 8.1).
+            self.core.link.codec.reset(id, Reason::NO_ERROR);
+        }
+        if slot.stream.outbox.listed {
+            self.core.sending.retain(|listed| *listed != index);
+        }
+        slot.stream.outbox.clear();
+        slot.stream.ended = false;
+        slot.stream.reset = false;
+        slot.stream.trailers = None;
+        self.free.push(index);
+        self.active -= 1;
+        if self.active == 0 {
+            self.since = self.shard.clock.now();
+        }
+    }
+
+    /// Sends what streams have queued, in turns.
+    fn send(&mut self) {
+        let shard = Rc::clone(&self.shard);
+        let arena = &shard.arena;
+        while let Some(index) = self.core.sending.pop_front() {
+            let slot = &mut self.slots[index as usize];
+            let Some(id) = slot.stream.id else {
+                slot.stream.outbox.listed = false;
+                continue;
+            };
+            let pumped = self.core.link.pump(arena, id, &mut slot.stream.outbox);
+            if slot.stream.outbox.takes_more() {
+                self.note(index);
+            }
+            let slot = &mut self.slots[index as usize];
+            match pumped {
+                Pumped::Done | Pumped::NoWindow => slot.stream.outbox.listed = false,
+                Pumped::Turn => self.core.sending.push_back(index),
+                Pumped::Congested => {
+                    self.core.sending.push_front(index);
+                    break;
+                }
+            }
+            if slot.exchange.is_none() && slot.stream.outbox.is_ended() {
+                self.release(index);
+            }
+        }
+        self.core.link.flush(arena);
+        self.core.link.transport.flush();
+    }
+
+    // ---- timers and drain ----------------------------------------------------------------------------
+
+    /// False when the phase changed.
+    fn check_timers(&mut self) -> bool {
+        let now = self.shard.clock.now();
+        let random = self.shard.random();
+        match self.keepalive.as_mut().map_or(Verdict::Fine, |alive| alive.check(now, random)) {
+            Verdict::Fine => {}
+            Verdict::Ping => self.core.link.codec.ping(now.to_be_bytes()),
+            Verdict::Dead => {
+                self.http.http2_stats.keepalive_timeout.inc();
+                self.abandon();
+                self.enter(Phase::Closed);
+                return false;
+            }
+        }
+        let idle_at = after(self.since, self.http.config.timeouts.idle);
+        if self.active == 0 {
+            if self.since + SHRINK_AFTER <= now {
+                self.shrink();
+            }
+            if self.drain == Drain::No && idle_at.is_some_and(|at| at <= now) {
+                self.http.stats.downstream_cx_idle_timeout.inc();
+                self.begin_drain();
+            }
+        }
+        if self.drain == Drain::No && self.max_age_at.is_some_and(|at| at <= now) {
+            self.http.stats.downstream_cx_max_duration_reached.inc();
+            self.begin_drain();
+        }
+        if matches!(self.drain, Drain::Announced(at) if at <= now) {
+            self.core.link.codec.shutdown();
+            self.drain = Drain::Final;
+        }
+        true
+    }
+
+    fn check_drain(&mut self) {
+        if self.drain != Drain::No {
+            return;
+        }
+        let limit = self.http.config.limits.max_requests_per_connection;
+        if limit.is_some_and(|limit| self.requests >= limit) {
+            self.http.stats.downstream_cx_max_requests_reached.inc();
+            self.begin_drain();
+        } else if self.shard.is_draining() {
+            self.http.stats.downstream_cx_drain_close.inc();
+            self.begin_drain();
+        }
+    }
+
+    /// Says that the connection ends, and that streams on their way are still taken.
+    fn begin_drain(&mut self) {
+        self.core.link.codec.announce_shutdown();
+        let patience = self.http.config.timeouts.drain.min(DRAIN_PATIENCE);
+        let at = after(self.shard.clock.now(), Some(patience)).unwrap_or(Nanos::MAX);
+        self.drain = Drain::Announced(at);
+    }
+
+    /// Gives back memory that only a burst needed.
+    fn shrink(&mut self) {
+        if self.slots.len() > SLOTS_KEPT {
+            self.slots.truncate(SLOTS_KEPT);
+            self.slots.shrink_to_fit();
+            self.free.clear();
+            self.free.extend((0..SLOTS_KEPT as u32).rev());
+            self.free.shrink_to_fit();
+        }
+        self.core.sending.shrink_to_fit();
+        self.core.link.codec.shrink();
+    }
+
+    /// The connection is lost: so is every exchange on it.
+    fn abandon(&mut self) {
+        for index in 0..self.slots.len() as u32 {
+            if self.slots[index as usize].stream.id.is_some() {
+                self.slots[index as usize].stream.reset = true;
+                self.advance(index);
+                self.release(index);
+            }
+        }
+    }
+
+    /// Publishes what the codec counted.
+    fn count(&mut self) {
+        self.http.http2_stats.take(&self.core.link.codec.counters());
+    }
+
+    // ---- the end -------------------------------------------------------------------------------------
+
+    /// Sends what is queued, then FIN.
+    fn close(&mut self) -> bool {
+        self.closed_by_us = true;
+        self.core.link.flush(&self.shard.arena);
+        self.core.link.transport.flush();
+        self.core.link.transport.finish();
+        self.enter(Phase::Flushing)
+    }
+
+    fn flush(&mut self, timer_fired: bool) -> bool {
+        let transport = &self.core.link.transport;
+        if timer_fired || transport.send_error().is_some() {
+            return self.enter(Phase::Closed);
+        }
+        if !transport.is_finished() {
+            self.discard();
+            return false;
+        }
+        match self.http.config.timeouts.delayed_close {
+            Some(_) => self.enter(Phase::Lingering),
+            None => self.enter(Phase::Closed),
+        }
+    }
+
+    fn linger(&mut self, timer_fired: bool) -> bool {
+        if timer_fired {
+            self.http.stats.downstream_cx_delayed_close_timeout.inc();
+        }
+        if timer_fired || self.discard() {
+            return self.enter(Phase::Closed);
+        }
+        false
+    }
+
+    /// Drops what still comes. True when nothing more will.
+    fn discard(&mut self) -> bool {
+        loop {
+            match self.core.link.transport.receive() {
+                Received::Chunk(_) => {}
+                Received::None => return false,
+                Received::End | Received::Failed(_) => return true,
+            }
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) -> bool {
+        self.phase = phase;
+        self.since = self.shard.clock.now();
+        true
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        let timeouts = &self.http.config.timeouts;
+        match self.phase {
+            Phase::Open => {
+                let idle = self.active == 0 && self.drain == Drain::No;
+                earliest([
+                    after(self.since, timeouts.idle).filter(|_| idle),
+                    (self.active == 0 && self.slots.len() > SLOTS_KEPT)
+                        .then_some(self.since + SHRINK_AFTER),
+                    self.max_age_at.filter(|_| self.drain == Drain::No),
+                    match self.drain {
+                        Drain::Announced(at) => Some(at),
+                        Drain::No | Drain::Final => None,
+                    },
+                    self.keepalive.as_ref().and_then(Keepalive::deadline),
+                ])
+            }
+            Phase::Flushing => after(self.since, timeouts.stream_flush.or(timeouts.stream_idle)),
+            Phase::Lingering => after(self.since, timeouts.delayed_close),
+            Phase::Closed => None,
+        }
+    }
+}
+
+/// How a connection was lost.
+enum Lost {
+    ByPeer,
+    /// We give it up, and say so.
+    ByUs,
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a connection, which are borrowed apart"
+)]
+fn lend<'a>(
+    shard: &'a Rc<Shard>,
+    http: &'a HttpRuntime,
+    info: &'a ConnectionInfo,
+    marks: Watermarks,
+    core: &'a mut Core,
+    stream: &'a mut Stream,
+    waker: &'a Waker,
+    slot: u32,
+) -> Downstream<'a> {
+    Downstream {
+        shard,
+        http,
+        info,
+        waker,
+        is_last: false,
+        marks,
+        side: Side::Http2(super::Side { core, stream, slot }),
+    }
+}
+
+impl Future for Http2Connection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if this.ready.is_none() {
+            this.watch(context.waker());
+        }
+        if this.run() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Http2Connection {
+    fn drop(&mut self) {
+        let stats = &self.http.stats;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_http2_active.dec();
+        stats.downstream_cx_destroy.inc();
+        if self.info.tls.is_some() {
+            stats.downstream_cx_ssl_active.dec();
+        }
+        if self.closed_by_us {
+            stats.downstream_cx_destroy_local.inc();
+        } else {
+            stats.downstream_cx_destroy_remote.inc();
+        }
+        stats.downstream_cx_tx_bytes_total.add(self.core.link.transport.sent_bytes());
+        let age = self.shard.clock.now() - self.created_at;
+        stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
+    }
+}
+
+/// Slots an idle connection keeps.
+const SLOTS_KEPT: usize = 4;
+
+/// How long a connection is idle before it gives memory back.
+const SHRINK_AFTER: Nanos = 1000 * NANOS_PER_MS;
+
+/// How long a draining connection takes new streams at the most: long enough for those on their way.
+const DRAIN_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);

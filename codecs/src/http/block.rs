@@ -67,12 +67,64 @@ impl FieldBlock {
         self.names.push_str(name);
         self.names[start..].make_ascii_lowercase();
         self.values.extend_from_slice(value);
+        self.push_draft(kind, never_indexed);
+    }
+
+    /// Sets the name of the field being drafted, the text behind the last field: it isn't one of the
+    /// fields before [`FieldBlock::push_draft`]. The name must be in lower case.
+    pub(crate) fn draft_name(&mut self, name: &str) {
+        self.names.push_str(name);
+    }
+
+    /// Makes what was drafted as a value the name instead, if `as_name` takes it for one, and returns
+    /// whether it did. Of other text only the length is kept, in question marks.
+    pub(crate) fn draft_value_as_name(
+        &mut self,
+        as_name: impl FnOnce(&[u8]) -> Option<&str>,
+    ) -> bool {
+        let start = self.ends().1;
+        let text = &self.values[start..];
+        let name = as_name(text);
+        match name {
+            Some(name) => self.names.push_str(name),
+            None => self.names.extend(std::iter::repeat_n('?', text.len())),
+        }
+        let taken = name.is_some();
+        self.values.truncate(start);
+        taken
+    }
+
+    /// Where the value of the draft is to be appended.
+    pub(crate) fn draft_value(&mut self) -> &mut Vec<u8> {
+        &mut self.values
+    }
+
+    /// The name and value drafted so far.
+    pub(crate) fn draft(&self) -> (&str, &[u8]) {
+        let (name, value) = self.ends();
+        (&self.names[name..], &self.values[value..])
+    }
+
+    /// Makes the draft the last field.
+    pub(crate) fn push_draft(&mut self, kind: FieldKind, never_indexed: bool) {
         self.entries.push(Entry {
             name_end: self.names.len() as u32,
             value_end: self.values.len() as u32,
             kind,
             never_indexed,
         });
+    }
+
+    /// Forgets the draft.
+    pub(crate) fn drop_draft(&mut self) {
+        let (name, value) = self.ends();
+        self.names.truncate(name);
+        self.values.truncate(value);
+    }
+
+    /// Where the text of the last field ends.
+    fn ends(&self) -> (usize, usize) {
+        self.entries.last().map_or((0, 0), |it| (it.name_end as usize, it.value_end as usize))
     }
 
     /// The fields, in order.

@@ -255,3 +255,13 @@ pub(crate) fn send_headers(
 pub(crate) fn sent(connection: &mut Connection) -> Vec<Frame> {
     frames(&std::mem::take(connection.output()))
 }
+
+/// A request of [`GET`] on a stream.
+pub(crate) fn request_of(id: u32) -> Told {
+    request(id, true, GET)
+}
+
+/// A SETTINGS frame with one setting.
+pub(crate) fn settings(id: u16, value: u32) -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &setting(id, value))
+}

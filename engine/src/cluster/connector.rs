@@ -24,7 +24,7 @@ pub struct Connector {
 
 enum Stage {
     Connecting(Connecting),
-    Handshaking(Box<Handshake>),
+    Handshaking(Handshake),
 }
 
 struct TlsPlan {
@@ -133,7 +133,7 @@ impl Connector {
                         alpn,
                     );
                     handshake.register(waker);
-                    self.stage = Stage::Handshaking(Box::new(handshake));
+                    self.stage = Stage::Handshaking(handshake);
                 }
                 Stage::Handshaking(handshake) => {
                     let progress = handshake.ready().inspect_err(|error| {
@@ -146,7 +146,7 @@ impl Connector {
                             Ok(Ok(established.transport))
                         }
                         Err(handshake) => {
-                            self.stage = Stage::Handshaking(Box::new(handshake));
+                            self.stage = Stage::Handshaking(handshake);
                             Ok(Err(self))
                         }
                     };

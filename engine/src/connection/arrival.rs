@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use outrigger_codecs::http::{FieldKind, FieldStorage, RequestHead, tokens};
@@ -24,9 +24,10 @@ use outrigger_codecs::http2::UpgradeSettings;
 use outrigger_xds::snapshot::{Codec, ConnectionFacts, FilterChain};
 
 use crate::buffers::Chunk;
-use crate::http::{Http1Connection, Http2Connection, HttpRuntime, Peer};
+use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, HttpRuntime, Peer};
 use crate::ring::{Received, Socket, Watermarks};
 use crate::shard::{Shard, spawn_guarded};
+use crate::stats::ListenerStats;
 use crate::tcp::TcpConnection;
 use crate::timer::{Nanos, Timer, after};
 use crate::tls::Handshake;
@@ -34,7 +35,8 @@ use crate::transport::Transport;
 
 use super::inspect::{Findings, HTTP2_PREFACE, Inspector, Progress};
 use super::{
-    ChainRuntime, ConnectionGuard, ConnectionInfo, ListenerRuntime, TerminalRuntime, local_address,
+    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, ListenerRuntime, TerminalRuntime,
+    local_address,
 };
 
 /// The task of a connection that is not served yet.
@@ -46,38 +48,58 @@ pub(super) struct Arrival {
     timer: Timer,
     deadline: Option<Nanos>,
     /// Taken from stage to stage.
-    state: Option<State>,
+    stage: Option<Stage>,
     watched: bool,
 }
 
-struct State {
-    stage: Stage,
+enum Stage {
+    Inspecting(Inspecting),
+    Handshaking(Handshaking),
+    Detecting(Detecting),
+}
+
+struct Inspecting {
+    socket: Socket,
+    inspector: Inspector,
+    seen: Vec<Chunk>,
+    guard: ConnectionGuard,
+    _counted: PreConnection,
+}
+
+struct Handshaking {
+    handshake: Handshake,
+    chain: Rc<ChainRuntime>,
     guard: ConnectionGuard,
 }
 
-enum Stage {
-    Inspecting {
-        socket: Socket,
-        inspector: Inspector,
-        seen: Vec<Chunk>,
-    },
-    Handshaking {
-        handshake: Box<Handshake>,
-        chain: Rc<ChainRuntime>,
-    },
-    Detecting {
-        transport: Transport,
-        chain: Rc<ChainRuntime>,
-        info: ConnectionInfo,
-        seen: Vec<Chunk>,
-    },
+struct Detecting {
+    http: Rc<HttpRuntime>,
+    admitted: Admitted,
+    meter: ConnectionMeter,
+    seen: Vec<Chunk>,
+}
+
+/// Counts a connection that listener filters look at.
+struct PreConnection(Arc<ListenerStats>);
+
+impl PreConnection {
+    fn new(stats: &Arc<ListenerStats>) -> Self {
+        stats.downstream_pre_cx_active.inc();
+        Self(Arc::clone(stats))
+    }
+}
+
+impl Drop for PreConnection {
+    fn drop(&mut self) {
+        self.0.downstream_pre_cx_active.dec();
+    }
 }
 
 /// What became of a stage.
 enum Next {
-    Stage(Stage, ConnectionGuard),
+    Stage(Stage),
     /// Nothing yet.
-    Wait(Stage, ConnectionGuard),
+    Wait(Stage),
     /// Served by another task, or closed.
     Over,
 }
@@ -100,7 +122,7 @@ impl Arrival {
             marks,
             timer,
             deadline: None,
-            state: None,
+            stage: None,
             watched: false,
         };
         let inspection = &listener.config.inspection;
@@ -109,15 +131,20 @@ impl Arrival {
         let next = match looks.then(|| Inspector::new(inspection, port())).flatten() {
             Some(inspector) => {
                 socket.start();
-                listener.stats.downstream_pre_cx_active.inc();
                 arrival.deadline = after(shard.clock.now(), inspection.timeout);
-                Next::Wait(Stage::Inspecting { socket, inspector, seen: Vec::new() }, guard)
+                Next::Wait(Stage::Inspecting(Inspecting {
+                    socket,
+                    inspector,
+                    seen: Vec::new(),
+                    guard,
+                    _counted: PreConnection::new(&listener.stats),
+                }))
             }
             None => arrival.choose(socket, Findings::default(), guard),
         };
         match next {
-            Next::Stage(stage, guard) | Next::Wait(stage, guard) => {
-                arrival.state = Some(State { stage, guard });
+            Next::Stage(stage) | Next::Wait(stage) => {
+                arrival.stage = Some(stage);
                 Some(arrival)
             }
             Next::Over => None,
@@ -146,9 +173,9 @@ impl Arrival {
         };
         let limit = tls.handshake_timeout.unwrap_or(HANDSHAKE_TIMEOUT);
         self.deadline = after(self.shard.clock.now(), Some(limit));
-        let handshake = Box::new(Handshake::server(socket, &self.shard.records, &context.load()));
+        let handshake = Handshake::server(socket, &self.shard.records, &context.load());
         self.watched = false;
-        Next::Stage(Stage::Handshaking { handshake, chain: runtime }, guard)
+        Next::Stage(Stage::Handshaking(Handshaking { handshake, chain: runtime, guard }))
     }
 
     fn find_chain(&self, socket: &Socket, findings: &Findings) -> Option<Arc<FilterChain>> {
@@ -183,28 +210,30 @@ impl Arrival {
             server_name,
             chain: Arc::clone(&chain.config),
         };
+        let is_tls = info.tls.is_some();
+        let admitted = Admitted { transport, info, marks: self.marks, guard };
         let http = match &chain.terminal {
             TerminalRuntime::Tcp(tcp) => {
-                let connection =
-                    TcpConnection::new(&self.shard, tcp, transport, info, self.marks, guard);
-                spawn_guarded(&self.shard, connection);
+                spawn_guarded(&self.shard, TcpConnection::new(&self.shard, tcp, admitted));
+                self.shard.ring.note_wake();
                 return Next::Over;
             }
             TerminalRuntime::Http(http) => Rc::clone(http),
         };
-        let negotiated = info.tls.as_ref().and_then(|session| session.alpn.as_deref());
+        let meter = ConnectionMeter::new(&self.shard, &http, is_tls);
+        let negotiated = admitted.info.tls.as_ref().and_then(|session| session.alpn.as_deref());
         let is_http2 = match (http.config.codec, negotiated) {
             (Codec::Http1, _) | (Codec::Auto, Some(b"http/1.1" | b"http/1.0")) => Some(false),
             (Codec::Http2, _) | (Codec::Auto, Some(b"h2")) => Some(true),
             (Codec::Auto, _) => None,
         };
         match is_http2 {
-            Some(is_http2) => self.serve_http(&http, is_http2, transport, info, guard),
+            Some(is_http2) => self.serve_http(&http, is_http2, admitted, meter),
             None => {
-                transport.start();
+                admitted.transport.start();
                 self.deadline = after(self.shard.clock.now(), http.config.timeouts.idle);
                 self.watched = false;
-                Next::Stage(Stage::Detecting { transport, chain, info, seen: Vec::new() }, guard)
+                Next::Stage(Stage::Detecting(Detecting { http, admitted, meter, seen: Vec::new() }))
             }
         }
     }
@@ -213,57 +242,40 @@ impl Arrival {
         &self,
         http: &Rc<HttpRuntime>,
         is_http2: bool,
-        transport: Transport,
-        info: ConnectionInfo,
-        guard: ConnectionGuard,
+        admitted: Admitted,
+        meter: ConnectionMeter,
     ) -> Next {
         if is_http2 {
-            let connection =
-                Http2Connection::new(&self.shard, http, transport, info, self.marks, guard);
+            let connection = Http2Connection::new(&self.shard, http, admitted, meter);
             spawn_guarded(&self.shard, connection);
         } else {
-            let connection =
-                Http1Connection::new(&self.shard, http, transport, info, self.marks, guard);
+            let connection = Http1Connection::new(&self.shard, http, admitted, meter);
             spawn_guarded(&self.shard, connection);
         }
         self.shard.ring.note_wake();
         Next::Over
     }
 
-    fn step(&mut self, stage: Stage, guard: ConnectionGuard, timed_out: bool) -> Next {
+    fn step(&mut self, stage: Stage, timed_out: bool) -> Next {
         match stage {
-            Stage::Inspecting { socket, inspector, seen } => {
-                self.inspect(socket, inspector, seen, guard, timed_out)
-            }
-            Stage::Handshaking { handshake, chain } => {
-                self.handshake(handshake, chain, guard, timed_out)
-            }
-            Stage::Detecting { transport, chain, info, seen } => {
-                self.detect(transport, chain, info, seen, guard, timed_out)
-            }
+            Stage::Inspecting(inspecting) => self.inspect(inspecting, timed_out),
+            Stage::Handshaking(handshaking) => self.handshake(handshaking, timed_out),
+            Stage::Detecting(detecting) => self.detect(detecting, timed_out),
         }
     }
 
-    fn inspect(
-        &mut self,
-        socket: Socket,
-        mut inspector: Inspector,
-        mut seen: Vec<Chunk>,
-        guard: ConnectionGuard,
-        timed_out: bool,
-    ) -> Next {
-        let stats = &self.listener.stats;
+    fn inspect(&mut self, mut stage: Inspecting, timed_out: bool) -> Next {
+        let stats = Arc::clone(&self.listener.stats);
         let findings = loop {
-            match socket.receive() {
+            match stage.socket.receive() {
                 Received::Chunk(chunk) => {
-                    let progress = inspector.look_at(&chunk);
-                    seen.push(chunk);
+                    let progress = stage.inspector.look_at(&chunk);
+                    stage.seen.push(chunk);
                     match progress {
                         Progress::NeedMore => {}
                         Progress::Done(findings) => break findings,
                         Progress::Refused => {
                             stats.downstream_listener_filter_error.inc();
-                            stats.downstream_pre_cx_active.dec();
                             return Next::Over;
                         }
                     }
@@ -271,46 +283,37 @@ impl Arrival {
                 Received::None if timed_out => {
                     stats.downstream_pre_cx_timeout.inc();
                     if !self.listener.config.inspection.continue_on_timeout {
-                        stats.downstream_pre_cx_active.dec();
                         return Next::Over;
                     }
                     break Findings::default();
                 }
-                Received::None => {
-                    return Next::Wait(Stage::Inspecting { socket, inspector, seen }, guard);
-                }
+                Received::None => return Next::Wait(Stage::Inspecting(stage)),
                 Received::End | Received::Failed(_) => {
                     stats.downstream_listener_filter_remote_close.inc();
-                    stats.downstream_pre_cx_active.dec();
                     return Next::Over;
                 }
             }
         };
-        stats.downstream_pre_cx_active.dec();
-        for chunk in seen.drain(..).rev() {
+        let Inspecting { socket, seen, guard, .. } = stage;
+        for chunk in seen.into_iter().rev() {
             socket.put_back(chunk);
         }
         self.choose(socket, findings, guard)
     }
 
-    fn handshake(
-        &mut self,
-        handshake: Box<Handshake>,
-        chain: Rc<ChainRuntime>,
-        guard: ConnectionGuard,
-        timed_out: bool,
-    ) -> Next {
+    fn handshake(&mut self, stage: Handshaking, timed_out: bool) -> Next {
         if timed_out {
             self.listener.stats.downstream_cx_transport_socket_connect_timeout.inc();
             return Next::Over;
         }
+        let Handshaking { handshake, chain, guard } = stage;
         match handshake.ready() {
             Ok(Ok(established)) => {
                 self.listener.tls_stats.handshake(&established.session);
                 self.secured(chain, established.transport, None, guard)
             }
             Ok(Err(handshake)) => {
-                Next::Wait(Stage::Handshaking { handshake: Box::new(handshake), chain }, guard)
+                Next::Wait(Stage::Handshaking(Handshaking { handshake, chain, guard }))
             }
             Err(error) => {
                 self.listener.tls_stats.failed(&error);
@@ -323,74 +326,60 @@ impl Arrival {
         }
     }
 
-    fn detect(
-        &mut self,
-        mut transport: Transport,
-        chain: Rc<ChainRuntime>,
-        mut info: ConnectionInfo,
-        mut seen: Vec<Chunk>,
-        mut guard: ConnectionGuard,
-        timed_out: bool,
-    ) -> Next {
-        let TerminalRuntime::Http(http) = &chain.terminal else { return Next::Over };
-        let http = Rc::clone(http);
-        let drains = self.shard.is_draining() && seen.is_empty();
-        if timed_out || drains && transport.unsent() == 0 && self.deadline.is_none() {
-            http.stats.downstream_cx_idle_timeout.inc();
+    fn detect(&mut self, mut stage: Detecting, timed_out: bool) -> Next {
+        if timed_out {
+            let stats = &stage.http.stats;
+            if self.shard.is_draining() {
+                stats.downstream_cx_drain_close.inc();
+            } else {
+                stats.downstream_cx_idle_timeout.inc();
+            }
+            stage.meter.close_is_ours();
             return Next::Over;
         }
         let is_http2 = loop {
-            match transport.receive() {
+            match stage.admitted.transport.receive() {
                 Received::Chunk(chunk) => {
-                    seen.push(chunk);
-                    if let Some(is_http2) = begins_http2(&seen) {
+                    stage.seen.push(chunk);
+                    if let Some(is_http2) = begins_http2(&stage.seen) {
                         break is_http2;
                     }
                 }
-                Received::None => {
-                    let stage = Stage::Detecting { transport, chain, info, seen };
-                    return Next::Wait(stage, guard);
-                }
+                Received::None => return Next::Wait(Stage::Detecting(stage)),
                 // Whatever came is for the HTTP/1 connection to judge.
-                Received::End | Received::Failed(_) if !seen.is_empty() => break false,
+                Received::End | Received::Failed(_) if !stage.seen.is_empty() => break false,
                 Received::End | Received::Failed(_) => return Next::Over,
             }
         };
-        if !is_http2 && info.tls.is_none() && seen.len() == 1 {
-            match self.upgrade(&http, transport, info, &seen[0], guard) {
-                Ok(()) => return Next::Over,
-                Err(back) => (transport, info, guard) = back,
+        let Detecting { http, admitted, meter, seen } = stage;
+        if let ([first], None, false) = (&seen[..], &admitted.info.tls, is_http2) {
+            let mut storage = FieldStorage::new();
+            if let Some((head, settings)) = wants_upgrade(first, &http, &mut storage) {
+                return self.upgrade(&http, admitted, meter, &head, &settings, first);
             }
         }
-        transport.put_back(seen.into_iter());
-        self.serve_http(&http, is_http2, transport, info, guard)
+        admitted.transport.put_back(seen.into_iter());
+        self.serve_http(&http, is_http2, admitted, meter)
     }
 
-    /// Serves a client whose first request asks to go on in HTTP/2 (RFC 7540 section 3.2). Gives
-    /// everything back when it does not, or not as it must: an upgrade may always be ignored.
+    /// Serves a client whose first request asks to go on in HTTP/2 (RFC 7540 section 3.2).
     fn upgrade(
         &self,
         http: &Rc<HttpRuntime>,
-        transport: Transport,
-        info: ConnectionInfo,
+        admitted: Admitted,
+        meter: ConnectionMeter,
+        head: &RequestHead<'_, '_>,
+        settings: &UpgradeSettings,
         seen: &Chunk,
-        guard: ConnectionGuard,
-    ) -> Result<(), (Transport, ConnectionInfo, ConnectionGuard)> {
-        let mut storage = FieldStorage::new();
-        let mentions = memchr::memmem::find(seen, b"h2c").is_some();
-        let head = match RequestHead::parse(seen, &mut storage, &http.limits) {
-            Ok(Some(head)) if mentions => head,
-            _ => return Err((transport, info, guard)),
-        };
-        let Some(settings) = wanted_settings(&head) else { return Err((transport, info, guard)) };
+    ) -> Next {
+        let transport = &admitted.transport;
         transport.send(self.shard.arena.copy(SWITCHING));
         transport.put_back(std::iter::once(seen.slice(head.len..seen.len())));
-        let mut connection =
-            Http2Connection::new(&self.shard, http, transport, info, self.marks, guard);
-        connection.accept_upgrade(&settings, &head);
+        let mut connection = Http2Connection::new(&self.shard, http, admitted, meter);
+        connection.accept_upgrade(settings, head);
         spawn_guarded(&self.shard, connection);
         self.shard.ring.note_wake();
-        Ok(())
+        Next::Over
     }
 }
 
@@ -407,15 +396,23 @@ fn begins_http2(seen: &[Chunk]) -> Option<bool> {
     expected.is_empty().then_some(true)
 }
 
-/// The settings of a client that asks for HTTP/2 in a request without body.
-fn wanted_settings(head: &RequestHead<'_, '_>) -> Option<UpgradeSettings> {
+/// A first request without body that asks for HTTP/2 as it must, and the settings that come with it.
+/// Any other is none of this: an upgrade may always be ignored.
+fn wants_upgrade<'s, 'b>(
+    seen: &'b [u8],
+    http: &HttpRuntime,
+    storage: &'s mut FieldStorage<'b>,
+) -> Option<(RequestHead<'s, 'b>, UpgradeSettings)> {
+    memchr::memmem::find(seen, b"h2c")?;
+    let head = RequestHead::parse(seen, storage, &http.limits).ok()??;
     let asks = tokens(head.upgrade?).any(|protocol| protocol == b"h2c");
     let mut settings = head.fields.iter().filter(|field| field.kind == FieldKind::Http2Settings);
     let (first, another) = (settings.next()?, settings.next());
     if !asks || another.is_some() || !head.framing.is_empty() {
         return None;
     }
-    UpgradeSettings::parse(first.value).ok()
+    let settings = UpgradeSettings::parse(first.value).ok()?;
+    Some((head, settings))
 }
 
 const SWITCHING: &[u8] =
@@ -429,35 +426,28 @@ impl Future for Arrival {
         let fired = this.timer.take_fired();
         let now = this.shard.clock.now();
         let timed_out = fired && this.deadline.is_some_and(|at| at <= now);
-        let Some(State { mut stage, mut guard }) = this.state.take() else {
-            return Poll::Ready(());
-        };
+        let Some(mut stage) = this.stage.take() else { return Poll::Ready(()) };
         let mut timed_out = timed_out;
         loop {
             if !this.watched {
                 this.watched = true;
                 this.timer.register(context.waker());
-                guard.wake_at_drain(context.waker());
-                match &stage {
-                    Stage::Inspecting { socket, .. } => socket.register(context.waker()),
-                    Stage::Handshaking { handshake, .. } => handshake.register(context.waker()),
-                    Stage::Detecting { transport, .. } => transport.register(context.waker()),
-                }
+                stage.watch(context.waker());
             }
-            match this.step(stage, guard, timed_out) {
-                Next::Stage(next, next_guard) => {
-                    (stage, guard) = (next, next_guard);
+            match this.step(stage, timed_out) {
+                Next::Stage(next) => {
+                    stage = next;
                     timed_out = false;
                 }
-                Next::Wait(stage, guard) => {
+                Next::Wait(stage) => {
                     let drain = match &stage {
-                        // An idle client is given the drain's patience, as one that has been served.
-                        Stage::Detecting { chain, .. } => drain_deadline(&this.shard, chain, now),
-                        Stage::Inspecting { .. } | Stage::Handshaking { .. } => None,
+                        // An idle client is given the drain's patience, as one that was served.
+                        Stage::Detecting(detecting) => drain_deadline(&this.shard, detecting, now),
+                        Stage::Inspecting(_) | Stage::Handshaking(_) => None,
                     };
                     this.deadline = this.deadline.into_iter().chain(drain).min();
                     this.timer.set(this.deadline);
-                    this.state = Some(State { stage, guard });
+                    this.stage = Some(stage);
                     return Poll::Pending;
                 }
                 Next::Over => return Poll::Ready(()),
@@ -466,9 +456,29 @@ impl Future for Arrival {
     }
 }
 
-fn drain_deadline(shard: &Shard, chain: &ChainRuntime, now: Nanos) -> Option<Nanos> {
-    let TerminalRuntime::Http(http) = &chain.terminal else { return None };
-    shard.drain_deadline(now.saturating_sub(1), http.config.timeouts.drain)
+impl Stage {
+    fn watch(&mut self, waker: &Waker) {
+        let guard = match self {
+            Self::Inspecting(inspecting) => {
+                inspecting.socket.register(waker);
+                &mut inspecting.guard
+            }
+            Self::Handshaking(handshaking) => {
+                handshaking.handshake.register(waker);
+                &mut handshaking.guard
+            }
+            Self::Detecting(detecting) => {
+                detecting.admitted.transport.register(waker);
+                &mut detecting.admitted.guard
+            }
+        };
+        guard.wake_at_drain(waker);
+    }
+}
+
+fn drain_deadline(shard: &Shard, detecting: &Detecting, now: Nanos) -> Option<Nanos> {
+    let began_at = detecting.meter.created_at().min(now);
+    shard.drain_deadline(began_at, detecting.http.config.timeouts.drain)
 }
 
 /// A client that does not get on with its handshake is let go after this long where the

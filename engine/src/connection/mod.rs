@@ -19,6 +19,7 @@ use crate::stats::{ListenerStats, TlsStats};
 use crate::tcp::TcpRuntime;
 use crate::timer::{NANOS_PER_MS, Nanos};
 use crate::tls::TlsSession;
+use crate::transport::Transport;
 
 use self::arrival::Arrival;
 
@@ -98,6 +99,18 @@ pub struct ConnectionInfo {
     pub chain: Arc<FilterChain>,
 }
 
+/// A connection as the task of its protocol takes it over.
+pub struct Admitted {
+    /// Its bytes.
+    pub transport: Transport,
+    /// What is known of it.
+    pub info: ConnectionInfo,
+    /// How much it may hold unsent and unread.
+    pub marks: Watermarks,
+    /// What counts it.
+    pub guard: ConnectionGuard,
+}
+
 impl ConnectionInfo {
     /// The scheme of what comes on it.
     pub fn scheme(&self) -> &'static str {
@@ -148,11 +161,12 @@ impl ConnectionGuard {
         }
     }
 
-    /// Wakes `waker` when the shard begins to drain.
+    /// Wakes `waker`, and no longer another one, when the shard begins to drain.
     pub fn wake_at_drain(&mut self, waker: &Waker) {
-        if self.drain_waker.is_none() {
-            self.drain_waker = Some(self.shard.drain_wakers.insert(waker));
+        if let Some(before) = self.drain_waker.take() {
+            self.shard.drain_wakers.remove(before);
         }
+        self.drain_waker = Some(self.shard.drain_wakers.insert(waker));
     }
 }
 

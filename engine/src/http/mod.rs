@@ -22,6 +22,7 @@ mod grpc;
 mod head;
 mod http1;
 mod http2;
+mod meter;
 mod origin;
 mod path;
 mod reply;
@@ -41,6 +42,7 @@ pub use self::edits::EditOutcome;
 pub use self::exchange::Exchange;
 pub use self::http1::Http1Connection;
 pub use self::http2::Http2Connection;
+pub use self::meter::ConnectionMeter;
 pub use self::origin::Peer;
 
 /// One connection manager on one shard.

@@ -15,7 +15,7 @@ use crate::access_log::{
     self, AccessLogs, ByteCounts, Capture, LogType, Record, ResponseFlags, Times,
 };
 use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host};
-use crate::connection::{ConnectionGuard, ConnectionInfo};
+use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
 use crate::stats::TcpStats;
@@ -70,15 +70,9 @@ enum Upstream {
 }
 
 impl TcpConnection {
-    /// Proxies `down`.
-    pub fn new(
-        shard: &Rc<Shard>,
-        tcp: &Rc<TcpRuntime>,
-        down: Transport,
-        info: ConnectionInfo,
-        marks: Watermarks,
-        guard: ConnectionGuard,
-    ) -> Self {
+    /// Proxies a connection.
+    pub fn new(shard: &Rc<Shard>, tcp: &Rc<TcpRuntime>, admitted: Admitted) -> Self {
+        let Admitted { transport: down, info, marks, guard } = admitted;
         let now = shard.clock.now();
         tcp.stats.downstream_cx_total.inc();
         Self {

@@ -64,10 +64,11 @@ impl Certificate {
         }
         let key = read_key(&source.key, files).map_err(|problem| problem.at(&key_at))?;
         let leaf = chain.first().cloned().ok_or(TlsConfigProblem::NoCertificate.at(&chain_at))?;
-        let mut key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => TlsConfigProblem::KeyMismatch.at(&source.at),
-            error => TlsConfigProblem::BadKey(error).at(&key_at),
-        })?;
+        let mut key =
+            CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => TlsConfigProblem::KeyMismatch.at(&source.at),
+                error => TlsConfigProblem::BadKey(error).at(&key_at),
+            })?;
         if let Some(schemes) = schemes {
             let schemes = Arc::clone(schemes);
             key.key = Arc::new(LimitedKey { key: key.key, schemes });

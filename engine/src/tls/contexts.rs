@@ -285,11 +285,7 @@ fn build_client(
 }
 
 /// A configuration with what is in its files of secrets now; nothing when it has no such files.
-fn fresh<K: Config>(
-    config: &K,
-    at: &str,
-    files: &mut Reader,
-) -> Result<Option<K>, TlsConfigError> {
+fn fresh<K: Config>(config: &K, at: &str, files: &mut Reader) -> Result<Option<K>, TlsConfigError> {
     let common = config.common();
     let certificates = common.certificates.iter().filter_map(|source| source.file.as_ref());
     let validation = common.validation.as_ref().and_then(|validation| validation.file.as_ref());

@@ -458,54 +458,50 @@ mod tests {
     #[test]
     fn versions_and_tls_where_they_belong() {
         use ProtocolName::{Grpc, H2H1, H2Tls, Http1, Https};
-        let cases: [(ProtocolName, [&str; 2], [&str; 2], [&str; 2], [bool; 2]); 5] = [
+        for (protocol, nginx_lines, haproxy_lines, envoy_lines) in [
             (
                 Http1,
                 ["listen 127.0.0.1:1000 backlog", "proxy_pass http://origin;"],
                 ["backlog 4096\n", "server origin 127.0.0.1:2000\n"],
                 ["codec_type: HTTP1", "connect_timeout: 5s\n    circuit_breakers"],
-                [false, false],
             ),
             (
                 Grpc,
                 ["listen 127.0.0.1:1000 http2 backlog", "grpc_pass grpc://origin;"],
                 ["backlog 4096 proto h2\n", "server origin 127.0.0.1:2000 proto h2\n"],
                 ["codec_type: HTTP2", "http2_protocol_options: {}"],
-                [false, true],
             ),
             (
                 H2H1,
                 ["listen 127.0.0.1:1000 http2 backlog", "proxy_pass http://origin;"],
                 ["backlog 4096 proto h2\n", "server origin 127.0.0.1:2000\n"],
                 ["codec_type: HTTP2", "connect_timeout: 5s\n    circuit_breakers"],
-                [false, false],
             ),
             (
                 Https,
                 ["listen 127.0.0.1:1000 ssl backlog", "ssl_certificate_key /dir/k.pem;"],
                 ["ssl crt /dir/b.pem alpn http/1.1 ssl-min-ver TLSv1.3\n", "server origin"],
                 ["alpn_protocols: [\"http/1.1\"]", "private_key: { filename: /dir/k.pem }"],
-                [true, false],
             ),
             (
                 H2Tls,
                 ["listen 127.0.0.1:1000 ssl http2 backlog", "proxy_pass http://origin;"],
                 ["ssl crt /dir/b.pem alpn h2 ssl-min-ver", "server origin 127.0.0.1:2000\n"],
                 ["alpn_protocols: [\"h2\"]", "codec_type: HTTP2"],
-                [true, false],
             ),
-        ];
-        for (protocol, in_nginx, in_haproxy, in_envoy, [tls, http2_upstream]) in cases {
+        ] {
             let setup = of(protocol, Profile::Plain);
             let texts = [nginx(&setup), haproxy(&setup), envoy(&setup)];
-            for (text, lines) in texts.iter().zip([in_nginx, in_haproxy, in_envoy]) {
+            for (text, lines) in texts.iter().zip([nginx_lines, haproxy_lines, envoy_lines]) {
                 for line in lines {
                     assert!(text.contains(line), "{protocol:?}: {line} in {text}");
                 }
             }
+            let Sides { tls, upstream, .. } = protocol.sides();
             assert_eq!(texts[0].contains("ssl_"), tls, "{protocol:?}");
             assert_eq!(texts[2].contains("transport_socket"), tls, "{protocol:?}");
-            assert_eq!(texts[2].contains("explicit_http_config"), http2_upstream, "{protocol:?}");
+            let http2 = upstream == Version::Http2;
+            assert_eq!(texts[2].contains("explicit_http_config"), http2, "{protocol:?}");
         }
     }
 

@@ -73,6 +73,7 @@ impl Scene {
     /// Nothing is left of the attack.
     #[track_caller]
     fn end(mut self) {
+        if std::env::var_os("SEE").is_some() { for (n,v) in self.proxy.stats() { if v>0 && (n.contains("http2.") || n.contains("downstream_cx") || n.contains("_rq_")) { println!("   {n} {v}"); } } }
         self.serves_others();
         assert_eq!(self.proxy.client().get("/").status, 200);
         let grown = self.proxy.process().rss().saturating_sub(self.memory);
@@ -682,9 +683,12 @@ fn refused(name: &str, frames: &mut Frames<Wire>) {
 fn ambiguous_heads_are_refused_and_the_origin_gets_nothing() {
     for per_stream in [false, true] {
         let origin = Origin::ok();
-        let config = Config::to(origin.address()).http(json!({"http2_protocol_options": {
-            "override_stream_error_on_invalid_http_message": per_stream,
-        }}));
+        let config = Config::to(origin.address()).http(json!({
+            "delayed_close_timeout": "0.05s",
+            "http2_protocol_options": {
+                "override_stream_error_on_invalid_http_message": per_stream,
+            },
+        }));
         let proxy = Proxy::start(&config);
         let fields = FIELDS.iter().map(|(name, fields)| (*name, [&GET, *fields].concat()));
         let heads = HEADS.iter().map(|(name, fields)| (*name, fields.to_vec()));
@@ -708,7 +712,8 @@ fn ambiguous_bodies_are_refused_and_nothing_is_smuggled() {
     for up in [Version::Http1, Version::Http2] {
         // Whole requests only are in the log.
         let origin = crate::versions::origin(up);
-        let proxy = Proxy::start(&config(&origin, up));
+        let config = config(&origin, up).http(json!({"delayed_close_timeout": "0.05s"}));
+        let proxy = Proxy::start(&config);
         for (name, fields, body, trailers) in BODIES {
             let mut frames = proxy.frames(&[]);
             let head = [&post("/length")[..], fields].concat();

@@ -3,12 +3,11 @@
 //! Invariant: at each step only the most specific group of chains that matches survives, and there
 //! is no going back to a less specific one. What no chain matches goes to the default chain.
 //!
-//! The steps are maps within maps, one level for each fact in the order of the contract, so a search
-//! is nine look-ups. A chain with several values in several of its lists is in the maps once for each
-//! combination of them, which [`COMBINATIONS_MAX`] bounds.
+//! The chains are the leaves of a tree, which has one level for each fact in the order of the contract.
+//! So a search is nine look-ups. A chain with several values in several of its lists is in the tree
+//! once for each combination of them, which [`COMBINATIONS_MAX`] bounds.
 
-use std::borrow::{Borrow, Cow};
-use std::cmp::Reverse;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use super::listener::FilterChain;
 pub struct FilterChains {
     chains: Vec<Arc<FilterChain>>,
     default: Option<Arc<FilterChain>>,
-    first_step: Arc<DestinationPort>,
+    tree: Arc<Tree>,
 }
 
 /// When a chain applies: all of it. What is empty or `None` says nothing.
@@ -50,7 +49,7 @@ pub struct FilterChainMatch {
 }
 
 /// Where a client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum SourceType {
     /// Anywhere.
     #[default]
@@ -110,7 +109,7 @@ impl FilterChains {
         chains: Vec<(FilterChainMatch, Arc<FilterChain>)>,
         default: Option<Arc<FilterChain>>,
     ) -> Result<FilterChains, FilterChainsError> {
-        let mut first_step = DestinationPort::default();
+        let mut tree = Tree::default();
         let mut combinations = 0usize;
         let mut list = Vec::with_capacity(chains.len());
         for (index, (criteria, chain)) in chains.into_iter().enumerate() {
@@ -118,18 +117,17 @@ impl FilterChains {
             if combinations > COMBINATIONS_MAX {
                 return Err(FilterChainsError::TooManyCombinations { chain: index });
             }
-            first_step
-                .add(&criteria, index)
+            tree.add(&criteria, index)
                 .map_err(|TakenBy(first)| FilterChainsError::Overlap { first, second: index })?;
             list.push(chain);
         }
-        Ok(FilterChains { chains: list, default, first_step: Arc::new(first_step) })
+        Ok(FilterChains { chains: list, default, tree: Arc::new(tree) })
     }
 
     /// The chain for a connection; `None` closes it.
     #[must_use]
     pub fn find(&self, facts: &ConnectionFacts<'_>) -> Option<&Arc<FilterChain>> {
-        let found = self.first_step.find(facts).and_then(|index| self.chains.get(index));
+        let found = self.tree.find(facts).and_then(|index| self.chains.get(index));
         found.or(self.default.as_ref())
     }
 
@@ -155,269 +153,224 @@ impl FilterChainMatch {
 }
 
 impl SourceType {
-    fn is_local(facts: &ConnectionFacts<'_>) -> bool {
-        let Some(source) = facts.source else { return true };
+    fn of(facts: &ConnectionFacts<'_>) -> SourceType {
+        let Some(source) = facts.source else { return SourceType::SameIpOrLoopback };
         let source = source.ip().to_canonical();
         let same = |destination: SocketAddr| destination.ip().to_canonical() == source;
-        source.is_loopback() || facts.destination.is_some_and(same)
+        if source.is_loopback() || facts.destination.is_some_and(same) {
+            SourceType::SameIpOrLoopback
+        } else {
+            SourceType::External
+        }
     }
 }
+
+/// What the chains of a listener are told apart by, one fact after the other.
+#[derive(Debug)]
+struct Tree {
+    /// The first is the root. Every path from it to a chain passes one node for each step.
+    nodes: Vec<Node>,
+}
+
+/// The chains that are left before a step, in groups by what they say of its fact.
+#[derive(Debug, Default)]
+struct Node {
+    /// The node of the next step; after the last step, the chain.
+    groups: BTreeMap<Value<'static>, usize>,
+    /// The same for chains that say nothing.
+    rest: Option<usize>,
+    /// Lengths of the prefixes among the groups, the longest first.
+    prefix_lengths: Vec<u8>,
+}
+
+/// What a chain says of a fact.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Value<'a> {
+    Port(u16),
+    /// Prefix length and network.
+    Range(u8, IpAddr),
+    Text(Cow<'a, [u8]>),
+    Source(SourceType),
+}
+
+/// The facts, in the order in which they are looked at.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    DestinationPort,
+    DestinationIp,
+    ServerName,
+    TransportProtocol,
+    ApplicationProtocol,
+    DirectSourceIp,
+    SourceType,
+    SourceIp,
+    SourcePort,
+}
+
+const STEPS: [Step; 9] = [
+    Step::DestinationPort,
+    Step::DestinationIp,
+    Step::ServerName,
+    Step::TransportProtocol,
+    Step::ApplicationProtocol,
+    Step::DirectSourceIp,
+    Step::SourceType,
+    Step::SourceIp,
+    Step::SourcePort,
+];
 
 /// The chain that a combination of criteria leads to already.
 struct TakenBy(usize);
 
-/// Groups by a value that is equal or not.
-#[derive(Debug)]
-struct ByValue<K, T> {
-    groups: BTreeMap<K, T>,
-    /// Chains that say nothing of it.
-    rest: Option<Box<T>>,
-}
-
-impl<K, T> Default for ByValue<K, T> {
-    fn default() -> ByValue<K, T> {
-        ByValue { groups: BTreeMap::new(), rest: None }
+impl Default for Tree {
+    fn default() -> Tree {
+        Tree { nodes: vec![Node::default()] }
     }
 }
 
-impl<K: Ord + Clone, T: Default> ByValue<K, T> {
-    /// Runs `add` on the group of each value; of no value, on the group of those without one.
-    fn add(
+impl Tree {
+    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
+        self.add_below(0, &STEPS, criteria, chain)
+    }
+
+    fn add_below(
         &mut self,
-        values: &[K],
-        mut add: impl FnMut(&mut T) -> Result<(), TakenBy>,
+        node: usize,
+        steps: &[Step],
+        criteria: &FilterChainMatch,
+        chain: usize,
     ) -> Result<(), TakenBy> {
-        if values.is_empty() {
-            return add(self.rest.get_or_insert_default());
+        let Some((step, later)) = steps.split_first() else { return Ok(()) };
+        let values = step.values(criteria);
+        let groups: Vec<Option<Value<'static>>> = match values.is_empty() {
+            true => vec![None],
+            false => values.into_iter().map(Some).collect(),
+        };
+        for group in groups {
+            let next = match (self.nodes[node].group(group.as_ref()), later.is_empty()) {
+                (Some(next), false) => next,
+                (None, false) => {
+                    self.nodes.push(Node::default());
+                    let next = self.nodes.len() - 1;
+                    self.nodes[node].insert(group, next);
+                    next
+                }
+                // A chain may say a thing twice.
+                (Some(other), true) if other != chain => return Err(TakenBy(other)),
+                (_, true) => {
+                    self.nodes[node].insert(group, chain);
+                    continue;
+                }
+            };
+            self.add_below(next, later, criteria, chain)?;
         }
-        values.iter().try_for_each(|value| add(self.groups.entry(value.clone()).or_default()))
+        Ok(())
     }
 
-    fn find<Q: Ord + ?Sized>(&self, value: &Q) -> Option<&T>
-    where
-        K: Borrow<Q>,
-    {
-        self.groups.get(value).or(self.rest.as_deref())
-    }
-
-    fn find_any<'q, Q: Ord + ?Sized + 'q>(
-        &self,
-        mut values: impl Iterator<Item = &'q Q>,
-    ) -> Option<&T>
-    where
-        K: Borrow<Q>,
-    {
-        values.find_map(|value| self.groups.get(value)).or(self.rest.as_deref())
+    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
+        STEPS.iter().try_fold(0, |node, step| self.nodes.get(node)?.find(*step, facts))
     }
 }
 
-/// Groups by the range that an address is in, the longest prefix first.
-#[derive(Debug)]
-struct ByRange<T> {
-    groups: BTreeMap<Reverse<u8>, BTreeMap<IpAddr, T>>,
-    /// Chains that say nothing of it.
-    rest: Option<Box<T>>,
-}
-
-impl<T> Default for ByRange<T> {
-    fn default() -> ByRange<T> {
-        ByRange { groups: BTreeMap::new(), rest: None }
-    }
-}
-
-impl<T: Default> ByRange<T> {
-    fn add(
-        &mut self,
-        ranges: &[(IpAddr, u8)],
-        mut add: impl FnMut(&mut T) -> Result<(), TakenBy>,
-    ) -> Result<(), TakenBy> {
-        if ranges.is_empty() {
-            return add(self.rest.get_or_insert_default());
+impl Step {
+    /// What a chain says; nothing is an empty list.
+    fn values(self, criteria: &FilterChainMatch) -> Vec<Value<'static>> {
+        let port = |port: &u16| Value::Port(*port);
+        let range = |range: &(IpAddr, u8)| Value::Range(range.1, network(range.0, range.1));
+        let text = |text: &[u8]| Value::Text(Cow::Owned(text.to_vec()));
+        match self {
+            Step::DestinationPort => criteria.destination_port.iter().map(port).collect(),
+            Step::DestinationIp => criteria.prefix_ranges.iter().map(range).collect(),
+            Step::ServerName => {
+                criteria.server_names.iter().map(|name| text(name.as_bytes())).collect()
+            }
+            Step::TransportProtocol => {
+                criteria.transport_protocol.iter().map(|name| text(name.as_bytes())).collect()
+            }
+            Step::ApplicationProtocol => {
+                criteria.application_protocols.iter().map(|name| text(name)).collect()
+            }
+            Step::DirectSourceIp => {
+                criteria.direct_source_prefix_ranges.iter().map(range).collect()
+            }
+            Step::SourceType => match criteria.source_type {
+                SourceType::Any => Vec::new(),
+                special => vec![Value::Source(special)],
+            },
+            Step::SourceIp => criteria.source_prefix_ranges.iter().map(range).collect(),
+            Step::SourcePort => criteria.source_ports.iter().map(port).collect(),
         }
-        ranges.iter().try_for_each(|(address, length)| {
-            let same_length = self.groups.entry(Reverse(*length)).or_default();
-            add(same_length.entry(network(*address, *length)).or_default())
-        })
+    }
+}
+
+impl Node {
+    fn group(&self, value: Option<&Value<'_>>) -> Option<usize> {
+        match value {
+            Some(value) => self.groups.get(value).copied(),
+            None => self.rest,
+        }
+    }
+
+    fn insert(&mut self, value: Option<Value<'static>>, next: usize) {
+        let Some(value) = value else {
+            self.rest = Some(next);
+            return;
+        };
+        if let Value::Range(length, _) = value
+            && let Err(at) = self.prefix_lengths.binary_search_by(|known| length.cmp(known))
+        {
+            self.prefix_lengths.insert(at, length);
+        }
+        self.groups.insert(value, next);
+    }
+
+    /// The most specific group that the connection is in.
+    fn find(&self, step: Step, facts: &ConnectionFacts<'_>) -> Option<usize> {
+        if self.groups.is_empty() {
+            return self.rest;
+        }
+        let text = |text| self.group(Some(&Value::Text(Cow::Borrowed(text))));
+        let found = match step {
+            Step::DestinationPort => self.port(facts.destination),
+            Step::DestinationIp => self.range(facts.destination),
+            Step::ServerName => self.server_name(facts.server_name),
+            Step::TransportProtocol => text(facts.transport_protocol.as_bytes()),
+            // In the client's order.
+            Step::ApplicationProtocol => {
+                facts.application_protocols.iter().find_map(|protocol| text(protocol))
+            }
+            Step::DirectSourceIp => self.range(facts.direct_source),
+            Step::SourceType => self.group(Some(&Value::Source(SourceType::of(facts)))),
+            Step::SourceIp => self.range(facts.source),
+            Step::SourcePort => self.port(facts.source),
+        };
+        found.or(self.rest)
+    }
+
+    fn port(&self, address: Option<SocketAddr>) -> Option<usize> {
+        self.group(Some(&Value::Port(address?.port())))
     }
 
     /// What has no address is in no range.
-    fn find(&self, address: Option<SocketAddr>) -> Option<&T> {
-        let in_range = |address: SocketAddr| {
-            // A dual-stack socket writes its IPv4 peers as IPv6 addresses.
-            let address = address.ip().to_canonical();
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            self.groups
-                .range(Reverse(bits)..)
-                .find_map(|(Reverse(length), ranges)| ranges.get(&network(address, *length)))
-        };
-        address.and_then(in_range).or(self.rest.as_deref())
-    }
-}
-
-/// Step 1.
-#[derive(Debug, Default)]
-struct DestinationPort(ByValue<u16, DestinationIp>);
-
-impl DestinationPort {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        self.0.add(criteria.destination_port.as_slice(), |next| next.add(criteria, chain))
+    fn range(&self, address: Option<SocketAddr>) -> Option<usize> {
+        // A dual-stack socket writes its IPv4 peers as IPv6 addresses.
+        let address = address?.ip().to_canonical();
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let lengths = self.prefix_lengths.iter().filter(|length| **length <= bits);
+        lengths
+            .copied()
+            .find_map(|length| self.group(Some(&Value::Range(length, network(address, length)))))
     }
 
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        let port = facts.destination.map(|address| address.port());
-        self.0.find_any(port.iter())?.find(facts)
-    }
-}
-
-/// Step 2.
-#[derive(Debug, Default)]
-struct DestinationIp(ByRange<ServerName>);
-
-impl DestinationIp {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        self.0.add(&criteria.prefix_ranges, |next| next.add(criteria, chain))
-    }
-
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        self.0.find(facts.destination)?.find(facts)
-    }
-}
-
-/// Step 3: the whole name, then each suffix of it that starts with a dot, the longest first.
-#[derive(Debug, Default)]
-struct ServerName(ByValue<Box<str>, TransportProtocol>);
-
-impl ServerName {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        self.0.add(&criteria.server_names, |next| next.add(criteria, chain))
-    }
-
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        if self.0.groups.is_empty() {
-            return self.0.rest.as_deref()?.find(facts);
-        }
-        // Wildcards are keys with their star, which no client may pass for a name.
-        let is_name = !facts.server_name.starts_with('*');
-        let name = facts.server_name;
-        let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            Cow::Owned(name.to_ascii_lowercase())
-        } else {
-            Cow::Borrowed(name)
-        };
-        let whole = self.0.groups.get(&*name).filter(|_| is_name);
-        let group = whole.or_else(|| {
-            let mut wildcard = String::with_capacity(name.len() + 1);
+    /// The whole name, then each suffix of it that starts with a dot, the longest first.
+    fn server_name(&self, name: &str) -> Option<usize> {
+        let name = name.to_ascii_lowercase();
+        let group = |name: &str| self.group(Some(&Value::Text(Cow::Borrowed(name.as_bytes()))));
+        // Wildcards are kept with their star, which no client may pass off as a part of its name.
+        let whole = group(&name).filter(|_| !name.starts_with('*'));
+        whole.or_else(|| {
             let dots = name.match_indices('.').map(|(at, _)| at).filter(|at| *at > 0);
-            dots.filter_map(|at| {
-                wildcard.clear();
-                wildcard.push('*');
-                wildcard.push_str(&name[at..]);
-                self.0.groups.get(&*wildcard)
-            })
-            .next()
-        });
-        group.or(self.0.rest.as_deref())?.find(facts)
-    }
-}
-
-/// Step 4.
-#[derive(Debug, Default)]
-struct TransportProtocol(ByValue<Box<str>, ApplicationProtocol>);
-
-impl TransportProtocol {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        self.0.add(criteria.transport_protocol.as_slice(), |next| next.add(criteria, chain))
-    }
-
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        self.0.find(facts.transport_protocol)?.find(facts)
-    }
-}
-
-/// Step 5: in the client's order.
-#[derive(Debug, Default)]
-struct ApplicationProtocol(ByValue<Box<[u8]>, DirectSourceIp>);
-
-impl ApplicationProtocol {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        self.0.add(&criteria.application_protocols, |next| next.add(criteria, chain))
-    }
-
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        self.0.find_any(facts.application_protocols.iter().copied())?.find(facts)
-    }
-}
-
-/// Step 6.
-#[derive(Debug, Default)]
-struct DirectSourceIp(ByRange<BySourceType>);
-
-impl DirectSourceIp {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        self.0.add(&criteria.direct_source_prefix_ranges, |next| next.add(criteria, chain))
-    }
-
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        self.0.find(facts.direct_source)?.find(facts)
-    }
-}
-
-/// Step 7.
-#[derive(Debug, Default)]
-struct BySourceType {
-    local: Option<Box<SourceIp>>,
-    external: Option<Box<SourceIp>>,
-    any: Option<Box<SourceIp>>,
-}
-
-impl BySourceType {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        let group = match criteria.source_type {
-            SourceType::Any => &mut self.any,
-            SourceType::SameIpOrLoopback => &mut self.local,
-            SourceType::External => &mut self.external,
-        };
-        group.get_or_insert_default().add(criteria, chain)
-    }
-
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        let special = if SourceType::is_local(facts) { &self.local } else { &self.external };
-        special.as_deref().or(self.any.as_deref())?.find(facts)
-    }
-}
-
-/// Step 8.
-#[derive(Debug, Default)]
-struct SourceIp(ByRange<SourcePort>);
-
-impl SourceIp {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        self.0.add(&criteria.source_prefix_ranges, |next| next.add(criteria, chain))
-    }
-
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        self.0.find(facts.source)?.find(facts)
-    }
-}
-
-/// Step 9, which leads to one chain.
-#[derive(Debug, Default)]
-struct SourcePort(ByValue<u16, Option<usize>>);
-
-impl SourcePort {
-    fn add(&mut self, criteria: &FilterChainMatch, chain: usize) -> Result<(), TakenBy> {
-        self.0.add(&criteria.source_ports, |slot| match *slot {
-            // A chain may say a thing twice.
-            Some(other) if other != chain => Err(TakenBy(other)),
-            _ => {
-                *slot = Some(chain);
-                Ok(())
-            }
+            dots.map(|at| format!("*{}", &name[at..])).find_map(|wildcard| group(&wildcard))
         })
-    }
-
-    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<usize> {
-        let port = facts.source.map(|address| address.port());
-        *self.0.find_any(port.iter())?
     }
 }

@@ -35,7 +35,7 @@ use super::error::{ConnectionCause, ConnectionError, Reason};
 use super::event::StreamId;
 use super::flow::{ReceiveWindow, SendWindow, WINDOW_INITIAL, WINDOW_MAX};
 use super::frame::{self, kind};
-use super::hpack::{Decoder, Encoder};
+use super::hpack::{DECODER_TABLE_BYTES_MAX, Decoder, Encoder};
 use super::settings::{self, FRAME_SIZE_MAX, FRAME_SIZE_MIN, PeerSettings};
 use super::streams::{RecentResets, Streams};
 use crate::http::FieldBlock;
@@ -337,11 +337,13 @@ impl Connection {
 /// What a client sends first (RFC 9113 section 3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Brings what is configured inside of what the protocol can say, and of what [`FIELDS_MAX`] can hold.
+/// Brings what is configured inside of what the protocol can say, and of what decoders and
+/// [`FIELDS_MAX`] can hold.
 fn within_protocol(config: Config) -> Config {
     let mut list = config.list;
     list.fields_max = list.fields_max.min(FIELDS_MAX);
     Config {
+        hpack_table_size: config.hpack_table_size.min(DECODER_TABLE_BYTES_MAX),
         initial_stream_window: config.initial_stream_window.clamp(WINDOW_INITIAL, WINDOW_MAX),
         initial_connection_window: config
             .initial_connection_window

@@ -448,6 +448,7 @@ impl Connection {
             .settings_unacknowledged
             .checked_sub(1)
             .ok_or(ConnectionCause::SettingsAckUnexpected)?;
+        self.decoder.on_settings_acknowledged();
         Ok(None)
     }
 

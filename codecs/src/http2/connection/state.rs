@@ -1,8 +1,10 @@
 //! The whole state of a connection as plain data, so that it can be moved to another process.
 //!
-//! A connection that is imported goes on where the exported one stopped, byte for byte. What is not
-//! here are the slots of the owner, the counters, which are to be taken before, and memory that only
-//! saves allocations. Whoever sends the state also sends the input that was not consumed.
+//! A connection that is imported goes on where the exported one stopped: the same input means the same,
+//! and the same calls put the same frames in the output, except that our encoder may choose another
+//! coding of the same fields. What is not here are the slots of the owner, the counters, which are to
+//! be taken before, and memory that only saves allocations. Whoever hands a connection over also
+//! hands over the input that was not consumed.
 
 use super::super::abuse::FloodCounts;
 use super::super::config::{Config, Role};
@@ -11,7 +13,7 @@ use super::super::error::{ConnectionCause, ConnectionError, Reason};
 use super::super::event::NO_SLOT;
 use super::super::flow::{ReceiveWindow, SendWindow, WINDOW_INITIAL, WINDOW_MAX};
 use super::super::frame::{FrameHead, HEAD_LEN, STREAM_MASK};
-use super::super::hpack::{Decoder, Encoder, TableState};
+use super::super::hpack::{Decoder, DecoderState, Encoder, EncoderState};
 use super::super::settings::{FRAME_SIZE_MAX, FRAME_SIZE_MIN, PeerSettings};
 use super::super::streams::{
     LENGTH_UNKNOWN, RESETS_REMEMBERED, Receiving, RecentResets, Stream, Streams,
@@ -27,9 +29,9 @@ pub struct ConnectionState {
     /// Settings and limits, as they were announced.
     pub config: Config,
     /// The table of the peer's encoder.
-    pub decoder: TableState,
+    pub decoder: DecoderState,
     /// The table of our encoder.
-    pub encoder: TableState,
+    pub encoder: EncoderState,
     /// What the peer has set.
     pub peer: PeerSettings,
     /// The peer's first SETTINGS have come.

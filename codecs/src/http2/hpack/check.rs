@@ -48,11 +48,13 @@ mod tests {
         for good in ["a", "x-request-id", ":path", ":unknown", "!#$%&'*+-.^_`|~09az"] {
             assert_eq!(name(good.as_bytes()), Some(good));
         }
-        for bad in ["", ":", "::a", "a:", "a:b", "A", "x-Id", ":Path", "a b", "a\t", "\u{e9}", "a\0"]
+        for bad in
+            ["", ":", "::a", "a:", "a:b", "A", "x-Id", ":Path", "a b", "a\t", "\u{e9}", "a\0"]
         {
             assert_eq!(name(bad.as_bytes()), None, "{bad:?}");
         }
-        for byte in [b'(', b')', b',', b'/', b';', b'<', b'@', b'[', b'{', b'"', b'\\', 0x7f, 0xff] {
+        for byte in [b'(', b')', b',', b'/', b';', b'<', b'@', b'[', b'{', b'"', b'\\', 0x7f, 0xff]
+        {
             assert_eq!(name(&[b'a', byte]), None, "{byte:#x}");
         }
     }

@@ -1,9 +1,13 @@
 //! Header blocks to fields.
 
-use super::dynamic_table::{BYTES_MAX, DynamicTable, Traits, size_of_field};
+use super::dynamic_table::{BYTES_MAX, DynamicTable, TableField, Traits, size_of_field};
 use super::state::{DecoderState, StateError, TableEntry};
 use super::static_table::{self, StaticEntry};
-use super::{HpackError, TABLE_BYTES_INITIAL, check, huffman, integer};
+use super::{
+    HUFFMAN, HpackError, INCREMENTAL, INCREMENTAL_BITS, INDEXED, INDEXED_BITS, LITERAL_BITS,
+    NEVER_INDEXED, SIZE_UPDATE, SIZE_UPDATE_BITS, STRING_BITS, TABLE_BYTES_INITIAL, check, huffman,
+    integer,
+};
 use crate::http::{FieldBlock, FieldKind};
 
 /// The limits of one field section, on what it takes decoded.
@@ -81,7 +85,8 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// A compression error, which ends the connection: neither the decoder nor `out` is of use then.
+    /// A compression error, which ends the connection: the decoder is of no use then, and `out` is
+    /// empty.
     pub fn decode(
         &mut self,
         block: &[u8],
@@ -89,6 +94,29 @@ impl Decoder {
         out: &mut FieldBlock,
     ) -> Result<Outcome, HpackError> {
         out.clear();
+        let decoded = self.fields(block, limits, out);
+        if decoded.is_err() {
+            out.clear();
+        }
+        decoded
+    }
+
+    /// The state as plain data.
+    #[must_use]
+    pub fn export(&self) -> DecoderState {
+        DecoderState {
+            table: self.table.export(),
+            announced_bytes_max: self.announced_bytes_max,
+            acknowledged: self.acknowledged,
+        }
+    }
+
+    fn fields(
+        &mut self,
+        block: &[u8],
+        limits: ListLimits,
+        out: &mut FieldBlock,
+    ) -> Result<Outcome, HpackError> {
         let mut rest = block;
         self.take_size_updates(&mut rest)?;
         let mut list = List { out, outcome: Outcome::Complete, limits };
@@ -112,16 +140,6 @@ impl Decoder {
             }
         }
         Ok(list.outcome)
-    }
-
-    /// The state as plain data.
-    #[must_use]
-    pub fn export(&self) -> DecoderState {
-        DecoderState {
-            table: self.table.export(),
-            announced_bytes_max: self.announced_bytes_max,
-            acknowledged: self.acknowledged,
-        }
     }
 
     /// Takes the dynamic table size updates at the start of a block (section 6.3). Section 4.2 knows of
@@ -166,7 +184,11 @@ impl Decoder {
     ) -> Result<(Traits, u8), HpackError> {
         let first = rest.first().copied().unwrap_or_default();
         let (kind, name_valid) = match integer::take(rest, prefix_bits)? {
-            0 => take_name(rest, list.out)?,
+            0 => {
+                take_text(rest, list.out.draft_value())?;
+                let valid = list.out.draft_value_as_name(check::name);
+                (FieldKind::of(list.out.draft().0.as_bytes()), valid)
+            }
             index => {
                 let (name, traits) = match self.entry(index)? {
                     Entry::Static(entry) => (entry.name, entry.traits()),
@@ -177,10 +199,7 @@ impl Decoder {
                 (traits.kind, traits.name_valid)
             }
         };
-        match take_string(rest)? {
-            Coded::Plain(value) => list.out.draft_value().extend_from_slice(value),
-            Coded::Huffman(value) => huffman::decode(value, list.out.draft_value())?,
-        }
+        take_text(rest, list.out.draft_value())?;
         let value_valid = check::value(list.out.draft().1);
         Ok((Traits { kind, name_valid, value_valid }, first))
     }
@@ -201,7 +220,7 @@ impl Decoder {
 /// What an index means.
 enum Entry<'t> {
     Static(&'static StaticEntry),
-    Dynamic(super::dynamic_table::TableField<'t>),
+    Dynamic(TableField<'t>),
 }
 
 /// The fields decoded so far, within the limits.
@@ -259,42 +278,18 @@ impl StaticEntry {
     }
 }
 
-/// A string literal (section 5.2), as it is coded.
-enum Coded<'b> {
-    Huffman(&'b [u8]),
-    Plain(&'b [u8]),
-}
-
+/// Takes a string literal (section 5.2) off the front of `rest` and appends its text.
 #[inline]
-fn take_string<'b>(rest: &mut &'b [u8]) -> Result<Coded<'b>, HpackError> {
-    let huffman = rest.first().is_some_and(|first| first & HUFFMAN != 0);
+fn take_text(rest: &mut &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
+    let is_coded = rest.first().is_some_and(|first| first & HUFFMAN != 0);
     let len = integer::take(rest, STRING_BITS)? as usize;
     let (text, after) = rest.split_at_checked(len).ok_or(HpackError::Truncated)?;
     *rest = after;
-    Ok(if huffman { Coded::Huffman(text) } else { Coded::Plain(text) })
-}
-
-/// Drafts a name that comes as a string.
-fn take_name(rest: &mut &[u8], out: &mut FieldBlock) -> Result<(FieldKind, bool), HpackError> {
-    let checked = |name: &[u8], names: &mut String| match check::name(name) {
-        Some(text) => {
-            names.push_str(text);
-            (FieldKind::of(name), true)
-        }
-        None => {
-            // Of a name that no message may have, only its length matters.
-            names.extend(std::iter::repeat_n(INVALID_NAME_CHAR, name.len()));
-            (FieldKind::Other, false)
-        }
-    };
-    match take_string(rest)? {
-        Coded::Plain(name) => Ok(out.draft_name_from(name, checked)),
-        Coded::Huffman(name) => {
-            // The place of the value is free for it until the value comes.
-            huffman::decode(name, out.draft_value())?;
-            Ok(out.draft_name_from_value(checked))
-        }
+    if is_coded {
+        return huffman::decode(text, out);
     }
+    out.extend_from_slice(text);
+    Ok(())
 }
 
 fn traits_of_entry(entry: &TableEntry) -> Traits {
@@ -307,18 +302,3 @@ fn traits_of_entry(entry: &TableEntry) -> Traits {
 
 /// The largest table that a decoder keeps for its peer.
 pub const DECODER_TABLE_BYTES_MAX: u32 = BYTES_MAX;
-
-/// What a name is kept as if it isn't one: no name contains it.
-const INVALID_NAME_CHAR: char = '?';
-
-// The bits that representations begin with (section 6), and the sizes of their prefixes.
-pub(super) const INDEXED: u8 = 0x80;
-pub(super) const INDEXED_BITS: u32 = 7;
-pub(super) const INCREMENTAL: u8 = 0x40;
-pub(super) const INCREMENTAL_BITS: u32 = 6;
-pub(super) const SIZE_UPDATE: u8 = 0x20;
-pub(super) const SIZE_UPDATE_BITS: u32 = 5;
-pub(super) const NEVER_INDEXED: u8 = 0x10;
-pub(super) const LITERAL_BITS: u32 = 4;
-pub(super) const HUFFMAN: u8 = 0x80;
-pub(super) const STRING_BITS: u32 = 7;

@@ -244,9 +244,9 @@ mod tests {
             table.insert(&name, &value, PLAIN);
             model.push_front((name, value));
             model.truncate(table.len());
-            let same = fields(&table).into_iter().eq(model
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_slice())));
+            let same = fields(&table)
+                .into_iter()
+                .eq(model.iter().map(|(name, value)| (name.as_str(), value.as_slice())));
             assert!(same, "round {round}");
             let held: usize =
                 model.iter().map(|(name, value)| size_of_field(name.len(), value.len())).sum();

@@ -1,13 +1,13 @@
 //! Fields to header blocks.
 
-use super::decoder::{
-    HUFFMAN, INCREMENTAL, INCREMENTAL_BITS, INDEXED, INDEXED_BITS, LITERAL_BITS, NEVER_INDEXED,
-    SIZE_UPDATE, SIZE_UPDATE_BITS, STRING_BITS,
-};
 use super::dynamic_table::{DynamicTable, Traits, size_of_field};
 use super::index::{Hashes, Index, Key};
 use super::state::{EncoderState, Resize, StateError};
-use super::{TABLE_BYTES_INITIAL, hash, huffman, integer, static_table};
+use super::static_table::{self, Content};
+use super::{
+    HUFFMAN, INCREMENTAL, INCREMENTAL_BITS, INDEXED, INDEXED_BITS, LITERAL_BITS, NEVER_INDEXED,
+    SIZE_UPDATE, SIZE_UPDATE_BITS, STRING_BITS, TABLE_BYTES_INITIAL, hash, huffman, integer,
+};
 use crate::http::FieldKind;
 
 /// The most of the peer's table that an encoder uses, in bytes by RFC 7541 section 4.1.
@@ -186,7 +186,8 @@ impl Encoder {
         if index.is_none() {
             self.name(name.as_bytes(), out);
         }
-        let coded_len = if self.huffman { huffman::coded_len(value) } else { usize::MAX };
+        let coded_len =
+            if self.huffman { huffman::coded_len(value.iter().copied()) } else { usize::MAX };
         if coded_len < value.len() {
             integer::put(out, HUFFMAN, STRING_BITS, coded_len);
             huffman::encode(value.iter().copied(), out);
@@ -199,7 +200,8 @@ impl Encoder {
     /// Appends a name as a string.
     fn name(&self, name: &[u8], out: &mut Vec<u8>) {
         let lower_case = name.iter().map(u8::to_ascii_lowercase);
-        let coded_len = if self.huffman { huffman::coded_len(lower_case.clone()) } else { usize::MAX };
+        let coded_len =
+            if self.huffman { huffman::coded_len(lower_case.clone()) } else { usize::MAX };
         if coded_len < name.len() {
             integer::put(out, HUFFMAN, STRING_BITS, coded_len);
             huffman::encode(lower_case, out);
@@ -224,7 +226,7 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Whether this was seen lately; from now on it was. One in a thousand is mistaken for another.
+    /// Whether this was seen lately; from now on it was. One in five hundred is mistaken for another.
     fn saw(&mut self, hash: u64) -> bool {
         let mark = (hash >> 24) as u16 | 1;
         let seen = self.marks.iter().fold(false, |seen, &other| seen | (other == mark));
@@ -234,6 +236,26 @@ impl Recent {
         }
         seen
     }
+}
+
+/// Whether a field carries credentials, so that no index may tell whoever watches the length of
+/// messages that a guess was right (section 7.1.3). `index` is where the static table has the name.
+fn is_sensitive(index: Option<usize>, value: &[u8]) -> bool {
+    match index.and_then(static_table::entry) {
+        Some(entry) if entry.kind == FieldKind::Cookie => value.len() < COOKIE_GUESSABLE_BELOW,
+        Some(entry) => entry.content == Content::Secret,
+        None => false,
+    }
+}
+
+/// Whether a field whose name is at `index` will hardly come with this value again.
+fn is_volatile(index: usize, name: &str, value: &[u8], kind: FieldKind) -> bool {
+    if let Some(entry) = static_table::entry(index) {
+        let has_query = || index == static_table::PATH && memchr::memchr(b'?', value).is_some();
+        return entry.content == Content::Fresh || has_query();
+    }
+    matches!(kind, FieldKind::XRequestId | FieldKind::XEnvoyExpectedRqTimeoutMs)
+        || VOLATILE.iter().any(|other| is_name(name, other))
 }
 
 /// Whether a name in any case is `lower_case`.
@@ -246,3 +268,15 @@ fn is_name(name: &str, lower_case: &str) -> bool {
 fn index_of(place: usize) -> usize {
     static_table::LEN + 1 + place
 }
+
+/// What the encoder knows of its entries: nothing that it needs.
+const TRAITS: Traits = Traits { kind: FieldKind::Other, name_valid: true, value_valid: true };
+
+/// Fields outside the static table that differ from message to message, and have no kind that says so.
+const VOLATILE: [&str; 3] = ["grpc-timeout", "traceparent", "x-envoy-upstream-service-time"];
+
+/// Cookies shorter than this could be guessed (section 7.1.3).
+const COOKIE_GUESSABLE_BELOW: usize = 20;
+
+/// Fields remembered as seen: a few messages' worth.
+const RECENT: usize = 64;

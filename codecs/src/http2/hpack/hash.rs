@@ -1,7 +1,7 @@
 //! Hashes of names and fields, for the encoder's indexes.
 //!
 //! They needn't withstand chosen collisions: the longest chain that a peer could build is the dynamic
-//! table itself, which [`TABLE_BYTES_USED_MAX`](super::encoder::TABLE_BYTES_USED_MAX) keeps short.
+//! table itself, which [`TABLE_BYTES_USED_MAX`](super::TABLE_BYTES_USED_MAX) keeps short.
 
 /// The hash of a field name, without regard to case.
 #[inline]

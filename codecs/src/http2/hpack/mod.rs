@@ -27,3 +27,15 @@ pub use state::{DecoderState, EncoderState, Resize, StateError, TableEntry, Tabl
 /// The size that every table may have at the start of a connection, in bytes: the initial value of
 /// SETTINGS_HEADER_TABLE_SIZE (RFC 9113 section 6.5.2).
 const TABLE_BYTES_INITIAL: u32 = 4096;
+
+// The bits that representations begin with (section 6), and the sizes of their prefixes.
+const INDEXED: u8 = 0x80;
+const INDEXED_BITS: u32 = 7;
+const INCREMENTAL: u8 = 0x40;
+const INCREMENTAL_BITS: u32 = 6;
+const SIZE_UPDATE: u8 = 0x20;
+const SIZE_UPDATE_BITS: u32 = 5;
+const NEVER_INDEXED: u8 = 0x10;
+const LITERAL_BITS: u32 = 4;
+const HUFFMAN: u8 = 0x80;
+const STRING_BITS: u32 = 7;

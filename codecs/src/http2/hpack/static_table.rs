@@ -9,13 +9,34 @@ pub(super) struct StaticEntry {
     pub(super) name: &'static str,
     pub(super) value: &'static str,
     pub(super) kind: FieldKind,
+    pub(super) content: Content,
+}
+
+/// What values the fields of a name have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Content {
+    /// New ones in most messages.
+    Fresh,
+    /// The same ones again and again, or nobody knows.
+    Ordinary,
+    /// Credentials.
+    Secret,
 }
 
 /// The entries; the one with index 1 comes first. Entries with the same name are neighbours.
 pub(super) static ENTRIES: [StaticEntry; LEN] = TABLE;
 
+/// The first index of `:path`.
+pub(super) const PATH: usize = 4;
+
 /// How many entries there are: the dynamic table begins at the next index.
 pub(super) const LEN: usize = 61;
+
+/// The entry with this index.
+#[inline]
+pub(super) fn entry(index: usize) -> Option<&'static StaticEntry> {
+    ENTRIES.get(index.checked_sub(1)?)
+}
 
 /// The first index with this name in any case; `name_hash` is its [`hash::name`].
 #[inline]
@@ -23,7 +44,7 @@ pub(super) fn find_name(name_hash: u64, name: &str) -> Option<usize> {
     let mut slot = slot_of(name_hash);
     loop {
         let index = usize::from(BY_NAME[slot]);
-        let entry = ENTRIES.get(index.checked_sub(1)?)?;
+        let entry = entry(index)?;
         if name == entry.name || name.eq_ignore_ascii_case(entry.name) {
             return Some(index);
         }
@@ -74,75 +95,83 @@ const fn is_same(a: &[u8], b: &[u8]) -> bool {
     at == a.len() && at == b.len()
 }
 
-const fn entry(name: &'static str, value: &'static str, kind: FieldKind) -> StaticEntry {
-    StaticEntry { name, value, kind }
+const fn ordinary(name: &'static str, value: &'static str, kind: FieldKind) -> StaticEntry {
+    StaticEntry { name, value, kind, content: Content::Ordinary }
+}
+
+const fn fresh(name: &'static str, kind: FieldKind) -> StaticEntry {
+    StaticEntry { name, value: "", kind, content: Content::Fresh }
+}
+
+const fn secret(name: &'static str, kind: FieldKind) -> StaticEntry {
+    StaticEntry { name, value: "", kind, content: Content::Secret }
 }
 
 /// Five slots for each name: most names that are not in the table meet a free slot at once.
 const SLOTS: usize = 256;
 
 const TABLE: [StaticEntry; LEN] = [
-    entry(":authority", "", FieldKind::Other),
-    entry(":method", "GET", FieldKind::Other),
-    entry(":method", "POST", FieldKind::Other),
-    entry(":path", "/", FieldKind::Other),
-    entry(":path", "/index.html", FieldKind::Other),
-    entry(":scheme", "http", FieldKind::Other),
-    entry(":scheme", "https", FieldKind::Other),
-    entry(":status", "200", FieldKind::Other),
-    entry(":status", "204", FieldKind::Other),
-    entry(":status", "206", FieldKind::Other),
-    entry(":status", "304", FieldKind::Other),
-    entry(":status", "400", FieldKind::Other),
-    entry(":status", "404", FieldKind::Other),
-    entry(":status", "500", FieldKind::Other),
-    entry("accept-charset", "", FieldKind::Other),
-    entry("accept-encoding", "gzip, deflate", FieldKind::Other),
-    entry("accept-language", "", FieldKind::Other),
-    entry("accept-ranges", "", FieldKind::Other),
-    entry("accept", "", FieldKind::Other),
-    entry("access-control-allow-origin", "", FieldKind::Other),
-    entry("age", "", FieldKind::Other),
-    entry("allow", "", FieldKind::Other),
-    entry("authorization", "", FieldKind::Authorization),
-    entry("cache-control", "", FieldKind::Other),
-    entry("content-disposition", "", FieldKind::Other),
-    entry("content-encoding", "", FieldKind::Other),
-    entry("content-language", "", FieldKind::Other),
-    entry("content-length", "", FieldKind::ContentLength),
-    entry("content-location", "", FieldKind::Other),
-    entry("content-range", "", FieldKind::Other),
-    entry("content-type", "", FieldKind::ContentType),
-    entry("cookie", "", FieldKind::Cookie),
-    entry("date", "", FieldKind::Date),
-    entry("etag", "", FieldKind::Other),
-    entry("expect", "", FieldKind::Expect),
-    entry("expires", "", FieldKind::Other),
-    entry("from", "", FieldKind::Other),
-    entry("host", "", FieldKind::Host),
-    entry("if-match", "", FieldKind::Other),
-    entry("if-modified-since", "", FieldKind::Other),
-    entry("if-none-match", "", FieldKind::Other),
-    entry("if-range", "", FieldKind::Other),
-    entry("if-unmodified-since", "", FieldKind::Other),
-    entry("last-modified", "", FieldKind::Other),
-    entry("link", "", FieldKind::Other),
-    entry("location", "", FieldKind::Location),
-    entry("max-forwards", "", FieldKind::Other),
-    entry("proxy-authenticate", "", FieldKind::ProxyAuthenticate),
-    entry("proxy-authorization", "", FieldKind::Other),
-    entry("range", "", FieldKind::Other),
-    entry("referer", "", FieldKind::Other),
-    entry("refresh", "", FieldKind::Other),
-    entry("retry-after", "", FieldKind::Other),
-    entry("server", "", FieldKind::Server),
-    entry("set-cookie", "", FieldKind::Other),
-    entry("strict-transport-security", "", FieldKind::Other),
-    entry("transfer-encoding", "", FieldKind::TransferEncoding),
-    entry("user-agent", "", FieldKind::UserAgent),
-    entry("vary", "", FieldKind::Other),
-    entry("via", "", FieldKind::Via),
-    entry("www-authenticate", "", FieldKind::Other),
+    ordinary(":authority", "", FieldKind::Other),
+    ordinary(":method", "GET", FieldKind::Other),
+    ordinary(":method", "POST", FieldKind::Other),
+    ordinary(":path", "/", FieldKind::Other),
+    ordinary(":path", "/index.html", FieldKind::Other),
+    ordinary(":scheme", "http", FieldKind::Other),
+    ordinary(":scheme", "https", FieldKind::Other),
+    ordinary(":status", "200", FieldKind::Other),
+    ordinary(":status", "204", FieldKind::Other),
+    ordinary(":status", "206", FieldKind::Other),
+    ordinary(":status", "304", FieldKind::Other),
+    ordinary(":status", "400", FieldKind::Other),
+    ordinary(":status", "404", FieldKind::Other),
+    ordinary(":status", "500", FieldKind::Other),
+    ordinary("accept-charset", "", FieldKind::Other),
+    ordinary("accept-encoding", "gzip, deflate", FieldKind::Other),
+    ordinary("accept-language", "", FieldKind::Other),
+    ordinary("accept-ranges", "", FieldKind::Other),
+    ordinary("accept", "", FieldKind::Other),
+    ordinary("access-control-allow-origin", "", FieldKind::Other),
+    fresh("age", FieldKind::Other),
+    ordinary("allow", "", FieldKind::Other),
+    secret("authorization", FieldKind::Authorization),
+    ordinary("cache-control", "", FieldKind::Other),
+    ordinary("content-disposition", "", FieldKind::Other),
+    ordinary("content-encoding", "", FieldKind::Other),
+    ordinary("content-language", "", FieldKind::Other),
+    fresh("content-length", FieldKind::ContentLength),
+    ordinary("content-location", "", FieldKind::Other),
+    fresh("content-range", FieldKind::Other),
+    ordinary("content-type", "", FieldKind::ContentType),
+    ordinary("cookie", "", FieldKind::Cookie),
+    ordinary("date", "", FieldKind::Date),
+    fresh("etag", FieldKind::Other),
+    ordinary("expect", "", FieldKind::Expect),
+    fresh("expires", FieldKind::Other),
+    ordinary("from", "", FieldKind::Other),
+    ordinary("host", "", FieldKind::Host),
+    fresh("if-match", FieldKind::Other),
+    fresh("if-modified-since", FieldKind::Other),
+    fresh("if-none-match", FieldKind::Other),
+    fresh("if-range", FieldKind::Other),
+    fresh("if-unmodified-since", FieldKind::Other),
+    fresh("last-modified", FieldKind::Other),
+    ordinary("link", "", FieldKind::Other),
+    fresh("location", FieldKind::Location),
+    ordinary("max-forwards", "", FieldKind::Other),
+    ordinary("proxy-authenticate", "", FieldKind::ProxyAuthenticate),
+    secret("proxy-authorization", FieldKind::Other),
+    fresh("range", FieldKind::Other),
+    ordinary("referer", "", FieldKind::Other),
+    ordinary("refresh", "", FieldKind::Other),
+    fresh("retry-after", FieldKind::Other),
+    ordinary("server", "", FieldKind::Server),
+    secret("set-cookie", FieldKind::Other),
+    ordinary("strict-transport-security", "", FieldKind::Other),
+    ordinary("transfer-encoding", "", FieldKind::TransferEncoding),
+    ordinary("user-agent", "", FieldKind::UserAgent),
+    ordinary("vary", "", FieldKind::Other),
+    ordinary("via", "", FieldKind::Via),
+    ordinary("www-authenticate", "", FieldKind::Other),
 ];
 
 #[cfg(test)]
@@ -177,6 +206,7 @@ mod tests {
     fn probing_is_short() {
         let filled = BY_NAME.iter().filter(|&&index| index != 0).count();
         assert_eq!(filled, 52);
+        assert_eq!(ENTRIES[PATH - 1].name, ":path");
         let longest_run = (0..SLOTS)
             .map(|start| (0..SLOTS).take_while(|i| BY_NAME[(start + i) % SLOTS] != 0).count())
             .max();

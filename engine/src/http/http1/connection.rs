@@ -22,12 +22,12 @@ use outrigger_codecs::http1::{BodyDecoder, HeadError};
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
-use crate::connection::{ConnectionGuard, ConnectionInfo, local_address};
+use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo, local_address};
 use crate::http::begin::{Arrival, begin};
 use crate::http::downstream::{Downstream, Side};
 use crate::http::exchange::{Exchange, Progress};
 use crate::http::reply::Reply;
-use crate::http::{HttpRuntime, NANOS_PER_MS, after, earliest, max_age};
+use crate::http::{ConnectionMeter, HttpRuntime, after, earliest, max_age};
 use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
 use crate::timer::{Nanos, Timer};
@@ -51,12 +51,11 @@ pub struct Http1Connection {
     /// A head that comes in pieces.
     partial: Option<Vec<u8>>,
     exchange: Option<Box<Exchange>>,
-    created_at: Nanos,
     /// Since when the present phase lasts; in the middle of a head, since its first byte.
     since: Nanos,
     max_age_at: Option<Nanos>,
     watched: bool,
-    closed_by_us: bool,
+    meter: ConnectionMeter,
     guard: ConnectionGuard,
 }
 
@@ -70,24 +69,17 @@ enum Phase {
 }
 
 impl Http1Connection {
-    /// Serves `transport`.
+    /// Serves a connection.
     pub fn new(
         shard: &Rc<Shard>,
         http: &Rc<HttpRuntime>,
-        transport: Transport,
-        info: ConnectionInfo,
-        marks: Watermarks,
-        guard: ConnectionGuard,
+        admitted: Admitted,
+        meter: ConnectionMeter,
     ) -> Self {
+        let Admitted { transport, info, marks, guard } = admitted;
         let now = shard.clock.now();
-        http.stats.downstream_cx_total.inc();
         http.stats.downstream_cx_http1_total.inc();
-        http.stats.downstream_cx_active.inc();
         http.stats.downstream_cx_http1_active.inc();
-        if info.tls.is_some() {
-            http.stats.downstream_cx_ssl_total.inc();
-            http.stats.downstream_cx_ssl_active.inc();
-        }
         transport.start();
         Self {
             shard: Rc::clone(shard),
@@ -102,11 +94,10 @@ impl Http1Connection {
             body: BodyDecoder::None,
             partial: None,
             exchange: None,
-            created_at: now,
             since: now,
             max_age_at: max_age(&http.config.timeouts, now, shard.random()),
             watched: false,
-            closed_by_us: false,
+            meter,
             guard,
         }
     }
@@ -314,7 +305,7 @@ impl Http1Connection {
             Progress::KeepAlive => self.enter(Phase::Reading),
             Progress::Close => self.close(),
             Progress::Reset => {
-                self.closed_by_us = true;
+                self.meter.close_is_ours();
                 self.transport.reset_on_close();
                 self.enter(Phase::Closed)
             }
@@ -331,7 +322,7 @@ impl Http1Connection {
 
     /// Sends what is queued, then FIN.
     fn close(&mut self) -> bool {
-        self.closed_by_us = true;
+        self.meter.close_is_ours();
         self.transport.finish();
         self.transport.flush();
         self.enter(Phase::Flushing)
@@ -421,21 +412,8 @@ impl Future for Http1Connection {
 
 impl Drop for Http1Connection {
     fn drop(&mut self) {
-        let stats = &self.http.stats;
-        stats.downstream_cx_active.dec();
-        stats.downstream_cx_http1_active.dec();
-        stats.downstream_cx_destroy.inc();
-        if self.info.tls.is_some() {
-            stats.downstream_cx_ssl_active.dec();
-        }
-        if self.closed_by_us {
-            stats.downstream_cx_destroy_local.inc();
-        } else {
-            stats.downstream_cx_destroy_remote.inc();
-        }
-        stats.downstream_cx_tx_bytes_total.add(self.transport.sent_bytes());
-        let age = self.shard.clock.now() - self.created_at;
-        stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
+        self.http.stats.downstream_cx_http1_active.dec();
+        self.meter.sent(self.transport.sent_bytes());
     }
 }
 

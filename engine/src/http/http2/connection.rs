@@ -27,17 +27,16 @@ use outrigger_codecs::http2::{
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
-use crate::connection::{ConnectionGuard, ConnectionInfo, local_address};
+use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo, local_address};
 use crate::http::begin::{Arrival, Destination, begin};
 use crate::http::downstream::{Downstream, Side};
 use crate::http::exchange::{Exchange, Progress};
 use crate::http::reply::Reply;
-use crate::http::{HttpRuntime, NANOS_PER_MS, after, earliest, max_age};
+use crate::http::{ConnectionMeter, HttpRuntime, NANOS_PER_MS, after, earliest, max_age};
 use crate::http2::{Keepalive, Link, Pumped, ReadySet, Verdict, codec_config};
 use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
 use crate::timer::{Nanos, Timer};
-use crate::transport::Transport;
 
 use super::side::{Core, Stream};
 
@@ -56,7 +55,6 @@ pub struct Http2Connection {
     active: u32,
     ready: Option<Arc<ReadySet>>,
     requests: u32,
-    created_at: Nanos,
     /// Since when the present phase lasts; while open, since when there is no stream.
     since: Nanos,
     max_age_at: Option<Nanos>,
@@ -64,7 +62,7 @@ pub struct Http2Connection {
     keepalive: Option<Keepalive>,
     /// The request that came with an upgrade from HTTP/1, until the task runs.
     first: Option<FirstRequest>,
-    closed_by_us: bool,
+    meter: ConnectionMeter,
     guard: ConnectionGuard,
 }
 
@@ -103,26 +101,19 @@ enum Drain {
 }
 
 impl Http2Connection {
-    /// Serves `transport`.
+    /// Serves a connection.
     pub fn new(
         shard: &Rc<Shard>,
         http: &Rc<HttpRuntime>,
-        transport: Transport,
-        info: ConnectionInfo,
-        marks: Watermarks,
-        guard: ConnectionGuard,
+        admitted: Admitted,
+        meter: ConnectionMeter,
     ) -> Self {
+        let Admitted { transport, info, marks, guard } = admitted;
         let now = shard.clock.now();
         let config = &http.config;
         let stats = &http.stats;
-        stats.downstream_cx_total.inc();
         stats.downstream_cx_http2_total.inc();
-        stats.downstream_cx_active.inc();
         stats.downstream_cx_http2_active.inc();
-        if info.tls.is_some() {
-            stats.downstream_cx_ssl_total.inc();
-            stats.downstream_cx_ssl_active.inc();
-        }
         transport.start();
         let codec = Connection::new(
             Role::Server,
@@ -143,7 +134,6 @@ impl Http2Connection {
             active: 0,
             ready: None,
             requests: 0,
-            created_at: now,
             since: now,
             max_age_at: max_age(&config.timeouts, now, shard.random()),
             drain: Drain::No,
@@ -152,7 +142,7 @@ impl Http2Connection {
                 .keepalive
                 .map(|keepalive| Keepalive::new(keepalive, now, shard.random())),
             first: None,
-            closed_by_us: false,
+            meter,
             shard: Rc::clone(shard),
             http: Rc::clone(http),
             info,
@@ -652,7 +642,7 @@ impl Http2Connection {
 
     /// Sends what is queued, then FIN.
     fn close(&mut self) -> bool {
-        self.closed_by_us = true;
+        self.meter.close_is_ours();
         self.core.link.flush(&self.shard.arena);
         self.core.link.transport.flush();
         self.core.link.transport.finish();
@@ -771,21 +761,8 @@ impl Future for Http2Connection {
 
 impl Drop for Http2Connection {
     fn drop(&mut self) {
-        let stats = &self.http.stats;
-        stats.downstream_cx_active.dec();
-        stats.downstream_cx_http2_active.dec();
-        stats.downstream_cx_destroy.inc();
-        if self.info.tls.is_some() {
-            stats.downstream_cx_ssl_active.dec();
-        }
-        if self.closed_by_us {
-            stats.downstream_cx_destroy_local.inc();
-        } else {
-            stats.downstream_cx_destroy_remote.inc();
-        }
-        stats.downstream_cx_tx_bytes_total.add(self.core.link.transport.sent_bytes());
-        let age = self.shard.clock.now() - self.created_at;
-        stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
+        self.http.stats.downstream_cx_http2_active.dec();
+        self.meter.sent(self.core.link.transport.sent_bytes());
     }
 }
 

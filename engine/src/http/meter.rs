@@ -1,0 +1,73 @@
+//! What is counted of a downstream connection, from its chain's choice to its close.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::shard::Shard;
+use crate::timer::{NANOS_PER_MS, Nanos};
+
+use super::HttpRuntime;
+
+/// Counts a connection for as long as it lives.
+pub struct ConnectionMeter {
+    shard: Rc<Shard>,
+    http: Rc<HttpRuntime>,
+    is_tls: bool,
+    created_at: Nanos,
+    closed_by_us: Cell<bool>,
+    sent_bytes: Cell<u64>,
+}
+
+impl ConnectionMeter {
+    /// Begins to count.
+    pub fn new(shard: &Rc<Shard>, http: &Rc<HttpRuntime>, is_tls: bool) -> Self {
+        http.stats.downstream_cx_total.inc();
+        http.stats.downstream_cx_active.inc();
+        if is_tls {
+            http.stats.downstream_cx_ssl_total.inc();
+            http.stats.downstream_cx_ssl_active.inc();
+        }
+        Self {
+            shard: Rc::clone(shard),
+            http: Rc::clone(http),
+            is_tls,
+            created_at: shard.clock.now(),
+            closed_by_us: Cell::new(false),
+            sent_bytes: Cell::new(0),
+        }
+    }
+
+    /// When the connection began.
+    pub fn created_at(&self) -> Nanos {
+        self.created_at
+    }
+
+    /// The close is ours.
+    pub fn close_is_ours(&self) {
+        self.closed_by_us.set(true);
+    }
+
+    /// How much was sent on it.
+    pub fn sent(&self, bytes: u64) {
+        self.sent_bytes.set(bytes);
+    }
+}
+
+impl Drop for ConnectionMeter {
+    fn drop(&mut self) {
+        let stats = &self.http.stats;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
+        if self.is_tls {
+            stats.downstream_cx_ssl_active.dec();
+        }
+        if self.closed_by_us.get() {
+            stats.downstream_cx_destroy_local.inc();
+        } else {
+            stats.downstream_cx_destroy_remote.inc();
+        }
+        stats.downstream_cx_tx_bytes_total.add(self.sent_bytes.get());
+        let age = self.shard.clock.now() - self.created_at;
+        stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
+    }
+}

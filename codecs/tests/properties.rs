@@ -73,7 +73,7 @@ proptest! {
         let head = RequestHead::parse(&message, &mut storage, &LIMITS).unwrap().unwrap();
         prop_assert_eq!(head.len, len);
         prop_assert_eq!((head.method_text, head.method), (&*method, Method::of(&method)));
-        prop_assert_eq!(head.target, outrigger_codecs::http1::Target::Origin(&target));
+        prop_assert_eq!(head.target, outrigger_codecs::http::Target::Origin(&target));
         prop_assert_eq!((head.authority, head.version), ("a.example:80", Version::Http11));
         prop_assert_eq!(head.framing, framing.unwrap_or(BodyFraming::None));
         for ((name, value), field) in fields.iter().zip(&head.fields[1..]) {

@@ -4,19 +4,23 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use outrigger_codecs::http::{FieldKind, Method};
+use outrigger_codecs::http2::{Config, Connection, Event, Role};
 use outrigger_engine::access_log::{AccessLogs, LogWriter};
 use outrigger_engine::cluster::Breakers;
 use outrigger_engine::shard::{self, Common, Message};
 use outrigger_engine::stats::Registry;
 use outrigger_engine::tls::TlsContexts;
 use outrigger_engine::{listen, ring};
-use outrigger_xds::bootstrap::{LoadOptions, load, simple};
+use outrigger_xds::bootstrap::{LoadOptions, Source, load};
+use outrigger_xds::source::Format;
+use serde_json::{Value, json};
 
 /// Counts what threads named `shard-0` allocate.
 struct Counting;
@@ -67,57 +71,207 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// A connection that resumes what a signal interrupted.
+struct Wire<S>(S);
+
+impl<S: Read + Write> Wire<S> {
+    fn receive(&mut self, buffer: &mut [u8]) -> usize {
+        loop {
+            match self.0.read(buffer) {
+                Ok(count) => return count,
+                // A read with a time limit is not resumed after a signal.
+                Err(error) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::Interrupted, "{error}");
+                }
+            }
+        }
+    }
+}
+
+/// What exchanges one request and its whole response.
+trait Client {
+    fn exchange(&mut self);
+}
+
+const BODY: [u8; 128] = [b'x'; 128];
+
+// ---- HTTP/1 ----
+
 const REQUEST: &[u8] = b"POST /api HTTP/1.1\r\nhost: bank.example\r\nuser-agent: test\r\n\
 content-length: 5\r\nx-request-id: 1\r\n\r\nhello";
 const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-length: 128\r\ncontent-type: text/plain\r\n\r\n";
 
-/// Answers each request with a head and 128 bytes, until the client is gone.
-fn origin() -> SocketAddr {
+impl<S: Read + Write> Client for Wire<S> {
+    fn exchange(&mut self) {
+        self.0.write_all(REQUEST).unwrap();
+        let mut response = [0; 4096];
+        let mut len = 0;
+        while !response[..len].ends_with(&BODY) {
+            let count = self.receive(&mut response[len..]);
+            assert!(count > 0, "the proxy closed");
+            len += count;
+        }
+        assert!(response.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    }
+}
+
+/// Answers each request with a head and a body, until the client is gone.
+fn answer_http1(mut connection: TcpStream) {
+    let answer = [RESPONSE, &BODY].concat();
+    let mut seen: Vec<u8> = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = connection.read(&mut buffer) {
+        seen.extend_from_slice(&buffer[..count]);
+        if seen.ends_with(b"\r\n\r\nhello") {
+            seen.clear();
+            connection.write_all(&answer).unwrap();
+        }
+    }
+}
+
+// ---- HTTP/2 ----
+
+struct Http2Client {
+    wire: Wire<TcpStream>,
+    codec: Connection,
+}
+
+impl Client for Http2Client {
+    fn exchange(&mut self) {
+        let id = self.codec.open_stream(Method::Post).unwrap();
+        let mut writer = self.codec.encode_headers();
+        for (name, value) in [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/api"),
+            (":authority", "bank.example"),
+            ("user-agent", "test"),
+            ("x-request-id", "1"),
+        ] {
+            writer.field(name, value.as_bytes(), FieldKind::of(name.as_bytes()), false);
+        }
+        self.codec.send_headers(id, false);
+        self.codec.send_data(id, 5, true);
+        self.codec.output().extend_from_slice(b"hello");
+        let mut received = 0;
+        let mut buffer = [0; 4096];
+        loop {
+            self.wire.0.write_all(self.codec.output()).unwrap();
+            self.codec.output().clear();
+            let count = self.wire.receive(&mut buffer);
+            assert!(count > 0, "the proxy closed");
+            let mut rest = &buffer[..count];
+            loop {
+                let step = self.codec.receive(rest, 0).unwrap();
+                let idle = step.consumed == 0 && step.event.is_none();
+                rest = &rest[step.consumed..];
+                if let Some(Event::Data { range, end_stream, .. }) = step.event {
+                    received += range.len();
+                    self.codec.release(id, range.len());
+                    if end_stream {
+                        assert_eq!(received, BODY.len());
+                        return;
+                    }
+                }
+                if idle {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Answers each request when it is complete, until the client is gone.
+fn answer_http2(mut connection: TcpStream) {
+    let mut codec = Connection::new(Role::Server, Config::default());
+    let mut buffer = [0; 4096];
+    loop {
+        connection.write_all(codec.output()).unwrap();
+        codec.output().clear();
+        let Ok(count @ 1..) = connection.read(&mut buffer) else { return };
+        let mut rest = &buffer[..count];
+        loop {
+            let step = codec.receive(rest, 0).unwrap();
+            let idle = step.consumed == 0 && step.event.is_none();
+            rest = &rest[step.consumed..];
+            if let Some(Event::Data { id, range, end_stream, .. }) = step.event {
+                codec.release(id, range.len());
+                if end_stream {
+                    let mut writer = codec.encode_headers();
+                    writer.field(":status", b"200", FieldKind::Other, false);
+                    writer.field("content-type", b"text/plain", FieldKind::ContentType, false);
+                    codec.send_headers(id, false);
+                    codec.send_data(id, BODY.len(), true);
+                    codec.output().extend_from_slice(&BODY);
+                }
+            }
+            if idle {
+                break;
+            }
+        }
+    }
+}
+
+fn origin(answer: fn(TcpStream)) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for connection in listener.incoming() {
-            let mut connection = connection.unwrap();
-            std::thread::spawn(move || {
-                let answer = [RESPONSE, &[b'x'; 128]].concat();
-                let mut seen: Vec<u8> = Vec::new();
-                let mut buffer = [0; 4096];
-                while let Ok(count @ 1..) = connection.read(&mut buffer) {
-                    seen.extend_from_slice(&buffer[..count]);
-                    if seen.ends_with(b"\r\n\r\nhello") {
-                        seen.clear();
-                        connection.write_all(&answer).unwrap();
-                    }
-                }
-            });
+            let connection = connection.unwrap();
+            std::thread::spawn(move || answer(connection));
         }
     });
     address
 }
 
-/// One request and its whole response.
-fn exchange(client: &mut TcpStream) {
-    client.write_all(REQUEST).unwrap();
-    let mut response = [0; 4096];
-    let mut len = 0;
-    while !response[..len].ends_with(&[b'x'; 128]) {
-        match client.read(&mut response[len..]) {
-            Ok(count) => {
-                assert!(count > 0, "the proxy closed");
-                len += count;
-            }
-            // A read with a time limit is not resumed after a signal.
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}"),
+// ---- the proxy ----
+
+fn configuration(origin: SocketAddr, upstream: &Value, transport_socket: Option<&Value>) -> Source {
+    let http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let mut chain = json!({ "filters": [{
+        "name": "http",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network\
+                      .http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "in",
+            "route_config": { "virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "origin" } }]
+            }]},
+            "http_filters": [{ "name": "router", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }]
         }
+    }]});
+    if let Some(socket) = transport_socket {
+        chain["transport_socket"] = socket.clone();
     }
-    assert!(response.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    let address = |address: SocketAddr| {
+        json!({ "socket_address": {
+            "address": address.ip().to_string(), "port_value": address.port() } })
+    };
+    let bootstrap = json!({ "static_resources": {
+        "listeners": [{
+            "name": "main",
+            "address": address("127.0.0.1:0".parse().unwrap()),
+            "filter_chains": [chain]
+        }],
+        "clusters": [{
+            "name": "origin",
+            "load_assignment": { "cluster_name": "origin", "endpoints": [{ "lb_endpoints": [
+                { "endpoint": { "address": address(origin) } }] }] },
+            "typed_extension_protocol_options": { (http2): {
+                "@type": format!("type.googleapis.com/{http2}"),
+                "explicit_http_config": upstream } }
+        }]
+    }});
+    Source::text("test", bootstrap.to_string(), Format::Json)
 }
 
-#[test]
-fn a_request_in_the_steady_state_allocates_nothing() {
-    let source = simple("127.0.0.1:0", &origin().to_string()).unwrap();
-    let loaded = load(&source, &LoadOptions::default()).unwrap();
+/// Allocations of the shard in each of many rounds of twenty requests, when all is warm.
+fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) -> [u64; 250] {
+    let loaded = load(source, &LoadOptions::default()).unwrap();
     let snapshot = Arc::new(loaded.snapshot);
     let registry = Arc::new(Registry::new(1));
     let writer = LogWriter::start("log", 1, Arc::default(), Arc::default()).unwrap();
@@ -145,26 +299,88 @@ fn a_request_in_the_steady_state_allocates_nothing() {
         };
         assert!(shards[0].send(message).is_ok());
     }
-    let mut client = TcpStream::connect(address).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut client = connect(address);
     // Long enough for every buffer, queue and histogram to have reached its size.
     for _ in 0..2000 {
-        exchange(&mut client);
+        client.exchange();
     }
     assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "the shard's allocations are counted");
-    // The executor allocates a little each time its own reactor runs, ten times a second, whatever
-    // the requests do. So: most rounds of a hundred requests must see no allocation at all, which
-    // no round would if even one request in fifty allocated.
-    let mut rounds = [0; 50];
+    let mut rounds = [0; 250];
     for round in &mut rounds {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        for _ in 0..100 {
-            exchange(&mut client);
+        for _ in 0..20 {
+            client.exchange();
         }
         *round = ALLOCATIONS.load(Ordering::Relaxed) - before;
     }
     drop(client);
     shard::stop(shards);
-    let clean = rounds.iter().filter(|allocations| **allocations == 0).count();
-    assert!(clean >= 25, "allocations per hundred requests: {rounds:?}");
+    writer.shutdown(Duration::from_secs(5));
+    rounds
+}
+
+fn stream(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+}
+
+/// A listener's TLS context with a certificate of its own, and a client that trusts it.
+fn tls() -> (Value, rustls::ClientConfig) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let socket = json!({ "name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": { "tls_certificates": [{
+            "certificate_chain": { "inline_string": made.cert.pem() },
+            "private_key": { "inline_string": made.signing_key.serialize_pem() }
+        }] }
+    }});
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (socket, client)
+}
+
+#[test]
+fn a_request_in_the_steady_state_allocates_nothing() {
+    let (http1, http2) =
+        (json!({ "http_protocol_options": {} }), json!({ "http2_protocol_options": {} }));
+    let (socket, client) = tls();
+    let client = Arc::new(client);
+    let found = [
+        (
+            "HTTP/1 to HTTP/1",
+            rounds(&configuration(origin(answer_http1), &http1, None), |address| {
+                Box::new(Wire(stream(address)))
+            }),
+        ),
+        (
+            "HTTP/2 to HTTP/2",
+            rounds(&configuration(origin(answer_http2), &http2, None), |address| {
+                let codec = Connection::new(Role::Client, Config::default());
+                Box::new(Http2Client { wire: Wire(stream(address)), codec })
+            }),
+        ),
+        (
+            "HTTP/1 over TLS to HTTP/1",
+            rounds(&configuration(origin(answer_http1), &http1, Some(&socket)), |address| {
+                let name = "localhost".try_into().unwrap();
+                let session = rustls::ClientConnection::new(client, name).unwrap();
+                Box::new(Wire(rustls::StreamOwned::new(session, stream(address))))
+            }),
+        ),
+    ];
+    // The executor allocates a little each time its own reactor runs, ten times a second, whatever
+    // the requests do. So: most rounds of twenty requests must see no allocation at all, which no
+    // round would if even one request in ten allocated.
+    for (scenario, rounds) in found {
+        let clean = rounds.iter().filter(|allocations| **allocations == 0).count();
+        assert!(clean >= 125, "{scenario}: allocations per twenty requests: {rounds:?}");
+    }
 }

@@ -1,12 +1,12 @@
 //! Measures Outrigger beside its peers.
 //!
-//! The parts: a load generator ([`load`]) that speaks through a [`protocol`], over [`tls`] or not, a
-//! built-in [`origin`],
-//! the minimal io_uring relay ([`relay`]) that marks the practical limit of a proxy on this kernel,
-//! and servers ([`target`]) that the harness starts itself with equivalent configurations. [`compare`]
-//! and [`idle`] put them together, [`report`] shows and [`check`] judges what they found. Everything
-//! runs on loopback, every child process is bound to the harness's life, and what goes wrong during
-//! a measurement is counted and shown, never dropped.
+//! The parts: a load generator ([`load`]) that speaks through a [`protocol`], over [`tls`] or not; a
+//! built-in [`origin`]; the minimal io_uring relay ([`relay`]) that marks the practical limit of a
+//! proxy on this kernel; and servers ([`target`]) that the harness starts itself with equivalent
+//! configurations for each protocol [`variant`]. [`compare`] and [`idle`] put them together,
+//! [`report`] shows and [`check`] judges what they found. Everything runs on loopback, every child
+//! process is bound to the harness's life, and what goes wrong during a measurement is counted and
+//! shown, never dropped.
 
 pub mod channel;
 pub mod check;

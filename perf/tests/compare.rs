@@ -13,7 +13,9 @@ use std::{
 use outrigger_perf::report::Report;
 
 /// Far more than any of these runs takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(120);
+/// All protocol variants.
+const PROTOCOLS: &str = "h1,h2,h2-h1,grpc,https,https-handshake,h2-tls,h2-tls-handshake";
 
 struct Directory(PathBuf);
 
@@ -170,7 +172,6 @@ fn idle_connections_of_the_floor() {
 fn compares_direct_in_every_protocol() {
     let directory = Directory::new("protocols");
     let json = directory.file("out.json");
-    let protocols = "h1,h2,h2-h1,grpc,https,https-handshake,h2-tls,h2-tls-handshake";
     let table = succeeds(&[
         "compare",
         "--targets",
@@ -178,7 +179,7 @@ fn compares_direct_in_every_protocol() {
         "--peers",
         "",
         "--protocol",
-        protocols,
+        PROTOCOLS,
         "--connections",
         "2",
         "--streams",
@@ -223,6 +224,41 @@ fn compares_direct_in_every_protocol() {
     let findings = succeeds(&["check", "--json", &json]);
     let spoken = findings.lines().find(|line| line.contains("versions and TLS")).unwrap();
     assert!(spoken.starts_with("met ") && spoken.ends_with("9 cases"), "{spoken}");
+}
+
+#[test]
+#[ignore = "needs nginx, haproxy and envoy"]
+fn peers_speak_every_protocol() {
+    let directory = Directory::new("peers");
+    let json = directory.file("out.json");
+    let compare = ["compare", "--targets", "direct", "--protocol", PROTOCOLS, "--connections", "4"];
+    let brief = ["--duration", "0.2", "--warmup", "0.1", "--repetitions", "1", "--json", &json];
+    succeeds(&[&compare[..], &["--streams", "8", "--body", "128"], &brief].concat());
+    let report: Report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(report.cases.len(), 4 * 8);
+    for case in &report.cases {
+        assert_eq!((case.errors, case.errors_in_warmup), (0, 0), "{case:?}");
+        assert!(case.rps > 0.0, "{case:?}");
+    }
+    let findings = succeeds(&["check", "--json", &json]);
+    let spoken = findings.lines().find(|line| line.contains("versions and TLS")).unwrap();
+    assert!(spoken.starts_with("met ") && spoken.ends_with("32 cases"), "{spoken}");
+}
+
+#[test]
+#[ignore = "needs nginx, haproxy and envoy"]
+fn idle_connections_of_peers_stay_open() {
+    let directory = Directory::new("idle-peers");
+    let json = directory.file("out.json");
+    let idle = ["idle", "--targets", "nginx,haproxy,envoy", "--protocol", "http1,https,h2,h2-tls"];
+    succeeds(&[&idle[..], &["--connections", "50", "--watch", "0.1", "--json", &json]].concat());
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let cases = report["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 3 * 4 * 2);
+    for case in cases {
+        assert_eq!((&case["connections"], &case["lost"]), (&50.into(), &0.into()), "{case}");
+    }
+    assert!(succeeds(&["check", "--idle", &json]).contains("24 cases"));
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Client {
     /// # Errors
     /// What `connect(2)` says.
     pub fn try_connect(address: &Address) -> io::Result<Client> {
-        Ok(Client { wire: Wire::new(address.connect(PATIENCE)?) })
+        Ok(Client::over(address.connect(PATIENCE)?))
     }
 
     /// Connects with TLS, asking for that server name.
@@ -62,9 +62,26 @@ impl Client {
         config: &Arc<ClientConfig>,
         server_name: &str,
     ) -> io::Result<Client> {
+        Client::over_tls(address.connect(PATIENCE)?, config, server_name)
+    }
+
+    /// On a connection that there is.
+    #[must_use]
+    pub fn over(stream: Stream) -> Client {
+        Client { wire: Wire::new(stream) }
+    }
+
+    /// With TLS on a connection that there is.
+    ///
+    /// # Errors
+    /// What is wrong with the handshake.
+    pub fn over_tls(
+        stream: Stream,
+        config: &Arc<ClientConfig>,
+        server_name: &str,
+    ) -> io::Result<Client> {
         let connection = tls::client_connection(config, server_name);
-        let stream = address.connect(PATIENCE)?.secure(connection.into())?;
-        Ok(Client { wire: Wire::new(stream) })
+        Ok(Client::over(stream.secure(connection.into())?))
     }
 
     /// Sends bytes.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::{CipherSuite, CommonState, Connection, HandshakeKind, ProtocolVersion};
 use serde_json::{Value, json};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// Where something listens.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -78,6 +78,22 @@ impl Address {
             Address::Tcp(address) => Stream::Tcp(TcpStream::connect_timeout(address, timeout)?),
             Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
         };
+        stream.prepare(timeout)?;
+        Ok(stream)
+    }
+}
+
+impl Address {
+    /// The same, from that local address, TCP only.
+    ///
+    /// # Errors
+    /// What `bind(2)` and `connect(2)` say.
+    pub fn connect_from(&self, from: SocketAddr, timeout: Duration) -> io::Result<Stream> {
+        let socket = Socket::new(Domain::for_address(from), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&from.into())?;
+        socket.connect_timeout(&self.tcp().into(), timeout)?;
+        let stream = Stream::Tcp(socket.into());
         stream.prepare(timeout)?;
         Ok(stream)
     }

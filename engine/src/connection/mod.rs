@@ -18,7 +18,7 @@ use crate::shard::{Shard, spawn_guarded};
 use crate::stats::{ListenerStats, TlsStats};
 use crate::tcp::TcpRuntime;
 use crate::timer::{NANOS_PER_MS, Nanos};
-use crate::tls::TlsSession;
+use crate::tls::{PeerCertificate, TlsSession};
 use crate::transport::Transport;
 
 use self::arrival::Arrival;
@@ -115,6 +115,11 @@ impl ConnectionInfo {
     /// The scheme of what comes on it.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// The certificate that the client showed.
+    pub fn client_certificate(&self) -> Option<&PeerCertificate> {
+        self.tls.as_ref()?.peer.as_ref()
     }
 
     /// The name that the client asked for in TLS.

@@ -299,6 +299,14 @@ impl RequestView for Request<'_> {
         self.origin.internal
     }
 
+    fn client_certificate_presented(&self) -> bool {
+        self.arrival.info.client_certificate().is_some()
+    }
+
+    fn client_certificate_validated(&self) -> bool {
+        self.arrival.info.client_certificate().is_some_and(|certificate| certificate.verified)
+    }
+
     fn header_values<'v>(&'v self, name: &str) -> impl Iterator<Item = &'v [u8]> {
         let own = (name == "x-forwarded-proto").then_some(self.forwarded_proto);
         let sent = self

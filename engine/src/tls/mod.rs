@@ -34,6 +34,9 @@ mod tickets;
 mod verify;
 mod x509;
 
+#[cfg(test)]
+mod tests;
+
 pub use certificate::Identity;
 pub use client::ClientContext;
 pub use contexts::{ClientSlot, FILES_INTERVAL, Refreshed, ServerSlot, Slot, TlsContexts};

@@ -122,6 +122,12 @@ impl Outbound {
         }
     }
 
+    /// Uses the key up.
+    #[cfg(test)]
+    pub(super) fn wear_out(&mut self) {
+        super::protect::samples::wear(&mut self.sealer);
+    }
+
     fn alert(&mut self, buffers: &RecordBuffers, alert: [u8; 2]) -> Option<Chunk> {
         if self.closed {
             return None;

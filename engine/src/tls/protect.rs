@@ -338,11 +338,6 @@ pub(super) mod samples {
         Protection::with_key(algorithm, &key, [5; 12], form, 0).unwrap()
     }
 
-    /// The number of the next record.
-    pub(in crate::tls) fn sequence(protection: &Protection) -> u64 {
-        protection.sequence
-    }
-
     /// Wears a key out.
     pub(in crate::tls) fn wear(protection: &mut Protection) {
         protection.blocks_left = BLOCKS_RESERVED - 1;

@@ -173,6 +173,12 @@ impl TlsStream {
         self.socket.register(waker);
     }
 
+    /// Uses the sending key up.
+    #[cfg(test)]
+    pub(super) fn wear_out(&self) {
+        self.outbound.borrow_mut().wear_out();
+    }
+
     /// Opens received records until there is plaintext, or nothing more to open.
     fn pump(&self) {
         let mut inbound = self.inbound.borrow_mut();

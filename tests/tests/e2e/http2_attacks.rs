@@ -73,7 +73,15 @@ impl Scene {
     /// Nothing is left of the attack.
     #[track_caller]
     fn end(mut self) {
-        if std::env::var_os("SEE").is_some() { for (n,v) in self.proxy.stats() { if v>0 && (n.contains("http2.") || n.contains("downstream_cx") || n.contains("_rq_")) { println!("   {n} {v}"); } } }
+        if std::env::var_os("SEE").is_some() {
+            for (n, v) in self.proxy.stats() {
+                if v > 0
+                    && (n.contains("http2.") || n.contains("downstream_cx") || n.contains("_rq_"))
+                {
+                    println!("   {n} {v}");
+                }
+            }
+        }
         self.serves_others();
         assert_eq!(self.proxy.client().get("/").status, 200);
         let grown = self.proxy.process().rss().saturating_sub(self.memory);

@@ -3,8 +3,8 @@
 //! The code is canonical: symbols ordered by the length of their code, and by number within a length,
 //! have consecutive codes. So all tables are made from [`LENGTHS`] when the crate is compiled.
 //!
-//! Decoding looks up [`SHORT_BITS`] bits at a time, enough for every symbol that header text is made
-//! of but a few; the rest is found by the length of its code.
+//! Decoding looks up [`SHORT_BITS`] bits at a time, which is two symbols of ordinary header text or one
+//! of any but the rarest; those are found by the length of their code.
 
 use super::HpackError;
 
@@ -12,41 +12,57 @@ use super::HpackError;
 ///
 /// # Errors
 ///
-/// [`HpackError::HuffmanEos`] and [`HpackError::HuffmanPadding`]; what precedes the fault has been
-/// appended then.
+/// [`HpackError::HuffmanEos`] and [`HpackError::HuffmanPadding`]; what is appended then means nothing.
 pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
-    out.reserve(coded.len() * u8::BITS as usize / CODE_BITS_MIN as usize);
-    let mut rest = coded;
-    // The bits not decoded yet, the next one topmost, and zeros below them.
-    let mut bits = 0_u64;
-    let mut held = 0_u32;
-    loop {
-        if held < CODE_BITS_MAX {
-            if let Some((word, after)) = rest.split_first_chunk() {
-                bits |= u64::from(u32::from_be_bytes(*word)) << (u32::BITS - held);
-                held += u32::BITS;
-                rest = after;
-            } else {
-                for &byte in std::mem::take(&mut rest) {
-                    bits |= u64::from(byte) << (u64::BITS - u8::BITS - held);
-                    held += u8::BITS;
-                }
+    let start = out.len();
+    // Every lookup writes two symbols, though it may count one.
+    out.resize(start + coded.len() * u8::BITS as usize / CODE_BITS_MIN as usize + 2, 0);
+    let mut window = Window { bits: 0, held: 0 };
+    let mut at = start;
+    let (words, tail) = coded.as_chunks();
+    for word in words {
+        window.push_word(*word);
+        // The next word fits when at most half of the window is held.
+        while window.held > u32::BITS {
+            let first = window.lookup();
+            if first.count == 0 {
+                let (symbol, length) = long_symbol(window.bits)?;
+                out[at] = symbol;
+                at += 1;
+                window.drop_bits(length);
+                continue;
             }
+            at += first.write(out, at);
+            window.drop_bits(first.length.into());
+            // Nothing happens here if the code is a long one.
+            let second = window.lookup();
+            at += second.write(out, at);
+            window.drop_bits(second.length.into());
         }
-        let (symbol, length) = match SHORT[(bits >> (u64::BITS - SHORT_BITS)) as usize] {
-            (_, 0) => long_symbol(bits)?,
-            (symbol, length) => (symbol, u32::from(length)),
-        };
-        if length > held {
-            // Not a whole symbol is left. What is left must be padding: the start of EOS.
-            let padding = !(u64::MAX.checked_shr(held).unwrap_or(0));
-            let valid = held < u8::BITS && bits == padding;
-            return if valid { Ok(()) } else { Err(HpackError::HuffmanPadding) };
-        }
-        out.push(symbol);
-        bits <<= length;
-        held -= length;
     }
+    for &byte in tail {
+        window.push_byte(byte);
+    }
+    loop {
+        let pair = window.lookup();
+        if pair.count > 0 && u32::from(pair.length) <= window.held {
+            at += pair.write(out, at);
+            window.drop_bits(pair.length.into());
+            continue;
+        }
+        let (symbol, length) = match pair.count {
+            0 => long_symbol(window.bits)?,
+            _ => (pair.symbols[0], LENGTHS[usize::from(pair.symbols[0])].into()),
+        };
+        if length > window.held {
+            break;
+        }
+        out[at] = symbol;
+        at += 1;
+        window.drop_bits(length);
+    }
+    out.truncate(at);
+    if window.is_padding() { Ok(()) } else { Err(HpackError::HuffmanPadding) }
 }
 
 /// How many octets `text` takes when coded.
@@ -73,6 +89,64 @@ pub(super) fn encode(text: impl Iterator<Item = u8>, out: &mut Vec<u8>) {
     let last = bits << padding | ((1 << padding) - 1);
     let aligned = (last << (u32::BITS - bytes * u8::BITS)) as u32;
     out.extend_from_slice(&aligned.to_be_bytes()[..bytes as usize]);
+}
+
+/// The bits not decoded yet.
+struct Window {
+    /// The next bit is topmost; below the last one are zeros.
+    bits: u64,
+    /// How many there are.
+    held: u32,
+}
+
+impl Window {
+    /// Adds four octets behind what is held, half of the window at most.
+    #[inline]
+    fn push_word(&mut self, word: [u8; 4]) {
+        self.bits |= u64::from(u32::from_be_bytes(word)) << (u32::BITS - self.held);
+        self.held += u32::BITS;
+    }
+
+    #[inline]
+    fn push_byte(&mut self, byte: u8) {
+        self.bits |= u64::from(byte) << (u64::BITS - u8::BITS - self.held);
+        self.held += u8::BITS;
+    }
+
+    /// What the next bits stand for, zeros included if fewer are held.
+    #[inline]
+    fn lookup(&self) -> Pair {
+        SHORT[(self.bits >> (u64::BITS - SHORT_BITS)) as usize]
+    }
+
+    #[inline]
+    fn drop_bits(&mut self, count: u32) {
+        self.bits <<= count;
+        self.held -= count;
+    }
+
+    /// Whether what is left is the start of EOS and less than an octet.
+    fn is_padding(&self) -> bool {
+        self.held < u8::BITS && self.bits == !(u64::MAX >> self.held)
+    }
+}
+
+/// One or two symbols that a lookup finds; none if the code is longer than the lookup.
+#[derive(Clone, Copy)]
+struct Pair {
+    symbols: [u8; 2],
+    count: u8,
+    /// The bits of the codes together.
+    length: u8,
+}
+
+impl Pair {
+    /// Writes both symbols and returns how many of them count.
+    #[inline]
+    fn write(self, out: &mut [u8], at: usize) -> usize {
+        out[at..at + 2].copy_from_slice(&self.symbols);
+        usize::from(self.count)
+    }
 }
 
 /// The first symbol in `bits` if its code is longer than [`SHORT_BITS`].
@@ -128,9 +202,8 @@ const SYMBOLS: usize = 257;
 const EOS: usize = 256;
 const CODE_BITS_MIN: u32 = 5;
 const CODE_BITS_MAX: u32 = 30;
-/// Codes up to this length are decoded with one lookup. The table takes 2 KiB: it stays in the
-/// nearest cache, and all symbols of URLs, tokens and dates are in it.
-const SHORT_BITS: u32 = 10;
+/// Two codes of the most frequent symbols. The table takes 16 KiB, of which text meets a small part.
+const SHORT_BITS: u32 = 12;
 
 /// The symbols in the order of their codes.
 const ORDER: [u16; SYMBOLS] = {
@@ -154,10 +227,28 @@ const ORDER: [u16; SYMBOLS] = {
 /// Code and length, by symbol.
 static CODES: [(u32, u8); SYMBOLS] = codes();
 
-/// Symbol and length, by the first [`SHORT_BITS`] bits; length 0 says that the code is longer.
-static SHORT: [(u8, u8); 1 << SHORT_BITS] = {
+/// What the next [`SHORT_BITS`] bits stand for.
+static SHORT: [Pair; 1 << SHORT_BITS] = {
+    let single = single_symbols();
+    let mut table = single;
+    let mut bits = 0;
+    while bits < table.len() {
+        let first = single[bits];
+        let second = single[(bits << first.length) & (table.len() - 1)];
+        if first.count > 0 && second.count > 0 && first.length + second.length <= SHORT_BITS as u8 {
+            table[bits].symbols[1] = second.symbols[0];
+            table[bits].count = 2;
+            table[bits].length += second.length;
+        }
+        bits += 1;
+    }
+    table
+};
+
+/// The same with one symbol at most.
+const fn single_symbols() -> [Pair; 1 << SHORT_BITS] {
     let codes = codes();
-    let mut table = [(0, 0); 1 << SHORT_BITS];
+    let mut table = [Pair { symbols: [0; 2], count: 0, length: 0 }; 1 << SHORT_BITS];
     let mut symbol = 0;
     while symbol < SYMBOLS {
         let (code, length) = codes[symbol];
@@ -165,14 +256,15 @@ static SHORT: [(u8, u8); 1 << SHORT_BITS] = {
             let free_bits = SHORT_BITS - length as u32;
             let mut tail = 0;
             while tail < 1 << free_bits {
-                table[(code << free_bits | tail) as usize] = (symbol as u8, length);
+                table[(code << free_bits | tail) as usize] =
+                    Pair { symbols: [symbol as u8, 0], count: 1, length };
                 tail += 1;
             }
         }
         symbol += 1;
     }
     table
-};
+}
 
 /// The groups of codes, by length. EOS is in none.
 static BY_LENGTH: [Group; CODE_BITS_MAX as usize + 1] = {

@@ -283,23 +283,18 @@ impl Exchange {
             return;
         }
         let asked = head.field("grpc-timeout").and_then(|field| grpc::grpc_timeout(field.value));
-        // Without a header the caller waits for ever, or as long as the configuration lets it.
-        let limited = |max: Option<Duration>, offset: Duration| {
-            let asked = match (asked, max) {
-                (Some(asked), Some(max)) => Some(asked.min(max)),
-                (asked, max) => asked.or(max),
-            }?;
-            Some(if asked > offset { asked - offset } else { asked })
-        };
-        let begin = self.facts.times.downstream_rx_begin;
-        match forward.grpc_timeout {
-            GrpcTimeout::Ignored => {}
-            GrpcTimeout::Stream { max, offset } => {
-                if asked.is_some() {
-                    self.deadlines.stream = after(begin, limited(max, offset));
-                }
+        match (forward.grpc_timeout, asked) {
+            (GrpcTimeout::Ignored, _) | (GrpcTimeout::Stream { .. }, None) => {}
+            (GrpcTimeout::Stream { max, offset }, Some(asked)) => {
+                let limit = max.map_or(asked, |max| asked.min(max)).saturating_sub(offset);
+                self.deadlines.stream = after(self.facts.times.downstream_rx_begin, Some(limit));
             }
-            GrpcTimeout::Route { max, offset } => self.deadlines.timeout = limited(max, offset),
+            (GrpcTimeout::Route { max, .. }, None) => self.deadlines.timeout = max,
+            (GrpcTimeout::Route { max, offset }, Some(asked)) => {
+                let limit = max.map_or(asked, |max| asked.min(max));
+                let shorter = limit.saturating_sub(offset);
+                self.deadlines.timeout = Some(if shorter.is_zero() { limit } else { shorter });
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod grpc;
 pub mod http;
 pub mod http1;
 pub mod http2;

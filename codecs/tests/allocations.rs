@@ -1,13 +1,15 @@
-//! Parsing and rendering must not touch the heap: every request of the proxy passes here.
+//! Parsing and rendering must not touch the heap: every message of the proxy passes here.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
 use outrigger_codecs::http::{
-    BodyFraming, FieldStorage, Method, Put, RequestHead, ResponseHead, http_date,
+    BodyFraming, FieldBlock, FieldKind, FieldStorage, Method, Put, RequestHead, ResponseHead,
+    http_date,
 };
 use outrigger_codecs::http1::{BodyDecoder, HeadLimits, render};
+use outrigger_codecs::http2::hpack::{Decoder, Encoder, ListLimits, Outcome};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -73,4 +75,43 @@ fn an_exchange_allocates_nothing() {
     // The counter does count.
     drop(black_box(vec![1_u8]));
     assert_eq!(ALLOCATIONS.get() - before, 1);
+}
+
+/// Tables, index and blocks get their memory while the first blocks fill them, and keep it.
+#[test]
+fn header_blocks_allocate_nothing_once_the_tables_are_full() {
+    let (mut encoder, mut decoder) = (Encoder::new(true), Decoder::new(4096));
+    let (mut block, mut out) = (Vec::new(), FieldBlock::default());
+    let limits = ListLimits { bytes_max: 60 * 1024, fields_max: 100 };
+    let mut before = 0;
+    for round in 0_u64..4000 {
+        if round == 2000 {
+            before = ALLOCATIONS.get();
+        }
+        block.clear();
+        encoder.begin(&mut block);
+        // Values that never repeat, values that repeat soon and are inserted, and values that stay.
+        let unique =
+            round.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes().map(|it| it & 0x0f | 0x40);
+        let repeating = &b"abcdefghijklmnopqrstuvwxyz"[(round / 3 % 20) as usize..];
+        let kind = FieldKind::Other;
+        encoder.field(":status", b"200", kind, false, &mut block);
+        encoder.field(
+            "Content-Type",
+            b"application/grpc",
+            FieldKind::ContentType,
+            false,
+            &mut block,
+        );
+        encoder.field("x-request-id", &unique, FieldKind::XRequestId, false, &mut block);
+        for name in ["x-a", "x-b", "x-c", "x-d"] {
+            encoder.field(name, repeating, kind, false, &mut block);
+        }
+        encoder.field("authorization", &unique, FieldKind::Authorization, true, &mut block);
+        assert_eq!(decoder.decode(&block, limits, &mut out), Ok(Outcome::Complete));
+        assert_eq!(out.len(), 8);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+    let table = encoder.export().table;
+    assert!(table.entries.len() > 40, "the tables did not fill: {} entries", table.entries.len());
 }

@@ -4,18 +4,23 @@
 //! bytes arrive, what is accepted must mean the same after it is rendered again, and a slow, plain
 //! reading of the same bytes, written apart from the parser, must agree.
 
+#[path = "http2/fuzz.rs"]
+mod http2;
 mod support;
 
 use outrigger_codecs::http::{
-    BodyFraming, Field, FieldStorage, Method, Put, RequestHead, ResponseHead, Target, Version,
+    BodyFraming, Field, FieldBlock, FieldStorage, Method, Put, RequestHead, ResponseHead, Target,
+    Version,
 };
 use outrigger_codecs::http1::{
     ChunkedDecoder, ChunkedError, ChunkedLimits, HeadError, HeadLimits, LAST_CHUNK, parse_trailers,
     render,
 };
+use outrigger_codecs::http2::hpack::{Decoder, Encoder, ListLimits, Outcome};
 use support::mutate::{Random, fuzz};
 
 const LIMITS: HeadLimits = HeadLimits { bytes_max: 1024, fields_max: 12 };
+const HEADER_LIMITS: ListLimits = ListLimits { bytes_max: 1 << 20, fields_max: 10_000 };
 const CHUNKED_LIMITS: ChunkedLimits =
     ChunkedLimits { extension_bytes_max: 24, trailer_bytes_max: 96, trailer_fields_max: 4 };
 
@@ -133,6 +138,42 @@ const CHUNKED_WORDS: &[&[u8]] = &[
     b"\0",
     b"\x80",
     b"f\r\n",
+];
+
+const HEADER_BLOCKS: &[&[u8]] = &[
+    b"\x82\x86\x84\x41\x0fwww.example.com\xbe\x58\x08no-cache",
+    b"\x82\x87\x85\xbf\x40\x88\x25\xa8\x49\xe9\x5b\xa9\x7d\x7f\x89\x25\xa8\x49\xe9\x5b\xb8\xe8\xb4\xbf",
+    b"\x40\x0acustom-key\x0ccustom-value\x7e\x01b\xbe\xbf\x0f\x2f\x01c\x1f\x30\x01d",
+    b"\x20\x3f\xe1\x1f\x48\x03302\x58\x07private\x88\xbf\xbe",
+    b"\x3f\x13\x40\x01a\x01b\x40\x01c\x01d\xbe\xbf\xc0",
+    b"\x48\x82\x64\x02\x58\x85\xae\xc3\x77\x1a\x4b\x10\x08password\x06secret\xc0\xbf\xbe",
+    b"\x00\x01X\x01y\x40\x01a\x02 b\x40\x02\xc3\xa9\x01\n\xbe\xbf",
+    b"\x5a\x83\x9b\xd9\xab\x77\x88\xad\x94\xe7\x82\x1d\xd7\xf2\xe6",
+];
+
+const HEADER_BLOCK_WORDS: &[&[u8]] = &[
+    b"\x80",
+    b"\xbd",
+    b"\xbe",
+    b"\xbf",
+    b"\xff\x00",
+    b"\xff\xff\xff\xff\x0f",
+    b"\xff\x80\x80\x80\x80\x80\x00",
+    b"\x40\x01a\x01b",
+    b"\x40\x01A\x01b",
+    b"\x00\x01a\x01b",
+    b"\x10\x01a\x01b",
+    b"\x7e\x01c",
+    b"\x20",
+    b"\x3f\x01",
+    b"\x3f\xe1\x1f",
+    b"\x3f\xe2\x1f",
+    b"\x84\xff\xff\xff\xff",
+    b"\x84\xff\xff\xff\xf3",
+    b"\x81\x07",
+    b"\x82\xff\xc7",
+    b"\x7f\x00",
+    b"\x00",
 ];
 
 #[test]
@@ -255,6 +296,63 @@ fn chunked_bodies() {
         }
         let again = decode(&rendered, || 1 + random.below(9)).expect("a rendered body decodes");
         assert_eq!(again, Body { consumed: rendered.len(), ..body });
+    });
+
+    assert!(accepted > 100, "mutations too wild: only {accepted} inputs were well-formed");
+}
+
+#[test]
+fn header_blocks() {
+    let mut accepted = 0_u64;
+    fuzz("header blocks", HEADER_BLOCKS, HEADER_BLOCK_WORDS, |input, random| {
+        let mut decoder = Decoder::new(4096);
+        let mut out = FieldBlock::default();
+        let decoded = decoder.decode(input, HEADER_LIMITS, &mut out);
+        let limits = ListLimits { bytes_max: random.below(200), fields_max: random.below(5) };
+        let mut limited = Decoder::new(4096);
+        let mut limited_out = FieldBlock::default();
+        let limited_decoded = limited.decode(input, limits, &mut limited_out);
+        assert_eq!(limited_decoded.err(), decoded.err());
+        assert!(limited_out.text_len() + 32 * limited_out.len() <= limits.bytes_max);
+        let Ok(outcome) = decoded else { return };
+        accepted += 1;
+        assert_eq!(limited.export(), decoder.export());
+        let imported = Decoder::import(limited.export()).expect("exported");
+        assert_eq!(imported.export(), decoder.export());
+
+        let mut other = fluke_hpack::Decoder::new();
+        other.set_max_allowed_table_size(4096);
+        let fields = match other.decode(input) {
+            // A block without fields is harmless.
+            Err(fluke_hpack::decoder::DecoderError::SizeUpdateAtEnd) => return,
+            fields => fields.expect("we accept no more than others"),
+        };
+        let stored: Vec<_> = out.iter().map(|field| (field.name, field.value)).collect();
+        assert!(stored.len() <= fields.len());
+        assert!(outcome != Outcome::Complete || stored.len() == fields.len());
+        for ((name, value), field) in stored.iter().zip(&fields) {
+            assert_eq!((name.as_bytes(), *value), (&*field.0, &*field.1));
+        }
+        let entries = decoder.export().table.entries;
+        for (place, entry) in entries.iter().rev().enumerate() {
+            let fields = other.decode(&[0xbe + place as u8]).expect("it has the entry, too");
+            assert_eq!(entry.value, fields[0].1);
+            assert_eq!(entry.name.len(), fields[0].0.len());
+        }
+        let behind = other.decode(&[0xbe + entries.len() as u8]);
+        assert!(behind.is_err(), "it has entries that we evicted");
+
+        let mut again = Vec::new();
+        let mut encoder = Encoder::new(random.below(2) == 0);
+        encoder.begin(&mut again);
+        for field in out.iter() {
+            encoder.field(field.name, field.value, field.kind, field.never_indexed, &mut again);
+        }
+        let decoded = Decoder::new(4096).decode(&again, HEADER_LIMITS, &mut limited_out);
+        assert_eq!(decoded, Ok(Outcome::Complete));
+        let stored_again: Vec<_> =
+            limited_out.iter().map(|field| (field.name, field.value)).collect();
+        assert_eq!(stored_again, stored);
     });
 
     assert!(accepted > 100, "mutations too wild: only {accepted} inputs were well-formed");

@@ -1,5 +1,5 @@
-//! The HPACK coders by their public interface: what is refused and what it does to the tables, limits,
-//! sizes of the table, what is indexed, and the state as plain data.
+//! The HPACK coders by their public interface: what is refused and what it does to the tables,
+//! limits, sizes of the table, what is indexed, and the state as plain data.
 
 use outrigger_codecs::http::{FieldBlock, FieldKind};
 use outrigger_codecs::http2::hpack::{
@@ -21,14 +21,14 @@ fn compression_errors() {
         (b"\x80", IndexInvalid),
         (b"\xbe", IndexInvalid),
         (b"\x40\x01a\x011\xbf", IndexInvalid),
-        (b"\xff\xff\xff\xff\x0f", IndexInvalid),
+        (b"\xff\xff\xff\xff\x7f", IndexInvalid),
         (b"\x7e\x01a", IndexInvalid),
         (b"\x0f\x2f\x01a", IndexInvalid),
         (b"\x1f\x2f\x01a", IndexInvalid),
         (b"\x40\x01a\x011\x7f\x00\x01a", IndexInvalid),
-        // Integers: above 32 bits, and padded without end; as index, length and size.
-        (b"\xff\x81\xff\xff\xff\x0f", IntegerTooLarge),
-        (b"\xff\x80\x80\x80\x80\x80\x00", IntegerTooLarge),
+        // Integers: too large, and padded without need; as index, length and size.
+        (b"\xff\x80\x80\x80\x80\x01", IntegerTooLarge),
+        (b"\xff\x80\x80\x80\x80\x00", IntegerTooLarge),
         (b"\x00\x7f\xff\xff\xff\xff\xff\xff\xff\xff\x7f", IntegerTooLarge),
         (b"\x3f\xff\xff\xff\xff\x7f", IntegerTooLarge),
         // Cut short everywhere.
@@ -42,7 +42,7 @@ fn compression_errors() {
         (b"\x44", Truncated),
         (b"\x44\x84\xff", Truncated),
         (b"\x3f", Truncated),
-        (b"\x00\x7f\x80\xff\xff\xff\x0f", Truncated),
+        (b"\x00\x7f\x80\xff\xff\x7f", Truncated),
         // Huffman coding, in names and in values.
         (b"\x00\x84\xff\xff\xff\xff\x00", HuffmanEos),
         (b"\x44\x84\xff\xff\xff\xff", HuffmanEos),
@@ -180,6 +180,26 @@ fn a_bomb_of_indexes_takes_no_memory_and_no_step() {
     inserting.push(0xbf);
     let decoded = decoder.decode(&inserting, limits, &mut out);
     assert_eq!(decoded, Err(HpackError::IndexInvalid));
+}
+
+#[test]
+fn a_bomb_of_names_is_cut_short() {
+    // A name of 4,000 octets, and literals of two or three octets that copy it: into the list, and
+    // into the table.
+    let mut bomb = b"\x40\x7f\xa1\x1e".to_vec();
+    bomb.resize(bomb.len() + 4000, b'x');
+    bomb.push(0);
+    for literal in [&b"\x7e\x00"[..], b"\x0f\x2f\x00"] {
+        let limits = ListLimits { bytes_max: 60 * 1024, fields_max: 100 };
+        let mut out = FieldBlock::default();
+        let bomb_of = |count| [&bomb[..], &literal.repeat(count)].concat();
+        // Fifteen are stored, 262 more make a mebibyte.
+        let decoded = Decoder::new(4096).decode(&bomb_of(270), limits, &mut out);
+        assert_eq!(decoded, Ok(Outcome::TooLarge));
+        assert!(out.text_len() <= limits.bytes_max);
+        let decoded = Decoder::new(4096).decode(&bomb_of(290), limits, &mut out);
+        assert_eq!(decoded, Err(HpackError::Excessive));
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The examples of RFC 7541 appendix C: what blocks decode to, and the tables that they leave behind.
+//! The examples of RFC 7541 appendix C: what blocks decode to, and the tables that they leave
+//! behind.
 
 use outrigger_codecs::http::{FieldBlock, FieldKind};
 use outrigger_codecs::http2::hpack::{

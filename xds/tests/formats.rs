@@ -300,6 +300,36 @@ fn requested_server_name() {
     );
 }
 
+/// 15: operators of TLS.
+#[test]
+fn tls_operators_name_a_side_and_a_value() {
+    use outrigger_xds::snapshot::{CertificateField, CloseSide, TlsValue};
+    for (text, side, value) in [
+        ("DOWNSTREAM_TLS_VERSION", CloseSide::Downstream, TlsValue::Version),
+        ("UPSTREAM_TLS_CIPHER", CloseSide::Upstream, TlsValue::Cipher),
+        (
+            "DOWNSTREAM_PEER_SUBJECT",
+            CloseSide::Downstream,
+            TlsValue::Peer(CertificateField::Subject),
+        ),
+        (
+            "DOWNSTREAM_LOCAL_URI_SAN",
+            CloseSide::Downstream,
+            TlsValue::Local(CertificateField::UriSans),
+        ),
+        ("UPSTREAM_PEER_DNS_SAN", CloseSide::Upstream, TlsValue::Peer(CertificateField::DnsSans)),
+    ] {
+        assert_eq!(op(&format!("%{text}%")), Op::Tls { side, value }, "{text}");
+    }
+    assert_eq!(op("%DOWNSTREAM_TLS_SESSION_ID%"), Op::Missing);
+    let Op::CertificateTime { side: CloseSide::Upstream, end: true, format } =
+        op("%UPSTREAM_PEER_CERT_V_END(%s)%")
+    else {
+        panic!()
+    };
+    assert_eq!(format.len(), 1);
+}
+
 #[test]
 fn what_needs_more_than_we_have_is_refused_by_name_and_what_is_unknown_is_an_error() {
     for operator in [
@@ -309,10 +339,8 @@ fn what_needs_more_than_we_have_is_refused_by_name_and_what_is_unknown_is_an_err
         "CLUSTER_METADATA(a)",
         "TRACE_ID",
         "SPAN_ID",
-        "DOWNSTREAM_TLS_VERSION",
-        "UPSTREAM_TLS_CIPHER",
-        "DOWNSTREAM_PEER_SUBJECT",
-        "DOWNSTREAM_LOCAL_URI_SAN",
+        "DOWNSTREAM_PEER_OTHERNAME_SAN",
+        "UPSTREAM_LOCAL_SUBJECT",
         "TLS_JA3_FINGERPRINT",
         "CEL(a)",
         "DOWNSTREAM_HANDSHAKE_DURATION",

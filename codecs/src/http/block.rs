@@ -70,14 +70,14 @@ impl FieldBlock {
         self.push_draft(kind, never_indexed);
     }
 
-    /// Sets the name of the field being drafted, the text behind the last field: it isn't one of the
-    /// fields before [`FieldBlock::push_draft`]. The name must be in lower case.
+    /// Sets the name of the field being drafted, the text behind the last field: it isn't one of
+    /// the fields before [`FieldBlock::push_draft`]. The name must be in lower case.
     pub(crate) fn draft_name(&mut self, name: &str) {
         self.names.push_str(name);
     }
 
-    /// Makes what was drafted as a value the name instead, if `as_name` takes it for one, and returns
-    /// whether it did. Of other text only the length is kept, in question marks.
+    /// Makes what was drafted as a value the name instead, if `as_name` takes it for one, and
+    /// returns whether it did. Of other text only the length is kept, in question marks.
     pub(crate) fn draft_value_as_name(
         &mut self,
         as_name: impl FnOnce(&[u8]) -> Option<&str>,

@@ -106,7 +106,6 @@ impl<'a> ClientHello<'a> {
     }
 
     /// The application protocols offered, most wanted first; empty without the extension.
-    #[must_use]
     pub fn alpn(&self) -> impl Iterator<Item = &'a [u8]> + Clone + use<'a> {
         // Every name fits: `read_alpn` has been there.
         let mut rest = Reader(self.alpn);
@@ -114,13 +113,11 @@ impl<'a> ClientHello<'a> {
     }
 
     /// Cipher suites offered, by their registered numbers.
-    #[must_use]
     pub fn cipher_suites(&self) -> impl Iterator<Item = u16> + Clone + use<'a> {
         numbers(self.cipher_suites)
     }
 
     /// Signature schemes that the client verifies; empty without the extension.
-    #[must_use]
     pub fn signature_schemes(&self) -> impl Iterator<Item = u16> + Clone + use<'a> {
         numbers(self.signature_schemes)
     }

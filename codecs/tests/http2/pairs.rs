@@ -216,7 +216,7 @@ impl Side {
         let count = holding.clone().count();
         let Some((&id, _)) = holding.nth(choices.below(count)) else { return };
         let exchange = self.exchanges.get_mut(&id).expect("chosen above");
-        let len = if choices.one_in(2) { exchange.held } else { 1 + choices.below(exchange.held) };
+        let len = if !choices.one_in(2) { exchange.held } else { 1 + choices.below(exchange.held) };
         exchange.held -= len;
         let id = self.stream_id(id);
         self.connection.release(id, len);
@@ -232,7 +232,7 @@ impl Side {
     }
 
     /// Takes `piece` of what the other side has sent.
-    fn take(&mut self, piece: &[u8], log: &mut Vec<String>) {
+    fn take(&mut self, piece: &[u8]) {
         let mut rest = piece;
         loop {
             let step = self.connection.receive(rest, 0).expect("the other side keeps the rules");
@@ -240,31 +240,25 @@ impl Side {
                 assert_eq!(step.consumed, rest.len());
                 break;
             };
-            self.on_event(event, rest, log);
+            self.on_event(event, rest);
             rest = &rest[step.consumed..];
         }
         self.put_output_on_wire();
     }
 
-    fn on_event(&mut self, event: Event, input: &[u8], log: &mut Vec<String>) {
+    fn on_event(&mut self, event: Event, input: &[u8]) {
         match event {
             Event::Headers { id, slot, end_stream } => {
                 let known = self.exchanges.contains_key(&id.get());
                 assert_eq!(known, self.role == Role::Client);
                 assert_eq!(slot == id.get(), known, "slots come with the events");
                 self.connection.set_slot(id, id.get());
-                let fields: Vec<String> = self
-                    .connection
-                    .block()
-                    .iter()
-                    .map(|f| format!("{}={}", f.name, f.value.escape_ascii()))
-                    .collect();
-                log.push(format!("{:?} {id} {fields:?} {end_stream}", self.role));
+                let interim = self.connection.block().get(":status") == Some(b"103");
                 let length = self.connection.block().get("content-length");
                 let expected = length.map(|text| str::from_utf8(text).unwrap().parse().unwrap());
                 let exchange = self.exchanges.entry(id.get()).or_default();
                 assert!(!exchange.head_seen);
-                exchange.head_seen = !fields[0].contains("103");
+                exchange.head_seen = !interim;
                 exchange.expected = expected;
                 exchange.ended = end_stream;
                 self.settle(id);
@@ -283,7 +277,6 @@ impl Side {
                 if end_stream {
                     let received = exchange.received;
                     assert_eq!(exchange.expected.unwrap_or(received), received);
-                    log.push(format!("{:?} {id} {received} bytes", self.role));
                 }
                 self.settle(id);
             }
@@ -291,12 +284,10 @@ impl Side {
                 assert_eq!(self.connection.block().get("grpc-status"), Some(&b"0"[..]));
                 let exchange = self.exchanges.get_mut(&id.get()).expect("an open stream");
                 exchange.ended = true;
-                log.push(format!("{:?} {id} trailers after {}", self.role, exchange.received));
                 self.settle(id);
             }
             Event::Reset { id, reason, by, slot } => {
                 assert_eq!((reason, by, slot), (Reason::CANCEL, ResetBy::Peer, id.get()));
-                log.push(format!("{:?} {id} reset", self.role));
                 self.resets_received += 1;
                 self.forget(id);
             }
@@ -348,7 +339,6 @@ impl Side {
 struct Outcome {
     client: Side,
     server: Side,
-    log: Vec<String>,
 }
 
 /// Lets two connections talk until both have nothing more to say. With `hand_over`, connections are
@@ -358,7 +348,6 @@ fn run(numbers: Vec<u16>, hand_over: bool) -> Outcome {
     let (mut client, mut server) = (Side::new(Role::Client), Side::new(Role::Server));
     client.put_output_on_wire();
     server.put_output_on_wire();
-    let mut log = Vec::new();
     let mut turns_after = 0;
     loop {
         let turn = choices.below(4);
@@ -373,7 +362,7 @@ fn run(numbers: Vec<u16>, hand_over: bool) -> Outcome {
             side.act(&mut choices);
         }
         let (from, to) = match turn {
-            _ if choices.over && turns_after % 2 == 0 => (&mut client, &mut server),
+            _ if choices.over && turns_after % 2 == 0 => (&mut server, &mut client),
             0 | 1 => (&mut client, &mut server),
             _ => (&mut server, &mut client),
         };
@@ -381,7 +370,7 @@ fn run(numbers: Vec<u16>, hand_over: bool) -> Outcome {
         let len = if choices.over { waiting } else { choices.below(waiting.min(20_000) + 1) };
         let piece = from.wire[from.delivered..from.delivered + len].to_vec();
         from.delivered += len;
-        to.take(&piece, &mut log);
+        to.take(&piece);
         assert!(server.connection.open_streams() <= STREAMS_MAX as usize);
         if hand_over && choices.one_in(5) {
             client.hand_over();
@@ -392,9 +381,9 @@ fn run(numbers: Vec<u16>, hand_over: bool) -> Outcome {
             side.delivered == side.wire.len() && side.exchanges.is_empty() && side.debts.is_empty()
         };
         if choices.over && quiet(&client) && quiet(&server) {
-            return Outcome { client, server, log };
+            return Outcome { client, server };
         }
-        assert!(turns_after < 10_000, "no progress");
+        assert!(turns_after < 1000, "no progress");
     }
 }
 
@@ -430,7 +419,7 @@ fn numbers() -> impl Strategy<Value = Vec<u16>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn whatever_two_sides_do_they_understand_each_other(numbers in numbers()) {

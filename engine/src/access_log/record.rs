@@ -74,8 +74,35 @@ pub struct Record<'a> {
     pub requested_server_name: Option<&'a str>,
     /// The authority as received, when it was rewritten.
     pub original_authority: Option<&'a [u8]>,
+    /// How a gRPC call ended; `None` for any other request.
+    pub grpc_status: Option<GrpcStatus>,
     /// What kind of entry it is.
     pub log_type: LogType,
+}
+
+/// How a gRPC call ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum GrpcStatus {
+    /// With this code, which need not be one that gRPC knows.
+    Code(u32),
+    /// With something that is no code.
+    Unreadable,
+}
+
+impl GrpcStatus {
+    /// Reads the value of `grpc-status`.
+    pub fn read(value: &[u8]) -> GrpcStatus {
+        let code = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
+        code.map_or(GrpcStatus::Unreadable, GrpcStatus::Code)
+    }
+
+    /// The code, if there is one.
+    pub fn code(self) -> Option<u32> {
+        match self {
+            GrpcStatus::Code(code) => Some(code),
+            GrpcStatus::Unreadable => None,
+        }
+    }
 }
 
 /// When things happened, in monotonic nanoseconds of one clock with any origin; 0 is "did not

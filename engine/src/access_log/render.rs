@@ -15,7 +15,7 @@ use outrigger_xds::snapshot::{
 use super::capture::Captured;
 use super::clock::{Clock, decimal};
 use super::program::{JsonPart, Part, Program};
-use super::record::{Address, CloseType, Protocol, Record, Times};
+use super::record::{Address, CloseType, GrpcStatus, Protocol, Record, Times};
 
 /// Header values by lower-case name; pseudo headers included. The first of a repeated header.
 pub trait Headers {
@@ -265,7 +265,7 @@ impl Renderer {
             Op::ConnectionTerminationDetails => text(out, record.connection_termination_details),
             Op::ResponseFlags => joined(out, record.flags.short_names()),
             Op::ResponseFlagsLong => joined(out, record.flags.long_names()),
-            Op::GrpcStatus(form) => grpc_status(out, *form, headers),
+            Op::GrpcStatus(form) => grpc_status(out, *form, record.grpc_status),
             Op::BytesReceived => number(out, bytes.received),
             Op::BytesSent => number(out, bytes.sent),
             Op::RequestHeadersBytes => number(out, bytes.request_headers),
@@ -488,20 +488,20 @@ fn query_value<'a>(query: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     })
 }
 
-fn grpc_status(out: &mut Vec<u8>, form: GrpcStatusForm, headers: &impl Headers) -> Shape {
-    let value = headers.trailer("grpc-status").or_else(|| headers.response("grpc-status"));
-    let status = value.and_then(|value| std::str::from_utf8(value).ok()?.parse::<u32>().ok());
+fn grpc_status(out: &mut Vec<u8>, form: GrpcStatusForm, status: Option<GrpcStatus>) -> Shape {
     let Some(status) = status else { return Shape::Missing };
-    let names = GRPC_STATUSES.get(status as usize);
+    let names = status.code().and_then(|code| GRPC_STATUSES.get(code as usize));
     match (form, names) {
-        (GrpcStatusForm::CamelString, Some((camel, _))) => text(out, Some(camel)),
-        (GrpcStatusForm::SnakeString, Some((_, snake))) => text(out, Some(snake)),
-        (GrpcStatusForm::Number, _) => number(out, status.into()),
-        (GrpcStatusForm::CamelString | GrpcStatusForm::SnakeString, None) => {
-            decimal(out, status.into());
-            Shape::Text
-        }
+        (GrpcStatusForm::CamelString, Some((camel, _))) => return text(out, Some(camel)),
+        (GrpcStatusForm::SnakeString, Some((_, snake))) => return text(out, Some(snake)),
+        _ => {}
     }
+    match status {
+        GrpcStatus::Code(code) => decimal(out, code.into()),
+        // As Envoy has it.
+        GrpcStatus::Unreadable => out.extend_from_slice(b"-1"),
+    }
+    if form == GrpcStatusForm::Number { Shape::Number } else { Shape::Text }
 }
 
 fn wire_bytes(which: WireBytes, record: &Record<'_>) -> u64 {
@@ -542,6 +542,20 @@ fn address(out: &mut Vec<u8>, value: Option<Address<'_>>, part: AddressPart) -> 
             out.push(b'/');
             decimal(out, bits.into());
             Shape::Text
+        }
+    }
+}
+
+/// Writes PEM as Envoy does where it has to be one word: what URLs reserve as `%XX`.
+pub fn url_encoded_pem(pem: &str, out: &mut Vec<u8>) {
+    for byte in pem.bytes() {
+        match byte {
+            b'\n' => out.extend_from_slice(b"%0A"),
+            b' ' => out.extend_from_slice(b"%20"),
+            b'+' => out.extend_from_slice(b"%2B"),
+            b'/' => out.extend_from_slice(b"%2F"),
+            b'=' => out.extend_from_slice(b"%3D"),
+            byte => out.push(byte),
         }
     }
 }

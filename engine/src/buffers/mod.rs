@@ -13,4 +13,4 @@ mod records;
 pub use arena::{Arena, ArenaWriter};
 pub use chunk::Chunk;
 pub use receive::{ReceiveBuffers, ReceiveConfig};
-pub use records::{Assembly, RecordBuffers};
+pub use records::{Assembly, RECORD_BYTES_MAX, RecordBuffers};

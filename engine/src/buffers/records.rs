@@ -42,11 +42,10 @@ impl RecordBuffers {
     /// Room for a record of `len` bytes that comes in pieces; at most [`RECORD_BYTES_MAX`], or there
     /// is none.
     pub fn assemble(&self, len: usize) -> Option<Assembly> {
-        let slabs = match len {
-            ..=SMALL_BYTES => &self.small,
-            ..=LARGE_BYTES => &self.large,
-            _ => return None,
-        };
+        let slabs = if len <= SMALL_BYTES { &self.small } else { &self.large };
+        if len > LARGE_BYTES {
+            return None;
+        }
         let mut chunk = slabs.take_whole();
         chunk.truncate(len);
         Some(Assembly { chunk, filled: 0 })
@@ -99,7 +98,7 @@ impl Assembly {
 
 /// The longest record of TLS: 16 KiB of plaintext, 2 KiB of expansion (RFC 5246 section 6.2.3) and
 /// the header.
-pub(super) const RECORD_BYTES_MAX: usize = 5 + 16 * 1024 + 2048;
+pub const RECORD_BYTES_MAX: usize = 5 + 16 * 1024 + 2048;
 
 /// Fits any record.
 const LARGE_BYTES: usize = RECORD_BYTES_MAX.next_multiple_of(64);

@@ -10,6 +10,7 @@
 //! Invariant: whatever a stranger sends or leaves out, a connection leaves each stage in bounded
 //! time, and only itself is disturbed.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -209,6 +210,7 @@ impl Arrival {
             tls: transport.session().cloned(),
             server_name,
             chain: Arc::clone(&chain.config),
+            forwarded_cert: OnceCell::new(),
         };
         let is_tls = info.tls.is_some();
         let admitted = Admitted { transport, info, marks: self.marks, guard };

@@ -3,6 +3,7 @@
 mod arrival;
 mod inspect;
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -97,6 +98,8 @@ pub struct ConnectionInfo {
     pub server_name: Option<Box<str>>,
     /// The filter chain that serves it.
     pub chain: Arc<FilterChain>,
+    /// What upstreams are told of the client's certificate, once that was asked for.
+    pub forwarded_cert: OnceCell<Box<str>>,
 }
 
 /// A connection as the task of its protocol takes it over.

@@ -22,6 +22,7 @@ use crate::access_log::{Headers, Record, ResponseFlags};
 use crate::cluster::{ClusterRuntime, Host, Serving};
 use crate::connection::ConnectionInfo;
 
+use super::client_cert::{FORWARDED_CERT, ForwardedCert, is_forwarded_cert};
 use super::edits::EditOutcome;
 use super::exchange::{Exchange, HeadForm, ResponseEdits};
 use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
@@ -105,6 +106,7 @@ fn route(
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
     let (shard, head) = (arrival.shard, request.head);
+    exchange.bridge_grpc(arrival.http, head);
     let serving = shard.serving();
     let random = shard.random();
     let request_id = request.request_id(exchange);
@@ -149,6 +151,7 @@ fn route(
         exchange.response_edits = ResponseEdits::Weighted(route.id, index);
     }
     let weighted = weighted.and_then(|index| weighted_of(forward, index));
+    exchange.grpc.track(shard, arrival.http, &cluster, &request.path);
     let Some(host) = cluster.choose(shard) else {
         exchange.hostless_cluster = Some(cluster);
         let flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
@@ -156,7 +159,6 @@ fn route(
     };
     exchange.serving = Some(serving);
     exchange.limit_by_route(arrival.http, forward);
-    exchange.grpc.begin(arrival.http, request.head, forward, &cluster);
     exchange.limit_by_grpc(request.head, forward);
     if exchange.tunnel != Tunnel::ConnectTerminated {
         let mut outbound = Outbound::new(request, route, forward, weighted, &host, request_id);
@@ -402,7 +404,8 @@ struct Outbound<'a> {
     timeout_ms: u64,
     attempt_count: bool,
     /// In place of the client's, where the body is translated.
-    grpc_content_type: Option<&'static [u8]>,
+    grpc_content_type: Option<&'static str>,
+    forwarded_cert: ForwardedCert<'a>,
 }
 
 impl<'a> Outbound<'a> {
@@ -436,6 +439,11 @@ impl<'a> Outbound<'a> {
             timeout_ms: forward.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
             attempt_count: route.include_request_attempt_count,
             grpc_content_type: None,
+            forwarded_cert: ForwardedCert::of(
+                &request.arrival.http.config,
+                request.arrival.info,
+                request.head.fields,
+            ),
         }
     }
 
@@ -595,7 +603,7 @@ impl<'a> Outbound<'a> {
     }
 
     fn framing(&self, exchange: &Exchange) -> BodyFraming {
-        if exchange.grpc.rewrites_bodies() && !self.request.head.framing.is_empty() {
+        if exchange.grpc.rewrites_request() && !self.request.head.framing.is_empty() {
             return BodyFraming::Chunked;
         }
         match (self.request.head.framing, exchange.tunnel) {
@@ -635,7 +643,7 @@ impl<'a> Outbound<'a> {
                     FieldKind::ContentType => self.grpc_content_type.is_some(),
                     FieldKind::Other => {
                         (drop_underscores && field.name.contains('_'))
-                            || self.is_client_certificate(field.name)
+                            || (!self.forwarded_cert.copied && is_forwarded_cert(field.name))
                             || (without_key && field.name.eq_ignore_ascii_case("sec-websocket-key"))
                     }
                     _ => false,
@@ -665,8 +673,13 @@ impl<'a> Outbound<'a> {
             writer.field("te", b"trailers");
         }
         if let Some(content_type) = self.grpc_content_type {
-            writer.field("content-type", content_type);
-            writer.field("grpc-accept-encoding", b"identity,deflate,gzip");
+            writer.field("content-type", content_type.as_bytes());
+            if request.head.field("grpc-accept-encoding").is_none() {
+                writer.field("grpc-accept-encoding", b"identity");
+            }
+        }
+        if let Some(certificates) = &self.forwarded_cert.written {
+            writer.field(FORWARDED_CERT, certificates);
         }
         if let Some(id) = &self.request_id {
             writer.field("x-request-id", id.as_bytes());
@@ -743,13 +756,6 @@ impl<'a> Outbound<'a> {
             && !self.request.head.fields.iter().any(|field| field.kind == FieldKind::XForwardedPort)
     }
 
-    fn is_client_certificate(&self, name: &str) -> bool {
-        use outrigger_xds::snapshot::ForwardClientCert::AlwaysForward;
-        // Without mutual TLS nobody can vouch for it.
-        self.request.arrival.http.config.forward_client_cert != AlwaysForward
-            && name.eq_ignore_ascii_case("x-forwarded-client-cert")
-    }
-
     /// The peer's address, where it is to be appended to `x-forwarded-for`.
     fn forwarded_for_peer(&self) -> Option<IpAddr> {
         let rules = &self.request.arrival.http.config.origin;
@@ -770,6 +776,10 @@ impl<'a> Outbound<'a> {
             "x-envoy-original-path" if self.original_path.is_some() => {
                 self.original_path.map(str::as_bytes)
             }
+            "content-type" if self.grpc_content_type.is_some() => {
+                self.grpc_content_type.map(str::as_bytes)
+            }
+            FORWARDED_CERT if !self.forwarded_cert.copied => self.forwarded_cert.written.as_deref(),
             "via" if config.via.is_some() => config.via.as_deref().map(str::as_bytes),
             _ => {
                 let field = self.request.head.field(name)?;

@@ -14,6 +14,7 @@
 //! of our own, or a closed connection, and is counted and logged once.
 
 mod begin;
+mod client_cert;
 mod downstream;
 mod edits;
 mod exchange;
@@ -38,6 +39,8 @@ use crate::shard::Shard;
 use crate::stats::{Http2Stats, HttpStats};
 use crate::timer::{NANOS_PER_MS, Nanos, after};
 
+use self::grpc::MethodTable;
+
 pub use self::edits::EditOutcome;
 pub use self::exchange::Exchange;
 pub use self::http1::Http1Connection;
@@ -57,6 +60,8 @@ pub struct HttpRuntime {
     pub logs: Arc<AccessLogs>,
     /// Limits of request heads.
     pub limits: HeadLimits,
+    /// Whose gRPC methods count where.
+    grpc_methods: MethodTable,
 }
 
 impl HttpRuntime {
@@ -68,7 +73,8 @@ impl HttpRuntime {
         };
         let stats = shard.registry.http(shard.index, &config.stat_prefix);
         let http2_stats = shard.registry.http2(shard.index);
-        Self { config, stats, http2_stats, logs, limits }
+        let grpc_methods = MethodTable::new(config.grpc_stats.as_ref(), config.grpc_web);
+        Self { config, stats, http2_stats, logs, limits, grpc_methods }
     }
 }
 

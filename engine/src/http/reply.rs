@@ -3,6 +3,7 @@
 //! This is the one place where internal errors become HTTP.
 
 use bytes::Bytes;
+use outrigger_codecs::grpc::percent_encode;
 use outrigger_codecs::http::{BodyFraming, FieldKind, Put, decimal};
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{HeaderCase, HeaderOp};
@@ -120,7 +121,8 @@ impl Reply {
     /// Whether the reply has a header of its own called `name`.
     pub(super) fn has(&self, name: &str, frame: &ReplyFrame<'_>) -> bool {
         match name {
-            "content-type" => frame.grpc.is_some() || !self.body_bytes().is_empty(),
+            "content-type" => frame.form != ReplyForm::Http || !self.body_bytes().is_empty(),
+            "grpc-status" => self.grpc_status_sent(frame.form).is_some(),
             "date" => true,
             "location" => self.location.is_some(),
             "server" => frame.server.is_some(),
@@ -130,8 +132,19 @@ impl Reply {
     }
 
     /// The status that the client gets: gRPC has its own inside a 200.
-    pub(super) fn status_for(&self, grpc: bool) -> u16 {
-        if grpc && self.location.is_none() { 200 } else { self.status }
+    pub(super) fn status_for(&self, form: ReplyForm) -> u16 {
+        if form == ReplyForm::Grpc { 200 } else { self.status }
+    }
+
+    /// The gRPC status that the client gets.
+    pub(super) fn grpc_status_sent(&self, form: ReplyForm) -> Option<u64> {
+        let told = match form {
+            ReplyForm::Http => false,
+            ReplyForm::Grpc => true,
+            // As Envoy's filter, which has nothing to make one of where there is no body.
+            ReplyForm::GrpcWeb(_) => !self.body_bytes().is_empty(),
+        };
+        told.then(|| self.grpc_status.unwrap_or_else(|| grpc_status(self.status)))
     }
 
     /// Writes head and body for HTTP/1, with `edits` worked out for it. Returns them and the head's
@@ -146,7 +159,7 @@ impl Reply {
     ) -> (Chunk, usize) {
         let mut head_len = 0;
         let chunk = arena.write(|out| {
-            render::status_line(out, self.status_for(frame.grpc.is_some()), "");
+            render::status_line(out, self.status_for(frame.form), "");
             let mut sink = Text { out: &mut *out, case };
             self.write_fields(&mut sink, frame, ops, edits);
             if let Some(length) = self.length(frame) {
@@ -176,11 +189,16 @@ impl Reply {
         if let Some(location) = &self.location {
             writer.field("location", location.as_bytes());
         }
-        if let Some(content_type) = frame.grpc {
-            writer.field("content-type", content_type);
-            self.write_grpc_status(&mut writer);
-        } else if !self.body_bytes().is_empty() {
-            writer.field("content-type", b"text/plain");
+        match frame.form {
+            ReplyForm::Http if self.body_bytes().is_empty() => {}
+            ReplyForm::Http => writer.field("content-type", b"text/plain"),
+            ReplyForm::Grpc => writer.field("content-type", b"application/grpc"),
+            ReplyForm::GrpcWeb(content_type) => {
+                writer.field("content-type", content_type.as_bytes());
+            }
+        }
+        if let Some(status) = self.grpc_status_sent(frame.form) {
+            self.write_grpc_status(status, &mut writer);
         }
         writer.field("date", &frame.date);
         if let Some(server) = frame.server {
@@ -196,18 +214,11 @@ impl Reply {
     }
 
     /// The status of a trailers-only gRPC response, which stands in its header.
-    fn write_grpc_status<S: HeadSink>(&self, writer: &mut FieldWriter<'_, S>) {
+    fn write_grpc_status<S: HeadSink>(&self, status: u64, writer: &mut FieldWriter<'_, S>) {
         let mut digits = [0; 20];
-        let status = self.grpc_status.unwrap_or_else(|| grpc_status(self.status));
         writer.field("grpc-status", decimal(status, &mut digits));
         let mut message = Vec::new();
-        for byte in self.body_bytes() {
-            // The gRPC protocol's percent-encoding of grpc-message.
-            match byte {
-                b' '..=b'$' | b'&'..=b'~' => message.push(*byte),
-                _ => message.extend_from_slice(format!("%{byte:02X}").as_bytes()),
-            }
-        }
+        percent_encode(self.body_bytes(), &mut message);
         if !message.is_empty() {
             writer.field("grpc-message", &message);
         }
@@ -215,15 +226,15 @@ impl Reply {
 
     /// The length to announce. RFC 9110 section 8.6: a 204 has none.
     pub(super) fn length(&self, frame: &ReplyFrame<'_>) -> Option<u64> {
-        match frame.grpc {
-            Some(_) => Some(0),
-            None => (self.status != 204).then_some(self.body_bytes().len() as u64),
+        match frame.form {
+            ReplyForm::Http => (self.status != 204).then_some(self.body_bytes().len() as u64),
+            ReplyForm::Grpc | ReplyForm::GrpcWeb(_) => Some(0),
         }
     }
 
     /// The body that goes out.
     pub(super) fn body_sent(&self, frame: &ReplyFrame<'_>) -> &[u8] {
-        if frame.grpc.is_some() || frame.head_only || self.status == 204 {
+        if frame.form != ReplyForm::Http || frame.head_only || self.status == 204 {
             return &[];
         }
         self.body_bytes()
@@ -254,8 +265,18 @@ pub(super) struct ReplyFrame<'a> {
     pub(super) http10: bool,
     /// HEAD: no body.
     pub(super) head_only: bool,
-    /// The request was gRPC, and so is the answer: its content type.
-    pub(super) grpc: Option<&'a [u8]>,
+    pub(super) form: ReplyForm,
+}
+
+/// In whose terms a reply says what happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReplyForm {
+    /// HTTP's.
+    Http,
+    /// gRPC's: a head with a status of its own inside a 200.
+    Grpc,
+    /// gRPC-Web's: HTTP's status, and gRPC's in the head. With the content type.
+    GrpcWeb(&'static str),
 }
 
 /// The gRPC status that stands for an HTTP status (contract section 15.1, last row).

@@ -52,6 +52,11 @@ impl Histogram {
         add(&cells.sum, value);
     }
 
+    /// Whether anything was ever recorded.
+    pub fn is_used(&self) -> bool {
+        self.cells.get().is_some()
+    }
+
     /// Adds this histogram's present content to `snapshot`.
     pub fn merge_into(&self, snapshot: &mut HistogramSnapshot) {
         let Some(cells) = self.cells.get() else { return };

@@ -12,12 +12,14 @@
 //! `access_log.` and the fields marked so in [`sets`].
 
 pub mod cell;
+pub mod grpc;
 pub mod histogram;
 pub mod registry;
 pub mod render;
 pub mod sets;
 
 pub use cell::{Counter, Gauge};
+pub use grpc::{GrpcCallStats, GrpcKind};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use registry::{Registry, Sample, Scope, Value};
 pub use sets::{

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use outrigger_xds::snapshot::Address;
 
+use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
     AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
@@ -35,6 +36,7 @@ pub struct Registry {
     cluster_http2: Mutex<Family<Http2Stats>>,
     listener_tls: Mutex<Family<TlsStats>>,
     cluster_tls: Mutex<Family<TlsStats>>,
+    grpc: Mutex<GrpcFamily>,
     hosts: Mutex<BTreeMap<HostKey, Vec<Weak<HostStats>>>>,
     /// What counters stood at when `/reset_counters` was last asked for; taken off when reading,
     /// because only a cell's own writer may write it.
@@ -58,6 +60,7 @@ impl Registry {
             cluster_http2: Mutex::default(),
             listener_tls: Mutex::default(),
             cluster_tls: Mutex::default(),
+            grpc: Mutex::default(),
             hosts: Mutex::default(),
             baseline: Mutex::default(),
         }
@@ -135,6 +138,26 @@ impl Registry {
         lock(&self.cluster_tls).slot(self.shards + 1, slot, name)
     }
 
+    /// One slot's `cluster.<name>.grpc.` set, made when first asked for.
+    pub fn grpc(&self, slot: usize, cluster: &str, kind: GrpcKind) -> Arc<GrpcCallStats> {
+        let set = lock(&self.grpc).slot(self.shards + 1, slot, (cluster, kind), None);
+        // The limit is one of methods.
+        set.unwrap_or_default()
+    }
+
+    /// One slot's `cluster.<name>.grpc.<service>.<method>.` set, made when first asked for. Nothing when
+    /// the cluster has [`METHODS_MAX`](super::grpc::METHODS_MAX) others.
+    pub fn grpc_method(
+        &self,
+        slot: usize,
+        cluster: &str,
+        kind: GrpcKind,
+        (service, method): (&str, &str),
+    ) -> Option<Arc<GrpcCallStats>> {
+        let method = Some((service, method));
+        lock(&self.grpc).slot(self.shards + 1, slot, (cluster, kind), method)
+    }
+
     /// One slot's `tcp.<prefix>.` set, made when first asked for.
     pub fn tcp(&self, slot: usize, prefix: &str) -> Arc<TcpStats> {
         lock(&self.tcp).slot(self.shards + 1, slot, prefix)
@@ -174,6 +197,7 @@ impl Registry {
         lock(&self.http).merge_into(&mut samples, Scope::Http);
         lock(&self.clusters).merge_into(&mut samples, Scope::Cluster);
         lock(&self.tcp).merge_into(&mut samples, Scope::Tcp);
+        lock(&self.grpc).merge_into(&mut samples);
         self.apply_baseline(&mut samples);
         samples.sort_by_cached_key(ToString::to_string);
         samples
@@ -278,6 +302,15 @@ pub enum Scope {
     Cluster(Arc<str>),
     /// `filesystem.`
     Filesystem,
+    /// `cluster.<name>.grpc.` or `cluster.<name>.grpc.<service>.<method>.`
+    Grpc {
+        /// The cluster's name in statistics.
+        cluster: Arc<str>,
+        /// Which of the two protocols.
+        kind: GrpcKind,
+        /// Service and method.
+        method: Method,
+    },
     /// `http.<stat_prefix>.`
     Http(Arc<str>),
     /// `listener.<address>.`
@@ -305,6 +338,13 @@ impl Display for Scope {
             Scope::AccessLog => f.write_str("access_log."),
             Scope::Cluster(name) => write!(f, "cluster.{name}."),
             Scope::Filesystem => f.write_str("filesystem."),
+            Scope::Grpc { cluster, kind, method } => {
+                write!(f, "cluster.{cluster}.{}.", kind.name())?;
+                match method {
+                    Some((service, method)) => write!(f, "{service}.{method}."),
+                    None => Ok(()),
+                }
+            }
             Scope::Http(prefix) => write!(f, "http.{prefix}."),
             Scope::Listener(name) => write!(f, "listener.{name}."),
             Scope::Process => Ok(()),
@@ -444,7 +484,7 @@ impl Value {
     }
 }
 
-fn merge<'a, T: StatSet>(
+pub(super) fn merge<'a, T: StatSet>(
     samples: &mut Vec<Sample>,
     scope: &Scope,
     sets: impl IntoIterator<Item = &'a Arc<T>>,

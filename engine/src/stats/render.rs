@@ -2,13 +2,16 @@
 //!
 //! Pure functions from samples to bytes; who asks and over what socket is not their business.
 //! Differences from Envoy: quantiles of the last flush interval are always `nan` (`null` in JSON),
-//! which Envoy too prints for an idle interval, because nothing here runs on a flush timer.
+//! which Envoy too prints for an idle interval, because nothing here runs on a flush timer. Services
+//! and methods of gRPC are always labels of Prometheus, where Envoy takes the first two words of the
+//! name for them: for services without dots (`replace_dots_in_grpc_service_name`) that is the same.
 
 use std::fmt::{Display, Write};
 
 use regex::Regex;
 use serde_json::{Value as Json, json};
 
+use super::grpc::GrpcKind;
 use super::histogram::{HistogramSnapshot, PROMETHEUS_BOUNDS, QUANTILES};
 use super::registry::{Sample, Scope, Value};
 
@@ -154,6 +157,17 @@ impl Row<'_> {
                 "envoy_cluster"
             }
             Scope::Filesystem => "envoy_filesystem",
+            Scope::Grpc { cluster, kind, method } => {
+                if let Some((service, method)) = method {
+                    label(&mut labels, "envoy_grpc_bridge_method", method);
+                    label(&mut labels, "envoy_grpc_bridge_service", service);
+                }
+                label(&mut labels, "envoy_cluster_name", cluster);
+                match kind {
+                    GrpcKind::Grpc => "envoy_cluster_grpc",
+                    GrpcKind::GrpcWeb => "envoy_cluster_grpc_web",
+                }
+            }
             Scope::Http(stat_prefix) => {
                 label(&mut labels, "envoy_http_conn_manager_prefix", stat_prefix);
                 "envoy_http"

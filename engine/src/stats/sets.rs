@@ -6,6 +6,7 @@
 
 use outrigger_codecs::http2::Counters;
 use outrigger_xds::snapshot::TlsVersion;
+use rustls::{CipherSuite, NamedGroup};
 
 use crate::tls::{CertificateFault, HandshakeError, TlsSession};
 
@@ -371,6 +372,7 @@ stat_set! {
         counters {
             handshake = "ssl.handshake",
             session_reused = "ssl.session_reused",
+            /// Errors of TLS, except for those of certificates.
             connection_error = "ssl.connection_error",
             no_certificate = "ssl.no_certificate",
             fail_verify_no_cert = "ssl.fail_verify_no_cert",
@@ -378,10 +380,34 @@ stat_set! {
             fail_verify_san = "ssl.fail_verify_san",
             fail_verify_cert_hash = "ssl.fail_verify_cert_hash",
             ocsp_staple_failed = "ssl.ocsp_staple_failed",
+            ocsp_staple_omitted = "ssl.ocsp_staple_omitted",
+            ocsp_staple_requests = "ssl.ocsp_staple_requests",
+            ocsp_staple_responses = "ssl.ocsp_staple_responses",
             /// Connections for which no certificate could be read.
             no_context = "ssl.no_context",
+            /// Outrigger's own: the peer refused us by an alert.
+            fail_alert = "ssl.fail_alert",
+            /// Outrigger's own: nothing both sides can do.
+            fail_incompatible = "ssl.fail_incompatible",
+            /// Outrigger's own: the peer broke the protocol, or it is none.
+            fail_protocol = "ssl.fail_protocol",
+            /// Outrigger's own: the connection ended before the handshake did.
+            fail_closed = "ssl.fail_closed",
             tls12 = "ssl.versions.TLSv1.2",
             tls13 = "ssl.versions.TLSv1.3",
+            x25519 = "ssl.curves.X25519",
+            p256 = "ssl.curves.P-256",
+            p384 = "ssl.curves.P-384",
+            x25519_mlkem768 = "ssl.curves.X25519MLKEM768",
+            tls13_aes128 = "ssl.ciphers.TLS_AES_128_GCM_SHA256",
+            tls13_aes256 = "ssl.ciphers.TLS_AES_256_GCM_SHA384",
+            tls13_chacha20 = "ssl.ciphers.TLS_CHACHA20_POLY1305_SHA256",
+            ecdsa_aes128 = "ssl.ciphers.ECDHE-ECDSA-AES128-GCM-SHA256",
+            ecdsa_aes256 = "ssl.ciphers.ECDHE-ECDSA-AES256-GCM-SHA384",
+            ecdsa_chacha20 = "ssl.ciphers.ECDHE-ECDSA-CHACHA20-POLY1305",
+            rsa_aes128 = "ssl.ciphers.ECDHE-RSA-AES128-GCM-SHA256",
+            rsa_aes256 = "ssl.ciphers.ECDHE-RSA-AES256-GCM-SHA384",
+            rsa_chacha20 = "ssl.ciphers.ECDHE-RSA-CHACHA20-POLY1305",
         }
         gauges {}
         levels {}
@@ -399,26 +425,62 @@ impl TlsStats {
         if session.peer.is_none() {
             self.no_certificate.inc();
         }
+        let staple = session.staple;
+        self.ocsp_staple_requests.add(staple.asked.into());
+        self.ocsp_staple_responses.add(staple.stapled.into());
+        self.ocsp_staple_omitted.add(staple.omitted.into());
         match session.version {
             TlsVersion::Tls12 => self.tls12.inc(),
             TlsVersion::Tls13 => self.tls13.inc(),
         }
+        let curve = match session.group {
+            Some(NamedGroup::X25519) => Some(&self.x25519),
+            Some(NamedGroup::secp256r1) => Some(&self.p256),
+            Some(NamedGroup::secp384r1) => Some(&self.p384),
+            Some(NamedGroup::X25519MLKEM768) => Some(&self.x25519_mlkem768),
+            _ => None,
+        };
+        let cipher = match session.cipher {
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => Some(&self.tls13_aes128),
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => Some(&self.tls13_aes256),
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => Some(&self.tls13_chacha20),
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => Some(&self.ecdsa_aes128),
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => Some(&self.ecdsa_aes256),
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => {
+                Some(&self.ecdsa_chacha20)
+            }
+            CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => Some(&self.rsa_aes128),
+            CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Some(&self.rsa_aes256),
+            CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Some(&self.rsa_chacha20),
+            _ => None,
+        };
+        curve.into_iter().chain(cipher).for_each(Counter::inc);
     }
 
     /// Counts a handshake that failed, by its reason.
     pub fn failed(&self, error: &HandshakeError) {
-        match error {
-            HandshakeError::Certificate(CertificateFault::Missing) => {
-                self.fail_verify_no_cert.inc();
+        let reason = match error {
+            HandshakeError::Certificate(fault) => {
+                // Not a connection_error, as with Envoy.
+                return match fault {
+                    CertificateFault::Missing => self.fail_verify_no_cert.inc(),
+                    CertificateFault::Name => self.fail_verify_san.inc(),
+                    CertificateFault::Hash => self.fail_verify_cert_hash.inc(),
+                    CertificateFault::Chain(_)
+                    | CertificateFault::Unreadable
+                    | CertificateFault::Signature => self.fail_verify_error.inc(),
+                };
             }
-            HandshakeError::Certificate(CertificateFault::Name) => self.fail_verify_san.inc(),
-            HandshakeError::Certificate(CertificateFault::Hash) => {
-                self.fail_verify_cert_hash.inc();
+            HandshakeError::Closed | HandshakeError::Transport(_) => {
+                return self.fail_closed.inc();
             }
-            HandshakeError::Certificate(_) => self.fail_verify_error.inc(),
-            HandshakeError::OcspStaple => self.ocsp_staple_failed.inc(),
-            _ => {}
-        }
+            HandshakeError::OcspStaple => Some(&self.ocsp_staple_failed),
+            HandshakeError::Alert(_) => Some(&self.fail_alert),
+            HandshakeError::Incompatible(_) => Some(&self.fail_incompatible),
+            HandshakeError::Protocol(_) => Some(&self.fail_protocol),
+            HandshakeError::ServerName | HandshakeError::Internal(_) => None,
+        };
+        reason.into_iter().for_each(Counter::inc);
         self.connection_error.inc();
     }
 }

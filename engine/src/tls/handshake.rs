@@ -12,6 +12,7 @@ use std::task::Waker;
 use outrigger_codecs::tls::{HelloInspector, Inspected};
 use outrigger_xds::snapshot::TlsVersion;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::crypto::SupportedKxGroup;
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
@@ -30,8 +31,8 @@ use super::keylog::{self, Secrets};
 use super::outbound::Outbound;
 use super::protect::{Protection, TrafficSecret};
 use super::record::{self, HEADER_BYTES, RecordError};
-use super::server::{ServerContext, StapleUse};
-use super::session::{PeerCertificate, TlsSession};
+use super::server::ServerContext;
+use super::session::{PeerCertificate, StapleUse, TlsSession};
 use super::stream::{TlsStream, send_last};
 use super::verify;
 
@@ -47,8 +48,6 @@ pub struct Established {
     pub transport: Transport,
     /// What was agreed.
     pub session: Rc<TlsSession>,
-    /// What became of our OCSP staple; nothing of it on a client's side.
-    pub staple: StapleUse,
 }
 
 struct State {
@@ -312,10 +311,9 @@ impl State {
         let (config, info) = match inspector.push(&self.records[begin..]) {
             Inspected::NeedMore => return Ok(()),
             Inspected::Hello(hello) => {
-                let answer = context.answer(&hello).map_err(|error| {
+                let answer = context.answer(&hello).inspect_err(|_| {
                     // internal_error, as for a certificate that can't be used.
                     send_last(&self.socket, plain_alert(&self.buffers, 80));
-                    error
                 })?;
                 let info = ServerInfo {
                     context: Arc::clone(context),
@@ -374,7 +372,7 @@ impl State {
                 "messages behind the end of the handshake".to_owned(),
             )));
         }
-        let (facts, secrets, side, peer_secret, own_secret, staple) = match self.machine {
+        let (session, secrets, side, peer_secret, own_secret) = match self.machine {
             Machine::Server { connection, info } => {
                 let facts = Facts::of(&connection)?;
                 let (secrets, _connection): (_, KernelConnection<ServerConnectionData>) =
@@ -382,10 +380,9 @@ impl State {
                         .dangerous_into_kernel_connection()
                         .map_err(HandshakeError::Internal)?;
                 let verified = info.context.is_verified(&facts.chain);
-                let staple = info.staple;
-                let session = facts.session(verified, info.server_name, info.identity);
-                let peer = self.secrets.client;
-                (session, secrets, Side::Server, peer, self.secrets.server, staple)
+                let mut session = facts.session(verified, info.server_name, info.identity);
+                session.staple = info.staple;
+                (session, secrets, Side::Server, self.secrets.client, self.secrets.server)
             }
             Machine::Client { connection, info } => {
                 let facts = Facts::of(&connection)?;
@@ -401,14 +398,13 @@ impl State {
                     TlsVersion::Tls12 => 0,
                 };
                 let side = Side::client(connection, tickets);
-                let peer = self.secrets.server;
-                (session, secrets, side, peer, self.secrets.client, StapleUse::default())
+                (session, secrets, side, self.secrets.server, self.secrets.client)
             }
             Machine::Awaiting { .. } | Machine::Failed(_) => {
                 return Err(HandshakeError::Internal(rustls::Error::HandshakeNotComplete));
             }
         };
-        let session = Rc::new(facts);
+        let session = Rc::new(session);
         let halves = halves(&session, &secrets, side, peer_secret, own_secret);
         let (mut inbound, outbound) = halves
             .map_err(|error| HandshakeError::Internal(rustls::Error::General(error.to_string())))?;
@@ -424,7 +420,7 @@ impl State {
         }
         let stream =
             TlsStream::new(self.socket, self.buffers, Rc::clone(&session), inbound, outbound);
-        Ok(Established { transport: Transport::Tls(Box::new(stream)), session, staple })
+        Ok(Established { transport: Transport::Tls(Box::new(stream)), session })
     }
 }
 
@@ -449,7 +445,7 @@ impl Facts {
         Ok(Self {
             version,
             suite: connection.negotiated_cipher_suite().ok_or_else(unknown)?.suite(),
-            group: connection.negotiated_key_exchange_group().map(|group| group.name()),
+            group: connection.negotiated_key_exchange_group().map(SupportedKxGroup::name),
             alpn: connection.alpn_protocol().map(Box::from),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             chain: connection.peer_certificates().unwrap_or_default().to_vec(),
@@ -471,6 +467,7 @@ impl Facts {
             resumed: self.resumed,
             peer: PeerCertificate::new(&self.chain, verified),
             local,
+            staple: StapleUse::default(),
         }
     }
 }

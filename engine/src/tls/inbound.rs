@@ -355,10 +355,9 @@ impl Inbound {
     fn messages(&mut self, mut bytes: &[u8]) -> Result<(), RecordError> {
         while let Some(kind) = bytes.first() {
             // Judged by its type alone, so that nothing is kept of a message that must not come.
-            let expected = match (*kind, &self.side) {
-                (MESSAGE_KEY_UPDATE, _) => true,
-                (MESSAGE_NEW_SESSION_TICKET, Side::Client(_)) => true,
-                _ => false,
+            let expected = match self.side {
+                Side::Server => *kind == MESSAGE_KEY_UPDATE,
+                Side::Client(_) => [MESSAGE_KEY_UPDATE, MESSAGE_NEW_SESSION_TICKET].contains(kind),
             };
             if !expected {
                 return Err(RecordError::UnexpectedMessage);
@@ -428,3 +427,336 @@ const KEY_UPDATES_MAX: u8 = 32;
 
 /// What they allow over the life of a connection.
 const WARNINGS_MAX: u8 = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use proptest::prelude::*;
+    use rustls::CipherSuite;
+
+    use super::super::protect::samples;
+    use super::*;
+
+    /// The peer: what it seals is to be opened.
+    struct Peer {
+        sealer: Protection,
+        secret: TrafficSecret,
+    }
+
+    impl Peer {
+        fn seal(&mut self, kind: ContentType, content: &[u8]) -> Vec<u8> {
+            let mut record = vec![0; self.sealer.sealed_len(content.len())];
+            let parts = std::iter::once(content);
+            self.sealer.seal(kind, parts, content.len(), &mut record).unwrap();
+            record
+        }
+
+        fn data(&mut self, content: &[u8]) -> Vec<u8> {
+            self.seal(ContentType::ApplicationData, content)
+        }
+
+        fn key_update(&mut self, request: u8) -> Vec<u8> {
+            let record = self.seal(ContentType::Handshake, &[24, 0, 0, 1, request]);
+            self.sealer = self.secret.update().unwrap();
+            record
+        }
+    }
+
+    /// Both ends of a connection of one version.
+    type Version = fn() -> (Inbound, Peer);
+
+    fn secret() -> TrafficSecret {
+        TrafficSecret::new(CipherSuite::TLS13_AES_128_GCM_SHA256, &[3; 32]).unwrap()
+    }
+
+    fn tls13() -> (Inbound, Peer) {
+        let (mut ours, mut theirs) = (secret(), secret());
+        let inbound = Inbound::new(ours.update().unwrap(), Some(ours), Side::Server);
+        let peer = Peer { sealer: theirs.update().unwrap(), secret: theirs };
+        (inbound, peer)
+    }
+
+    fn tls12() -> (Inbound, Peer) {
+        let (opener, sealer) = samples::pairs().swap_remove(3);
+        (Inbound::new(opener, None, Side::Server), Peer { sealer, secret: secret() })
+    }
+
+    /// A chunk of which nobody else knows.
+    fn chunk(buffers: &RecordBuffers, bytes: &[u8]) -> Chunk {
+        let mut assembly = buffers.assemble(bytes.len()).unwrap();
+        assembly.fill(bytes);
+        assembly.into_chunk()
+    }
+
+    /// Pushes `bytes` in pieces of at most `piece`, and returns the plaintext.
+    fn feed(inbound: &mut Inbound, buffers: &RecordBuffers, bytes: &[u8], piece: usize) -> Vec<u8> {
+        let mut plain = Vec::new();
+        for piece in bytes.chunks(piece) {
+            inbound.push(chunk(buffers, piece), buffers);
+            while let Some(chunk) = inbound.take() {
+                assert!(!chunk.is_empty());
+                plain.extend_from_slice(&chunk);
+            }
+        }
+        plain
+    }
+
+    fn failure(inbound: &mut Inbound, bytes: &[u8]) -> RecordError {
+        feed(inbound, &RecordBuffers::new(), bytes, 4096);
+        match inbound.end() {
+            Some(End::Failed(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn records_are_opened_wherever_they_are_cut() {
+        let buffers = RecordBuffers::new();
+        for version in [tls13, tls12] {
+            let len = {
+                let (_, mut peer) = version();
+                peer.data(b"hello").len() + peer.data(b"world").len()
+            };
+            for cut in 0..=len {
+                let (mut inbound, mut peer) = version();
+                let bytes = [peer.data(b"hello"), peer.data(b"world")].concat();
+                let mut plain = Vec::new();
+                for piece in [&bytes[..cut], &bytes[cut..]] {
+                    if !piece.is_empty() {
+                        inbound.push(chunk(&buffers, piece), &buffers);
+                    }
+                    plain.extend(std::iter::from_fn(|| inbound.take()).flat_map(|c| c.to_vec()));
+                }
+                assert_eq!(plain, b"helloworld", "cut at {cut}");
+                assert!(inbound.is_at_rest());
+            }
+        }
+    }
+
+    #[test]
+    fn whole_records_are_slices_of_their_chunk() {
+        let buffers = RecordBuffers::new();
+        let (mut inbound, mut peer) = tls13();
+        let bytes = [peer.data(b"one"), peer.data(b""), peer.data(b"three")].concat();
+        let chunk = chunk(&buffers, &bytes);
+        let place = chunk.as_ptr_range();
+        inbound.push(chunk, &buffers);
+        for wanted in [&b"one"[..], b"three"] {
+            let plain = inbound.take().unwrap();
+            assert_eq!(&*plain, wanted);
+            assert!(place.contains(&plain.as_ptr()));
+        }
+        assert!(inbound.take().is_none() && inbound.is_at_rest());
+    }
+
+    #[test]
+    fn a_chunk_that_others_see_is_left_alone() {
+        let buffers = RecordBuffers::new();
+        let (mut inbound, mut peer) = tls13();
+        let bytes = [peer.data(b"one"), peer.data(b"two"), peer.data(b"cut")].concat();
+        let (front, back) = bytes.split_at(bytes.len() - 3);
+        let shared = chunk(&buffers, front);
+        inbound.push(shared.clone(), &buffers);
+        assert_eq!(&*shared, front);
+        inbound.push(chunk(&buffers, back), &buffers);
+        for wanted in [&b"one"[..], b"two", b"cut"] {
+            assert_eq!(&*inbound.take().unwrap(), wanted);
+        }
+    }
+
+    #[test]
+    fn what_came_before_an_error_is_handed_on() {
+        let buffers = RecordBuffers::new();
+        let (mut inbound, mut peer) = tls13();
+        let mut bytes = [peer.data(b"good"), peer.data(b"evil"), peer.data(b"late")].concat();
+        let evil = peer.sealer.sealed_len(4) + 10;
+        bytes[evil] ^= 1;
+        assert_eq!(feed(&mut inbound, &buffers, &bytes, 4096), b"good");
+        assert_eq!(inbound.end(), Some(End::Failed(RecordError::BadMac)));
+        let more = peer.data(b"more");
+        assert_eq!(feed(&mut inbound, &buffers, &more, 4096), b"");
+    }
+
+    #[test]
+    fn ends_are_told_apart() {
+        let buffers = RecordBuffers::new();
+        let (mut inbound, mut peer) = tls13();
+        let bytes = [peer.seal(ContentType::Alert, &[1, 0]), peer.data(b"ignored")].concat();
+        assert_eq!(feed(&mut inbound, &buffers, &bytes, 4096), b"");
+        inbound.transport_ended();
+        assert_eq!(inbound.end(), Some(End::Closed));
+        let (mut inbound, mut peer) = tls13();
+        let bytes = peer.data(b"cut off");
+        feed(&mut inbound, &buffers, &bytes[..10], 4096);
+        assert!(!inbound.is_at_rest());
+        inbound.transport_ended();
+        assert_eq!(inbound.end(), Some(End::Truncated));
+    }
+
+    #[test]
+    fn alerts_end_the_connection_but_for_warnings() {
+        for (version, level, code, ends) in [
+            (tls13 as Version, 1, 48, true),
+            (tls13, 2, 48, true),
+            (tls13, 1, 90, false),
+            (tls12, 1, 112, false),
+            (tls12, 2, 48, true),
+        ] {
+            let (mut inbound, mut peer) = version();
+            let alert = peer.seal(ContentType::Alert, &[level, code]);
+            feed(&mut inbound, &RecordBuffers::new(), &alert, 4096);
+            let end = ends.then_some(End::Failed(RecordError::Alert(code)));
+            assert_eq!(inbound.end(), end);
+        }
+        let (mut inbound, mut peer) = tls12();
+        for _ in 0..WARNINGS_MAX {
+            let warning = peer.seal(ContentType::Alert, &[1, 112]);
+            feed(&mut inbound, &RecordBuffers::new(), &warning, 4096);
+        }
+        assert_eq!(inbound.end(), None);
+        let one_more = peer.seal(ContentType::Alert, &[1, 112]);
+        assert_eq!(failure(&mut inbound, &one_more), RecordError::Flood);
+        let (mut inbound, mut peer) = tls13();
+        let long = peer.seal(ContentType::Alert, &[1, 0, 0]);
+        assert_eq!(failure(&mut inbound, &long), RecordError::Decode);
+    }
+
+    #[test]
+    fn what_has_no_content_is_a_flood_at_some_point() {
+        let buffers = RecordBuffers::new();
+        let (mut inbound, mut peer) = tls13();
+        for _ in 0..2 {
+            for _ in 0..EMPTY_RECORDS_MAX {
+                let empty = peer.data(b"");
+                feed(&mut inbound, &buffers, &empty, 4096);
+            }
+            for _ in 0..KEY_UPDATES_MAX {
+                let update = peer.key_update(1);
+                feed(&mut inbound, &buffers, &update, 4096);
+            }
+            assert!(inbound.take_key_update_wanted());
+            let data = peer.data(b"content");
+            assert_eq!(feed(&mut inbound, &buffers, &data, 4096), b"content");
+        }
+        for _ in 0..EMPTY_RECORDS_MAX {
+            let empty = peer.data(b"");
+            feed(&mut inbound, &buffers, &empty, 4096);
+        }
+        let empty = peer.data(b"");
+        assert_eq!(failure(&mut inbound, &empty), RecordError::Flood);
+        let (mut inbound, mut peer) = tls13();
+        for _ in 0..KEY_UPDATES_MAX {
+            let update = peer.key_update(0);
+            feed(&mut inbound, &buffers, &update, 4096);
+        }
+        assert!(!inbound.take_key_update_wanted(), "none was asked for");
+        let update = peer.key_update(0);
+        assert_eq!(failure(&mut inbound, &update), RecordError::Flood);
+    }
+
+    #[test]
+    fn messages_may_go_on_in_the_next_record_but_not_be_interrupted() {
+        let buffers = RecordBuffers::new();
+        let (mut inbound, mut peer) = tls13();
+        for piece in [&[24, 0][..], &[0], &[1, 1]] {
+            let record = peer.seal(ContentType::Handshake, piece);
+            feed(&mut inbound, &buffers, &record, 4096);
+        }
+        assert!(inbound.take_key_update_wanted());
+        peer.sealer = peer.secret.update().unwrap();
+        let data = peer.data(b"with the next key");
+        assert_eq!(feed(&mut inbound, &buffers, &data, 4096), b"with the next key");
+        let half = [peer.seal(ContentType::Handshake, &[24, 0]), peer.data(b"no")].concat();
+        assert_eq!(failure(&mut inbound, &half), RecordError::UnexpectedMessage);
+    }
+
+    #[test]
+    fn messages_that_must_not_come_are_refused() {
+        use RecordError::{Decode, IllegalParameter, Renegotiation, UnexpectedMessage};
+        let cases: [(Version, &[u8], RecordError); 9] = [
+            (tls13, &[], UnexpectedMessage),
+            (tls13, &[1], UnexpectedMessage),
+            (tls13, &[4, 0, 0, 0], UnexpectedMessage),
+            (tls13, &[13, 0, 0, 1], UnexpectedMessage),
+            (tls13, &[24, 0, 0, 1, 2], IllegalParameter),
+            (tls13, &[24, 0, 0, 2, 0, 0], Decode),
+            (tls13, &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0], UnexpectedMessage),
+            (tls12, &[1, 0, 0, 0], Renegotiation),
+            (tls12, &[0, 0, 0, 0], Renegotiation),
+        ];
+        for (version, message, error) in cases {
+            let (mut inbound, mut peer) = version();
+            let record = peer.seal(ContentType::Handshake, message);
+            assert_eq!(failure(&mut inbound, &record), error, "{message:?}");
+        }
+        let (mut inbound, _) = tls13();
+        // change_cipher_spec is over and done with.
+        assert_eq!(failure(&mut inbound, &[20, 3, 3, 0, 1, 1]), UnexpectedMessage);
+    }
+
+    /// What a peer does.
+    #[derive(Clone, Debug)]
+    enum Act {
+        Data(usize),
+        KeyUpdate,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let act = prop_oneof![
+            4 => (0usize..40).prop_map(Act::Data),
+            2 => (0usize..=16384).prop_map(Act::Data),
+            1 => Just(Act::KeyUpdate),
+        ];
+        proptest::collection::vec(act, 1..20)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_cut_gives_the_same_plaintext(
+            acts in acts(),
+            cuts in proptest::collection::vec((1usize..17_000, any::<bool>()), 1..40),
+        ) {
+            let buffers: Rc<RecordBuffers> = RecordBuffers::new();
+            let (mut inbound, mut peer) = tls13();
+            let (mut bytes, mut wanted) = (Vec::new(), Vec::new());
+            for act in acts {
+                match act {
+                    Act::Data(len) => {
+                        let content: Vec<u8> = (0..len).map(|at| (at * 7 + len) as u8).collect();
+                        bytes.extend(peer.data(&content));
+                        wanted.extend(content);
+                    }
+                    Act::KeyUpdate => bytes.extend(peer.key_update(0)),
+                }
+            }
+            let mut plain = Vec::new();
+            let mut rest = &bytes[..];
+            for (len, shared) in cuts.into_iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, after) = rest.split_at(len.min(rest.len()));
+                rest = after;
+                let piece = chunk(&buffers, piece);
+                let _other = shared.then(|| piece.clone());
+                inbound.push(piece, &buffers);
+                while let Some(chunk) = inbound.take() {
+                    plain.extend_from_slice(&chunk);
+                }
+            }
+            prop_assert_eq!(inbound.end(), None);
+            prop_assert!(inbound.is_at_rest());
+            prop_assert_eq!(plain, wanted);
+        }
+
+        #[test]
+        fn garbage_ends_without_plaintext(bytes in proptest::collection::vec(any::<u8>(), 1..200)) {
+            let buffers = RecordBuffers::new();
+            let (mut inbound, _) = tls13();
+            prop_assert_eq!(feed(&mut inbound, &buffers, &bytes, 7), b"");
+        }
+    }
+}

@@ -43,8 +43,8 @@ pub use contexts::{ClientSlot, FILES_INTERVAL, Refreshed, ServerSlot, Slot, TlsC
 pub use error::{CertificateFault, HandshakeError, TlsConfigError, TlsConfigProblem};
 pub use handshake::{Established, Handshake};
 pub use record::RecordError;
-pub use server::{ServerContext, StapleUse};
-pub use session::{PeerCertificate, TlsSession};
+pub use server::ServerContext;
+pub use session::{PeerCertificate, StapleUse, TlsSession};
 pub use stream::TlsStream;
 pub use tickets::TicketKeyring;
 pub use x509::{CertificateFacts, pem};

@@ -108,3 +108,64 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 const STATUS_SUCCESSFUL: u8 = 0;
+
+#[cfg(test)]
+pub(super) mod samples {
+    fn der(tag: u8, content: &[&[u8]]) -> Vec<u8> {
+        let content = content.concat();
+        let mut out = vec![tag, 0x82];
+        out.extend((content.len() as u16).to_be_bytes());
+        // Lengths of DER are as short as they can be.
+        match content.len() {
+            len @ ..128 => drop(out.splice(1.., [len as u8])),
+            len @ ..256 => drop(out.splice(1.., [0x81, len as u8])),
+            _ => {}
+        }
+        out.extend(content);
+        out
+    }
+
+    /// A response about the certificate with this serial number, which nobody signed.
+    pub(in crate::tls) fn response(serial: &[u8], next_update: Option<&str>) -> Vec<u8> {
+        let time = |text: &str| der(0x18, &[text.as_bytes()]);
+        let algorithm = der(0x30, &[&der(0x06, &[&[0x2b, 0x0e, 0x03, 0x02, 0x1a]])]);
+        let hash = der(0x04, &[&[7; 20]]);
+        let id = der(0x30, &[&algorithm, &hash, &hash, &der(0x02, &[serial])]);
+        let next = next_update.map(|at| der(0xa0, &[&time(at)])).unwrap_or_default();
+        let good = der(0x80, &[]);
+        let single = der(0x30, &[&id, &good, &time("20240101000000Z"), &next]);
+        let responder = der(0xa2, &[&hash]);
+        let made_at = time("20240101000000Z");
+        let data = der(0x30, &[&responder, &made_at, &der(0x30, &[&single])]);
+        let signature = der(0x03, &[&[0, 1, 2]]);
+        let basic = der(0x30, &[&data, &algorithm, &signature]);
+        let kind = der(0x06, &[&[0x2b, 6, 1, 5, 5, 7, 0x30, 1, 1]]);
+        let bytes = der(0xa0, &[&der(0x30, &[&kind, &der(0x04, &[&basic])])]);
+        der(0x30, &[&der(0x0a, &[&[0]]), &bytes])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SerialNumber};
+
+    use super::*;
+
+    #[test]
+    fn a_response_is_for_one_certificate_and_a_time() {
+        let mut params = CertificateParams::default();
+        params.serial_number = Some(SerialNumber::from(0x1234_u64));
+        let leaf = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let leaf = leaf.der();
+        let good = samples::response(&[0x12, 0x34], Some("20300101000000Z"));
+        let over = UnixTime::since_unix_epoch(Duration::from_secs(1_893_456_000));
+        assert_eq!(check(&good, leaf), Ok(Some(over)));
+        assert_eq!(check(&samples::response(&[0x12, 0x34], None), leaf), Ok(None));
+        let other = samples::response(&[0x12, 0x35], None);
+        assert_eq!(check(&other, leaf), Err("is for another certificate"));
+        assert_eq!(check(&[0x30, 3, 0x0a, 1, 6], leaf), Err("says that the responder failed"));
+        for len in 0..good.len() {
+            assert_eq!(check(&good[..len], leaf), Err("is no OCSP response"));
+        }
+    }
+}

@@ -142,13 +142,14 @@ impl Protection {
     pub(super) fn open(&mut self, record: &mut [u8]) -> Result<Opened, RecordError> {
         let (header, body) =
             record.split_at_mut_checked(HEADER_BYTES).ok_or(RecordError::Decode)?;
+        // In TLS 1.3 every record looks like data from the outside.
+        if self.form == Form::Tls13 && header[0] != ContentType::ApplicationData as u8 {
+            return Err(RecordError::UnexpectedMessage);
+        }
         let overhead = self.explicit_nonce_bytes() + self.type_bytes() + TAG_BYTES;
         let Some(plain_len) = body.len().checked_sub(overhead) else {
             return Err(RecordError::BadMac);
         };
-        if self.form == Form::Tls13 && header[0] != ContentType::ApplicationData as u8 {
-            return Err(RecordError::UnexpectedMessage);
-        }
         let mut nonce = self.nonce();
         let (explicit, sealed) = body.split_at_mut(self.explicit_nonce_bytes());
         nonce[aead::NONCE_LEN - explicit.len()..].copy_from_slice(explicit);

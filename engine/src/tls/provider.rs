@@ -70,10 +70,9 @@ pub(super) fn schemes(
     if names.is_empty() {
         return Ok(None);
     }
-    let known = |name: &Box<str>| {
-        SCHEMES.iter().find(|(_, known)| *known == &**name).map(|(scheme, _)| *scheme)
-    };
-    let schemes: Arc<[SignatureScheme]> = names.iter().filter_map(known).collect();
+    let known =
+        |name: &str| SCHEMES.iter().find(|(_, known)| *known == name).map(|(scheme, _)| *scheme);
+    let schemes: Schemes = names.iter().filter_map(|name| known(name)).collect();
     if schemes.is_empty() {
         return Err(TlsConfigProblem::NothingSupported("signature algorithm").at(at));
     }

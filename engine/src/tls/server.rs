@@ -21,6 +21,7 @@ use super::certificate::{Certificate, Identity};
 use super::error::{HandshakeError, TlsConfigError, TlsConfigProblem};
 use super::keylog::Capture;
 use super::provider::{Schemes, provider, schemes, versions};
+use super::session::StapleUse;
 use super::sessions::ServerSessions;
 use super::source::Reader;
 use super::tickets::{TicketKeyring, Tickets};
@@ -62,17 +63,6 @@ pub(super) struct Answer {
     pub(super) identity: Arc<Identity>,
     /// What became of the OCSP staple.
     pub(super) staple: StapleUse,
-}
-
-/// What became of a certificate's OCSP staple.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StapleUse {
-    /// The client asked for one.
-    pub asked: bool,
-    /// It got one.
-    pub stapled: bool,
-    /// It would have got one, but it is over.
-    pub omitted: bool,
 }
 
 impl ServerContext {
@@ -165,7 +155,7 @@ impl ServerContext {
         let Some((leaf, intermediates)) = chain.split_first() else { return false };
         if !self.verifier.may_accept_untrusted() {
             // The handshake would have failed.
-            return self.verifier.asks();
+            return self.verifier.examines();
         }
         let now = UnixTime::now();
         let usage = KeyUsage::client_auth();

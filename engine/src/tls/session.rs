@@ -28,6 +28,19 @@ pub struct TlsSession {
     pub peer: Option<PeerCertificate>,
     /// The certificate we show: a server has shown it, a client does when it is asked.
     pub local: Option<Arc<Identity>>,
+    /// What became of our OCSP staple; on a client's side there is none.
+    pub staple: StapleUse,
+}
+
+/// What became of a certificate's OCSP staple.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StapleUse {
+    /// The client asked for one.
+    pub asked: bool,
+    /// It got one.
+    pub stapled: bool,
+    /// It would have got one, but it is over.
+    pub omitted: bool,
 }
 
 impl TlsSession {

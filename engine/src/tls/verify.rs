@@ -96,14 +96,14 @@ impl Verifier {
         Ok(verifier)
     }
 
-    /// Whether anything is asked of a certificate; if not, a server does not ask for one.
+    /// Whether a server asks clients for a certificate.
     pub(super) fn asks(&self) -> bool {
-        self.config.as_ref().is_some_and(|config| {
-            self.verifies_chain()
-                || config.accept_untrusted
-                || has_hashes(config)
-                || !config.subject_alt_names.is_empty()
-        })
+        self.examines() || self.may_accept_untrusted()
+    }
+
+    /// Whether a certificate can be found wanting.
+    pub(super) fn examines(&self) -> bool {
+        self.verifies_chain() || self.config.as_ref().is_some_and(|config| config.pins())
     }
 
     /// Whether a chain to an authority is asked for. Without it a name proves nothing.
@@ -166,7 +166,7 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<Accepted, CertificateFault> {
         match self.judge(leaf, intermediates, usage, name, now) {
-            Ok(()) if self.asks() || name.is_some() => Ok(Accepted::Verified),
+            Ok(()) if self.examines() || name.is_some() => Ok(Accepted::Verified),
             Ok(()) => Ok(Accepted::Unverified),
             Err(fault) => {
                 if self.may_accept_untrusted() {

@@ -288,3 +288,60 @@ fn utf32(bytes: &[u8]) -> Option<String> {
     });
     text.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair};
+
+    use super::*;
+
+    fn subject(parts: &[(DnType, DnValue)]) -> Box<str> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        for (kind, value) in parts {
+            params.distinguished_name.push(kind.clone(), value.clone());
+        }
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        CertificateFacts::read(certificate.der()).unwrap().subject
+    }
+
+    /// What `openssl x509 -noout -subject -nameopt RFC2253` says.
+    #[test]
+    fn names_are_printed_as_openssl_prints_them() {
+        let text = |text: &str| DnValue::Utf8String(text.to_owned());
+        assert_eq!(
+            &*subject(&[
+                (DnType::CountryName, text("DE")),
+                (DnType::OrganizationName, text(" #a,b+c\"d\\e<f>g;h= ")),
+                (DnType::CommonName, text("#J\u{fc}rgen\t")),
+            ]),
+            r#"CN=\#J\C3\BCrgen\09,O=\ #a\,b\+c\"d\\e\<f\>g\;h=\ ,C=DE"#
+        );
+        let unknown = DnType::CustomDnType(vec![1, 2, 3, 4]);
+        assert_eq!(&*subject(&[(unknown, text("hi"))]), "1.2.3.4=#0C026869");
+        let bmp = DnValue::BmpString("ab".try_into().unwrap());
+        assert_eq!(&*subject(&[(DnType::OrganizationalUnitName, bmp)]), "OU=ab");
+        assert_eq!(&*subject(&[]), "");
+    }
+
+    #[test]
+    fn pem_is_what_others_write() {
+        let key = KeyPair::generate().unwrap();
+        for name in ["a", "ab", "abc"] {
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            assert_eq!(pem([certificate.der()]), certificate.pem().replace("\r\n", "\n"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_facts() {
+        let certificate =
+            CertificateParams::default().self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let der = certificate.der();
+        assert!(CertificateFacts::read(der).is_some());
+        assert_eq!(CertificateFacts::read(&der[1..]), None);
+        assert_eq!(CertificateFacts::read(&[&der[..], b"x"].concat()), None);
+        assert_eq!(CertificateFacts::read(b""), None);
+    }
+}

@@ -140,9 +140,12 @@ fn source_types_and_ports() {
         ],
         false,
     );
+    // Only one address is loopback, as Envoy has it; the others are near to themselves.
     assert_eq!(from(&proxy, 1).as_deref(), Some("loopback"));
-    let exact = SocketAddr::new(loopback(9), port);
-    assert_eq!(chosen(&proxy, exact, 1).as_deref(), Some("port"));
+    assert_eq!(from(&proxy, 9).as_deref(), Some("external"));
+    let at = |port| chosen(&proxy, SocketAddr::new(loopback(9), port), 9);
+    assert_eq!(at(0).as_deref(), Some("loopback"));
+    assert_eq!(at(port).as_deref(), Some("port"));
     proxy.stop();
 }
 

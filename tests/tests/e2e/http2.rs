@@ -442,7 +442,7 @@ fn a_reset_of_the_client_cancels_the_request_upstream() {
     drop((call, client));
     origin.wait_released();
     proxy.expect_no_active_requests();
-    assert_eq!(proxy.stat("http.main.downstream_rq_rx_reset"), 1);
+    assert!(proxy.stat("http.main.downstream_rq_rx_reset") >= 1);
     proxy.stop();
 }
 
@@ -1135,8 +1135,7 @@ fn connections_and_streams_are_counted_and_logged() {
     assert_eq!(proxy.stat("http.main.downstream_rq_http1_total"), 1);
     assert_eq!(proxy.stat("cluster.origin.upstream_cx_http2_total"), 1);
     assert_eq!(proxy.stat("cluster.origin.upstream_rq_total"), 3);
-    proxy.expect_stat("http2.streams_active", 0);
-    proxy.expect_stat("cluster.origin.http2.streams_active", 0);
+    proxy.expect_no_active_requests();
     drop(client);
     proxy.expect_stat("http.main.downstream_cx_http2_active", 0);
     proxy.stop();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_tests::frames::{block, code, flag, get, kind, literal, post, setting};
 use outrigger_tests::http::{Fault, Wire};
-use outrigger_tests::{Config, Frame, Frames, Http2Client, Origin, Proxy};
+use outrigger_tests::{Config, Frame, Frames, Http2Client, Origin, Proxy, eventually};
 use serde_json::json;
 
 use crate::versions::{Version, config};
@@ -73,15 +73,6 @@ impl Scene {
     /// Nothing is left of the attack.
     #[track_caller]
     fn end(mut self) {
-        if std::env::var_os("SEE").is_some() {
-            for (n, v) in self.proxy.stats() {
-                if v > 0
-                    && (n.contains("http2.") || n.contains("downstream_cx") || n.contains("_rq_"))
-                {
-                    println!("   {n} {v}");
-                }
-            }
-        }
         self.serves_others();
         assert_eq!(self.proxy.client().get("/").status, 200);
         let grown = self.proxy.process().rss().saturating_sub(self.memory);
@@ -89,10 +80,37 @@ impl Scene {
         self.proxy.expect_stat("http.main.downstream_cx_http2_active", 1);
         self.proxy.expect_no_active_requests();
         drop(self.bystander);
-        self.proxy.expect_stat("http2.streams_active", 0);
+        self.proxy.expect_stat("http.main.downstream_cx_active", 0);
         self.proxy.stop();
     }
+
+    /// One of these counters has counted.
+    #[track_caller]
+    fn expect_counted(&self, names: &[&str]) {
+        expect_counted(&self.proxy, "http2", names);
+    }
 }
+
+/// One of these counters of a codec has counted: several limits may stop the same attack.
+#[track_caller]
+fn expect_counted(proxy: &Proxy, root: &str, names: &[&str]) {
+    eventually(&format!("one of {names:?}"), || {
+        let stats = proxy.stats();
+        let count = |name: &&str| stats.get(&format!("{root}.{name}")).copied().unwrap_or(0);
+        (names.iter().map(count).sum::<u64>() > 0).then_some(())
+    });
+}
+
+const SETTINGS_FLOOD: &[&str] = &["inbound_settings_frames_flood", "outbound_control_flood"];
+const PING_FLOOD: &[&str] = &["inbound_ping_frames_flood", "outbound_control_flood"];
+const EMPTY_FLOOD: &[&str] = &["inbound_empty_frames_flood"];
+const PRIORITY_FLOOD: &[&str] = &["inbound_priority_frames_flood"];
+const WINDOW_FLOOD: &[&str] = &["inbound_window_update_frames_flood"];
+const HEADER_FLOOD: &[&str] = &[
+    "inbound_continuation_frames_flood",
+    "inbound_empty_frames_flood",
+    "header_overflow",
+];
 
 /// What an attack may cost, with some room for the allocator.
 const MEMORY_BYTES: u64 = 16 << 20;
@@ -110,6 +128,7 @@ fn rapid_resets_are_stopped() {
         }
     }
     scene.expect_end(&mut frames, code::ENHANCE_YOUR_CALM);
+    scene.expect_counted(&["rapid_reset"]);
     // Most of them were never the origin's business.
     let requests = scene.origin.log().requests.len();
     assert!(requests < 1000, "{requests} requests reached the origin");
@@ -147,6 +166,7 @@ fn resets_that_we_are_made_to_send_are_counted_as_well() {
         }
     }
     frames.until_close().unwrap();
+    scene.expect_counted(&["rapid_reset"]);
     let requests = scene.origin.log().requests.len();
     assert!(requests < 1000, "{requests} requests reached the origin");
     scene.end();
@@ -167,6 +187,7 @@ fn continuation_floods_are_stopped() {
         let more = vec![Frame::new(kind::CONTINUATION, 0, 1, piece); 10];
         scene.flood(&mut frames, 200_000, &more);
         frames.until_close().unwrap_or_else(|fault| panic!("{name}: {fault:?}"));
+        scene.expect_counted(HEADER_FLOOD);
         let log = scene.origin.log();
         assert!(log.requests.iter().all(|seen| seen.request.target != "/attack"), "{name}");
         scene.end();
@@ -180,7 +201,7 @@ fn settings_floods_are_stopped() {
     let settings = vec![Frame::settings(&[(setting::INITIAL_WINDOW_SIZE, 65_535)]); 500];
     scene.flood(&mut frames, FLOOD_FRAMES, &settings);
     scene.expect_end(&mut frames, code::ENHANCE_YOUR_CALM);
-    scene.proxy.expect_stat("http2.outbound_control_flood", 1);
+    scene.expect_counted(SETTINGS_FLOOD);
     scene.end();
 }
 
@@ -190,12 +211,12 @@ fn ping_floods_are_stopped() {
     let mut frames = scene.attacker();
     scene.flood(&mut frames, FLOOD_FRAMES, &vec![Frame::ping(1); 500]);
     scene.expect_end(&mut frames, code::ENHANCE_YOUR_CALM);
-    scene.proxy.expect_stat("http2.outbound_control_flood", 1);
+    scene.expect_counted(PING_FLOOD);
     scene.end();
 }
 
 /// Enough that the answers fill every socket buffer on the way.
-const FLOOD_FRAMES: usize = 5_000_000;
+const FLOOD_FRAMES: usize = 2_000_000;
 
 #[test]
 fn floods_of_empty_frames_are_stopped() {
@@ -204,7 +225,7 @@ fn floods_of_empty_frames_are_stopped() {
     frames.send(&Frame::headers(1, &post("/"), false)).unwrap();
     scene.flood(&mut frames, 100_000, &vec![Frame::data(1, [], false); 10]);
     scene.expect_end(&mut frames, code::ENHANCE_YOUR_CALM);
-    scene.proxy.expect_stat("http2.inbound_empty_frames_flood", 1);
+    scene.expect_counted(EMPTY_FLOOD);
     scene.end();
 }
 
@@ -215,7 +236,7 @@ fn floods_of_priorities_are_stopped() {
     let priority = Frame::new(kind::PRIORITY, 0, 1, [0, 0, 0, 0, 16]);
     scene.flood(&mut frames, 100_000, &vec![priority; 10]);
     scene.expect_end(&mut frames, code::ENHANCE_YOUR_CALM);
-    scene.proxy.expect_stat("http2.inbound_priority_frames_flood", 1);
+    scene.expect_counted(PRIORITY_FLOOD);
     scene.end();
 }
 
@@ -225,7 +246,7 @@ fn floods_of_window_updates_are_stopped() {
     let mut frames = scene.attacker();
     scene.flood(&mut frames, 100_000, &vec![Frame::window_update(0, 1); 10]);
     scene.expect_end(&mut frames, code::ENHANCE_YOUR_CALM);
-    scene.proxy.expect_stat("http2.inbound_window_update_frames_flood", 1);
+    scene.expect_counted(WINDOW_FLOOD);
     scene.end();
 }
 
@@ -262,7 +283,7 @@ fn an_hpack_bomb_is_defused() {
         Err(fault) => assert_ne!(fault, Fault::Silent),
     }
     assert_eq!(scene.origin.log().requests.len(), 1);
-    scene.proxy.expect_stat("http2.header_overflow", 1);
+    scene.expect_counted(&["header_overflow"]);
     drop(frames);
     scene.end();
 }
@@ -848,16 +869,13 @@ fn hostile_origins_are_survived() {
 
 #[test]
 fn floods_of_origins_are_stopped() {
-    for (name, frame, counter) in [
-        ("SETTINGS", Frame::settings(&[]), "outbound_control_flood"),
-        ("PING", Frame::ping(1), "outbound_control_flood"),
-        ("empty DATA", Frame::data(1, [], false), "inbound_empty_frames_flood"),
-        (
-            "PRIORITY",
-            Frame::new(kind::PRIORITY, 0, 1, [0, 0, 0, 0, 1]),
-            "inbound_priority_frames_flood",
-        ),
-        ("WINDOW_UPDATE", Frame::window_update(0, 1), "inbound_window_update_frames_flood"),
+    let priority = Frame::new(kind::PRIORITY, 0, 1, [0, 0, 0, 0, 1]);
+    for (name, frame, counters) in [
+        ("SETTINGS", Frame::settings(&[]), SETTINGS_FLOOD),
+        ("PING", Frame::ping(1), PING_FLOOD),
+        ("empty DATA", Frame::data(1, [], false), EMPTY_FLOOD),
+        ("PRIORITY", priority, PRIORITY_FLOOD),
+        ("WINDOW_UPDATE", Frame::window_update(0, 1), WINDOW_FLOOD),
     ] {
         let origin = Origin::start(move |peer| {
             let (mut frames, _) = peer.frames(&[])?;
@@ -880,7 +898,7 @@ fn floods_of_origins_are_stopped() {
         );
         let grown = proxy.process().rss().saturating_sub(before);
         assert!(grown < MEMORY_BYTES, "{name}: {grown} bytes more of memory");
-        proxy.expect_stat(&format!("cluster.origin.http2.{counter}"), 1);
+        expect_counted(&proxy, "cluster.origin.http2", counters);
         origin.wait_released();
         proxy.stop();
     }

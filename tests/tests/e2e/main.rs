@@ -12,6 +12,7 @@ mod curl;
 mod differential;
 mod downstream_faults;
 mod filter_chains;
+mod grpc;
 mod headers;
 mod http2;
 mod http2_attacks;

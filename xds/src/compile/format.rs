@@ -5,8 +5,9 @@ use serde_json::Value as Json;
 use crate::compile::headers::header_name;
 use crate::fault::{Found, Problem, Trail};
 use crate::snapshot::{
-    AddressPart, CloseSide, DurationKind, DurationUnit, GrpcStatusForm, HeaderName, HostSource,
-    JsonNode, Op, PathForm, PathSource, StartTime, Template, TimePart, TimePoint, WireBytes,
+    AddressPart, CertificateField, CloseSide, DurationKind, DurationUnit, GrpcStatusForm,
+    HeaderName, HostSource, JsonNode, Op, PathForm, PathSource, StartTime, Template, TimePart,
+    TimePoint, TlsValue, WireBytes,
 };
 
 /// Compiles text with `%OPERATORS%`; `at` is for complaints.
@@ -218,8 +219,48 @@ impl<'a> Operator<'a> {
             "FILTER_CHAIN_NAME" => Op::FilterChainName,
             "ROUTE_NAME" => Op::RouteName,
             "ACCESS_LOG_TYPE" => Op::AccessLogType,
-            _ => return self.address(),
+            "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => Op::DownstreamTransportFailureReason,
+            // The library does not tell session ids.
+            "DOWNSTREAM_TLS_SESSION_ID" | "UPSTREAM_TLS_SESSION_ID" => Op::Missing,
+            _ => return self.tls().or_else(|| self.address()),
         })
+    }
+
+    /// `DOWNSTREAM_TLS_VERSION`, `DOWNSTREAM_PEER_SUBJECT` and their like: of upstream there are fewer.
+    fn tls(self) -> Option<Op> {
+        use CertificateField as Field;
+        let (side, name) = match self.name.strip_prefix("DOWNSTREAM_") {
+            Some(name) => (CloseSide::Downstream, name),
+            None => (CloseSide::Upstream, self.name.strip_prefix("UPSTREAM_")?),
+        };
+        let downstream = side == CloseSide::Downstream;
+        let value = match name {
+            "TLS_VERSION" => TlsValue::Version,
+            "TLS_CIPHER" => TlsValue::Cipher,
+            "TLS_GROUP" => TlsValue::Group,
+            "PEER_SUBJECT" => TlsValue::Peer(Field::Subject),
+            "PEER_ISSUER" => TlsValue::Peer(Field::Issuer),
+            "PEER_CERT" => TlsValue::Peer(Field::Pem),
+            "PEER_URI_SAN" => TlsValue::Peer(Field::UriSans),
+            "PEER_DNS_SAN" => TlsValue::Peer(Field::DnsSans),
+            "PEER_IP_SAN" => TlsValue::Peer(Field::IpSans),
+            "LOCAL_URI_SAN" => TlsValue::Local(Field::UriSans),
+            "LOCAL_DNS_SAN" => TlsValue::Local(Field::DnsSans),
+            "LOCAL_IP_SAN" => TlsValue::Local(Field::IpSans),
+            "PEER_SERIAL" if downstream => TlsValue::Peer(Field::Serial),
+            "PEER_FINGERPRINT_256" if downstream => TlsValue::Peer(Field::Fingerprint256),
+            "PEER_FINGERPRINT_1" if downstream => TlsValue::Peer(Field::Fingerprint1),
+            "PEER_EMAIL_SAN" if downstream => TlsValue::Peer(Field::EmailSans),
+            "PEER_CHAIN_FINGERPRINTS_256" if downstream => {
+                TlsValue::Peer(Field::ChainFingerprints256)
+            }
+            "PEER_CHAIN_FINGERPRINTS_1" if downstream => TlsValue::Peer(Field::ChainFingerprints1),
+            "PEER_CHAIN_SERIALS" if downstream => TlsValue::Peer(Field::ChainSerials),
+            "LOCAL_SUBJECT" if downstream => TlsValue::Local(Field::Subject),
+            "LOCAL_EMAIL_SAN" if downstream => TlsValue::Local(Field::EmailSans),
+            _ => return None,
+        };
+        Some(Op::Tls { side, value })
     }
 
     /// `DOWNSTREAM_REMOTE_ADDRESS`, `DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT`,
@@ -271,6 +312,10 @@ impl<'a> Operator<'a> {
             "START_TIME_LOCAL" => self.time(StartTime::Start, true, at)?,
             "EMIT_TIME" => self.time(StartTime::Emit, false, at)?,
             "EMIT_TIME_LOCAL" => self.time(StartTime::Emit, true, at)?,
+            "DOWNSTREAM_PEER_CERT_V_START" => self.validity(CloseSide::Downstream, false, at)?,
+            "DOWNSTREAM_PEER_CERT_V_END" => self.validity(CloseSide::Downstream, true, at)?,
+            "UPSTREAM_PEER_CERT_V_START" => self.validity(CloseSide::Upstream, false, at)?,
+            "UPSTREAM_PEER_CERT_V_END" => self.validity(CloseSide::Upstream, true, at)?,
             "COMMON_DURATION" => self.common_duration(at)?,
             "ENVIRONMENT" => match std::env::var(needed()?) {
                 Ok(value) => Op::Literal(value.into()),
@@ -341,12 +386,20 @@ impl<'a> Operator<'a> {
     }
 
     fn time(self, when: StartTime, local: bool, at: &Trail) -> Result<Op, Found> {
-        let default = if local { "%Y-%m-%dT%H:%M:%E3S%Ez" } else { "%Y-%m-%dT%H:%M:%E3SZ" };
+        let default = if local { "%Y-%m-%dT%H:%M:%E3S%Ez" } else { UTC_TIME };
+        Ok(Op::Time { when, local, format: self.time_format(default, at)? })
+    }
+
+    /// When a certificate begins or ends to be valid.
+    fn validity(self, side: CloseSide, end: bool, at: &Trail) -> Result<Op, Found> {
+        Ok(Op::CertificateTime { side, end, format: self.time_format(UTC_TIME, at)? })
+    }
+
+    fn time_format(self, default: &str, at: &Trail) -> Result<Box<[TimePart]>, Found> {
         let format = self.argument.filter(|format| !format.is_empty()).unwrap_or(default);
-        let format = time_parts(format).map_err(|conversion| {
+        time_parts(format).map_err(|conversion| {
             invalid(at, format!("%{}%: {conversion:?} is not a time conversion", self.name))
-        })?;
-        Ok(Op::Time { when, local, format })
+        })
     }
 
     fn common_duration(self, at: &Trail) -> Result<Op, Found> {
@@ -494,7 +547,11 @@ fn invalid(at: &Trail, text: String) -> Found {
 
 const HEAD_CHARS: usize = 24;
 
-/// Operators of Envoy that need TLS, tracing, metadata or filter state.
+/// ISO 8601 with milliseconds.
+const UTC_TIME: &str = "%Y-%m-%dT%H:%M:%E3SZ";
+
+/// Operators of Envoy that need tracing, metadata or filter state, or a look at a handshake that the
+/// library does not give.
 const NEED_MORE: &[&str] = &[
     "DYNAMIC_METADATA",
     "CLUSTER_METADATA",
@@ -506,15 +563,7 @@ const NEED_MORE: &[&str] = &[
     "TRACE_ID",
     "SPAN_ID",
     "DOWNSTREAM_HANDSHAKE_DURATION",
-    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
-    "DOWNSTREAM_LOCAL_SUBJECT",
-    "DOWNSTREAM_TLS_SESSION_ID",
-    "DOWNSTREAM_TLS_CIPHER",
-    "DOWNSTREAM_TLS_VERSION",
     "UPSTREAM_LOCAL_SUBJECT",
-    "UPSTREAM_TLS_SESSION_ID",
-    "UPSTREAM_TLS_CIPHER",
-    "UPSTREAM_TLS_VERSION",
     "TLS_JA3_FINGERPRINT",
     "TLS_JA4_FINGERPRINT",
 ];

@@ -84,6 +84,24 @@ pub enum Op {
         /// How it is written.
         format: Box<[TimePart]>,
     },
+    /// TLS_VERSION, TLS_CIPHER, and what certificates say.
+    Tls {
+        /// Of which connection.
+        side: CloseSide,
+        /// What of it.
+        value: TlsValue,
+    },
+    /// PEER_CERT_V_START, PEER_CERT_V_END; in UTC.
+    CertificateTime {
+        /// Of which connection.
+        side: CloseSide,
+        /// When it is over, instead of when it begins.
+        end: bool,
+        /// How it is written.
+        format: Box<[TimePart]>,
+    },
+    /// DOWNSTREAM_TRANSPORT_FAILURE_REASON.
+    DownstreamTransportFailureReason,
     /// DURATION and its relatives: milliseconds (number).
     Duration(DurationKind),
     /// COMMON_DURATION(from:to:unit) (number).
@@ -398,6 +416,52 @@ pub enum CloseSide {
     Upstream,
     /// The downstream connection's.
     Downstream,
+}
+
+/// What is told of a TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsValue {
+    /// TLS_VERSION.
+    Version,
+    /// TLS_CIPHER.
+    Cipher,
+    /// TLS_GROUP.
+    Group,
+    /// Of the peer's certificate.
+    Peer(CertificateField),
+    /// Of our own certificate.
+    Local(CertificateField),
+}
+
+/// What is told of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateField {
+    /// SUBJECT.
+    Subject,
+    /// ISSUER.
+    Issuer,
+    /// SERIAL.
+    Serial,
+    /// FINGERPRINT_256.
+    Fingerprint256,
+    /// FINGERPRINT_1.
+    Fingerprint1,
+    /// CERT: URL-encoded PEM.
+    Pem,
+    /// URI_SAN.
+    UriSans,
+    /// DNS_SAN.
+    DnsSans,
+    /// IP_SAN.
+    IpSans,
+    /// EMAIL_SAN.
+    EmailSans,
+    /// CHAIN_FINGERPRINTS_256.
+    ChainFingerprints256,
+    /// CHAIN_FINGERPRINTS_1.
+    ChainFingerprints1,
+    /// CHAIN_SERIALS.
+    ChainSerials,
 }
 
 /// Where REQUESTED_SERVER_NAME is taken from.

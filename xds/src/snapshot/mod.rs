@@ -36,8 +36,9 @@ pub use self::filter_chains::{
     SourceType,
 };
 pub use self::format::{
-    AddressPart, CloseSide, DurationKind, DurationUnit, GrpcStatusForm, HostSource, JsonNode, Op,
-    PathForm, PathSource, StartTime, Template, TimePart, TimePoint, WireBytes,
+    AddressPart, CertificateField, CloseSide, DurationKind, DurationUnit, GrpcStatusForm,
+    HostSource, JsonNode, Op, PathForm, PathSource, StartTime, Template, TimePart, TimePoint,
+    TlsValue, WireBytes,
 };
 pub use self::headers::{AppendAction, HeaderEdits, HeaderName, HeaderOp};
 pub use self::http::{

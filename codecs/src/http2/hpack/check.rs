@@ -32,8 +32,9 @@ const NAME_BYTES: [bool; 256] = {
     let mut byte = 0_u8;
     while byte < 128 {
         table[byte as usize] = matches!(byte,
-            b'a'..=b'z' | b'0'..=b'9' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-'
-            | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+            b'a'..=b'z' | b'0'..=b'9'
+            | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.'
+            | b'^' | b'_' | b'`' | b'|' | b'~');
         byte += 1;
     }
     table

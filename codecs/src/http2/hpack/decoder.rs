@@ -19,14 +19,14 @@ pub struct ListLimits {
     pub fields_max: usize,
 }
 
-/// What a header block was. In every case it was decoded to its end, so that the tables stay in step;
-/// what comes first in the block decides between the last two.
+/// What a header block was. In every case it was decoded to its end, so that the tables stay in
+/// step; what comes first in the block decides between the last two.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Outcome {
     /// All its fields are stored.
     Complete,
-    /// It has a name or a value that no message may have (RFC 9113 section 8.2.1). The fields before
-    /// it are stored.
+    /// It has a name or a value that no message may have (RFC 9113 section 8.2.1). The fields
+    /// before it are stored.
     Malformed,
     /// It is above a limit. The fields below it are stored.
     TooLarge,
@@ -41,9 +41,9 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder at the start of a connection. `table_bytes_max` is the SETTINGS_HEADER_TABLE_SIZE that
-    /// the peer is told, 4096 if it is told nothing; above [`DECODER_TABLE_BYTES_MAX`], which no
-    /// SETTINGS should announce, that size is used.
+    /// A decoder at the start of a connection. `table_bytes_max` is the SETTINGS_HEADER_TABLE_SIZE
+    /// that the peer is told, 4096 if it is told nothing; above [`DECODER_TABLE_BYTES_MAX`], which
+    /// no SETTINGS should announce, that size is used.
     #[must_use]
     pub fn new(table_bytes_max: u32) -> Self {
         Self {
@@ -65,23 +65,24 @@ impl Decoder {
         if table.bytes_max > bytes_max || announced_bytes_max > DECODER_TABLE_BYTES_MAX {
             return Err(StateError::TableTooLarge);
         }
-        let table = DynamicTable::import(&table, traits_of_entry)?;
+        let table = DynamicTable::import(table, traits_of_entry)?;
         Ok(Self { table, announced_bytes_max, acknowledged })
     }
 
-    /// The peer has acknowledged the SETTINGS with our table size: the blocks that follow keep to it.
+    /// The peer has acknowledged the SETTINGS with our table size: the blocks that follow keep to
+    /// it.
     ///
-    /// It matters for sizes below 4096 only, which the peer can't keep to before it knows them; without
-    /// this call it may go on with 4096.
+    /// It matters for sizes below 4096 only, which the peer can't keep to before it knows them;
+    /// without this call it may go on with 4096.
     pub fn on_settings_acknowledged(&mut self) {
         self.acknowledged = true;
     }
 
-    /// Decodes one whole header block, the fragments of HEADERS and CONTINUATION joined, into `out`,
-    /// which is cleared first. Names come out in lower case.
+    /// Decodes one whole header block, the fragments of HEADERS and CONTINUATION joined, into
+    /// `out`, which is cleared first. Names come out in lower case.
     ///
-    /// Above a limit nothing more is stored, so `out` grows to the limits and the text of one string of
-    /// the block at most.
+    /// Above a limit nothing more is stored, so `out` grows to the limits and the text of one field
+    /// of the block at most.
     ///
     /// # Errors
     ///
@@ -119,7 +120,7 @@ impl Decoder {
     ) -> Result<Outcome, HpackError> {
         let mut rest = block;
         self.take_size_updates(&mut rest)?;
-        let mut list = List { out, outcome: Outcome::Complete, limits };
+        let mut list = List { out, outcome: Outcome::Complete, limits, unstored_names: 0 };
         while let Some(&first) = rest.first() {
             match first {
                 INDEXED.. => {
@@ -142,8 +143,8 @@ impl Decoder {
         Ok(list.outcome)
     }
 
-    /// Takes the dynamic table size updates at the start of a block (section 6.3). Section 4.2 knows of
-    /// two; more do no harm.
+    /// Takes the dynamic table size updates at the start of a block (section 6.3). Section 4.2
+    /// knows of two; more do no harm.
     fn take_size_updates(&mut self, rest: &mut &[u8]) -> Result<(), HpackError> {
         let limit = match self.acknowledged {
             true => self.announced_bytes_max,
@@ -174,7 +175,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// The name and value of a literal, as the draft of the list, and the octet that it begins with.
+    /// The name and value of a literal, as the draft of the list, and the octet that it begins
+    /// with.
     #[inline]
     fn literal(
         &self,
@@ -194,6 +196,7 @@ impl Decoder {
                     Entry::Static(entry) => (entry.name, entry.traits()),
                     Entry::Dynamic(field) => (field.name, field.traits),
                 };
+                list.admit_copy(name.len())?;
                 // Copied before anything is evicted: the entry may be among it (section 4.4).
                 list.out.draft_name(name);
                 (traits.kind, traits.name_valid)
@@ -229,6 +232,8 @@ struct List<'o> {
     outcome: Outcome,
     /// What is left of the limits.
     limits: ListLimits,
+    /// Bytes of names that were copied from the tables for fields that are not stored.
+    unstored_names: usize,
 }
 
 impl List<'_> {
@@ -249,6 +254,18 @@ impl List<'_> {
         } else {
             self.out.drop_draft();
         }
+    }
+
+    /// Counts a name that is copied from a table, if the field is not going to be stored.
+    #[inline]
+    fn admit_copy(&mut self, name_len: usize) -> Result<(), HpackError> {
+        if self.outcome != Outcome::Complete {
+            self.unstored_names += name_len;
+            if self.unstored_names > UNSTORED_NAME_BYTES_MAX {
+                return Err(HpackError::Excessive);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a field is to be stored.
@@ -302,3 +319,9 @@ fn traits_of_entry(entry: &TableEntry) -> Traits {
 
 /// The largest table that a decoder keeps for its peer.
 pub const DECODER_TABLE_BYTES_MAX: u32 = BYTES_MAX;
+
+/// The bytes of names that one block may have copied from the tables for fields behind its limits.
+///
+/// Two octets can repeat a name as large as the table, which costs a few thousand times what octets
+/// otherwise cost. Everything else that a block makes us copy is bounded by its own length.
+const UNSTORED_NAME_BYTES_MAX: usize = 1 << 20;

@@ -1,8 +1,8 @@
 //! The dynamic table (RFC 7541 section 2.3.2): the newest fields, bounded by their size.
 //!
 //! Names and values lie one behind the other in two buffers, oldest first. What is evicted stays in
-//! front until a quarter of the buffer is dead, and then the rest is moved down: an insertion moves a
-//! bounded number of bytes on average, and once the buffers have their size nothing is allocated.
+//! front until a quarter of the buffer is dead, and then the rest is moved down: an insertion moves
+//! a bounded number of bytes on average, and once the buffers have their size nothing is allocated.
 
 use std::collections::VecDeque;
 
@@ -68,15 +68,15 @@ impl DynamicTable {
 
     /// A table with the entries of `state`; `traits` judges their names and values.
     pub(super) fn import(
-        state: &TableState,
+        state: TableState,
         traits: impl Fn(&TableEntry) -> Traits,
     ) -> Result<Self, StateError> {
         let mut table = Self::new(state.bytes_max);
-        for entry in &state.entries {
+        for entry in state.entries {
             if table.bytes + size_of_field(entry.name.len(), entry.value.len()) > table.bytes_max {
                 return Err(StateError::TableOverfull);
             }
-            table.insert(&entry.name, &entry.value, traits(entry));
+            table.insert(&entry.name, &entry.value, traits(&entry));
         }
         Ok(table)
     }
@@ -88,8 +88,8 @@ impl DynamicTable {
         TableState { entries: entries.collect(), bytes_max: self.bytes_max as u32 }
     }
 
-    /// Makes room and inserts a field; its name is put in lower case. A field that is larger than the
-    /// table empties it and is not inserted (section 4.4).
+    /// Makes room and inserts a field; its name is put in lower case. A field that is larger than
+    /// the table empties it and is not inserted (section 4.4).
     pub(super) fn insert(&mut self, name: &str, value: &[u8], traits: Traits) {
         let size = size_of_field(name.len(), value.len());
         self.evict_to(self.bytes_max.saturating_sub(size));
@@ -172,8 +172,8 @@ impl DynamicTable {
     }
 }
 
-/// Whether a buffer of this length and capacity must lose its dead front to take `new` bytes, and if
-/// so, how many bytes to reserve then: none if a quarter was dead, so that moves stay rare.
+/// Whether a buffer of this length and capacity must lose its dead front to take `new` bytes, and
+/// if so, how many bytes to reserve then: none if a quarter was dead, so that moves stay rare.
 fn move_and_growth((len, capacity): (usize, usize), dead: usize, new: usize) -> Option<usize> {
     if len + new <= capacity {
         return None;
@@ -189,8 +189,9 @@ pub(super) fn size_of_field(name_len: usize, value_len: usize) -> usize {
     name_len + value_len + ENTRY_OVERHEAD
 }
 
-/// The largest table: positions in its buffers must fit 32 bits, with room for dead text.
-pub(super) const BYTES_MAX: u32 = 1 << 30;
+/// The largest table: more than an operator wants and less than the largest size that an update can
+/// tell. Positions in the buffers fit 32 bits, with room for dead text.
+pub(super) const BYTES_MAX: u32 = 1 << 28;
 
 /// Buffers grow by this much at least.
 const GROWTH_MIN: usize = 64;

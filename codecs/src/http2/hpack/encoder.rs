@@ -12,16 +12,16 @@ use crate::http::FieldKind;
 
 /// The most of the peer's table that an encoder uses, in bytes by RFC 7541 section 4.1.
 ///
-/// It is what every peer grants before it says anything. The fields that a service repeats fit well,
-/// the memory of an idle connection stays small, and no chain in the index is longer than the 128
-/// smallest entries that fit.
+/// It is what every peer grants before it says anything. The fields that a service repeats fit
+/// well, the memory of an idle connection stays small, and no chain in the index is longer than the
+/// 128 smallest entries that fit.
 pub const TABLE_BYTES_USED_MAX: u32 = TABLE_BYTES_INITIAL;
 
 /// Encodes the header blocks of one direction of a connection, in order.
 ///
 /// What repeats is indexed: a field is inserted in the table when it comes again soon after it came
-/// first, so values that are new in every message cost no place in it. Fields that carry credentials
-/// are never indexed, nor are those that the caller marks (section 7.1.3).
+/// first, so values that are new in every message cost no place in it. Fields that carry
+/// credentials are never indexed, nor are those that the caller marks (section 7.1.3).
 #[derive(Clone, Debug)]
 pub struct Encoder {
     table: DynamicTable,
@@ -32,8 +32,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder at the start of a connection. With `huffman`, strings are coded where that makes them
-    /// shorter.
+    /// An encoder at the start of a connection. With `huffman`, strings are coded where that makes
+    /// them shorter.
     #[must_use]
     pub fn new(huffman: bool) -> Self {
         Self {
@@ -51,13 +51,14 @@ impl Encoder {
     ///
     /// No encoder can have been in this state.
     pub fn import(state: EncoderState) -> Result<Self, StateError> {
-        if state.table.bytes_max > TABLE_BYTES_USED_MAX {
+        let EncoderState { table, resize, huffman } = state;
+        if table.bytes_max > TABLE_BYTES_USED_MAX {
             return Err(StateError::TableTooLarge);
         }
-        if state.resize.is_some_and(|it| it.lowest > it.last || it.last > TABLE_BYTES_USED_MAX) {
+        if resize.is_some_and(|it| it.lowest > it.last || it.last > TABLE_BYTES_USED_MAX) {
             return Err(StateError::ResizeInvalid);
         }
-        let table = DynamicTable::import(&state.table, |_| TRAITS)?;
+        let table = DynamicTable::import(table, |_| TRAITS)?;
         let mut index = Index::default();
         for live in 1..=table.len() {
             if let Some(field) = table.get(table.len() - live) {
@@ -65,7 +66,6 @@ impl Encoder {
                 index.insert(Hashes { name, field: hash::field(name, field.value) }, live);
             }
         }
-        let EncoderState { resize, huffman, .. } = state;
         Ok(Self { table, index, recent: Recent::default(), resize, huffman })
     }
 
@@ -80,8 +80,8 @@ impl Encoder {
         }
     }
 
-    /// Starts a block in `out`: tells the peer how the size of the table has changed since the last one
-    /// (section 4.2).
+    /// Starts a block in `out`: tells the peer how the size of the table has changed since the last
+    /// one (section 4.2).
     pub fn begin(&mut self, out: &mut Vec<u8>) {
         let Some(Resize { lowest, last }) = self.resize.take() else { return };
         // A size passed on the way matters if it was smaller than both ends.
@@ -93,11 +93,12 @@ impl Encoder {
         integer::put(out, SIZE_UPDATE, SIZE_UPDATE_BITS, last as usize);
     }
 
-    /// Appends a field to the block begun in `out`. Its name may be in any case and is written in lower
-    /// case; `kind` is that of the name, or [`FieldKind::Other`] where nobody has classified it.
+    /// Appends a field to the block begun in `out`. Its name may be in any case and is written in
+    /// lower case; `kind` is that of the name, or [`FieldKind::Other`] where nobody has classified
+    /// it.
     ///
-    /// `never_indexed` says that it came so and must go so (section 6.2.3). What the name and the value
-    /// hold is not checked.
+    /// `never_indexed` says that it came so and must go so (section 6.2.3). What the name and the
+    /// value hold is not checked.
     pub fn field(
         &mut self,
         name: &str,
@@ -226,7 +227,8 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Whether this was seen lately; from now on it was. One in five hundred is mistaken for another.
+    /// Whether this was seen lately; from now on it was. One in five hundred is mistaken for
+    /// another.
     fn saw(&mut self, hash: u64) -> bool {
         let mark = (hash >> 24) as u16 | 1;
         let seen = self.marks.iter().fold(false, |seen, &other| seen | (other == mark));
@@ -272,7 +274,8 @@ fn index_of(place: usize) -> usize {
 /// What the encoder knows of its entries: nothing that it needs.
 const TRAITS: Traits = Traits { kind: FieldKind::Other, name_valid: true, value_valid: true };
 
-/// Fields outside the static table that differ from message to message, and have no kind that says so.
+/// Fields outside the static table that differ from message to message, and have no kind that says
+/// so.
 const VOLATILE: [&str; 3] = ["grpc-timeout", "traceparent", "x-envoy-upstream-service-time"];
 
 /// Cookies shorter than this could be guessed (section 7.1.3).

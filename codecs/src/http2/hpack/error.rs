@@ -5,6 +5,10 @@
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HpackError {
+    /// A block that is above the limits anyway goes on to repeat large names without end (RFC 9113
+    /// section 10.5.1).
+    #[error("header block takes too much work")]
+    Excessive,
     /// A Huffman-coded string contains the EOS symbol (section 5.2).
     #[error("eos symbol in a huffman-coded string")]
     HuffmanEos,
@@ -15,7 +19,8 @@ pub enum HpackError {
     /// Index 0, or one behind the end of the dynamic table (sections 2.3.3 and 6.1).
     #[error("index outside the tables")]
     IndexInvalid,
-    /// An integer of 2^32 or more, or padded beyond five continuation octets (section 5.1).
+    /// An integer of more than four continuation octets, which is one above 2^28 or padded with
+    /// zeros (section 5.1).
     #[error("integer too large")]
     IntegerTooLarge,
     /// A dynamic table size update behind the first field (section 4.2).

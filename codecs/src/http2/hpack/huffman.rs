@@ -1,10 +1,11 @@
 //! The static Huffman code (RFC 7541 section 5.2 and appendix B).
 //!
-//! The code is canonical: symbols ordered by the length of their code, and by number within a length,
-//! have consecutive codes. So all tables are made from [`LENGTHS`] when the crate is compiled.
+//! The code is canonical: symbols ordered by the length of their code, and by number within a
+//! length, have consecutive codes. So all tables are made from [`LENGTHS`] when the crate is
+//! compiled.
 //!
-//! Decoding looks up [`SHORT_BITS`] bits at a time, which is two symbols of ordinary header text or one
-//! of any but the rarest; those are found by the length of their code.
+//! Decoding looks up [`SHORT_BITS`] bits at a time, which is two symbols of ordinary header text or
+//! one of any but the rarest; those are found by the length of their code.
 
 use super::HpackError;
 
@@ -12,7 +13,8 @@ use super::HpackError;
 ///
 /// # Errors
 ///
-/// [`HpackError::HuffmanEos`] and [`HpackError::HuffmanPadding`]; what is appended then means nothing.
+/// [`HpackError::HuffmanEos`] and [`HpackError::HuffmanPadding`]; what is appended then means
+/// nothing.
 pub(super) fn decode(coded: &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
     let start = out.len();
     // Every lookup writes two symbols, though it may count one.
@@ -202,7 +204,8 @@ const SYMBOLS: usize = 257;
 const EOS: usize = 256;
 const CODE_BITS_MIN: u32 = 5;
 const CODE_BITS_MAX: u32 = 30;
-/// Two codes of the most frequent symbols. The table takes 16 KiB, of which text meets a small part.
+/// Two codes of the most frequent symbols. The table takes 16 KiB, of which text meets a small
+/// part.
 const SHORT_BITS: u32 = 12;
 
 /// The symbols in the order of their codes.

@@ -1,9 +1,9 @@
 //! Finds fields and names in the encoder's dynamic table without a search.
 //!
-//! Each insertion has a number. Two hash tables, one over whole fields and one over names, lead to the
-//! number of the newest entry of a bucket, and each entry leads to the next older one. Chains run from
-//! new to old and the oldest entries are evicted first, so a chain ends where it reaches an evicted
-//! entry, and eviction has nothing to do here.
+//! Each insertion has a number. Two hash tables, one over whole fields and one over names, lead to
+//! the number of the newest entry of a bucket, and each entry leads to the next older one. Chains
+//! run from new to old and the oldest entries are evicted first, so a chain ends where it reaches
+//! an evicted entry, and eviction has nothing to do here.
 //!
 //! Hashes only propose: whoever asks compares the text.
 
@@ -57,8 +57,8 @@ impl Index {
         self.link(tag(hashes.field), tag(hashes.name));
     }
 
-    /// The place in the table, 0 for the newest of `live` entries, of the newest entry with this hash
-    /// that `is_it` confirms.
+    /// The place in the table, 0 for the newest of `live` entries, of the newest entry with this
+    /// hash that `is_it` confirms.
     #[inline]
     pub(super) fn find(
         &self,

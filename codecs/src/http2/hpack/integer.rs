@@ -1,7 +1,8 @@
 //! Integers with a prefix of one to eight bits (RFC 7541 section 5.1).
 //!
-//! Everything that HPACK counts fits 32 bits, so larger numbers are refused, and so is padding
-//! (trailing zero groups) beyond what 32 bits take.
+//! Four continuation octets hold every index, length and size that could be valid; longer integers
+//! are refused, also where they are long by padding with zeros. Others draw the line at the same
+//! place.
 
 use super::HpackError;
 
@@ -29,13 +30,13 @@ pub(super) fn put(out: &mut Vec<u8>, pattern: u8, prefix_bits: u32, value: usize
 }
 
 fn take_continued(rest: &mut &[u8], prefix: u8) -> Result<u32, HpackError> {
-    let mut value = u64::from(prefix);
+    let mut value = u32::from(prefix);
     for group in 0..CONTINUATION_MAX {
         let (&byte, after) = rest.split_first().ok_or(HpackError::Truncated)?;
         *rest = after;
-        value += u64::from(byte & !CONTINUES) << (group * GROUP_BITS);
+        value += u32::from(byte & !CONTINUES) << (group * GROUP_BITS);
         if byte & CONTINUES == 0 {
-            return u32::try_from(value).map_err(|_| HpackError::IntegerTooLarge);
+            return Ok(value);
         }
     }
     Err(HpackError::IntegerTooLarge)
@@ -55,8 +56,7 @@ const fn prefix_max(prefix_bits: u32) -> u8 {
 
 const CONTINUES: u8 = 0x80;
 const GROUP_BITS: u32 = 7;
-/// Five groups of seven bits hold every 32-bit number.
-const CONTINUATION_MAX: u32 = 5;
+const CONTINUATION_MAX: u32 = 4;
 
 #[cfg(test)]
 mod tests {
@@ -82,9 +82,9 @@ mod tests {
     #[test]
     fn every_prefix_and_size_comes_back() {
         for bits in 1..=8 {
-            for value in (0..u32::BITS).flat_map(|shift| {
+            for value in (0..28).flat_map(|shift| {
                 let power = 1_usize << shift;
-                [power - 1, power, power + 1, power + 127, 2 * power - 1]
+                [power - 1, power, power + 127, 2 * power - 1]
             }) {
                 let mut out = Vec::new();
                 put(&mut out, 0, bits, value);
@@ -98,20 +98,21 @@ mod tests {
 
     #[test]
     fn large_padded_and_cut_integers_are_refused() {
-        let all_ones = u32::MAX as usize;
         for bits in 1..=8 {
+            let largest = usize::from(prefix_max(bits)) + (1 << 28) - 1;
             let mut out = Vec::new();
-            put(&mut out, 0, bits, all_ones + 1);
+            put(&mut out, 0, bits, largest + 1);
             assert_eq!(take(&mut &out[..], bits), Err(HpackError::IntegerTooLarge));
             out.clear();
-            put(&mut out, 0, bits, all_ones);
+            put(&mut out, 0, bits, largest);
+            assert_eq!(take(&mut &out[..], bits), Ok(largest as u32));
             for len in 0..out.len() {
                 assert_eq!(take(&mut &out[..len], bits), Err(HpackError::Truncated));
             }
         }
         // Zeros behind the number are padding: a little is a long way of saying the same.
-        assert_eq!(take(&mut &[0x1f, 0x80, 0x80, 0x80, 0x80, 0x00][..], 5), Ok(31));
-        let padded = [0x1f, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00];
+        assert_eq!(take(&mut &[0x1f, 0x80, 0x80, 0x80, 0x00][..], 5), Ok(31));
+        let padded = [0x1f, 0x80, 0x80, 0x80, 0x80, 0x00];
         assert_eq!(take(&mut &padded[..], 5), Err(HpackError::IntegerTooLarge));
     }
 }

@@ -1,9 +1,10 @@
 //! HPACK, the compression of header fields in HTTP/2 (RFC 7541).
 //!
-//! [`Decoder`] and [`Encoder`] each keep the dynamic table of one direction. They work on whole header
-//! blocks and know nothing of frames. The invariants: a decoder that returned no error has seen what
-//! the peer's encoder has seen, whatever it refused to store; no input makes either take more memory
-//! than the tables and limits say; and once their tables have filled, neither allocates.
+//! [`Decoder`] and [`Encoder`] each keep the dynamic table of one direction. They work on whole
+//! header blocks and know nothing of frames. The invariants: a decoder that returned no error has
+//! seen what the peer's encoder has seen, whatever it refused to store; no input makes either take
+//! more memory than the tables and limits say; and once their tables have filled, neither
+//! allocates.
 //!
 //! Section numbers in this module are those of RFC 7541 where no other document is named.
 

@@ -5,8 +5,8 @@
 pub struct TableState {
     /// The fields in the table, oldest first.
     pub entries: Vec<TableEntry>,
-    /// The size that the encoder of this direction has chosen (RFC 7541 section 4.2), in bytes by the
-    /// count of section 4.1. The entries are not larger.
+    /// The size that the encoder of this direction has chosen (RFC 7541 section 4.2), in bytes by
+    /// the count of section 4.1. The entries are not larger.
     pub bytes_max: u32,
 }
 

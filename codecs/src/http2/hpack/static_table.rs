@@ -29,6 +29,9 @@ pub(super) static ENTRIES: [StaticEntry; LEN] = TABLE;
 /// The first index of `:path`.
 pub(super) const PATH: usize = 4;
 
+/// No entry behind this many has a value.
+const VALUES: usize = 16;
+
 /// How many entries there are: the dynamic table begins at the next index.
 pub(super) const LEN: usize = 61;
 
@@ -56,10 +59,11 @@ pub(super) fn find_name(name_hash: u64, name: &str) -> Option<usize> {
 /// [`find_name`] found.
 #[inline]
 pub(super) fn find_field(first: usize, value: &[u8]) -> Option<usize> {
-    let name = ENTRIES[first - 1].name;
-    ENTRIES[first - 1..]
+    let candidates = ENTRIES.get(first.checked_sub(1)?..VALUES)?;
+    let name = candidates.first()?.name;
+    candidates
         .iter()
-        .take_while(|entry| std::ptr::eq(entry.name, name) || entry.name == name)
+        .take_while(|entry| entry.name == name)
         .position(|entry| !entry.value.is_empty() && entry.value.as_bytes() == value)
         .map(|offset| first + offset)
 }
@@ -207,6 +211,7 @@ mod tests {
         let filled = BY_NAME.iter().filter(|&&index| index != 0).count();
         assert_eq!(filled, 52);
         assert_eq!(ENTRIES[PATH - 1].name, ":path");
+        assert!(ENTRIES[VALUES..].iter().all(|entry| entry.value.is_empty()));
         let longest_run = (0..SLOTS)
             .map(|start| (0..SLOTS).take_while(|i| BY_NAME[(start + i) % SLOTS] != 0).count())
             .max();

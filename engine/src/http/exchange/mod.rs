@@ -25,7 +25,7 @@ mod upstream;
 use std::rc::Rc;
 use std::time::Duration;
 
-use outrigger_codecs::http::{BodyFraming, FieldBlock, FieldKind, Method, RequestHead, Version};
+use outrigger_codecs::http::{BodyFraming, FieldBlock, Method, RequestHead, Version};
 use outrigger_codecs::http1::BodyDecoder;
 use outrigger_xds::snapshot::{Forward, GrpcTimeout, RouteId};
 
@@ -92,7 +92,6 @@ struct Client {
     version: Version,
     keep_alive: bool,
     expects_continue: bool,
-    grpc: bool,
 }
 
 impl Client {
@@ -109,7 +108,6 @@ impl Default for Client {
             version: Version::Http11,
             keep_alive: false,
             expects_continue: false,
-            grpc: false,
         }
     }
 }
@@ -233,11 +231,8 @@ impl Exchange {
             version: head.version,
             keep_alive: head.keep_alive(),
             expects_continue: head.expect_continue,
-            grpc: head
-                .fields
-                .iter()
-                .any(|field| field.kind == FieldKind::ContentType && grpc::is_grpc(field.value)),
         };
+        self.grpc.accept(head);
         self.request = RequestSide {
             chunked: head.framing == BodyFraming::Chunked,
             complete: head.framing.is_empty(),
@@ -277,9 +272,15 @@ impl Exchange {
         }
     }
 
+    /// Bridges the request if it is gRPC-Web and that is wanted.
+    pub(super) fn bridge_grpc(&mut self, http: &HttpRuntime, head: &RequestHead<'_, '_>) {
+        self.grpc.bridge(http, head);
+        self.request.chunked |= self.grpc.rewrites_request() && !self.request.complete;
+    }
+
     /// Applies the request's own `grpc-timeout`, as far as the route lets it.
     pub(super) fn limit_by_grpc(&mut self, head: &RequestHead<'_, '_>, forward: &Forward) {
-        if !self.client.grpc || forward.grpc_timeout == GrpcTimeout::Ignored {
+        if !self.grpc.is_grpc() || forward.grpc_timeout == GrpcTimeout::Ignored {
             return;
         }
         let asked = head.field("grpc-timeout").and_then(|field| grpc::grpc_timeout(field.value));

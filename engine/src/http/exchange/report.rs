@@ -12,7 +12,7 @@ use super::super::HttpScratch;
 use super::super::begin::Arrival;
 use super::super::downstream::Side;
 use super::super::head::{HeadSink, status_text};
-use super::super::reply::{Reply, ReplyFrame};
+use super::super::reply::{Reply, ReplyForm, ReplyFrame};
 use super::super::upgrade::Tunnel;
 use super::{Deadlines, Downstream, Exchange, ResponsePhase, Upstream};
 
@@ -27,7 +27,8 @@ impl Exchange {
         if let Some((cluster, _)) = &self.destination {
             cluster.stats.response(reply.status);
         }
-        self.facts.code = reply.status_for(self.client.grpc);
+        let form = self.grpc.reply_form();
+        self.facts.code = reply.status_for(form);
         self.facts.details = reply.details;
         self.facts.flags.insert(reply.flags);
         self.facts.times.downstream_tx_begin = down.shard.clock.now();
@@ -39,7 +40,7 @@ impl Exchange {
             || !self.client.keep_alive
             || down.is_last
             || down.shard.is_draining();
-        self.grpc.take_reply(reply.status_for(false));
+        self.grpc.take_reply(reply.grpc_status_sent(form));
         let server = &down.http.config.server;
         let frame = ReplyFrame {
             date: down.shard.clock.date(),
@@ -52,7 +53,7 @@ impl Exchange {
             close: self.response.closes,
             http10: self.client.http10(),
             head_only: self.client.method == Method::Head,
-            grpc: self.client.grpc.then(|| self.grpc.content_type()),
+            form,
         };
         let (head_len, body_len) = self.send_reply(down, reply, &frame);
         self.facts.bytes.response_headers = head_len as u64;
@@ -97,11 +98,13 @@ impl Exchange {
             Side::Http2(side) => {
                 let body = reply.body_sent(frame);
                 let head_len = side.send_head(body.is_empty(), |sink| {
-                    let status = status_text(reply.status_for(frame.grpc.is_some()));
+                    let status = status_text(reply.status_for(frame.form));
                     sink.put_field(":status", &status, FieldKind::Other, false);
                     reply.write_fields(sink, frame, ops, edits);
                     // A gRPC response on HTTP/2 is only a head.
-                    if let (Some(length), None) = (reply.length(frame), frame.grpc) {
+                    if let Some(length) = reply.length(frame)
+                        && frame.form != ReplyForm::Grpc
+                    {
                         sink.put_framing(BodyFraming::Length(length));
                     }
                 });
@@ -175,6 +178,7 @@ impl Exchange {
             upstream_attempts: facts.attempts,
             upstream_transport_failure: Some(failure).filter(|failure| !failure.is_empty()),
             stream_id: (facts.stream_id != 0).then_some(StreamId(facts.stream_id)),
+            grpc_status: self.grpc.status(facts.code),
             log_type: LogType::DownstreamEnd,
             ..info.record()
         }

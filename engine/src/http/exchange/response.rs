@@ -1,7 +1,10 @@
 //! The response's head: decided on when it has come, written downstream.
 
-use outrigger_codecs::http::{BodyFraming, Field, FieldKind, Method, Put, ResponseHead, decimal};
+use outrigger_codecs::http::{
+    BodyFraming, Field, FieldBlock, FieldKind, FieldStorage, Method, Put, ResponseHead, decimal,
+};
 use outrigger_codecs::http1::{BodyDecoder, render};
+use outrigger_codecs::http2::response_head;
 use outrigger_xds::snapshot::{
     HeaderEdits, HeaderOp, RouteAction, RouteId, RouteTable, ServerHeaderMode, Target,
 };
@@ -60,9 +63,11 @@ impl Exchange {
             self.response.body = BodyDecoder::from(framing);
             if over_http2 { head.ended } else { self.response.body.is_done() }
         };
-        if !switches {
-            self.grpc.take_response_head(head, complete);
+        if !switches && self.grpc.take_response_head(head, complete) {
+            return Ok(());
         }
+        // A body whose length changes on the way can only be ended by a close for such a client.
+        self.response.closes |= self.client.http10() && self.grpc.rewrites_response();
         self.send_response_head(down, head, framing, switches, complete);
         if switches {
             self.open_tunnel(down);
@@ -118,6 +123,18 @@ impl Exchange {
         let fields =
             head.fields.iter().filter(|field| !field.kind.is_hop_by_hop() && !is_framing(field));
         down.send_interim(head.status, fields);
+    }
+
+    /// Sends a head that waited for its body, which is told in it.
+    pub(super) fn send_withheld(&mut self, down: &mut Downstream<'_>, block: &FieldBlock) {
+        let mut storage = FieldStorage::new();
+        match response_head(block, true, &mut storage) {
+            Ok(head) => {
+                self.response.chunked = false;
+                self.send_response_head(down, &head, BodyFraming::Length(0), false, true);
+            }
+            Err(error) => self.refuse_response(down, &error),
+        }
     }
 
     fn send_response_head(
@@ -179,9 +196,9 @@ impl Exchange {
         }
         // A body whose length changes on the way has none to announce.
         let length = announced_length(head, framing, self.client.method)
-            .filter(|_| !self.grpc.rewrites_bodies());
+            .filter(|_| !self.grpc.rewrites_response());
         let chunked =
-            self.response.chunked || (self.grpc.rewrites_bodies() && !self.client.http10());
+            self.response.chunked || (self.grpc.rewrites_response() && !self.client.http10());
         let sent = match &mut down.side {
             Side::Http1(side) => {
                 let accept = self.outbound.websocket_key.as_deref().map(websocket_accept);
@@ -221,10 +238,9 @@ impl Exchange {
                 len
             }
             Side::Http2(side) => {
-                let ends = complete && !self.grpc.rewrites_bodies();
                 // Extended CONNECT says yes with 200 (RFC 8441 section 5).
                 let status = if switches { 200 } else { head.status };
-                side.send_head(ends, |sink| {
+                side.send_head(complete, |sink| {
                     sink.put_field(":status", &status_text(status), FieldKind::Other, false);
                     outbound.write(sink, ops, edits);
                     // On HTTP/2 a length is told only where upstream told one.
@@ -294,7 +310,7 @@ struct OutboundResponse<'a> {
     service_time: Option<&'a [u8]>,
     request_id: Option<&'a [u8]>,
     /// In place of upstream's, where the body is translated.
-    content_type: Option<&'a [u8]>,
+    content_type: Option<&'a str>,
     date: [u8; 29],
     via: Option<&'a str>,
     attempts: Option<u32>,
@@ -324,7 +340,7 @@ impl OutboundResponse<'_> {
             }
         }
         if let Some(content_type) = self.content_type {
-            writer.field("content-type", content_type);
+            writer.field("content-type", content_type.as_bytes());
         }
         if !dated {
             writer.field("date", &self.date);
@@ -366,6 +382,9 @@ impl Headers for OutboundResponse<'_> {
             ("server", Some(server), _, _) => Some(server.as_bytes()),
             ("x-envoy-upstream-service-time", _, Some(time), _) => Some(time),
             ("x-request-id", _, _, Some(id)) => Some(id),
+            ("content-type", ..) if self.content_type.is_some() => {
+                self.content_type.map(str::as_bytes)
+            }
             _ => match self.head.field(name) {
                 Some(field) if !field.kind.is_hop_by_hop() => Some(field.value),
                 None if name == "date" => Some(&self.date),

@@ -42,7 +42,14 @@ impl Exchange {
         while !self.request.complete && self.upstream_has_room(down) {
             match down.take_body() {
                 BodyEvent::Data(data) => self.forward_request(down, data)?,
-                BodyEvent::End(trailers) => self.end_request(down, trailers),
+                BodyEvent::End(trailers) if self.grpc.end_request() => {
+                    self.end_request(down, trailers);
+                }
+                BodyEvent::End(_) => {
+                    self.request.complete = true;
+                    self.facts.times.downstream_rx_end = down.shard.clock.now();
+                    self.refuse_untranslatable(down, "grpc_base_64_decode_failed_bad_size")?;
+                }
                 BodyEvent::None => return Ok(()),
                 BodyEvent::Gone => return Err(Progress::Gone),
                 BodyEvent::Malformed => {
@@ -83,8 +90,11 @@ impl Exchange {
         self.touch(down.shard);
         self.facts.bytes.received += data.len() as u64;
         let Some(data) = self.grpc.translate_request(down.shard, data) else {
-            return self.bad_request_body(down);
+            return self.refuse_untranslatable(down, "grpc_base_64_decode_failed");
         };
+        if data.is_empty() {
+            return Ok(());
+        }
         match &self.upstream {
             Upstream::Http1(connection) => {
                 let transport = &connection.transport;
@@ -111,6 +121,28 @@ impl Exchange {
         let reply = Reply::empty(400, "http1.codec_error").closing();
         self.reply(down, &reply);
         Err(Progress::Close)
+    }
+
+    /// The request's body is not what its content type says: upstream must not take what came for a
+    /// whole request.
+    fn refuse_untranslatable(
+        &mut self,
+        down: &mut Downstream<'_>,
+        details: &'static str,
+    ) -> Result<(), Stop> {
+        match self.response.phase {
+            ResponsePhase::Head => {
+                let text = "Bad gRPC-web request, invalid base64 data.";
+                self.reply(down, &Reply::text(400, text, ResponseFlags::default(), details));
+                Ok(())
+            }
+            ResponsePhase::Body => {
+                self.release_upstream(down.shard);
+                self.facts.details = details;
+                Err(Progress::Reset)
+            }
+            ResponsePhase::Complete => Ok(()),
+        }
     }
 
     fn end_request(&mut self, down: &mut Downstream<'_>, trailers: Option<Box<FieldBlock>>) {
@@ -184,6 +216,10 @@ impl Exchange {
     ) {
         self.response.phase = ResponsePhase::Complete;
         self.facts.times.upstream_rx_end = down.shard.clock.now();
+        self.grpc.note_end(trailers.as_deref(), &self.facts.times);
+        if let Some(block) = self.grpc.take_withheld() {
+            return self.send_withheld(down, &block);
+        }
         let (last, trailers) = self.grpc.end_response(down.shard, trailers);
         if let Some(last) = last {
             self.facts.bytes.sent += last.len() as u64;

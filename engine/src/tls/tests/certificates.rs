@@ -149,6 +149,11 @@ fn untrusted_ones_are_accepted_only_where_that_is_said() {
         assert_eq!(session.peer.as_ref().unwrap().verified, verified);
     }
     assert!(connect(&shard, &context, &authority, None).is_err(), "one must be shown");
+    // Where nothing is asked, nothing is verified.
+    let anything = Validation { accept_untrusted: true, ..validation(None) };
+    let context = asking(&own, false, anything);
+    let session = connect(&shard, &context, &authority, Some(&bad)).unwrap();
+    assert!(!session.peer.as_ref().unwrap().verified);
 }
 
 #[test]

@@ -7,11 +7,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_xds::snapshot::{OcspStaplePolicy, TlsVersion};
-use rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
+use outrigger_xds::snapshot::{DataSource, OcspStaplePolicy, TlsVersion};
 use rustls::HandshakeKind;
+use rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
 
 use super::support::*;
+use crate::tls::ocsp;
 use crate::tls::session::cipher_name;
 use crate::tls::{Handshake, HandshakeError, ServerContext, TicketKeyring};
 
@@ -498,15 +499,51 @@ fn what_the_peer_says_about_a_failure_is_known() {
 #[test]
 fn a_policy_on_staples_is_kept() {
     let authority = Authority::new("ca");
-    let mut config = downstream(&[&authority.issue(&["a.test"])]);
-    config.ocsp_staple_policy = OcspStaplePolicy::Must;
-    let missing = ServerContext::build(&config, "l", &TicketKeyring::new().unwrap());
-    let message = missing.err().unwrap().to_string();
-    assert!(message.contains("MUST_STAPLE"), "{message}");
-    config.common.certificates[0].ocsp_staple = Some(inline("no response"));
-    let broken = ServerContext::build(&config, "l", &TicketKeyring::new().unwrap());
-    let message = broken.err().unwrap().to_string();
-    assert!(message.contains("ocsp_staple: the OCSP staple is no OCSP response"), "{message}");
+    let identity = authority.issue_with(&["a.test"], |params| {
+        params.serial_number = Some(rcgen::SerialNumber::from(0x1234_u64));
+    });
+    let shard = Shard::new();
+    let fresh = ocsp::samples::response(&[0x12, 0x34], Some("30000101000000Z"));
+    let over = ocsp::samples::response(&[0x12, 0x34], Some("20250101000000Z"));
+    let connect = |policy, staple: Option<&[u8]>| {
+        let mut config = downstream(&[&identity]);
+        config.ocsp_staple_policy = policy;
+        config.common.certificates[0].ocsp_staple =
+            staple.map(|staple| DataSource::Inline(staple.into()));
+        let context = ServerContext::build(&config, "l", &TicketKeyring::new().unwrap());
+        let context = context.map_err(|error| error.to_string())?;
+        let (handshake, peer) = shard.server(&context);
+        let peer = spawn_client(peer, rustls_client(&authority, &[], None), "a.test", |peer| {
+            drop(peer.write_all(b"ping").and_then(|()| peer.flush()));
+            drop(peer.read(&mut [0; 4]));
+        });
+        let established = shard.finish(handshake);
+        if let Ok(established) = &established {
+            shard.pong(&established.transport);
+        }
+        shard.join(peer);
+        let established = established.map_err(|error| error.to_string())?;
+        Ok((established.session.staple.stapled, established.session.staple.omitted))
+    };
+    let (lenient, strict, must) =
+        (OcspStaplePolicy::Lenient, OcspStaplePolicy::Strict, OcspStaplePolicy::Must);
+    let refused = Err("no usable OCSP staple".to_owned());
+    for (policy, staple, wanted) in [
+        (lenient, None, Ok((false, false))),
+        (lenient, Some(&fresh), Ok((true, false))),
+        (lenient, Some(&over), Ok((false, true))),
+        (strict, None, Ok((false, false))),
+        (strict, Some(&fresh), Ok((true, false))),
+        (strict, Some(&over), refused.clone()),
+        (must, Some(&fresh), Ok((true, false))),
+        (must, Some(&over), refused),
+    ] {
+        assert_eq!(connect(policy, staple.map(|bytes| &bytes[..])), wanted);
+    }
+    let missing = connect(must, None).unwrap_err();
+    assert!(missing.contains("MUST_STAPLE"), "{missing}");
+    let broken = connect(lenient, Some(b"no response")).unwrap_err();
+    assert!(broken.contains("ocsp_staple: the OCSP staple is no OCSP response"), "{broken}");
 }
 
 /// OpenSSL as the client, where it is installed.

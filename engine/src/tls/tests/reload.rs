@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use outrigger_xds::bootstrap::{LoadOptions, Source, load};
-use outrigger_xds::source::Format;
 use outrigger_xds::snapshot::{DownstreamTls, Snapshot};
+use outrigger_xds::source::Format;
 
 use super::support::*;
 use crate::tls::{Refreshed, TlsContexts};

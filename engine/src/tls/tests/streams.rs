@@ -284,7 +284,7 @@ fn what_is_no_record_is_an_error_and_an_alert() {
 #[test]
 fn bytes_put_back_come_first() {
     let shard = Shard::new();
-    let (transport, peer) = established(&shard, TLS13, |peer| ping(peer));
+    let (transport, peer) = established(&shard, TLS13, ping);
     let first = shard.until(|| match transport.receive() {
         Received::Chunk(chunk) => Some(chunk),
         _ => None,

@@ -87,17 +87,17 @@ impl Authority {
         names: &[&str],
         edit: impl FnOnce(&mut CertificateParams),
     ) -> Issued {
-        self.issue_key(names, KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(), edit)
+        self.issue_key(names, &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap(), edit)
     }
 
     pub(super) fn issue_rsa(&self, names: &[&str]) -> Issued {
-        self.issue_key(names, KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), |_| {})
+        self.issue_key(names, &KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap(), |_| {})
     }
 
     fn issue_key(
         &self,
         names: &[&str],
-        key: KeyPair,
+        key: &KeyPair,
         edit: impl FnOnce(&mut CertificateParams),
     ) -> Issued {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -108,7 +108,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         edit(&mut params);
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let leaf = params.signed_by(key, &self.issuer).unwrap();
         Issued { chain: leaf.pem(), key: key.serialize_pem(), leaf: leaf.der().clone() }
     }
 }

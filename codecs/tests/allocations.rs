@@ -82,7 +82,7 @@ fn an_exchange_allocates_nothing() {
 fn header_blocks_allocate_nothing_once_the_tables_are_full() {
     let (mut encoder, mut decoder) = (Encoder::new(true), Decoder::new(4096));
     let (mut block, mut out) = (Vec::new(), FieldBlock::default());
-    let limits = ListLimits { bytes_max: 60 * 1024, fields_max: 100 };
+    let limits = ListLimits::new(60 * 1024, 100);
     let mut before = 0;
     for round in 0_u64..4000 {
         if round == 2000 {

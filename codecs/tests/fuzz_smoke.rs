@@ -20,7 +20,7 @@ use outrigger_codecs::http2::hpack::{Decoder, Encoder, ListLimits, Outcome};
 use support::mutate::{Random, fuzz};
 
 const LIMITS: HeadLimits = HeadLimits { bytes_max: 1024, fields_max: 12 };
-const HEADER_LIMITS: ListLimits = ListLimits { bytes_max: 1 << 20, fields_max: 10_000 };
+const HEADER_LIMITS: ListLimits = ListLimits::new(1 << 20, 10_000);
 const CHUNKED_LIMITS: ChunkedLimits =
     ChunkedLimits { extension_bytes_max: 24, trailer_bytes_max: 96, trailer_fields_max: 4 };
 
@@ -308,7 +308,7 @@ fn header_blocks() {
         let mut decoder = Decoder::new(4096);
         let mut out = FieldBlock::default();
         let decoded = decoder.decode(input, HEADER_LIMITS, &mut out);
-        let limits = ListLimits { bytes_max: random.below(200), fields_max: random.below(5) };
+        let limits = ListLimits::new(random.below(200), random.below(5));
         let mut limited = Decoder::new(4096);
         let mut limited_out = FieldBlock::default();
         let limited_decoded = limited.decode(input, limits, &mut limited_out);

@@ -7,7 +7,7 @@ use outrigger_codecs::http2::hpack::{
     StateError, TableEntry, TableState,
 };
 
-const LIMITS: ListLimits = ListLimits { bytes_max: 4096, fields_max: 16 };
+const LIMITS: ListLimits = ListLimits::new(4096, 16);
 
 /// `a: 1`, inserted in the table.
 const INSERTS: &[u8] = b"\x40\x01a\x011";
@@ -139,14 +139,16 @@ fn limits_hold_at_the_byte_and_the_field() {
         (0, 2, Outcome::TooLarge, 0),
         (usize::MAX, 0, Outcome::TooLarge, 0),
     ] {
-        let limits = ListLimits { bytes_max, fields_max };
+        let limits = ListLimits::new(bytes_max, fields_max);
         assert_eq!(Decoder::new(4096).decode(block, limits, &mut out), Ok(outcome));
         assert_eq!(out.len(), stored);
     }
-    let limits = ListLimits { bytes_max: 0, fields_max: 0 };
+    let limits = ListLimits { field_bytes_max: 1, ..ListLimits::new(68, 2) };
+    assert_eq!(Decoder::new(4096).decode(block, limits, &mut out), Ok(Outcome::TooLarge));
+    let limits = ListLimits::new(0, 0);
     assert_eq!(Decoder::new(4096).decode(b"", limits, &mut out), Ok(Outcome::Complete));
     // What comes first in the block is told.
-    let limits = ListLimits { bytes_max: 40, fields_max: 2 };
+    let limits = ListLimits::new(40, 2);
     for (block, outcome) in [
         (&b"\x00\x01a\x011\x00\x01b\x012\x00\x01C\x013"[..], Outcome::TooLarge),
         (b"\x00\x01a\x011\x00\x01C\x013\x00\x01b\x012", Outcome::Malformed),
@@ -165,7 +167,7 @@ fn a_bomb_of_indexes_takes_no_memory_and_no_step() {
     bomb.resize(bomb.len() + 127 + 0xf60, b'x');
     let value_len = bomb.len() - 6;
     bomb.resize(bomb.len() + 16_000, 0xbe);
-    let limits = ListLimits { bytes_max: 60 * 1024, fields_max: 100 };
+    let limits = ListLimits::new(60 * 1024, 100);
     for _ in 0..2 {
         assert_eq!(decoder.decode(&bomb, limits, &mut out), Ok(Outcome::TooLarge));
         assert_eq!(out.len(), limits.bytes_max / (1 + value_len + 32));
@@ -190,7 +192,7 @@ fn a_bomb_of_names_is_cut_short() {
     bomb.resize(bomb.len() + 4000, b'x');
     bomb.push(0);
     for literal in [&b"\x7e\x00"[..], b"\x0f\x2f\x00"] {
-        let limits = ListLimits { bytes_max: 60 * 1024, fields_max: 100 };
+        let limits = ListLimits::new(60 * 1024, 100);
         let mut out = FieldBlock::default();
         let bomb_of = |count| [&bomb[..], &literal.repeat(count)].concat();
         // Fifteen are stored, 262 more make a mebibyte.

@@ -226,4 +226,4 @@ fn hex(text: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| octet(pair).expect("hexadecimal digits")).collect()
 }
 
-const LIMITS: ListLimits = ListLimits { bytes_max: 4096, fields_max: 16 };
+const LIMITS: ListLimits = ListLimits::new(4096, 16);

@@ -116,7 +116,7 @@ proptest! {
         bytes_max in 0_usize..4000,
         fields_max in 0_usize..12,
     ) {
-        let limits = ListLimits { bytes_max, fields_max };
+        let limits = ListLimits::new(bytes_max, fields_max);
         let mut encoder = Encoder::new(true);
         let mut decoders = [Decoder::new(TABLE_BYTES_MAX), Decoder::new(TABLE_BYTES_MAX)];
         let mut outs = [FieldBlock::default(), FieldBlock::default()];
@@ -142,7 +142,7 @@ proptest! {
     #[test]
     fn any_octets_are_taken(blocks in vec(vec(any::<u8>(), 0..60), 1..20)) {
         let mut decoder = Decoder::new(200);
-        let limits = ListLimits { bytes_max: 300, fields_max: 5 };
+        let limits = ListLimits::new(300, 5);
         for block in blocks {
             let mut moved = Decoder::import(decoder.export()).expect("exported");
             let (mut out, mut moved_out) = (FieldBlock::default(), FieldBlock::default());
@@ -299,7 +299,7 @@ fn hex(digits: &str) -> Vec<u8> {
 }
 
 const TABLE_BYTES_MAX: u32 = 65_536;
-const LIMITS: ListLimits = ListLimits { bytes_max: 1 << 20, fields_max: 1000 };
+const LIMITS: ListLimits = ListLimits::new(1 << 20, 1000);
 
 const NAMES: &[&str] = &[
     ":method",

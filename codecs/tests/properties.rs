@@ -1,7 +1,7 @@
 //! Properties of heads and bodies, over generated messages and over any bytes at all.
 
 use outrigger_codecs::http::{
-    BodyFraming, FieldKind, FieldStorage, Method, Put, RequestHead, ResponseHead, Version,
+    BodyFraming, FieldKind, FieldStorage, Method, Put, RequestHead, ResponseHead, Version, decimal,
 };
 use outrigger_codecs::http1::{
     BodyDecoder, ChunkedDecoder, ChunkedLimits, HeadLimits, LAST_CHUNK, parse_trailers, render,

@@ -148,7 +148,10 @@ mod tests {
         assert_eq!(decoded("QQ==QUI=QUJD").unwrap(), b"AABABC");
         assert_eq!(decoded("").unwrap(), b"");
         let long = format!("{}QQ=={}", "QUJD".repeat(400), "QUJD".repeat(300));
-        assert_eq!(decoded(&long).unwrap(), ["ABC".repeat(400), "ABC".repeat(300)].join("A").into_bytes());
+        assert_eq!(
+            decoded(&long).unwrap(),
+            ["ABC".repeat(400), "ABC".repeat(300)].join("A").into_bytes()
+        );
     }
 
     #[test]

@@ -25,9 +25,9 @@ impl WebType {
             None => (false, rest),
         };
         let suffix = if suffix.is_empty() { b"+proto" } else { suffix };
-        let format = FORMATS.iter().position(|format| {
-            format.suffix.as_bytes().eq_ignore_ascii_case(suffix)
-        })?;
+        let format = FORMATS
+            .iter()
+            .position(|format| format.suffix.as_bytes().eq_ignore_ascii_case(suffix))?;
         Some(Self { text, format })
     }
 
@@ -167,8 +167,16 @@ mod tests {
             ("Application/GRPC-Web", "application/grpc-web+proto", "application/grpc"),
             ("application/grpc-web ; x=1", "application/grpc-web+proto", "application/grpc"),
             ("application/grpc-web-text", "application/grpc-web-text+proto", "application/grpc"),
-            ("application/grpc-web-text+json", "application/grpc-web-text+json", "application/grpc+json"),
-            ("application/grpc-web+thrift", "application/grpc-web+thrift", "application/grpc+thrift"),
+            (
+                "application/grpc-web-text+json",
+                "application/grpc-web-text+json",
+                "application/grpc+json",
+            ),
+            (
+                "application/grpc-web+thrift",
+                "application/grpc-web+thrift",
+                "application/grpc+thrift",
+            ),
         ] {
             let found = WebType::of(value.as_bytes()).unwrap_or_else(|| panic!("{value}"));
             assert_eq!((found.name(), found.grpc_name()), (name, grpc), "{value}");

@@ -47,7 +47,7 @@ impl Default for Config {
             initial_stream_window: 65_535,
             initial_connection_window: 65_535,
             max_frame_size: 16_384,
-            list: ListLimits { bytes_max: 60 * 1024, fields_max: 100 },
+            list: ListLimits::new(60 * 1024, 100),
             enable_connect_protocol: false,
             huffman: true,
             flood: FloodLimits::default(),

@@ -3,6 +3,9 @@
 //! Values that may not be are refused when they are read, so a [`PeerSettings`] can be used as it is.
 //! Unknown settings are ignored, as they must be.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::config::{Config, Role};
 use super::error::{ConnectionCause, ConnectionError};
 use super::flow::{WINDOW_INITIAL, WINDOW_MAX};
@@ -137,41 +140,17 @@ impl UpgradeSettings {
     /// settings, and what a SETTINGS frame with the same payload would end a connection with.
     pub fn parse(field: &[u8]) -> Result<Self, ConnectionError> {
         let mut payload = [0; SETTING_LEN * SETTINGS_PER_FRAME_MAX];
-        let payload = decode_base64url(field, &mut payload)
-            .filter(|payload| payload.len().is_multiple_of(SETTING_LEN))
+        let len = URL_SAFE_NO_PAD
+            .decode_slice(field, &mut payload)
+            .ok()
+            .filter(|len| len.is_multiple_of(SETTING_LEN))
             .ok_or(ConnectionCause::SettingsUpgrade)?;
         let mut upgrade = Self { settings: PeerSettings::default() };
-        for setting in settings(payload) {
+        for setting in settings(&payload[..len]) {
             upgrade.settings.apply(Role::Server, setting)?;
         }
         Ok(upgrade)
     }
-}
-
-/// Decodes base64url without padding (RFC 4648 section 5); `None` for anything else, bits set that
-/// stand for nothing included, or if `out` is too short.
-fn decode_base64url<'o>(text: &[u8], out: &'o mut [u8]) -> Option<&'o [u8]> {
-    let (mut len, mut bits, mut bit_count) = (0, 0_u32, 0);
-    for &byte in text {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(value);
-        bit_count += 6;
-        if bit_count >= 8 {
-            bit_count -= 8;
-            *out.get_mut(len)? = (bits >> bit_count) as u8;
-            len += 1;
-            bits &= (1 << bit_count) - 1;
-        }
-    }
-    // One character alone carries no byte.
-    (bit_count < 6 && bits == 0).then(|| &out[..len])
 }
 
 /// The limits of SETTINGS_MAX_FRAME_SIZE.

@@ -41,7 +41,8 @@ pub(crate) fn fate(name: &str, make: &dyn Fn() -> Connection, input: &[u8]) -> (
                         }
                         _ => None,
                     });
-                    let code = u32::from_be_bytes(reset.payload[..].try_into().unwrap());
+                    let code =
+                        u32::from_be_bytes(reset.payload[..].try_into().expect("four bytes"));
                     let untold = || match Reason(code) {
                         Reason::STREAM_CLOSED => StreamCause::FrameOnClosedStream,
                         Reason::REFUSED_STREAM => StreamCause::Refused,

@@ -109,7 +109,7 @@ pub(crate) fn frames(mut bytes: &[u8]) -> Vec<Frame> {
         frames.push(Frame {
             kind: bytes[3],
             flags: bytes[4],
-            stream: u32::from_be_bytes(bytes[5..9].try_into().unwrap()),
+            stream: u32::from_be_bytes(bytes[5..9].try_into().expect("four bytes")),
             payload: bytes[9..9 + len].to_vec(),
         });
         bytes = &bytes[9 + len..];

@@ -14,7 +14,7 @@ use crate::support::mutate::fuzz;
 
 const PREFACE_LEN: usize = 24;
 const STREAMS_MAX: u32 = 4;
-const LIST: ListLimits = ListLimits { bytes_max: 2048, fields_max: 16 };
+const LIST: ListLimits = ListLimits::new(2048, 16);
 
 const WORDS: &[&[u8]] = &[
     b"\0\0\0\x04\0\0\0\0\0",

@@ -72,7 +72,7 @@ fn header_blocks_go_out_in_frames_of_the_peers_size() {
     let mut client = client(Config { huffman: false, ..Config::default() });
     let id = client.open_stream(Method::Get).unwrap();
     let long = "v".repeat(40_000);
-    send_headers(&mut client, id, true, &[&GET[..], &[("x", &long)]].concat());
+    send_headers(&mut client, id, true, &[GET, &[("x", &long)]].concat());
     let frames = sent(&mut client);
     let shape: Vec<_> =
         frames.iter().map(|f| (f.kind, f.flags, f.stream, f.payload.len())).collect();

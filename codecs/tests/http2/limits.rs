@@ -222,7 +222,7 @@ fn header_blocks_are_bounded_in_bytes_and_in_frames() {
 fn a_request_with_too_large_a_head_may_be_answered() {
     let list = ListLimits { bytes_max: 450, fields_max: 6, ..Config::default().list };
     let config = Config { list, ..Config::default() };
-    let long = [&POST[..], &[("x", "0123456789"); 3]].concat();
+    let long = [POST, &[("x", "0123456789"); 3]].concat();
     let wide: Vec<u8> =
         [block(POST), literal("x", &[b'y'; 126]), literal("x", &[b'y'; 126])].concat();
     for request in [headers(1, 0, &long), frame(HEADERS, WHOLE, 1, &wide)] {

@@ -165,7 +165,7 @@ fn extended_connect_must_be_announced() {
 #[test]
 fn content_agrees_with_its_length() {
     let post =
-        |length: &'static str| headers(1, 0, &[&POST[..], &[("content-length", length)]].concat());
+        |length: &'static str| headers(1, 0, &[POST, &[("content-length", length)]].concat());
     let trailers = headers(1, END, &[("x", "y")]);
     let wrong = Resets(1, StreamCause::MessageInvalid(MessageError::ContentLengthWrong));
     for (name, input, expected) in [

@@ -255,7 +255,10 @@ impl Side {
                 self.connection.set_slot(id, id.get());
                 let interim = self.connection.block().get(":status") == Some(b"103");
                 let length = self.connection.block().get("content-length");
-                let expected = length.map(|text| str::from_utf8(text).unwrap().parse().unwrap());
+                let expected = length.map(|text| {
+                    let text = str::from_utf8(text).expect("digits");
+                    text.parse().expect("a number")
+                });
                 let exchange = self.exchanges.entry(id.get()).or_default();
                 assert!(!exchange.head_seen);
                 exchange.head_seen = !interim;

@@ -22,10 +22,11 @@ fn server_with_streams() -> Connection {
         rst_stream(7, Reason::CANCEL),
         headers(11, END, GET),
     ];
-    let told = feed(&mut server, &opened.concat()).unwrap();
+    let told = feed(&mut server, &opened.concat()).expect("well-formed");
     for told in &told {
         if let Told::Headers { id: 5 | 11, .. } = told {
-            let id = server.stream_ids().find(|id| [5, 11].contains(&id.get())).unwrap();
+            let id =
+                server.stream_ids().find(|id| [5, 11].contains(&id.get())).expect("it is open");
             send_headers(&mut server, id, true, OK);
         }
     }

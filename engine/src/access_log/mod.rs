@@ -20,12 +20,15 @@ pub mod logger;
 mod program;
 pub mod record;
 pub mod render;
+mod tls;
 pub mod writer;
 
 pub use capture::{Capture, CaptureSet, Captured};
 pub use flags::ResponseFlags;
 pub use logger::{AccessLogs, ShardLogger, batches_in};
-pub use record::{Address, ByteCounts, CloseType, GrpcStatus, LogType, Protocol, Record, StreamId, Times};
+pub use record::{
+    Address, ByteCounts, CloseType, GrpcStatus, LogType, Protocol, Record, StreamId, Times,
+};
 pub use render::{Headers, Renderer, url_encoded_pem};
 pub use writer::{LogWriter, OpenError, Queue, Sink};
 

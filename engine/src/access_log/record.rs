@@ -7,12 +7,14 @@
 
 use std::net::SocketAddr;
 
+use crate::tls::{RecordError, TlsSession};
+
 use super::flags::ResponseFlags;
 
 /// One finished request (HTTP) or connection (TCP).
 ///
 /// Build it with `..Record::default()`: what is not known stays missing, and is written as such.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Record<'a> {
     /// Wall-clock time of the first byte, nanoseconds since the Unix epoch.
     pub start_wall_ns: u64,
@@ -74,6 +76,12 @@ pub struct Record<'a> {
     pub requested_server_name: Option<&'a str>,
     /// The authority as received, when it was rewritten.
     pub original_authority: Option<&'a [u8]>,
+    /// What was agreed with the client in TLS.
+    pub downstream_tls: Option<&'a TlsSession>,
+    /// What was agreed with the endpoint in TLS.
+    pub upstream_tls: Option<&'a TlsSession>,
+    /// Why TLS with the client failed after its handshake.
+    pub downstream_transport_failure: Option<RecordError>,
     /// How a gRPC call ended; `None` for any other request.
     pub grpc_status: Option<GrpcStatus>,
     /// What kind of entry it is.

@@ -12,10 +12,13 @@ use outrigger_xds::snapshot::{
     PathSource, StartTime, Template, TimePoint, WireBytes,
 };
 
+use crate::tls::TlsSession;
+
 use super::capture::Captured;
 use super::clock::{Clock, decimal};
 use super::program::{JsonPart, Part, Program};
 use super::record::{Address, CloseType, GrpcStatus, Protocol, Record, Times};
+use super::tls;
 
 /// Header values by lower-case name; pseudo headers included. The first of a repeated header.
 pub trait Headers {
@@ -302,6 +305,20 @@ impl Renderer {
             Op::DownstreamDirectLocalAddress(part) => {
                 address(out, record.downstream_direct_local, *part)
             }
+            Op::Tls { side, value } => match session(*side, record) {
+                Some(session) if tls::write(session, *value, out) => Shape::Text,
+                _ => Shape::Missing,
+            },
+            Op::CertificateTime { side, end, format } => {
+                let at = session(*side, record).and_then(|session| tls::validity(session, *end));
+                let Some(wall_ns) = at else { return Shape::Missing };
+                self.clock.write(wall_ns, false, format, out);
+                Shape::Text
+            }
+            Op::DownstreamTransportFailureReason => match record.downstream_transport_failure {
+                Some(error) => unspaced(out, Some(&format!("TLS_error: {error}"))),
+                None => Shape::Missing,
+            },
             Op::ConnectionId => number(out, record.connection_id),
             Op::StreamId => match record.stream_id {
                 Some(id) => uuid(out, id.0),
@@ -502,6 +519,13 @@ fn grpc_status(out: &mut Vec<u8>, form: GrpcStatusForm, status: Option<GrpcStatu
         GrpcStatus::Unreadable => out.extend_from_slice(b"-1"),
     }
     if form == GrpcStatusForm::Number { Shape::Number } else { Shape::Text }
+}
+
+fn session<'a>(side: CloseSide, record: &Record<'a>) -> Option<&'a TlsSession> {
+    match side {
+        CloseSide::Downstream => record.downstream_tls,
+        CloseSide::Upstream => record.upstream_tls,
+    }
 }
 
 fn wire_bytes(which: WireBytes, record: &Record<'_>) -> u64 {

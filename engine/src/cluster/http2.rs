@@ -21,6 +21,7 @@ use crate::http2::{BodyQueue, Keepalive, Link, Outbox, Pumped, Verdict, codec_co
 use crate::ring::Received;
 use crate::shard::{Shard, spawn_guarded};
 use crate::timer::{NANOS_PER_MS, Nanos, Timer, after};
+use crate::tls::TlsSession;
 use crate::transport::Transport;
 
 use super::breakers::Admission;
@@ -200,7 +201,7 @@ impl Http2Client {
             Stage::Failed(error) => Joined::Failed(Rc::clone(error)),
             Stage::TimedOut => Joined::TimedOut,
             Stage::Http1 | Stage::Closed => Joined::Elsewhere,
-            Stage::Open { .. } => match state.open(waker, &self.cluster) {
+            Stage::Open { .. } => match state.open(waker, &self.cluster, self.shard.clock.now()) {
                 Some(slot) => Joined::Stream(ClientStream { client: Rc::clone(self), slot }),
                 None => Joined::Elsewhere,
             },
@@ -237,8 +238,11 @@ impl State {
     }
 
     /// Opens a stream, if another one may be.
-    fn open(&mut self, waker: &Waker, cluster: &ClusterRuntime) -> Option<u32> {
+    fn open(&mut self, waker: &Waker, cluster: &ClusterRuntime, now: Nanos) -> Option<u32> {
+        let is_idle = !self.has_streams();
         let Stage::Open { link, meter } = &mut self.stage else { return None };
+        // Out of stream numbers, for one: its streams end, and others go to a new connection.
+        self.draining |= link.codec.is_spent();
         let limit = cluster.config.http.http2.max_concurrent_streams as usize;
         if self.draining || link.codec.open_streams() >= limit || !link.codec.can_open() {
             return None;
@@ -246,6 +250,12 @@ impl State {
         if !meter.may_serve_more() {
             self.draining = true;
             return None;
+        }
+        if is_idle
+            && let Some(keepalive) = &mut self.keepalive
+            && keepalive.ask_idle(self.idle_since, now)
+        {
+            link.codec.ping(now.to_be_bytes());
         }
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
@@ -290,6 +300,14 @@ impl ClientStream {
         match &self.client.state.borrow().stage {
             Stage::Open { meter, .. } => meter.id,
             _ => 0,
+        }
+    }
+
+    /// What was agreed with the endpoint in TLS.
+    pub fn tls(&self) -> Option<Rc<TlsSession>> {
+        match &self.client.state.borrow().stage {
+            Stage::Open { link, .. } => link.transport.session().cloned(),
+            _ => None,
         }
     }
 
@@ -753,6 +771,7 @@ impl Http2Client {
     /// Says goodbye.
     fn close(&self, state: &mut State) {
         if let Stage::Open { link, .. } = &mut state.stage {
+            self.count_bytes(link);
             link.codec.shutdown();
             link.flush(&self.shard.arena);
             link.transport.flush();
@@ -772,6 +791,7 @@ impl Http2Client {
             stats.upstream_cx_destroy_remote.inc();
         }
         if let Stage::Open { link, .. } = &mut state.stage {
+            self.count_bytes(link);
             link.flush(&self.shard.arena);
             link.transport.flush();
         }
@@ -784,6 +804,10 @@ impl Http2Client {
         }
         state.wake_waiting();
         self.shard.ring.note_wake();
+    }
+
+    fn count_bytes(&self, link: &Link) {
+        self.cluster.stats.upstream_cx_tx_bytes_total.add(link.transport.sent_bytes());
     }
 
     /// Takes the connection off its endpoint's list.

@@ -143,6 +143,7 @@ impl ConnectionInfo {
             connection_id: self.id,
             filter_chain_name: Some(&*self.chain.name).filter(|name| !name.is_empty()),
             requested_server_name: self.requested_server_name(),
+            downstream_tls: self.tls.as_deref(),
             ..Record::default()
         }
     }

@@ -41,7 +41,9 @@ impl<'a> ForwardedCert<'a> {
         }
         let own = info.forwarded_cert.get_or_init(|| {
             let session = info.tls.as_deref();
-            session.and_then(|session| own_element(session, config.client_cert_details)).unwrap_or_default()
+            session
+                .and_then(|session| own_element(session, config.client_cert_details))
+                .unwrap_or_default()
         });
         let values = sent.iter().filter(|field| is_forwarded_cert(field.name));
         let values = values.map(|field| field.value).filter(|value| !value.is_empty());
@@ -223,7 +225,9 @@ mod tests {
             (SanitizeSet, [(false, false), (false, true), (false, true)]),
             (AlwaysForward, [(true, false), (true, false), (true, false)]),
         ] {
-            for (verified, (keeps_sent, adds_own)) in [None, Some(false), Some(true)].into_iter().zip(fates) {
+            for (verified, (keeps_sent, adds_own)) in
+                [None, Some(false), Some(true)].into_iter().zip(fates)
+            {
                 let expected = Fate { keeps_sent, adds_own };
                 assert_eq!(Fate::of(mode, verified), expected, "{mode:?} {verified:?}");
             }

@@ -11,6 +11,7 @@ use crate::buffers::Chunk;
 use crate::connection::ConnectionInfo;
 use crate::ring::Watermarks;
 use crate::shard::Shard;
+use crate::tls::RecordError;
 
 use super::head::{HeadSink, status_text};
 use super::{HttpRuntime, http1, http2};
@@ -54,6 +55,14 @@ impl Downstream<'_> {
         match &self.side {
             Side::Http1(side) => side.transport.send_error().is_some(),
             Side::Http2(side) => side.is_reset(),
+        }
+    }
+
+    /// Why TLS with the client failed.
+    pub(super) fn transport_failure(&self) -> Option<RecordError> {
+        match &self.side {
+            Side::Http1(side) => side.transport.failure(),
+            Side::Http2(side) => side.transport_failure(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! What is remembered of an exchange for counters and the access log.
 
+use std::rc::Rc;
+
 use crate::access_log::{ByteCounts, Capture, ResponseFlags, Times};
+use crate::tls::TlsSession;
 
 /// The facts of one exchange. Its buffers keep their memory from one exchange to the next.
 #[derive(Default)]
@@ -13,6 +16,8 @@ pub(super) struct Facts {
     pub(super) details: &'static str,
     pub(super) attempts: u32,
     pub(super) upstream_connection_id: u64,
+    /// What was agreed with upstream in TLS.
+    pub(super) upstream_tls: Option<Rc<TlsSession>>,
     /// Why no TLS with upstream could be had; empty when nothing failed.
     pub(super) upstream_transport_failure: String,
     pub(super) stream_id: u128,

@@ -50,6 +50,19 @@ impl Keepalive {
         Verdict::Ping
     }
 
+    /// A stream is about to be put on a connection that was idle since `idle_since`: true when the
+    /// peer is to be asked whether it is still there.
+    pub fn ask_idle(&mut self, idle_since: Nanos, now: Nanos) -> bool {
+        let asks = self
+            .config
+            .connection_idle_interval
+            .is_some_and(|interval| now.saturating_sub(idle_since) >= nanos(interval));
+        if asks {
+            self.answer_by.get_or_insert(now + nanos(self.config.timeout));
+        }
+        asks
+    }
+
     /// When it wants to look again.
     pub fn deadline(&self) -> Option<Nanos> {
         self.next_ping.into_iter().chain(self.answer_by).min()
@@ -76,7 +89,7 @@ mod tests {
             interval: Some(Duration::from_secs(10)),
             timeout: Duration::from_secs(1),
             interval_jitter_percent: 0.0,
-            connection_idle_interval: None,
+            connection_idle_interval: Some(Duration::from_secs(5)),
         };
         let second = 1_000_000_000;
         let mut keepalive = Keepalive::new(config, 0, 0);
@@ -88,5 +101,9 @@ mod tests {
         assert_eq!(keepalive.check(11 * second, 0), Verdict::Fine);
         assert_eq!(keepalive.check(20 * second, 0), Verdict::Ping);
         assert_eq!(keepalive.check(21 * second, 0), Verdict::Dead);
+        keepalive.heard();
+        assert!(!keepalive.ask_idle(20 * second, 24 * second));
+        assert!(keepalive.ask_idle(20 * second, 25 * second));
+        assert_eq!(keepalive.check(26 * second, 0), Verdict::Dead);
     }
 }

@@ -128,7 +128,11 @@ pub fn codec_config(
         initial_stream_window: options.initial_stream_window_size,
         initial_connection_window: options.initial_connection_window_size,
         max_frame_size: FRAME_BYTES,
-        list: ListLimits { bytes_max: bytes_max as usize, fields_max: fields_max as usize },
+        list: ListLimits {
+            bytes_max: bytes_max as usize,
+            fields_max: fields_max as usize,
+            field_bytes_max: options.max_header_field_bytes as usize,
+        },
         enable_connect_protocol: options.allow_connect,
         huffman: options.huffman,
         flood: FloodLimits {

@@ -139,9 +139,8 @@ impl GrpcFamily {
 pub const METHODS_MAX: usize = 1000;
 
 /// The statuses of gRPC.
-const STATUS_NAMES: [&str; 17] = [
-    "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16",
-];
+const STATUS_NAMES: [&str; 17] =
+    ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
 
 #[cfg(test)]
 mod tests {

@@ -276,6 +276,10 @@ impl TcpConnection {
             record.upstream_cluster_raw = Some(&cluster.config.name);
             record.upstream_remote = host.endpoint.address.ip().map(access_log::Address::Ip);
         }
+        record.downstream_transport_failure = self.down.failure();
+        if let Upstream::Connected { transport, .. } = &self.up {
+            record.upstream_tls = transport.session().map(|session| &**session);
+        }
         self.shard.logger.borrow_mut().log(&self.tcp.logs, &record, &Capture::default());
     }
 }

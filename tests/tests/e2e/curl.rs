@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use outrigger_tests::process::{Scratch, run};
+use outrigger_tests::tls::{Authority, Subject};
 use outrigger_tests::{Config, Origin, Proxy};
 use serde_json::json;
 
@@ -99,5 +100,70 @@ fn curl_tunnels_through_connect() {
     assert_eq!(text, "ok");
     let request = origin.only_request();
     assert_eq!(request.headers.get("host"), Some("far.example"));
+    proxy.stop();
+}
+
+#[test]
+#[ignore = "needs curl, which .ci/run installs"]
+fn curl_speaks_http2_by_knowledge_and_by_upgrade() {
+    let origin = Origin::http2_echo();
+    let proxy = Proxy::start(&Config::to_http2(origin.address()));
+    let url = proxy.url("/");
+    let version = ["--write-out", " %{http_version}"];
+    let with = |more: &[&str]| curl(&[&version[..], more, &[&url]].concat());
+    assert_eq!(with(&["--http2-prior-knowledge", "--data", "hello"]), "hello 2");
+    assert_eq!(with(&["--http1.1", "--data", "hello"]), "hello 1.1");
+    let used = curl(&[
+        "--http2-prior-knowledge", "--data", "a", "--write-out", " %{num_connects} ", &url, &url,
+    ]);
+    assert_eq!(used, "a 1 a 0 ");
+    let head = curl(&["--http2-prior-knowledge", "--head", &url]);
+    assert!(head.starts_with("HTTP/2 200"), "{head}");
+    if !outrigger_tests::binary::is_envoy_tested() {
+        assert_eq!(with(&["--http2"]), " 2");
+        assert_eq!(with(&["--http2", "--data", "hello"]), "hello 2");
+    }
+    proxy.stop();
+}
+
+#[test]
+#[ignore = "needs curl, which .ci/run installs"]
+fn curl_speaks_every_version_over_tls() {
+    let authority = Authority::new("ours");
+    let identity = authority.issue(Subject::dns(&["proxy.test"]));
+    let scratch = Scratch::new();
+    let ca = scratch.file("ca.pem");
+    fs::write(&ca, authority.pem()).unwrap();
+    let origin = Origin::echo();
+    let config = Config::to(origin.address()).downstream_tls(json!({"common_tls_context": {
+        "tls_certificates": [identity.to_json()],
+        "alpn_protocols": ["h2", "http/1.1"],
+        "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
+    }}));
+    let proxy = Proxy::start(&config);
+    let (sent, came) = (scratch.file("sent"), scratch.file("came"));
+    fs::write(&sent, pattern(5_000_000)).unwrap();
+    let port = proxy.address().tcp().port();
+    let (url, at) = (format!("https://proxy.test:{port}/"), format!("proxy.test:{port}:127.0.0.1"));
+    for (how, expected) in [
+        (&["--http1.1"][..], "1.1"),
+        (&["--http2"], "2"),
+        (&["--http2", "--tls-max", "1.2"], "2"),
+        (&["--http1.1", "--tlsv1.3"], "1.1"),
+        (&["--no-alpn"], "1.1"),
+    ] {
+        let version = curl(
+            &[
+                &["--cacert", ca.to_str().unwrap(), "--resolve", &at][..],
+                &["--upload-file", sent.to_str().unwrap(), "--output", came.to_str().unwrap()],
+                &["--write-out", "%{http_version}"],
+                how,
+                &[&url],
+            ]
+            .concat(),
+        );
+        assert_eq!(version, expected, "{how:?}");
+        assert!(fs::read(&came).unwrap() == pattern(5_000_000), "{how:?}: the bytes changed");
+    }
     proxy.stop();
 }

@@ -87,10 +87,13 @@ fn the_destination_is_looked_at_before_the_source() {
         &[
             chain("destination", json!({"prefix_ranges": range("127.0.0.2", 32)})),
             chain("source", json!({"source_prefix_ranges": range("127.0.0.5", 32)})),
-            chain("both", json!({
-                "prefix_ranges": range("127.0.0.3", 32),
-                "source_prefix_ranges": range("127.0.0.5", 32),
-            })),
+            chain(
+                "both",
+                json!({
+                    "prefix_ranges": range("127.0.0.3", 32),
+                    "source_prefix_ranges": range("127.0.0.5", 32),
+                }),
+            ),
         ],
         true,
     );
@@ -112,9 +115,12 @@ fn the_destination_port_is_looked_at_first() {
     // Which port that will be, only the kernel knows: one chain for another port never matches.
     let proxy = start(
         &[
-            chain("port", json!({
-                "destination_port": 1, "source_prefix_ranges": range("127.0.0.5", 32),
-            })),
+            chain(
+                "port",
+                json!({
+                    "destination_port": 1, "source_prefix_ranges": range("127.0.0.5", 32),
+                }),
+            ),
             chain("any", json!({"source_prefix_ranges": range("127.0.0.0", 8)})),
         ],
         true,
@@ -134,9 +140,12 @@ fn source_types_and_ports() {
         &[
             chain("loopback", json!({"source_type": "SAME_IP_OR_LOOPBACK"})),
             chain("external", json!({"source_type": "EXTERNAL"})),
-            chain("port", json!({
-                "source_type": "SAME_IP_OR_LOOPBACK", "source_ports": [port],
-            })),
+            chain(
+                "port",
+                json!({
+                    "source_type": "SAME_IP_OR_LOOPBACK", "source_ports": [port],
+                }),
+            ),
         ],
         false,
     );

@@ -454,7 +454,9 @@ fn grpc_web_becomes_grpc_and_back() {
                 let sent = if is_text { base64(&sent).into_bytes() } else { sent };
                 let kind = format!("{kind}{suffix}");
                 let fields = [
-                    ("content-type", kind.as_str()), ("accept", kind.as_str()), ("x-grpc-web", "1"),
+                    ("content-type", kind.as_str()),
+                    ("accept", kind.as_str()),
+                    ("x-grpc-web", "1"),
                 ];
                 let by_new = new.ask("POST", "/test.Service/Echo", &fields, &sent);
                 let mut old = proxy.client();
@@ -467,8 +469,11 @@ fn grpc_web_becomes_grpc_and_back() {
                 for response in [by_new, by_old] {
                     let name = format!("{kind}, {length}, {}", response.version);
                     assert_eq!(response.status, 200, "{name}");
-                    let expected =
-                        if is_text { "application/grpc-web-text+proto" } else { "application/grpc-web+proto" };
+                    let expected = if is_text {
+                        "application/grpc-web-text+proto"
+                    } else {
+                        "application/grpc-web+proto"
+                    };
                     assert_eq!(response.header("content-type"), Some(expected), "{name}");
                     let body = match is_text {
                         true => from_base64(&response.body),
@@ -476,7 +481,10 @@ fn grpc_web_becomes_grpc_and_back() {
                     };
                     let (messages, trailers) = web_parts(&body);
                     assert!(messages == [pattern(length)], "{name}: the message changed");
-                    assert!(trailers.to_lowercase().contains("grpc-status:0"), "{name}: {trailers}");
+                    assert!(
+                        trailers.to_lowercase().contains("grpc-status:0"),
+                        "{name}: {trailers}"
+                    );
                     assert_eq!(response.trailers.iter().count(), 0, "{name}");
                 }
             }

@@ -106,11 +106,8 @@ const PING_FLOOD: &[&str] = &["inbound_ping_frames_flood", "outbound_control_flo
 const EMPTY_FLOOD: &[&str] = &["inbound_empty_frames_flood"];
 const PRIORITY_FLOOD: &[&str] = &["inbound_priority_frames_flood"];
 const WINDOW_FLOOD: &[&str] = &["inbound_window_update_frames_flood"];
-const HEADER_FLOOD: &[&str] = &[
-    "inbound_continuation_frames_flood",
-    "inbound_empty_frames_flood",
-    "header_overflow",
-];
+const HEADER_FLOOD: &[&str] =
+    &["inbound_continuation_frames_flood", "inbound_empty_frames_flood", "header_overflow"];
 
 /// What an attack may cost, with some room for the allocator.
 const MEMORY_BYTES: u64 = 16 << 20;

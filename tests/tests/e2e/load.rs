@@ -4,6 +4,7 @@ use std::process::Command;
 
 use outrigger_tests::load::{FastOrigin, Load};
 use outrigger_tests::process::run;
+use outrigger_tests::tls::{Authority, Subject};
 use outrigger_tests::{Config, Launch, Proxy};
 use serde_json::json;
 
@@ -60,6 +61,42 @@ fn h2load_in_pipelines_sees_no_errors() {
     assert!(text.contains("20000 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
     assert_eq!(origin.requests(), 20_000);
     proxy.stop();
+}
+
+#[test]
+#[ignore = "needs h2load, which .ci/run installs"]
+fn h2load_of_every_kind_sees_no_errors() {
+    const REQUESTS: u64 = 30_000;
+    let identity = Authority::new("ours").issue(Subject::dns(&["proxy.test"]));
+    let secure = json!({"common_tls_context": {
+        "tls_certificates": [identity.to_json()], "alpn_protocols": ["h2", "http/1.1"],
+    }});
+    let origin = FastOrigin::start();
+    for (scheme, more) in [
+        ("http", &["-c", "16", "-m", "16"][..]),
+        ("https", &["-c", "16", "-m", "16"]),
+        ("https", &["--h1", "-c", "32"]),
+        // A window of 64 KiB in all.
+        ("http", &["-c", "4", "-m", "64", "-w", "12", "-W", "16"]),
+    ] {
+        let mut config = unlimited(&origin);
+        if scheme == "https" {
+            config = config.downstream_tls(secure.clone());
+        }
+        let proxy = Launch::outrigger(&config).shards(2).start();
+        let mut command = Command::new("h2load");
+        command.args(["-n", &REQUESTS.to_string()]).args(more);
+        command.arg(format!("{scheme}://{}/", proxy.address()));
+        let output = run(command);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let expected = format!("{REQUESTS} succeeded, 0 failed, 0 errored, 0 timeout");
+        assert!(output.status.success() && text.contains(&expected), "{scheme} {more:?}: {text}");
+        assert!(text.contains(&format!("status codes: {REQUESTS} 2xx")), "{text}");
+        assert_eq!(proxy.stat("http.main.downstream_rq_2xx"), REQUESTS);
+        proxy.expect_stat("http.main.downstream_cx_active", 0);
+        proxy.expect_no_active_requests();
+        proxy.stop();
+    }
 }
 
 #[test]

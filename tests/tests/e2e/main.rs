@@ -16,6 +16,7 @@ mod grpc;
 mod headers;
 mod http2;
 mod http2_attacks;
+mod interop;
 mod lifecycle;
 mod load;
 mod smuggling;

@@ -50,7 +50,8 @@ impl Names {
 
     /// A context with the certificate and this in addition.
     fn context(&self, more: Value) -> Value {
-        let mut context = json!({"common_tls_context": {"tls_certificates": [self.server.to_json()]}});
+        let mut context =
+            json!({"common_tls_context": {"tls_certificates": [self.server.to_json()]}});
         merge(&mut context, more);
         context
     }
@@ -114,7 +115,8 @@ fn is_served(proxy: &Proxy, config: &Arc<ClientConfig>, name: &str) -> bool {
 /// The sum of all counters whose name ends like that: the listener's own part of it has its port.
 fn ssl_stat(proxy: &Proxy, tail: &str) -> u64 {
     let stats = proxy.stats();
-    let ours = stats.iter().filter(|(name, _)| name.starts_with("listener.") && name.ends_with(tail));
+    let ours =
+        stats.iter().filter(|(name, _)| name.starts_with("listener.") && name.ends_with(tail));
     ours.map(|(_, value)| value).sum()
 }
 
@@ -240,8 +242,7 @@ fn inspectors() -> Value {
 fn server_names_choose_the_chain_and_its_certificate() {
     let authority = Authority::new("ours");
     let identity = |name: &str| authority.issue(Subject::dns(&[name]));
-    let (exact, wild, deep) =
-        (identity("exact.test"), identity("*.test"), identity("*.deep.test"));
+    let (exact, wild, deep) = (identity("exact.test"), identity("*.test"), identity("*.deep.test"));
     let listener = |default: Value| {
         Config::new().listener(json!({
             "listener_filters": inspectors(),
@@ -606,14 +607,18 @@ fn secrets_of_a_file_are_read_again_when_it_is_replaced() {
         let mut resource = json!({"@type": kind, "name": name});
         merge(&mut resource, secret);
         let path = scratch.file(name);
-        fs::write(path.with_extension("new"), json!({"resources": [resource]}).to_string()).unwrap();
+        fs::write(path.with_extension("new"), json!({"resources": [resource]}).to_string())
+            .unwrap();
         fs::rename(path.with_extension("new"), path.with_extension("json")).unwrap();
     };
     let write = |identity: &Identity, authority: &Authority| {
         replace("server", json!({"tls_certificate": identity.to_json()}));
-        replace("trust", json!({"validation_context": {
-            "trusted_ca": {"inline_string": authority.pem()},
-        }}));
+        replace(
+            "trust",
+            json!({"validation_context": {
+                "trusted_ca": {"inline_string": authority.pem()},
+            }}),
+        );
     };
     write(&names.server, &names.authority);
     let secret = |name: &str| {
@@ -735,10 +740,11 @@ fn the_clients_certificate_is_forwarded_in_five_ways() {
         ("SANITIZE_SET", json!({"uri": true}), Some(format!("{ours};{uri}"))),
     ];
     for (mode, details, expected) in cases {
-        let config = Config::to(origin.address()).downstream_tls(names.mutual(json!({}))).http(json!({
-            "forward_client_cert_details": mode,
-            "set_current_client_cert_details": details,
-        }));
+        let config =
+            Config::to(origin.address()).downstream_tls(names.mutual(json!({}))).http(json!({
+                "forward_client_cert_details": mode,
+                "set_current_client_cert_details": details,
+            }));
         let proxy = Proxy::start(&config);
         let mut client = proxy.secure(&names.known(), "proxy.test");
         client.send(format!(
@@ -759,7 +765,8 @@ fn the_clients_certificate_is_forwarded_in_five_ways() {
         let config =
             Config::to(origin.address()).http(json!({"forward_client_cert_details": mode}));
         let proxy = Proxy::start(&config);
-        let ask = format!("GET / HTTP/1.1\r\nHost: test\r\nx-forwarded-client-cert: {sent}\r\n\r\n");
+        let ask =
+            format!("GET / HTTP/1.1\r\nHost: test\r\nx-forwarded-client-cert: {sent}\r\n\r\n");
         assert_eq!(proxy.client().send(ask).response().status, 200);
         let request = origin.log().requests.pop().unwrap().request;
         assert_eq!(request.headers.get("x-forwarded-client-cert"), expected, "{mode}");
@@ -822,7 +829,8 @@ fn failed_handshakes_are_counted_and_disturb_nobody() {
 fn a_handshake_may_come_in_any_pieces() {
     let names = Names::new();
     let origin = Origin::ok();
-    let proxy = Proxy::start(&Config::to(origin.address()).downstream_tls(names.context(json!({}))));
+    let proxy =
+        Proxy::start(&Config::to(origin.address()).downstream_tls(names.context(json!({}))));
     for piece in [1, 7, 100] {
         let mut socket = proxy.address().connect(outrigger_tests::PATIENCE).unwrap();
         let name = "proxy.test".try_into().unwrap();
@@ -878,7 +886,12 @@ fn connections_end_with_a_close_notify() {
 }
 
 /// A server with that certificate for every kind of origin.
-fn origin_tls(names: &Names, identity: &Identity, mutual: bool, alpn: &[&str]) -> Arc<ServerConfig> {
+fn origin_tls(
+    names: &Names,
+    identity: &Identity,
+    mutual: bool,
+    alpn: &[&str],
+) -> Arc<ServerConfig> {
     tls::server(identity, mutual.then_some(&names.authority), alpn)
 }
 
@@ -903,9 +916,12 @@ fn upstream_connections_show_and_check_certificates() {
     let origin_identity = names.authority.issue(origin_identity);
     let (origin, learned) = secure_origin(origin_tls(&names, &origin_identity, true, &[]));
     let mut validation = names.trust();
-    merge(&mut validation, json!({"match_typed_subject_alt_names": [
-        {"san_type": "URI", "matcher": {"exact": "spiffe://test/ns/a/sa/origin"}},
-    ]}));
+    merge(
+        &mut validation,
+        json!({"match_typed_subject_alt_names": [
+            {"san_type": "URI", "matcher": {"exact": "spiffe://test/ns/a/sa/origin"}},
+        ]}),
+    );
     let config = Config::to(origin.address()).upstream_tls(json!({
         "sni": "origin.test",
         "common_tls_context": {
@@ -1226,7 +1242,8 @@ fn access_logs_tell_of_tls() {
     let connections = "%DOWNSTREAM_TRANSPORT_FAILURE_REASON% %REQUESTED_SERVER_NAME%\n";
     let connection_path = scratch.file("connections.log");
     let mut context = names.mutual(json!({}));
-    context["common_tls_context"]["tls_params"] = json!({"tls_maximum_protocol_version": "TLSv1_3"});
+    context["common_tls_context"]["tls_params"] =
+        json!({"tls_maximum_protocol_version": "TLSv1_3"});
     let config = Config::to(origin.address())
         .downstream_tls(context)
         .http(json!({"access_log": access_log(&path, format)}))
@@ -1307,7 +1324,8 @@ fn contexts_that_cannot_be_are_refused_at_the_start() {
     let old = names.context(json!({"common_tls_context": {"tls_params": {
         "tls_minimum_protocol_version": "TLSv1_0",
     }}}));
-    let keys = names.context(json!({"session_ticket_keys": {"keys": [{"inline_string": "short"}]}}));
+    let keys =
+        names.context(json!({"session_ticket_keys": {"keys": [{"inline_string": "short"}]}}));
     let is_ours = !outrigger_tests::binary::is_envoy_tested();
     for (name, context) in [
         ("mismatch", mismatch),

@@ -225,11 +225,11 @@ impl Connection {
                 return self.invalid_priority(head.stream, StreamCause::PriorityLength, now_ns);
             }
             kind::SETTINGS => {
-                let settings = head.len as usize / SETTING_LEN;
-                if head.len as usize % SETTING_LEN != 0 || (head.has(flag::ACK) && head.len > 0) {
+                let len = head.len as usize;
+                if !len.is_multiple_of(SETTING_LEN) || (head.has(flag::ACK) && len > 0) {
                     return Err(ConnectionCause::SettingsLength);
                 }
-                if settings > SETTINGS_PER_FRAME_MAX {
+                if len > SETTING_LEN * SETTINGS_PER_FRAME_MAX {
                     return Err(ConnectionCause::SettingsFlood);
                 }
                 head.len

@@ -17,6 +17,16 @@ pub struct ListLimits {
     pub bytes_max: usize,
     /// The number of fields.
     pub fields_max: usize,
+    /// Bytes of name and value of one field.
+    pub field_bytes_max: usize,
+}
+
+impl ListLimits {
+    /// Limits of a field section whose single fields may be as large as it may be.
+    #[must_use]
+    pub const fn new(bytes_max: usize, fields_max: usize) -> Self {
+        Self { bytes_max, fields_max, field_bytes_max: bytes_max }
+    }
 }
 
 /// What a header block was. In every case it was decoded to its end, so that the tables stay in
@@ -276,10 +286,11 @@ impl List<'_> {
         }
         let bytes = self.limits.bytes_max.checked_sub(size_of_field(name_len, value_len));
         let fields = self.limits.fields_max.checked_sub(1);
+        let fits = name_len + value_len <= self.limits.field_bytes_max;
         if !(traits.name_valid && traits.value_valid) {
             self.outcome = Outcome::Malformed;
-        } else if let (Some(bytes_max), Some(fields_max)) = (bytes, fields) {
-            self.limits = ListLimits { bytes_max, fields_max };
+        } else if let (Some(bytes_max), Some(fields_max), true) = (bytes, fields, fits) {
+            self.limits = ListLimits { bytes_max, fields_max, ..self.limits };
             return true;
         } else {
             self.outcome = Outcome::TooLarge;

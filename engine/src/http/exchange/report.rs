@@ -138,6 +138,7 @@ impl Exchange {
 
     pub(super) fn record_of<'a>(&'a self, down: &Downstream<'a>) -> Record<'a> {
         let mut record = self.common_record(down.shard, down.info);
+        record.downstream_transport_failure = down.transport_failure();
         if let Some((cluster, host)) = &self.destination {
             record.upstream_cluster = Some(&cluster.config.stat_name);
             record.upstream_cluster_raw = Some(&cluster.config.name);
@@ -176,6 +177,7 @@ impl Exchange {
             bytes: facts.bytes,
             upstream_connection_id: facts.upstream_connection_id,
             upstream_attempts: facts.attempts,
+            upstream_tls: facts.upstream_tls.as_deref(),
             upstream_transport_failure: Some(failure).filter(|failure| !failure.is_empty()),
             stream_id: (facts.stream_id != 0).then_some(StreamId(facts.stream_id)),
             grpc_status: self.grpc.status(facts.code),

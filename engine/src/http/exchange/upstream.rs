@@ -243,6 +243,7 @@ impl Exchange {
     fn activate(&mut self, down: &mut Downstream<'_>, mut connection: UpstreamConnection) {
         self.reused = !connection.meter.begin_request();
         self.facts.upstream_connection_id = connection.meter.id;
+        self.facts.upstream_tls = connection.transport.session().cloned();
         self.begin_attempt(down);
         connection.transport.register(down.waker);
         let again = self.reused && self.replays == 0 && self.request.complete;
@@ -282,6 +283,7 @@ impl Exchange {
         };
         self.reused = !first;
         self.facts.upstream_connection_id = stream.connection_id();
+        self.facts.upstream_tls = stream.tls();
         self.facts.bytes.upstream_header_sent += self.outbound.fields.text_len() as u64;
         self.begin_attempt(down);
         for chunk in self.outbound.kept() {

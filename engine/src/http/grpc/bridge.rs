@@ -10,9 +10,7 @@
 //! [`MESSAGE_BYTES_MAX`] bytes. What the client accepts, not what it sends, says whether its response
 //! is text.
 
-use outrigger_codecs::grpc::{
-    Base64Decoder, TextEncoder, WebType, percent_encode, put_trailers,
-};
+use outrigger_codecs::grpc::{Base64Decoder, TextEncoder, WebType, percent_encode, put_trailers};
 use outrigger_codecs::http::{FieldBlock, FieldKind, Method, RequestHead, ResponseHead, decimal};
 
 use crate::buffers::Chunk;

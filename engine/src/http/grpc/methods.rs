@@ -127,7 +127,8 @@ impl Source<'_> {
                 for (service, names) in services {
                     for name in names {
                         let method = MethodName::new(service, name);
-                        methods.insert(method.key.as_ref().into(), self.calls(&method, &others[kind]));
+                        methods
+                            .insert(method.key.as_ref().into(), self.calls(&method, &others[kind]));
                     }
                 }
             }
@@ -189,7 +190,8 @@ impl<'a> MethodName<'a> {
         if segments.next().is_some() {
             return None;
         }
-        let plain = path.strip_prefix('/').filter(|key| key.len() == service.len() + 1 + method.len());
+        let plain =
+            path.strip_prefix('/').filter(|key| key.len() == service.len() + 1 + method.len());
         Some(match plain {
             Some(key) => Self { service, method, key: Cow::Borrowed(key) },
             None => Self::new(service, method),

@@ -122,7 +122,11 @@ impl GrpcCall {
 
     /// Upstream answered; `complete` when it is all. True when the head has to wait for the body: see
     /// [`GrpcCall::take_withheld`].
-    pub(super) fn take_response_head(&mut self, head: &ResponseHead<'_, '_>, complete: bool) -> bool {
+    pub(super) fn take_response_head(
+        &mut self,
+        head: &ResponseHead<'_, '_>,
+        complete: bool,
+    ) -> bool {
         if !self.is_grpc {
             return false;
         }

@@ -9,6 +9,7 @@ use crate::buffers::Chunk;
 use crate::http::downstream::BodyEvent;
 use crate::http2::{BodyQueue, Link, Outbox};
 use crate::shard::Shard;
+use crate::tls::RecordError;
 
 /// What the connection keeps of a stream. Reused with its memory.
 #[derive(Default)]
@@ -41,6 +42,11 @@ pub(in crate::http) struct Side<'a> {
 impl Side<'_> {
     pub(in crate::http) fn is_reset(&self) -> bool {
         self.stream.reset
+    }
+
+    /// Why TLS with the client failed.
+    pub(in crate::http) fn transport_failure(&self) -> Option<RecordError> {
+        self.core.link.transport.failure()
     }
 
     /// Takes what comes next of the request's body, and lets the client send as much again.

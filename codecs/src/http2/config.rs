@@ -82,7 +82,8 @@ pub struct FloodLimits {
     /// How many of them a second, on average. gRPC clients measure the bandwidth with a ping per
     /// round trip, which on one host are thousands a second.
     pub ping_rate_per_s: u64,
-    /// PING and SETTINGS acknowledgements and RST_STREAM frames that may wait in the output.
+    /// Answers that the peer has provoked and that may wait in the output: PING and SETTINGS
+    /// acknowledgements, and RST_STREAM frames for its mistakes.
     pub control_frames_queued: u32,
 }
 
@@ -96,7 +97,7 @@ impl Default for FloodLimits {
             reset_burst: 1000,
             reset_rate_per_s: 33,
             settings_burst: 100,
-            settings_rate_per_s: 10,
+            settings_rate_per_s: 50,
             ping_burst: 10_000,
             ping_rate_per_s: 20_000,
             control_frames_queued: 1000,

@@ -33,6 +33,7 @@ pub struct Counters {
     pub trailers: u32,
     /// RST_STREAM frames sent.
     pub tx_reset: u32,
-    /// PING and SETTINGS acknowledgements and RST_STREAM frames put in the output.
+    /// PING and SETTINGS acknowledgements, and RST_STREAM frames for the peer's mistakes, put in the
+    /// output.
     pub control_frames_queued: u32,
 }

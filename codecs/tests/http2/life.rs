@@ -1,8 +1,10 @@
 //! The life of connections and streams: upgrade, resets, the graceful end, and ids that run out.
 
 use outrigger_codecs::http::Method;
+use outrigger_codecs::http2::state::{FrameHead, HeadingState, ReadingState, Receiving};
 use outrigger_codecs::http2::{
-    Config, Connection, ConnectionCause as Cause, Event, Reason, ResetBy, Role, UpgradeSettings,
+    Config, Connection, ConnectionCause as Cause, ConnectionState, Event, ImportError, Reason,
+    ResetBy, Role, UpgradeSettings,
 };
 
 use crate::frames::*;
@@ -176,4 +178,139 @@ fn ids_run_out() {
     assert_eq!(client.open_stream(Method::Get), None);
     let told = feed(&mut client, &headers(0x7fff_ffff, END, OK)).unwrap();
     assert_eq!(told, [Told::Headers { id: 0x7fff_ffff, end: true, fields: owned(OK) }]);
+}
+
+#[test]
+fn a_smaller_table_is_in_force_once_it_is_acknowledged() {
+    let config = Config { hpack_table_size: 0, ..Config::default() };
+    let mut server = Connection::new(Role::Server, config);
+    assert!(sent(&mut server)[0].payload.starts_with(&setting(1, 0)));
+    // Before it knows better, the client uses a table: an insertion, and a use of it.
+    let indexed = [&block(GET)[..], b"\x40\x01x\x01y\xbe"].concat();
+    let input = [PREFACE, &frame(SETTINGS, 0, 0, b""), &frame(HEADERS, WHOLE | END, 1, &indexed)];
+    let fields = [GET, &[("x", "y"), ("x", "y")]].concat();
+    assert_eq!(feed(&mut server, &input.concat()).unwrap(), [request(1, true, &fields)]);
+    let told = [
+        frame(SETTINGS, END, 0, b""),
+        // The update to zero, and no use of the table.
+        frame(HEADERS, WHOLE | END, 3, &[&b"\x20"[..], &literal_block(GET)].concat()),
+    ];
+    assert_eq!(feed(&mut server, &told.concat()).unwrap(), [request_of(3)]);
+    let state = server.export();
+    assert!(state.decoder.table.entries.is_empty());
+
+    let mut stubborn = Connection::import(state).unwrap();
+    let error = feed(&mut stubborn, &frame(HEADERS, WHOLE | END, 5, b"\xbe")).unwrap_err();
+    assert_eq!(error.reason, Reason::COMPRESSION_ERROR);
+}
+
+fn literal_block(fields: &Fields) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| literal(name, value.as_bytes())).collect()
+}
+
+#[test]
+fn settings_are_brought_inside_of_the_protocol() {
+    let config = Config {
+        initial_stream_window: 1,
+        initial_connection_window: u32::MAX,
+        max_frame_size: u32::MAX,
+        ..Config::default()
+    };
+    let state = Connection::new(Role::Server, config).export();
+    assert_eq!(state.config.initial_stream_window, 65_535);
+    assert_eq!(state.config.initial_connection_window, 0x7fff_ffff);
+    assert_eq!(state.config.max_frame_size, 0xff_ffff);
+}
+
+#[test]
+fn states_that_no_connection_was_in_are_refused() {
+    let mut server = server(Config::default());
+    let input = [headers(1, 0, POST), headers(3, 0, POST), data(1, 0, b"abc")[..11].to_vec()];
+    feed(&mut server, &input.concat()).unwrap();
+    let state = server.export();
+    assert!(Connection::import(state.clone()).is_ok());
+    type Damage = fn(&mut ConnectionState);
+    let damages: &[(&str, Damage)] = &[
+        ("config outside of the protocol", |state| state.config.max_frame_size = 1),
+        ("peer's window", |state| state.peer.initial_window = 1 << 31),
+        ("peer's frame size", |state| state.peer.max_frame_size = 0),
+        ("content left", |state| state.reading = ReadingState::Skip { left: 0 }),
+        ("frame too large", |state| state.reading = ReadingState::Skip { left: 1 << 20 }),
+        ("preface read", |state| state.reading = ReadingState::Preface { matched: 24 }),
+        ("head read", |state| state.reading = ReadingState::Head { have: 9, bytes: [0; 9] }),
+        ("payload of nothing", |state| state.partial = vec![0]),
+        ("payload read", |state| {
+            let head = FrameHead { len: 4, kind: 8, flags: 0, stream: 0 };
+            state.reading = ReadingState::Payload { head, needed: 4 };
+            state.partial = vec![0; 4];
+        }),
+        ("more needed than there is", |state| {
+            let head = FrameHead { len: 4, kind: 8, flags: 0, stream: 0 };
+            state.reading = ReadingState::Payload { head, needed: 5 };
+        }),
+        ("padding of nothing", |state| {
+            let head = FrameHead { len: 0, kind: 0, flags: 8, stream: 1 };
+            state.reading = ReadingState::PadLength { head };
+        }),
+        ("fragments of nothing", |state| state.fragments = vec![0]),
+        ("heading of the connection", |state| {
+            state.heading = Some(HeadingState {
+                stream: 0,
+                end_stream: true,
+                self_dependent: false,
+                continuations: 0,
+            });
+        }),
+        ("stream never opened", |state| state.peer_last = 1),
+        ("stream twice", |state| state.streams.push(state.streams[1])),
+        ("streams unsorted", |state| state.streams.swap(0, 1)),
+        ("even stream", |state| state.streams[0].id = 2),
+        ("stream over", |state| {
+            state.streams[0].receiving = Receiving::Ended;
+            state.streams[0].sending_ended = true;
+        }),
+        ("stream of a client", |state| state.streams[0].receiving = Receiving::Head),
+        ("stream window", |state| state.streams[0].receive.consumed = 65_535),
+        ("connection window", |state| state.receive_window.available = u32::MAX),
+        ("send window", |state| state.send_window.balance = i32::MAX),
+        ("stream send window", |state| state.streams[0].send.balance = i32::MAX),
+        ("length", |state| state.streams[0].content_left = u64::MAX - 1),
+        ("next id", |state| state.local_next = 2),
+        ("goaway", |state| state.goaway_sent = Some(u32::MAX)),
+        ("too many resets", |state| state.resets = (0..200).collect()),
+        ("table", |state| state.decoder.table.bytes_max = u32::MAX),
+    ];
+    for (name, damage) in damages {
+        let mut state = state.clone();
+        damage(&mut state);
+        assert_eq!(Connection::import(state).err(), Some(ImportError), "{name}");
+    }
+}
+
+#[test]
+fn a_connection_that_failed_stays_so_after_a_hand_over() {
+    let mut server = server(Config::default());
+    let error = feed(&mut server, &window_update(0, 0)).unwrap_err();
+    let mut moved = Connection::import(server.export()).unwrap();
+    assert_eq!(moved.receive(b"", 0).unwrap_err().reason, error.reason);
+    assert_eq!(moved.output(), server.output());
+}
+
+#[test]
+fn forgotten_resets_get_the_benefit_of_the_doubt() {
+    let mut server = server(Config::default());
+    for n in 0..200 {
+        feed(&mut server, &headers(1 + 2 * n, 0, POST)).unwrap();
+        let id = server.stream_ids().next().unwrap();
+        server.reset(id, Reason::NO_ERROR);
+    }
+    server.output().clear();
+    for n in 0..200 {
+        assert_eq!(feed(&mut server, &data(1 + 2 * n, END, b"late")).unwrap(), []);
+        let trailers = headers(1 + 2 * n, END, &[("x", "y")]);
+        if n < 72 {
+            assert_eq!(feed(&mut server, &trailers).unwrap(), []);
+        }
+    }
+    assert_eq!(sent(&mut server), []);
 }

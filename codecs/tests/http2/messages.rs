@@ -1,8 +1,11 @@
 //! Messages that break a rule of RFC 9113 section 8, and what becomes of those that don't.
 
-use outrigger_codecs::http::Method;
+use outrigger_codecs::http::{
+    BodyForbidden, BodyFraming, FieldBlock, FieldStorage, Method, Target, Version,
+};
 use outrigger_codecs::http2::{
-    Config, ConnectionCause as Cause, MessageError, Reason, StreamCause,
+    Config, ConnectionCause as Cause, MessageError, Reason, StreamCause, request_head,
+    response_head, trailers,
 };
 
 use crate::fate::Fate::{Ignored, Stream as Resets};
@@ -329,4 +332,115 @@ fn trailers_are_told_and_counted() {
     assert_eq!(told[2], Told::Trailers { id: 1, fields: owned(&[("grpc-status", "0")]) });
     assert_eq!(server.counters().trailers, 1);
     assert_eq!(server.counters(), Default::default(), "counters are taken");
+}
+
+#[test]
+fn request_heads_say_what_was_sent() {
+    let field_block = |fields: &[(&str, &str)]| {
+        let mut block = FieldBlock::default();
+        fields.iter().for_each(|(name, value)| block.push(name, value.as_bytes()));
+        block
+    };
+    let block = field_block(&[
+        (":method", "POST"),
+        (":scheme", "HTTPS"),
+        (":authority", "a.example:8443"),
+        (":path", "/a?b=c"),
+        ("te", "trailers"),
+        ("expect", "100-Continue"),
+        ("content-length", "3"),
+    ]);
+    let mut storage = FieldStorage::new();
+    let head = request_head(&block, false, &mut storage).unwrap();
+    assert_eq!(
+        (head.method, head.method_text, head.version),
+        (Method::Post, "POST", Version::Http2)
+    );
+    assert_eq!((head.target, head.authority), (Target::Origin("/a?b=c"), "a.example:8443"));
+    assert_eq!((head.scheme, head.upgrade), (Some("https"), None));
+    assert_eq!((head.framing, head.len), (BodyFraming::Length(3), block.text_len()));
+    assert!(head.te_trailers && head.expect_continue && head.keep_alive());
+    let names: Vec<_> = head.fields.iter().map(|field| field.name).collect();
+    assert_eq!(names, ["te", "expect", "content-length"]);
+
+    for (end_stream, framing) in [(true, BodyFraming::None), (false, BodyFraming::Chunked)] {
+        let block =
+            field_block(&[&GET[..3], &[("host", "b"), ("expect", "100-continue")]].concat());
+        let mut storage = FieldStorage::new();
+        let head = request_head(&block, end_stream, &mut storage).unwrap();
+        assert_eq!(
+            (head.authority, head.framing, head.expect_continue),
+            ("b", framing, !end_stream)
+        );
+        assert!(!head.te_trailers);
+    }
+    let options =
+        [(":method", "OPTIONS"), (":scheme", "http"), (":path", "*"), (":authority", "a")];
+    let tunnel = [(":method", "CONNECT"), (":authority", "a:443")];
+    let websocket = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", "/chat"),
+        (":authority", "a"),
+    ];
+    for (fields, target, upgrade, framing) in [
+        (&options[..], Target::Asterisk, None, BodyFraming::Chunked),
+        (&tunnel[..], Target::Authority("a:443"), None, BodyFraming::None),
+        (&websocket[..], Target::Origin("/chat"), Some(&b"websocket"[..]), BodyFraming::None),
+    ] {
+        let block = field_block(fields);
+        let mut storage = FieldStorage::new();
+        let head = request_head(&block, false, &mut storage).unwrap();
+        assert_eq!((head.target, head.upgrade, head.framing), (target, upgrade, framing));
+    }
+}
+
+#[test]
+fn response_heads_say_how_their_content_ends() {
+    for (status, length, end_stream, framing) in [
+        ("200", None, false, Ok(BodyFraming::Chunked)),
+        ("200", None, true, Ok(BodyFraming::Length(0))),
+        ("200", Some("5"), false, Ok(BodyFraming::Length(5))),
+        ("103", None, false, Ok(BodyFraming::None)),
+        ("204", None, false, Ok(BodyFraming::None)),
+        ("204", Some("5"), false, Err(BodyForbidden)),
+        ("304", Some("5"), true, Ok(BodyFraming::None)),
+        ("999", None, false, Ok(BodyFraming::Chunked)),
+    ] {
+        let mut block = FieldBlock::default();
+        block.push(":status", status.as_bytes());
+        block.push("server", b"x");
+        if let Some(length) = length {
+            block.push("content-length", length.as_bytes());
+        }
+        let mut storage = FieldStorage::new();
+        let head = response_head(&block, end_stream, &mut storage).unwrap();
+        assert_eq!((head.status.to_string(), head.ended), (status.to_owned(), end_stream));
+        assert_eq!(head.framing(Method::Get), framing, "{status} {length:?} {end_stream}");
+        assert_eq!((head.fields[0].name, head.version), ("server", Version::Http2));
+    }
+}
+
+#[test]
+fn trailers_keep_what_they_may_carry() {
+    let mut block = FieldBlock::default();
+    block.push("grpc-status", b"0");
+    block.push("x-request-id", b"1");
+    let mut storage = FieldStorage::new();
+    let fields = trailers(&block, &mut storage).unwrap();
+    assert_eq!(
+        fields.iter().map(|field| field.name).collect::<Vec<_>>(),
+        ["grpc-status", "x-request-id"]
+    );
+}
+
+#[test]
+fn told_fields_can_be_taken() {
+    let mut server = server(Config::default());
+    feed(&mut server, &headers(1, END, GET)).unwrap();
+    let mut taken = FieldBlock::default();
+    server.swap_block(&mut taken);
+    assert_eq!((taken.len(), server.block().is_empty()), (4, true));
+    assert_eq!(feed(&mut server, &headers(3, END, GET)).unwrap(), [request_of(3)]);
 }

@@ -11,16 +11,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use outrigger_xds::bootstrap::{LoadOptions, Source, load};
-use outrigger_xds::snapshot::Terminal;
+use outrigger_xds::snapshot::{Terminal, TlsVersion};
 use outrigger_xds::snapshot::access_log::{AccessLog, Sink as Target};
 use outrigger_xds::source::Format as TextFormat;
+use rustls::{CipherSuite, NamedGroup};
 use serde_json::{Value, json};
 
 use super::logger::{AccessLogs, BATCH_BYTES, ShardLogger};
-use super::record::{Address, ByteCounts, CloseType, Protocol, Record, StreamId, Times};
+use super::record::{
+    Address, ByteCounts, CloseType, GrpcStatus, Protocol, Record, StreamId, Times,
+};
 use super::writer::{Batch, LogWriter};
 use super::{Capture, LogType, ResponseFlags};
 use crate::stats::{Registry, Value as Stat};
+use crate::tls::{CertificateFacts, Identity, RecordError, StapleUse, TlsSession};
 
 /// A directory of its own for one test, removed with it.
 struct Directory(PathBuf);
@@ -135,6 +139,7 @@ fn record() -> Record<'static> {
         upstream_transport_failure: Some("TLS error: bad record"),
         connection_id: 1,
         stream_id: Some(StreamId(0x0123_4567_89ab_4def_8123_4567_89ab_cdef)),
+        grpc_status: Some(GrpcStatus::Code(5)),
         ..Record::default()
     }
 }
@@ -214,11 +219,15 @@ impl Rig {
 
 /// One line of `format`, a text format.
 fn line(format: &str) -> String {
+    line_of(&record(), format)
+}
+
+fn line_of(record: &Record<'_>, format: &str) -> String {
     let directory = Directory::new();
     let path = directory.file("log");
     let rig = Rig::new(4);
     let logs = rig.open(&json!([text_log(&path, format)]));
-    rig.logger(0).log(&logs, &record(), &capture(&logs));
+    rig.logger(0).log(&logs, record, &capture(&logs));
     rig.finish();
     String::from_utf8(fs::read(&path).unwrap()).unwrap()
 }
@@ -231,6 +240,74 @@ fn json_line(format: &Value) -> String {
     rig.logger(0).log(&logs, &record(), &capture(&logs));
     rig.finish();
     fs::read_to_string(&path).unwrap()
+}
+
+#[test]
+fn grpc_statuses_have_names_where_grpc_knows_them() {
+    let format = "%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)%";
+    for (status, expected) in [
+        (Some(&b"0"[..]), "OK OK 0"),
+        (Some(b"14"), "Unavailable UNAVAILABLE 14"),
+        (Some(b"77"), "77 77 77"),
+        (Some(b"abc"), "-1 -1 -1"),
+        (None, "- - -"),
+    ] {
+        let record = Record { grpc_status: status.map(GrpcStatus::read), ..record() };
+        assert_eq!(line_of(&record, format), expected);
+    }
+}
+
+/// A session with a client that showed no certificate.
+fn session() -> TlsSession {
+    let facts = CertificateFacts {
+        subject: "O=Srv,CN=server.example".into(),
+        issuer: "CN=ca".into(),
+        serial: "1f".into(),
+        sha256: "ab".into(),
+        sha1: "cd".into(),
+        uri_sans: vec!["spiffe://td/a".into(), "spiffe://td/\r\nb".into()],
+        dns_sans: vec!["server.example".into(), "*.server.example".into()],
+        ip_sans: vec!["127.0.0.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+        email_sans: Vec::new(),
+        not_before_unix_s: 0,
+        not_after_unix_s: 1,
+    };
+    TlsSession {
+        version: TlsVersion::Tls13,
+        cipher: CipherSuite::TLS13_AES_128_GCM_SHA256,
+        group: Some(NamedGroup::X25519),
+        alpn: None,
+        server_name: None,
+        resumed: false,
+        peer: None,
+        local: Some(Arc::new(Identity { facts })),
+        staple: StapleUse::default(),
+    }
+}
+
+#[test]
+fn tls_is_told_of_the_side_that_is_asked_for() {
+    let session = session();
+    let record = Record {
+        downstream_tls: Some(&session),
+        downstream_transport_failure: Some(RecordError::BadMac),
+        ..record()
+    };
+    for (format, expected) in [
+        ("%DOWNSTREAM_TLS_VERSION% %UPSTREAM_TLS_VERSION%", "TLSv1.3 -"),
+        ("%DOWNSTREAM_TLS_CIPHER% %DOWNSTREAM_TLS_GROUP%", "TLS_AES_128_GCM_SHA256 X25519"),
+        ("%DOWNSTREAM_LOCAL_SUBJECT%", "O=Srv,CN=server.example"),
+        ("%DOWNSTREAM_LOCAL_DNS_SAN%", "server.example,*.server.example"),
+        ("%DOWNSTREAM_LOCAL_IP_SAN%", "127.0.0.1,fe80::1"),
+        // A name must not end a line.
+        ("%DOWNSTREAM_LOCAL_URI_SAN%", "spiffe://td/a,spiffe://td/??b"),
+        ("%DOWNSTREAM_LOCAL_EMAIL_SAN% %UPSTREAM_LOCAL_DNS_SAN%", "- -"),
+        ("%DOWNSTREAM_PEER_SUBJECT% %DOWNSTREAM_PEER_CERT%", "- -"),
+        ("%DOWNSTREAM_PEER_CERT_V_START% %DOWNSTREAM_PEER_CHAIN_SERIALS%", "- -"),
+        ("%DOWNSTREAM_TRANSPORT_FAILURE_REASON%", "TLS_error:_a_record_failed_its_authentication"),
+    ] {
+        assert_eq!(line_of(&record, format), expected, "{format}");
+    }
 }
 
 #[test]

@@ -106,3 +106,47 @@ fn group_name(group: NamedGroup) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_told_field_by_field() {
+        let facts = CertificateFacts {
+            subject: "CN=a".into(),
+            issuer: "CN=b".into(),
+            serial: "1f".into(),
+            sha256: "ab".into(),
+            sha1: "cd".into(),
+            uri_sans: Vec::new(),
+            dns_sans: Vec::new(),
+            ip_sans: Vec::new(),
+            email_sans: vec!["a@b".into(), "c@d".into()],
+            not_before_unix_s: 0,
+            not_after_unix_s: 1,
+        };
+        for (field, expected) in [
+            (CertificateField::Subject, Some("CN=a")),
+            (CertificateField::Issuer, Some("CN=b")),
+            (CertificateField::Serial, Some("1f")),
+            (CertificateField::Fingerprint256, Some("ab")),
+            (CertificateField::Fingerprint1, Some("cd")),
+            (CertificateField::EmailSans, Some("a@b,c@d")),
+            (CertificateField::UriSans, None),
+            (CertificateField::DnsSans, None),
+            (CertificateField::IpSans, None),
+        ] {
+            let mut out = Vec::new();
+            assert_eq!(of_facts(&facts, field, &mut out), expected.is_some(), "{field:?}");
+            assert_eq!(out, expected.unwrap_or_default().as_bytes(), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn pem_becomes_one_word() {
+        let mut out = Vec::new();
+        url_encoded_pem("-----BEGIN CERTIFICATE-----\nAa+/0=\n", &mut out);
+        assert_eq!(out, b"-----BEGIN%20CERTIFICATE-----%0AAa%2B%2F0%3D%0A");
+    }
+}

@@ -768,14 +768,10 @@ impl Http2Client {
         true
     }
 
-    /// Says goodbye.
+    /// Closes a connection without streams. There is nothing that the peer would have to be told.
     fn close(&self, state: &mut State) {
-        if let Stage::Open { link, .. } = &mut state.stage {
+        if let Stage::Open { link, .. } = &state.stage {
             self.count_bytes(link);
-            link.codec.shutdown();
-            link.flush(&self.shard.arena);
-            link.transport.flush();
-            link.transport.finish();
         }
         state.stage = Stage::Closed;
         state.wake_waiting();

@@ -87,6 +87,9 @@ fn capture_inbound(
             ":method" => Some(head.method_text.as_bytes()),
             ":path" => rewritten.or(path).map(str::as_bytes),
             "x-envoy-original-path" if rewritten.is_some() => path.map(str::as_bytes),
+            "content-type" if exchange.grpc.rewrites_request() => {
+                exchange.grpc.request_content_type().map(str::as_bytes)
+            }
             ":authority" | "host" => Some(head.authority.as_bytes()),
             ":scheme" => Some(arrival.info.scheme().as_bytes()),
             _ => made

@@ -279,10 +279,10 @@ pub(super) enum ReplyForm {
     GrpcWeb(&'static str),
 }
 
-/// The gRPC status that stands for an HTTP status (contract section 15.1, last row).
+/// The gRPC status that stands for an HTTP status (contract section 15.1, last row). Success of HTTP is
+/// none of gRPC's.
 pub(super) fn grpc_status(http: u16) -> u64 {
     match http {
-        200 => 0,
         400 => 13,
         401 => 16,
         403 => 7,

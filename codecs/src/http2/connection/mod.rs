@@ -16,11 +16,17 @@
 //!
 //! | Module | What it does |
 //! |---|---|
-//! | `receive` | cuts bytes into frames; frames of the connection, and DATA |
+//! | `receive` | cuts bytes into frames and judges them by their heads |
 //! | `headers` | header blocks: new requests, responses, trailers |
+//! | `data` | content |
+//! | `control` | every other frame |
+//! | `faults` | what mistakes lead to |
 //! | `send` | everything that the owner does |
 //! | `state` | the whole state as plain data |
 
+mod control;
+mod data;
+mod faults;
 mod headers;
 mod receive;
 mod send;

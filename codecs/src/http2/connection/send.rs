@@ -81,7 +81,8 @@ impl Connection {
     /// `len` is at most [`Connection::send_capacity`], and only 0 if `end_stream`.
     pub fn send_data(&mut self, id: StreamId, len: usize, end_stream: bool) {
         debug_assert!(len <= self.send_capacity(id), "more than the windows allow");
-        let Some(stream) = self.streams.get_mut(id.0) else { return };
+        let stream = self.streams.get_mut(id.0).filter(|stream| !stream.sending_ended);
+        let Some(stream) = stream else { return };
         let flags = if end_stream { flag::END_STREAM } else { 0 };
         let head = FrameHead { len: len as u32, kind: kind::DATA, flags, stream: id.0 };
         self.output.extend_from_slice(&head.to_bytes());
@@ -190,13 +191,6 @@ impl Connection {
     pub(super) fn put_reset(&mut self, id: u32, reason: Reason) {
         frame::put(&mut self.output, kind::RST_STREAM, 0, id, &reason.0.to_be_bytes());
         self.counters.tx_reset += 1;
-        self.note_control_frame();
-    }
-
-    /// Counts a frame that the peer's doing has put in the output.
-    pub(super) fn note_control_frame(&mut self) {
-        self.counters.control_frames_queued += 1;
-        self.control_frames_waiting += 1;
     }
 
     pub(super) fn release_connection(&mut self, len: usize) {

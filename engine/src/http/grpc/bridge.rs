@@ -173,19 +173,13 @@ impl Withheld {
     /// The head, with what stands for the body.
     fn finish(mut self) -> Box<FieldBlock> {
         let mut digits = [0; 20];
-        self.head.push("grpc-status", decimal(grpc_status_of(self.status), &mut digits));
+        self.head.push("grpc-status", decimal(grpc_status(self.status), &mut digits));
         let mut message = Vec::new();
         percent_encode(&self.body, &mut message);
         self.head.push("grpc-message", &message);
         self.head.push("content-length", b"0");
         self.head
     }
-}
-
-/// Success of HTTP is none of gRPC's where there is no gRPC.
-fn grpc_status_of(http: u16) -> u64 {
-    const UNKNOWN: u64 = 2;
-    if http == 200 { UNKNOWN } else { grpc_status(http) }
 }
 
 /// Upstream speaks gRPC-Web itself.

@@ -142,8 +142,8 @@ fn untrusted_ones_are_accepted_only_where_that_is_said() {
     let own = authority.issue(&["a.test"]);
     let (good, bad) = (authority.issue(&["c.test"]), stranger.issue(&["c.test"]));
     let shard = Shard::new();
-    let validation = Validation { accept_untrusted: true, ..validation(Some(&authority)) };
-    let context = asking(&own, true, validation);
+    let lenient = Validation { accept_untrusted: true, ..validation(Some(&authority)) };
+    let context = asking(&own, true, lenient);
     for (identity, verified) in [(&good, true), (&bad, false)] {
         let session = connect(&shard, &context, &authority, Some(identity)).unwrap();
         assert_eq!(session.peer.as_ref().unwrap().verified, verified);

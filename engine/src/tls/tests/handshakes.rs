@@ -71,7 +71,10 @@ fn a_handshake_in_the_smallest_pieces_and_buffers_succeeds() {
     for dribble in [false, true] {
         let (handshake, peer) = shard.server(&context);
         let (mut near, far) = UnixStream::pair().unwrap();
-        let client = spawn_client(far, rustls_client(&authority, &[], None), "a.test", |peer| {
+        let mut config = rustls_client(&authority, &[], None);
+        // Messages go over many records.
+        config.max_fragment_size = dribble.then_some(48);
+        let client = spawn_client(far, config, "a.test", |peer| {
             ping(peer);
             ping(peer);
         });
@@ -96,6 +99,90 @@ fn a_handshake_in_the_smallest_pieces_and_buffers_succeeds() {
         drop(established);
         shard.join(relay_up);
         shard.join(relay_down);
+    }
+}
+
+#[test]
+fn messages_may_go_over_many_records() {
+    let authority = Authority::new("ca");
+    let identity = authority.issue(&["a.test"]);
+    let mut ours = upstream(&authority);
+    ours.common.certificates = vec![identity.source()];
+    let context = client(&ours);
+    let shard = Shard::new();
+    for suite in ["TLS_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"] {
+        let suite = ALL_CIPHER_SUITES.iter().find(|s| cipher_name(s.suite()) == suite).unwrap();
+        let mut theirs = rustls_server(&identity, &[*suite], Some(&authority));
+        theirs.max_fragment_size = Some(32);
+        let (handshake, peer) = shard.client(&context, Some("a.test"));
+        let peer = spawn_server(peer, theirs, ping);
+        let established = shard.finish(handshake).unwrap();
+        shard.pong(&established.transport);
+        shard.join(peer);
+    }
+}
+
+/// A small generator of numbers, the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((self.0 >> 11) as usize).checked_rem(bound).unwrap_or(0)
+    }
+
+    /// Changes, drops or adds a few bytes.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len());
+            match self.below(4) {
+                0 => bytes[at] ^= 1 << self.below(8),
+                1 => bytes[at] = self.below(256) as u8,
+                2 => bytes.insert(at, self.below(256) as u8),
+                _ => drop(bytes.drain(at..(at + self.below(40)).min(bytes.len()))),
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_that_a_peer_says_does_harm() {
+    let authority = Authority::new("ca");
+    let identity = authority.issue(&["a.test"]);
+    let (server, client) = (server(&downstream(&[&identity])), client(&upstream(&authority)));
+    let shard = Shard::new();
+    let mut random = Random(0x9e37_79b9);
+    let theirs = Arc::new(rustls_server(&identity, &[], None));
+    for _ in 0..400 {
+        // What our own client says, changed, to our server.
+        let (greeting, mut greeted) = shard.client(&client, Some("a.test"));
+        shard.until(|| Some(shard.ring.turn(crate::ring::Wait::No).unwrap()));
+        let mut hello = vec![0; 4096];
+        let count = greeted.read(&mut hello).unwrap();
+        hello.truncate(count);
+        let mut changed = hello.clone();
+        random.mutate(&mut changed);
+        let (handshake, mut peer) = shard.server(&server);
+        peer.write_all(&changed).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        assert!(shard.finish(handshake).is_err(), "nobody can finish this");
+        // What a server answers to it, changed, to our client.
+        let mut connection = rustls::ServerConnection::new(Arc::clone(&theirs)).unwrap();
+        connection.read_tls(&mut &hello[..]).unwrap();
+        connection.process_new_packets().unwrap();
+        let mut flight = Vec::new();
+        while connection.wants_write() {
+            connection.write_tls(&mut flight).unwrap();
+        }
+        let whole = flight.clone();
+        random.mutate(&mut flight);
+        greeted.write_all(&flight).unwrap();
+        greeted.shutdown(Shutdown::Write).unwrap();
+        // Only what came whole is trusted: what was added behind it is not looked at yet.
+        let done = shard.finish(greeting).is_ok();
+        assert_eq!(done, flight.starts_with(&whole));
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Stream {
     pub send: SendWindow,
     /// What the peer may send.
     pub receive: ReceiveWindow,
-    /// Bytes of content that must still come by Content-Length, or [`LENGTH_UNKNOWN`].
+    /// Bytes of content that must still come by Content-Length, or 2^64-1 if unknown.
     pub content_left: u64,
     /// How far the peer's message is.
     pub receiving: Receiving,

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use outrigger_xds::bootstrap::{LoadOptions, Source, load};
-use outrigger_xds::snapshot::{Terminal, TlsVersion};
 use outrigger_xds::snapshot::access_log::{AccessLog, Sink as Target};
+use outrigger_xds::snapshot::{Terminal, TlsVersion};
 use outrigger_xds::source::Format as TextFormat;
 use rustls::{CipherSuite, NamedGroup};
 use serde_json::{Value, json};

@@ -57,6 +57,7 @@ struct State {
     keepalive: Option<Keepalive>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a connection is open for nearly all of its life")]
 enum Stage {
     Connecting {
         connector: Option<Connector>,
@@ -377,7 +378,7 @@ impl ClientStream {
         if let Some(chunk) = slot.inbox.pop(usize::MAX) {
             if let (Stage::Open { link, .. }, Some(id)) = (&mut state.stage, slot.id) {
                 link.codec.release(id, chunk.len());
-                if !link.codec.output().is_empty() {
+                if link.codec.has_output() {
                     self.client.wake(state);
                 }
             }
@@ -426,7 +427,7 @@ impl Drop for ClientStream {
             state.idle_since = now;
             // The task sets its timer, or closes a connection that drains.
             self.client.wake(state);
-        } else if state.link().is_some_and(|link| !link.codec.output().is_empty()) {
+        } else if state.link().is_some_and(|link| link.codec.has_output()) {
             self.client.wake(state);
         }
         self.client.cluster.wake_next(&self.client.shard);

@@ -161,7 +161,7 @@ impl Arrival {
         };
         let Some(tls) = &runtime.config.tls else {
             let transport = Transport::Plain(socket);
-            return self.secured(runtime, transport, findings.server_name, guard);
+            return self.secured(&runtime, transport, findings.server_name, guard);
         };
         let Some(context) = self.shard.tls.server(tls) else {
             self.listener.tls_stats.no_context.inc();
@@ -199,7 +199,7 @@ impl Arrival {
     /// Goes on with bytes that are plain text to us.
     fn secured(
         &mut self,
-        chain: Rc<ChainRuntime>,
+        chain: &ChainRuntime,
         transport: Transport,
         server_name: Option<Box<str>>,
         guard: ConnectionGuard,
@@ -312,7 +312,7 @@ impl Arrival {
         match handshake.ready() {
             Ok(Ok(established)) => {
                 self.listener.tls_stats.handshake(&established.session);
-                self.secured(chain, established.transport, None, guard)
+                self.secured(&chain, established.transport, None, guard)
             }
             Ok(Err(handshake)) => {
                 Next::Wait(Stage::Handshaking(Handshaking { handshake, chain, guard }))

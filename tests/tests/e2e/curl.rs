@@ -114,7 +114,13 @@ fn curl_speaks_http2_by_knowledge_and_by_upgrade() {
     assert_eq!(with(&["--http2-prior-knowledge", "--data", "hello"]), "hello 2");
     assert_eq!(with(&["--http1.1", "--data", "hello"]), "hello 1.1");
     let used = curl(&[
-        "--http2-prior-knowledge", "--data", "a", "--write-out", " %{num_connects} ", &url, &url,
+        "--http2-prior-knowledge",
+        "--data",
+        "a",
+        "--write-out",
+        " %{num_connects} ",
+        &url,
+        &url,
     ]);
     assert_eq!(used, "a 1 a 0 ");
     let head = curl(&["--http2-prior-knowledge", "--head", &url]);

@@ -577,9 +577,6 @@ fn certificate_files_are_read_again_when_they_are_replaced() {
     // Who was there before goes on.
     assert_eq!(old.get("/").status, 200);
 
-    // Half a change is none: a key that does not fit leaves everything as it was.
-    fs::write(scratch.file("other.key"), &names.server.key).unwrap();
-    fs::rename(scratch.file("other.key"), scratch.file("server.key")).unwrap();
     // Another authority is trusted after this, and the first no more.
     let theirs = Authority::new("next");
     let next = theirs.issue(Subject::dns(&["client.test"]));
@@ -592,6 +589,15 @@ fn certificate_files_are_read_again_when_they_are_replaced() {
     let mut connection = proxy.secure(&next, "proxy.test");
     assert!(connection.stream().agreed().certificate.as_ref() == Some(&renewed.leaf));
     drop(connection);
+
+    // Half a change is none: a key that does not fit leaves everything as it was.
+    fs::write(scratch.file("other.key"), &names.server.key).unwrap();
+    fs::rename(scratch.file("other.key"), scratch.file("server.key")).unwrap();
+    for _ in 0..20 {
+        let mut connection = proxy.secure(&next, "proxy.test");
+        assert!(connection.stream().agreed().certificate.as_ref() == Some(&renewed.leaf));
+        assert_eq!(connection.get("/").status, 200);
+    }
     assert_eq!(old.get("/").status, 200);
     drop(old);
     proxy.stop();

@@ -192,6 +192,12 @@ impl Connection {
         !self.output.is_empty()
     }
 
+    /// Bytes that wait to be sent.
+    #[must_use]
+    pub fn output_len(&self) -> usize {
+        self.output.len()
+    }
+
     /// Which side this is.
     #[must_use]
     pub fn role(&self) -> Role {

@@ -80,13 +80,13 @@ impl Side<'_> {
     ) -> usize {
         let codec = &mut self.core.link.codec;
         let Some(id) = self.stream.id.filter(|id| codec.is_open(*id)) else { return 0 };
-        let before = codec.output().len();
+        let before = codec.output_len();
         write(&mut codec.encode_headers());
         codec.send_headers(id, ends);
         if ends {
             self.stream.outbox.ended_with_head();
         }
-        codec.output().len() - before
+        codec.output_len() - before
     }
 
     pub(in crate::http) fn send_body(&mut self, shard: &Shard, data: Chunk) {

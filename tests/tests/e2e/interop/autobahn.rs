@@ -28,15 +28,13 @@ fn autobahn_sees_no_difference() {
     let proxy = Proxy::start(&config(&server.address));
     // Two of them with HTTP/2 in between: an upgrade becomes an extended CONNECT and an upgrade again.
     let inner = Proxy::start(&config(&server.address));
-    let bridge = config(inner.address()).tune_cluster(http2_upstream(&json!({"allow_connect": true})));
+    let bridge =
+        config(inner.address()).tune_cluster(http2_upstream(&json!({"allow_connect": true})));
     let outer = Proxy::start(&bridge);
 
     let scratch = Scratch::new();
-    let agents = [
-        ("direct", &server.address),
-        ("proxied", proxy.address()),
-        ("bridged", outer.address()),
-    ];
+    let agents =
+        [("direct", &server.address), ("proxied", proxy.address()), ("bridged", outer.address())];
     let servers: Vec<Value> = agents
         .iter()
         .map(|(agent, address)| json!({"agent": agent, "url": format!("ws://{address}")}))

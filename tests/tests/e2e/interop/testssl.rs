@@ -23,7 +23,7 @@ fn testssl_finds_no_weakness() {
     let mut command = Command::new("testssl");
     command
         .args(["--protocols", "--std", "--fs", "--server-preference", "--vulnerable"])
-        .args(["--warnings", "off", "--color", "0", "--quiet", "--ip", "one", "--nodns", "none"])
+        .args(["--warnings", "off", "--color", "0", "--quiet", "--ip", "one"])
         .arg("--add-ca")
         .arg(&ca)
         .arg("--jsonfile")
@@ -36,7 +36,9 @@ fn testssl_finds_no_weakness() {
     let severity = |finding: &Value| finding["severity"].as_str().unwrap_or_default().to_owned();
     let weak: Vec<&Value> = findings
         .iter()
-        .filter(|finding| !["OK", "INFO"].contains(&severity(finding).as_str()))
+        .filter(|finding| !["OK", "INFO", "DEBUG"].contains(&severity(finding).as_str()))
+        // Of the scanner's own machine.
+        .filter(|finding| finding["id"] != "engine_problem")
         .collect();
     assert!(weak.is_empty(), "{weak:#?}");
     // It looked at something.
@@ -44,7 +46,7 @@ fn testssl_finds_no_weakness() {
         findings.iter().any(|finding| finding["id"] == id && severity(finding) == severity_of_it)
     };
     for (id, severity) in
-        [("TLS1_2", "OK"), ("TLS1_3", "OK"), ("heartbleed", "OK"), ("FS", "OK"), ("ROBOT", "OK")]
+        [("TLS1_2", "OK"), ("TLS1_3", "OK"), ("heartbleed", "OK"), ("PFS", "OK"), ("ROBOT", "OK")]
     {
         assert!(found(id, severity), "{id} is not {severity}: {text}");
     }

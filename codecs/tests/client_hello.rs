@@ -87,7 +87,7 @@ impl Facts {
             let (kind, len) = (number(&body[at..]), usize::from(number(&body[at + 2..])));
             let data = &body[at + 4..at + 4 + len];
             match kind {
-                0 => facts.name = Some(String::from_utf8(data[5..].to_vec()).unwrap()),
+                0 => facts.name = Some(String::from_utf8_lossy(&data[5..]).into_owned()),
                 5 => facts.staple = true,
                 13 => facts.schemes = pairs(&data[2..]),
                 16 => {

@@ -4,6 +4,7 @@
 //! decide about every frame itself. Ordinary traffic goes through [`crate::http2`].
 
 use std::borrow::BorrowMut;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 
@@ -297,6 +298,8 @@ pub struct Section {
 pub struct Frames<W> {
     wire: W,
     decoder: Decoder<'static>,
+    /// Requests that are not whole.
+    begun: BTreeMap<u32, Request>,
     /// The other side's first SETTINGS, once it was read.
     pub settings: Option<Frame>,
     /// Whether SETTINGS and PING of the other side are acknowledged as they are read.
@@ -329,7 +332,8 @@ impl<W: BorrowMut<Wire>> Frames<W> {
     }
 
     fn new(wire: W) -> Frames<W> {
-        Frames { wire, decoder: Decoder::new(), settings: None, acknowledges: true }
+        let begun = BTreeMap::new();
+        Frames { wire, decoder: Decoder::new(), begun, settings: None, acknowledges: true }
     }
 
     /// Sends a frame.
@@ -431,17 +435,38 @@ impl<W: BorrowMut<Wire>> Frames<W> {
         }
     }
 
-    /// Reads a request and its body, giving back what it takes of the windows.
+    /// Reads until a request is whole, the first of those that are under way, and gives back what
+    /// they take of the windows. What is reset before it is whole never was.
     ///
     /// # Errors
-    /// [`Fault::Closed`] if there is none, [`Fault::Stream`] if it is reset.
+    /// [`Fault::Closed`] if there is none, else what is wrong.
     pub fn request(&mut self) -> Result<(u32, Request), Fault> {
-        let section = self.next_section()?;
-        let mut request = request(&section.headers);
-        if !section.end {
-            (request.body, request.trailers) = self.body(section.stream)?;
+        loop {
+            let frame = self.next()?;
+            match frame.kind {
+                kind::HEADERS => {
+                    let section = self.section(&frame)?;
+                    match self.begun.get_mut(&frame.stream) {
+                        Some(begun) => begun.trailers = section.headers,
+                        None => drop(self.begun.insert(frame.stream, request(&section.headers))),
+                    }
+                }
+                kind::DATA => {
+                    self.give_back(&frame)?;
+                    if let Some(begun) = self.begun.get_mut(&frame.stream) {
+                        begun.body.extend_from_slice(frame.content()?);
+                    }
+                }
+                kind::RST_STREAM => drop(self.begun.remove(&frame.stream)),
+                _ => {}
+            }
+            if matches!(frame.kind, kind::HEADERS | kind::DATA)
+                && frame.has(flag::END_STREAM)
+                && let Some(whole) = self.begun.remove(&frame.stream)
+            {
+                return Ok((frame.stream, whole));
+            }
         }
-        Ok((section.stream, request))
     }
 
     /// Reads the final response of a stream, its body and its trailers; frames of other streams

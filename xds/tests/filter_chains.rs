@@ -430,7 +430,9 @@ fn naive(matches: &[FilterChainMatch], connection: &Connection) -> Option<usize>
         m.direct_source_prefix_ranges.is_empty()
     });
     let local = connection.source.is_none_or(|source| {
-        source.ip().is_loopback() || Some(source.ip()) == connection.destination.map(|d| d.ip())
+        let loopback = ["127.0.0.1", "::1"].map(|text| text.parse::<std::net::IpAddr>().unwrap());
+        loopback.contains(&source.ip())
+            || Some(source.ip()) == connection.destination.map(|d| d.ip())
     });
     let kind = if local { SourceType::SameIpOrLoopback } else { SourceType::External };
     step(vec![Box::new(|m| m.source_type == kind)], &|m| m.source_type == SourceType::Any);

@@ -781,6 +781,9 @@ impl Http2Client {
     /// The connection is lost, and with it every stream on it.
     fn lose(&self, state: &mut State, reset: Reset) {
         let stats = &self.cluster.stats;
+        if let Some(link) = state.link() {
+            self.cluster.http2_stats.take(&link.codec.counters());
+        }
         if state.has_streams() {
             stats.upstream_cx_destroy_with_active_rq.inc();
             stats.upstream_cx_destroy_remote_with_active_rq.inc();

@@ -31,7 +31,7 @@ use crate::shard::{Shard, spawn_guarded};
 use crate::stats::ListenerStats;
 use crate::tcp::TcpConnection;
 use crate::timer::{Nanos, Timer, after};
-use crate::tls::Handshake;
+use crate::tls::{Handshake, HandshakeError};
 use crate::transport::Transport;
 
 use super::inspect::{Findings, HTTP2_PREFACE, Inspector, Progress};
@@ -71,6 +71,8 @@ struct Handshaking {
     handshake: Handshake,
     chain: Rc<ChainRuntime>,
     guard: ConnectionGuard,
+    /// It has failed, and is kept until the client has read why.
+    refused: bool,
 }
 
 struct Detecting {
@@ -176,7 +178,12 @@ impl Arrival {
         self.deadline = after(self.shard.clock.now(), Some(limit));
         let handshake = Handshake::server(socket, &self.shard.records, &context.load());
         self.watched = false;
-        Next::Stage(Stage::Handshaking(Handshaking { handshake, chain: runtime, guard }))
+        Next::Stage(Stage::Handshaking(Handshaking {
+            handshake,
+            chain: runtime,
+            guard,
+            refused: false,
+        }))
     }
 
     fn find_chain(&self, socket: &Socket, findings: &Findings) -> Option<Arc<FilterChain>> {
@@ -305,27 +312,39 @@ impl Arrival {
 
     fn handshake(&mut self, stage: Handshaking, timed_out: bool) -> Next {
         if timed_out {
-            self.listener.stats.downstream_cx_transport_socket_connect_timeout.inc();
+            if !stage.refused {
+                self.listener.stats.downstream_cx_transport_socket_connect_timeout.inc();
+            }
             return Next::Over;
         }
-        let Handshaking { handshake, chain, guard } = stage;
+        let Handshaking { handshake, chain, guard, mut refused } = stage;
         match handshake.ready() {
             Ok(Ok(established)) => {
                 self.listener.tls_stats.handshake(&established.session);
                 self.secured(&chain, established.transport, None, guard)
             }
             Ok(Err(handshake)) => {
-                Next::Wait(Stage::Handshaking(Handshaking { handshake, chain, guard }))
+                if let (Some(error), false) = (handshake.failure(), refused) {
+                    self.handshake_failed(error);
+                    refused = true;
+                }
+                Next::Wait(Stage::Handshaking(Handshaking { handshake, chain, guard, refused }))
             }
             Err(error) => {
-                self.listener.tls_stats.failed(&error);
-                log::debug!(
-                    target: "listener",
-                    "{}: a TLS handshake failed: {error}", self.listener.config.name
-                );
+                if !refused {
+                    self.handshake_failed(&error);
+                }
                 Next::Over
             }
         }
+    }
+
+    fn handshake_failed(&self, error: &HandshakeError) {
+        self.listener.tls_stats.failed(error);
+        log::debug!(
+            target: "listener",
+            "{}: a TLS handshake failed: {error}", self.listener.config.name
+        );
     }
 
     fn detect(&mut self, mut stage: Detecting, timed_out: bool) -> Next {
@@ -336,7 +355,12 @@ impl Arrival {
             } else {
                 stats.downstream_cx_idle_timeout.inc();
             }
-            stage.meter.close_is_ours();
+            // Closed with care: a request may be crossing.
+            let Detecting { http, admitted, meter, .. } = stage;
+            let mut connection = Http1Connection::new(&self.shard, &http, admitted, meter);
+            connection.close_unused();
+            spawn_guarded(&self.shard, connection);
+            self.shard.ring.note_wake();
             return Next::Over;
         }
         let is_http2 = loop {
@@ -407,7 +431,10 @@ fn wants_upgrade<'s, 'b>(
 ) -> Option<(RequestHead<'s, 'b>, UpgradeSettings)> {
     memchr::memmem::find(seen, b"h2c")?;
     let head = RequestHead::parse(seen, storage, &http.limits).ok()??;
-    let asks = tokens(head.upgrade?).any(|protocol| protocol == b"h2c");
+    let asks = tokens(head.upgrade?).any(|protocol| protocol == b"h2c")
+        && head.fields.iter().filter(|field| field.kind == FieldKind::Connection).any(|field| {
+            tokens(field.value).any(|option| option.eq_ignore_ascii_case(b"http2-settings"))
+        });
     let mut settings = head.fields.iter().filter(|field| field.kind == FieldKind::Http2Settings);
     let (first, another) = (settings.next()?, settings.next());
     if !asks || another.is_some() || !head.framing.is_empty() {

@@ -227,8 +227,10 @@ impl Reply {
     /// The length to announce. RFC 9110 section 8.6: a 204 has none.
     pub(super) fn length(&self, frame: &ReplyFrame<'_>) -> Option<u64> {
         match frame.form {
-            ReplyForm::Http => (self.status != 204).then_some(self.body_bytes().len() as u64),
-            ReplyForm::Grpc | ReplyForm::GrpcWeb(_) => Some(0),
+            ReplyForm::Grpc => Some(0),
+            _ if self.status == 204 => None,
+            ReplyForm::GrpcWeb(_) => Some(0),
+            ReplyForm::Http => Some(self.body_bytes().len() as u64),
         }
     }
 

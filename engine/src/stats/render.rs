@@ -367,6 +367,28 @@ mod tests {
     }
 
     #[test]
+    fn methods_of_grpc_are_labels() {
+        let registry = Registry::new(1);
+        registry.grpc(0, "app", GrpcKind::Grpc).ended(Some(0));
+        let method = ("a.B", "Get");
+        registry.grpc_method(0, "app", GrpcKind::Grpc, method).unwrap().ended(Some(5));
+        registry.grpc_method(0, "app", GrpcKind::GrpcWeb, method).unwrap().ended(Some(5));
+        let out = prometheus(&registry.collect(), &[]);
+        for expected in [
+            "# TYPE envoy_cluster_grpc_total counter\n\
+             envoy_cluster_grpc_total{envoy_grpc_bridge_method=\"Get\",\
+             envoy_grpc_bridge_service=\"a.B\",envoy_cluster_name=\"app\"} 1\n\
+             envoy_cluster_grpc_total{envoy_cluster_name=\"app\"} 1\n",
+            "envoy_cluster_grpc_5{envoy_grpc_bridge_method=\"Get\",\
+             envoy_grpc_bridge_service=\"a.B\",envoy_cluster_name=\"app\"} 1\n",
+            "envoy_cluster_grpc_web_failure{envoy_grpc_bridge_method=\"Get\",\
+             envoy_grpc_bridge_service=\"a.B\",envoy_cluster_name=\"app\"} 1\n",
+        ] {
+            assert!(out.contains(expected), "{expected}\nnot in\n{out}");
+        }
+    }
+
+    #[test]
     fn prometheus_puts_tags_on_everything() {
         let out = prometheus(&registry().collect(), &[("zone", "a"), ("rack", "7")]);
         assert!(out.contains("envoy_server_live{zone=\"a\",rack=\"7\"} 0\n"));

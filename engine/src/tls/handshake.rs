@@ -61,6 +61,15 @@ struct State {
     /// What came with the last record, and is not looked at yet.
     rest: Option<Chunk>,
     secrets: Secrets,
+    /// The handshake failed, and the client was told.
+    parting: Option<Parting>,
+}
+
+/// The end of a handshake that failed.
+struct Parting {
+    error: HandshakeError,
+    /// Bytes that the client may still send.
+    left: usize,
 }
 
 enum Machine {
@@ -150,6 +159,7 @@ impl Handshake {
             open_at: 0,
             rest: None,
             secrets: Secrets::default(),
+            parting: None,
         };
         Self { state: Box::new(state) }
     }
@@ -161,13 +171,34 @@ impl Handshake {
 
     /// Does what can be done: the connection, or this again while the handshake is under way.
     ///
+    /// A server that refused a client goes on until the client has closed, or said too much: data
+    /// that a client sends without waiting would otherwise meet a closed socket, and the reset that
+    /// answers it would overtake the alert. Whoever is tired of waiting asks for the
+    /// [`Handshake::failure`].
+    ///
     /// # Errors
     /// Why the handshake failed; the peer was told, as far as it listens.
     pub fn ready(mut self) -> Result<Result<Established, Self>, HandshakeError> {
-        if !self.state.advance()? {
-            return Ok(Err(self));
+        if self.state.parting.is_none() {
+            match self.state.advance() {
+                Ok(true) => return self.state.establish().map(Ok),
+                Ok(false) => return Ok(Err(self)),
+                Err(error) if self.state.should_linger(&error) => self.state.part(error),
+                Err(error) => return Err(error),
+            }
         }
-        self.state.establish().map(Ok)
+        match self.state.parting.take() {
+            Some(parting) => match self.state.linger(parting) {
+                Some(error) => Err(error),
+                None => Ok(Err(self)),
+            },
+            None => Ok(Err(self)),
+        }
+    }
+
+    /// Why the handshake failed, while the client has still to close.
+    pub fn failure(&self) -> Option<&HandshakeError> {
+        self.state.parting.as_ref().map(|parting| &parting.error)
     }
 }
 
@@ -361,6 +392,41 @@ impl State {
             }
         });
         classify(error)
+    }
+
+    /// Whether a client was told of `error` and may still be talking.
+    fn should_linger(&self, error: &HandshakeError) -> bool {
+        let is_server = matches!(self.machine, Machine::Awaiting { .. } | Machine::Server { .. });
+        let is_over = matches!(
+            error,
+            HandshakeError::Closed | HandshakeError::Transport(_) | HandshakeError::Alert(_)
+        );
+        is_server && !is_over
+    }
+
+    /// Says nothing more.
+    fn part(&mut self, error: HandshakeError) {
+        self.socket.finish();
+        self.rest = None;
+        self.records = Vec::new();
+        self.parting = Some(Parting { error, left: PARTING_BYTES_MAX });
+    }
+
+    /// Drops what the client still sends. Gives the error out when the client is done.
+    fn linger(&mut self, mut parting: Parting) -> Option<HandshakeError> {
+        loop {
+            match self.socket.receive() {
+                Received::Chunk(chunk) => match parting.left.checked_sub(chunk.len()) {
+                    Some(left) => parting.left = left,
+                    None => return Some(parting.error),
+                },
+                Received::None => {
+                    self.parting = Some(parting);
+                    return None;
+                }
+                Received::End | Received::Failed(_) => return Some(parting.error),
+            }
+        }
     }
 
     /// Turns the finished handshake into a connection.
@@ -563,6 +629,9 @@ const RECORDS_BYTES_MAX: usize = 128 * 1024;
 
 /// The longest body of a record in any version.
 const RECORD_BODY_BYTES_MAX: usize = (1 << 14) + 2048;
+
+/// What a client may have sent before it knows that it was refused.
+const PARTING_BYTES_MAX: usize = 256 * 1024;
 
 /// Fits nearly every flight.
 const ENCODED_BYTES_GUESS: usize = 4096;

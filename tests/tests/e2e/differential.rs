@@ -1,5 +1,5 @@
 //! The same bootstrap, run by Envoy and by us: the same requests get the same answers, and the
-//! origins see the same.
+//! origins see the same, whichever version of HTTP either side speaks.
 //!
 //! What is compared: status, body and headers of each response; method, target, headers and body
 //! of each request as an origin received it, and which origin; and the lines of the access log. What
@@ -9,10 +9,13 @@
 use std::fmt::Write;
 use std::fs;
 
-use outrigger_tests::http::{Fault, Headers};
+use outrigger_tests::http::{Fault, Headers, Response};
+use outrigger_tests::http2::Exchange;
 use outrigger_tests::origin::{OK, refusing};
 use outrigger_tests::proxy::Launch;
-use outrigger_tests::{Client, Origin, Proxy, eventually};
+use outrigger_tests::{Client, Http2, Origin, Proxy, eventually};
+
+use crate::versions::Version;
 
 /// A name, a request line without its version, more field lines (Host first, if not `test`), and a
 /// body.
@@ -140,6 +143,13 @@ const CASES: &[Case] = &[
     ("refused", "GET /fail/refused", "", ""),
     ("refused, HEAD", "HEAD /fail/refused", "", ""),
     ("refused, gRPC", "POST /fail/refused", "content-type: application/grpc\r\n", ""),
+    ("nobody, gRPC", "POST /fail/nobody", "content-type: application/grpc\r\n", ""),
+    ("timeout, gRPC", "POST /fail/timeout", "content-type: application/grpc\r\n", ""),
+    ("no route, gRPC", "POST /none", "content-type: application/grpc\r\n", ""),
+    ("redirect, gRPC", "POST /redirect/path", "content-type: application/grpc\r\n", ""),
+    ("direct, gRPC", "POST /direct/teapot", "content-type: application/grpc\r\n", ""),
+    ("unknown cluster, gRPC", "POST /cluster/header", "content-type: application/grpc\r\nx-cluster: unknown\r\n", ""),
+    ("gRPC with a timeout", "POST /a", "content-type: application/grpc\r\ngrpc-timeout: 5S\r\nte: trailers\r\nconnection: te\r\n", ""),
     ("nobody", "GET /fail/nobody", "", ""),
     ("nobody, POST", "POST /fail/nobody", "Content-Length: 5\r\n", "hello"),
     ("reset", "GET /fail/reset", "", ""),
@@ -179,7 +189,10 @@ const CASES: &[Case] = &[
 ];
 
 /// Answers as the target asks for, with headers that the configuration changes.
-fn origin(name: &'static str) -> Origin {
+fn origin(name: &'static str, version: Version) -> Origin {
+    if version == Version::Http2 {
+        return Origin::http2(Http2::default(), move |exchange| answer(exchange, name));
+    }
     Origin::start(move |peer| {
         loop {
             let request = peer.request()?;
@@ -211,12 +224,64 @@ fn origin(name: &'static str) -> Origin {
     })
 }
 
+/// The same over HTTP/2, which has no closes and no fields of a connection.
+async fn answer(mut exchange: Exchange, name: &'static str) -> Result<(), Fault> {
+    let request = exchange.request().await?;
+    let common = [("x-origin", name), ("x-origin-extra", "1"), ("x-origin-secret", "1")];
+    let with = |more: &[(&'static str, &'static str)]| [&common[..], more].concat();
+    match request.target.rsplit('/').next().unwrap_or_default() {
+        "404" => exchange.answer(404, &with(&[("content-length", "4")]), b"gone").await,
+        "500" => exchange.answer(500, &with(&[("content-length", "0")]), b"").await,
+        "204" => exchange.answer(204, &common, b"").await,
+        "304" => exchange.answer(304, &with(&[("etag", "\"e\"")]), b"").await,
+        "chunked" => exchange.answer(200, &common, b"abc").await,
+        "close" => exchange.answer(200, &common, b"until the end").await,
+        "headers" => {
+            let fields = with(&[
+                ("set-cookie", "a=1"),
+                ("set-cookie", "b=2"),
+                ("server", "theirs"),
+                ("date", "Sun, 06 Nov 1994 08:49:37 GMT"),
+                ("content-length", "2"),
+            ]);
+            exchange.answer(200, &fields, b"ok").await
+        }
+        _ if request.method == "HEAD" => {
+            exchange.head(200, &with(&[("content-length", "2")]), true)
+        }
+        _ => exchange.answer(200, &with(&[("content-length", "2")]), b"ok").await,
+    }
+}
+
 #[test]
 #[ignore = "needs envoy, which .ci/run installs"]
 fn envoys_own_bootstrap_gives_envoys_answers() {
+    compare(Version::Http1, Version::Http1);
+}
+
+#[test]
+#[ignore = "needs envoy, which .ci/run installs"]
+fn envoys_answers_are_the_same_from_http2_to_http1() {
+    compare(Version::Http2, Version::Http1);
+}
+
+#[test]
+#[ignore = "needs envoy, which .ci/run installs"]
+fn envoys_answers_are_the_same_from_http1_to_http2() {
+    compare(Version::Http1, Version::Http2);
+}
+
+#[test]
+#[ignore = "needs envoy, which .ci/run installs"]
+fn envoys_answers_are_the_same_from_http2_to_http2() {
+    compare(Version::Http2, Version::Http2);
+}
+
+/// Runs every case that the client's version has.
+fn compare(down: Version, up: Version) {
     let origins = [
-        ("$A", origin("a")),
-        ("$B", origin("b")),
+        ("$A", origin("a", up)),
+        ("$B", origin("b", up)),
         (
             "$RESETTING",
             Origin::start(|peer| {
@@ -246,53 +311,108 @@ fn envoys_own_bootstrap_gives_envoys_answers() {
     for (placeholder, origin) in &origins {
         bootstrap = bootstrap.replace(placeholder, &origin.address().tcp().port().to_string());
     }
-    let theirs = Side::start(Launch::envoy_text(&bootstrap));
-    let ours = Side::start(Launch::outrigger_text(&bootstrap));
+    for cluster in ["a", "b", "named"] {
+        let place = format!("    load_assignment: {{ cluster_name: {cluster},");
+        assert!(bootstrap.contains(&place));
+        if up == Version::Http2 {
+            bootstrap = bootstrap.replace(&place, &format!("{HTTP2_OPTIONS}{place}"));
+        }
+    }
+    let theirs = Side::start(Launch::envoy_text(&bootstrap), down);
+    let ours = Side::start(Launch::outrigger_text(&bootstrap), down);
+    let cases: Vec<&Case> =
+        CASES.iter().filter(|case| down == Version::Http1 || in_http2(case).is_some()).collect();
 
     let mut differences = String::new();
-    for case in CASES {
+    for case in &cases {
         let (expected, found) = (theirs.outcome(case, &origins), ours.outcome(case, &origins));
         if expected != found {
             let _ = writeln!(differences, "{}: {}", case.0, difference(&expected, &found));
         }
     }
     // Every request has its line by then.
-    let (their_lines, our_lines) = (theirs.log(CASES.len()), ours.log(CASES.len()));
-    for (case, (expected, found)) in CASES.iter().zip(their_lines.iter().zip(&our_lines)) {
+    let (their_lines, our_lines) = (theirs.log(cases.len()), ours.log(cases.len()));
+    for (case, (expected, found)) in cases.iter().zip(their_lines.iter().zip(&our_lines)) {
         if expected != found {
             let _ = writeln!(differences, "{}: log:\n  - {expected}\n  + {found}", case.0);
         }
     }
-    assert!(CASES.len() >= 80);
+    assert!(cases.len() >= 80);
     assert!(differences.is_empty(), "- is Envoy, + is us:\n{differences}");
     ours.proxy.stop();
+}
+
+/// What makes a cluster speak HTTP/2.
+const HTTP2_OPTIONS: &str = "    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: { http2_protocol_options: {} }
+";
+
+/// Method, path, fields and body of a case in HTTP/2; `None` where HTTP/2 cannot say it.
+fn in_http2(case: &Case) -> Option<(&str, &str, Vec<(&str, &str)>, &str)> {
+    let (_, line, lines, body) = *case;
+    let (method, path) = line.split_once(' ')?;
+    let mut fields: Vec<(&str, &str)> =
+        lines.lines().filter_map(|line| line.split_once(':')).collect();
+    for (name, value) in &mut fields {
+        *value = value.trim();
+        if *name == "Host" {
+            *name = ":authority";
+        }
+    }
+    let of_a_connection = |(name, _): &(&str, &str)| {
+        ["connection", "upgrade", "transfer-encoding"].contains(&name.to_lowercase().as_str())
+    };
+    let speaks = path.starts_with('/') && !fields.iter().any(of_a_connection);
+    speaks.then_some((method, path, fields, body))
 }
 
 /// One of the two.
 struct Side {
     proxy: Proxy,
+    version: Version,
     log: std::path::PathBuf,
 }
 
 impl Side {
-    fn start(launch: Launch) -> Side {
+    fn start(launch: Launch, version: Version) -> Side {
         let log = launch.directory().join("access.log");
         let proxy = launch.arguments(&["--file-flush-interval-msec", "50"]).start();
-        Side { proxy, log }
+        Side { proxy, version, log }
     }
 
-    /// Everything that is to be the same, a fact a line.
-    fn outcome(&self, case: &Case, origins: &[(&str, Origin)]) -> Vec<String> {
+    /// The response to a case.
+    fn ask(&self, case: &Case) -> Result<Response, Fault> {
         let (_, line, fields, body) = case;
-        for (_, origin) in origins {
-            origin.forget();
+        if self.version == Version::Http2 {
+            let (method, path, fields, body) = in_http2(case).ok_or(Fault::Closed)?;
+            let lower: Vec<(String, &str)> =
+                fields.iter().map(|(name, value)| (name.to_lowercase(), *value)).collect();
+            let fields: Vec<(&str, &str)> =
+                lower.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+            let client = self.proxy.http2();
+            let mut call = client.try_open(method, path, &fields, body.is_empty())?;
+            if !body.is_empty() {
+                call.try_send(body)?;
+                call.finish();
+            }
+            return call.response();
         }
         let host = if fields.starts_with("Host:") { "" } else { "Host: test\r\n" };
         let mut client = Client::connect(self.proxy.address());
         client.send(format!("{line} HTTP/1.1\r\n{host}{fields}\r\n{body}"));
-        let method = line.split(' ').next().unwrap_or_default();
+        client.wire().response(line.split(' ').next().unwrap_or_default())
+    }
+
+    /// Everything that is to be the same, a fact a line.
+    fn outcome(&self, case: &Case, origins: &[(&str, Origin)]) -> Vec<String> {
+        for (_, origin) in origins {
+            origin.forget();
+        }
+        let method = case.1.split(' ').next().unwrap_or_default();
         let mut facts = Vec::new();
-        match client.wire().response(method) {
+        match self.ask(case) {
             Ok(response) => {
                 facts.push(format!("status {}", response.status));
                 facts.push(format!("body {}", response.text()));

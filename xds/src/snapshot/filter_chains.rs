@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -152,12 +152,17 @@ impl FilterChainMatch {
     }
 }
 
+/// The one address that Envoy takes for loopback; others of 127.0.0.0/8 are external to it.
+fn is_the_loopback(address: IpAddr) -> bool {
+    address == IpAddr::V4(Ipv4Addr::LOCALHOST) || address == IpAddr::V6(Ipv6Addr::LOCALHOST)
+}
+
 impl SourceType {
     fn of(facts: &ConnectionFacts<'_>) -> SourceType {
         let Some(source) = facts.source else { return SourceType::SameIpOrLoopback };
         let source = source.ip().to_canonical();
         let same = |destination: SocketAddr| destination.ip().to_canonical() == source;
-        if source.is_loopback() || facts.destination.is_some_and(same) {
+        if is_the_loopback(source) || facts.destination.is_some_and(same) {
             SourceType::SameIpOrLoopback
         } else {
             SourceType::External

@@ -299,7 +299,11 @@ impl Exchange {
     fn begin_attempt(&mut self, down: &Downstream<'_>) {
         let Some((cluster, host)) = &self.destination else { return };
         self.facts.attempts += 1;
-        self.facts.times.upstream_tx_begin = down.shard.clock.now();
+        let now = down.shard.clock.now();
+        self.facts.times.upstream_tx_begin = now;
+        if self.request.complete {
+            self.facts.times.upstream_tx_end = now;
+        }
         host.request_begins();
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();

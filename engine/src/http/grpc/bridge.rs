@@ -13,10 +13,9 @@
 use outrigger_codecs::grpc::{Base64Decoder, TextEncoder, WebType, percent_encode, put_trailers};
 use outrigger_codecs::http::{FieldBlock, FieldKind, Method, RequestHead, ResponseHead, decimal};
 
-use crate::buffers::Chunk;
+use crate::buffers::{Arena, Chunk};
 use crate::http::head::{is_framing, status_text};
 use crate::http::reply::grpc_status;
-use crate::shard::Shard;
 
 /// One bridged request.
 pub(super) struct Bridge {
@@ -69,10 +68,10 @@ impl Bridge {
     }
 
     /// Nothing when the bytes are not base64; what still comes is then passed by.
-    pub(super) fn translate_request(&mut self, shard: &Shard, data: Chunk) -> Option<Chunk> {
+    pub(super) fn translate_request(&mut self, arena: &Arena, data: Chunk) -> Option<Chunk> {
         let Some(decoder) = &mut self.request else { return Some(data) };
         let mut decoded = Ok(());
-        let chunk = shard.arena.write(|out| decoded = decoder.decode(&data, out));
+        let chunk = arena.write(|out| decoded = decoder.decode(&data, out));
         if decoded.is_err() {
             self.request = None;
             return None;
@@ -111,14 +110,14 @@ impl Bridge {
         matches!(self.response, Response::Binary | Response::Text(_))
     }
 
-    pub(super) fn translate_response(&mut self, shard: &Shard, data: Chunk) -> Chunk {
+    pub(super) fn translate_response(&mut self, arena: &Arena, data: Chunk) -> Chunk {
         match &mut self.response {
             Response::Untouched | Response::Binary => data,
-            Response::Text(encoder) => shard.arena.write(|out| encoder.encode(&data, out)),
+            Response::Text(encoder) => arena.write(|out| encoder.encode(&data, out)),
             Response::Withheld(withheld) => {
                 let room = MESSAGE_BYTES_MAX - withheld.body.len();
                 withheld.body.extend_from_slice(&data[..data.len().min(room)]);
-                shard.arena.copy(b"")
+                arena.copy(b"")
             }
         }
     }
@@ -126,17 +125,15 @@ impl Bridge {
     /// What ends the body of a response that is translated.
     pub(super) fn end_response(
         &mut self,
-        shard: &Shard,
+        arena: &Arena,
         trailers: Option<&FieldBlock>,
     ) -> Option<Chunk> {
         let last = match (&mut self.response, trailers) {
             (Response::Text(encoder), Some(trailers)) => {
-                shard.arena.write(|out| encoder.trailers(trailers, out))
+                arena.write(|out| encoder.trailers(trailers, out))
             }
-            (Response::Text(encoder), None) => shard.arena.write(|out| encoder.finish(out)),
-            (Response::Binary, Some(trailers)) => {
-                shard.arena.write(|out| put_trailers(trailers, out))
-            }
+            (Response::Text(encoder), None) => arena.write(|out| encoder.finish(out)),
+            (Response::Binary, Some(trailers)) => arena.write(|out| put_trailers(trailers, out)),
             _ => return None,
         };
         (!last.is_empty()).then_some(last)
@@ -195,3 +192,159 @@ fn is_grpc_web(head: &ResponseHead<'_, '_>) -> bool {
 
 /// What is kept of a body that becomes `grpc-message`: Envoy's limit.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use outrigger_codecs::http::FieldStorage;
+    use outrigger_codecs::http1::HeadLimits;
+    use outrigger_codecs::http2::response_head;
+
+    use super::*;
+
+    fn bridge(fields: &str) -> Option<Bridge> {
+        bridge_of("POST /a.B/C", fields)
+    }
+
+    fn bridge_of(request: &str, fields: &str) -> Option<Bridge> {
+        let text = format!("{request} HTTP/1.1\r\nhost: x\r\n{fields}\r\n");
+        let mut storage = FieldStorage::new();
+        let head = RequestHead::parse(text.as_bytes(), &mut storage, &HeadLimits::default());
+        Bridge::of(&head.unwrap().unwrap())
+    }
+
+    const BINARY: &str = "content-type: application/grpc-web\r\n";
+    const TEXT: &str = "content-type: application/grpc-web-text\r\n\
+                        accept: application/grpc-web-text\r\n";
+
+    fn block(fields: &[(&str, &str)]) -> FieldBlock {
+        let mut block = FieldBlock::default();
+        for (name, value) in fields {
+            block.push(name, value.as_bytes());
+        }
+        block
+    }
+
+    /// Whether the head has to wait.
+    fn take_head(bridge: &mut Bridge, fields: &[(&str, &str)], is_grpc: bool) -> bool {
+        let block = block(fields);
+        let mut storage = FieldStorage::new();
+        bridge.take_response_head(&response_head(&block, false, &mut storage).unwrap(), is_grpc)
+    }
+
+    const GRPC: [(&str, &str); 2] = [(":status", "200"), ("content-type", "application/grpc")];
+
+    #[test]
+    fn requests_are_known_by_their_content_type() {
+        assert!(bridge("").is_none());
+        assert!(bridge("content-type: application/grpc\r\n").is_none());
+        assert!(bridge_of("HEAD /a.B/C", BINARY).is_none());
+        let upgrade = format!("{BINARY}connection: upgrade\r\nupgrade: x\r\n");
+        assert!(bridge(&upgrade).is_none());
+        let json = "content-type: application/grpc-web-text+json\r\n";
+        assert_eq!(bridge(json).unwrap().request_content_type(), "application/grpc+json");
+    }
+
+    #[test]
+    fn what_is_accepted_decides_on_the_form_of_the_response() {
+        for (fields, expected) in [
+            (BINARY.to_owned(), "application/grpc-web+proto"),
+            (TEXT.to_owned(), "application/grpc-web-text+proto"),
+            (
+                format!("{BINARY}accept: application/grpc-web-text+proto\r\n"),
+                "application/grpc-web-text+proto",
+            ),
+            (
+                "content-type: application/grpc-web-text\r\naccept: */*\r\n".to_owned(),
+                "application/grpc-web+proto",
+            ),
+        ] {
+            assert_eq!(bridge(&fields).unwrap().response_content_type(), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn text_of_requests_is_decoded_as_it_comes() {
+        let arena = Arena::new();
+        let mut bridge = bridge(TEXT).unwrap();
+        let mut translate = |text: &[u8]| bridge.translate_request(&arena, arena.copy(text));
+        assert_eq!(&*translate(b"AAA").unwrap(), b"");
+        assert_eq!(&*translate(b"AAAVoZWxsbw==AA").unwrap(), b"\0\0\0\0\x05hello");
+        assert!(!bridge.end_request());
+
+        let mut bridge = self::bridge(TEXT).unwrap();
+        assert!(bridge.translate_request(&arena, arena.copy(b"####")).is_none());
+        // What still comes is nobody's.
+        assert!(bridge.translate_request(&arena, arena.copy(b"####")).is_some());
+        assert!(bridge.end_request());
+    }
+
+    #[test]
+    fn trailers_end_the_body() {
+        let arena = Arena::new();
+        let trailers = block(&[("grpc-status", "0")]);
+        let mut bridge = bridge(BINARY).unwrap();
+        assert!(!take_head(&mut bridge, &GRPC, true));
+        assert!(bridge.rewrites_response());
+        assert_eq!(
+            &*bridge.translate_response(&arena, arena.copy(b"\0\0\0\0\x01x")),
+            b"\0\0\0\0\x01x"
+        );
+        let last = bridge.end_response(&arena, Some(&trailers)).unwrap();
+        assert_eq!(&*last, b"\x80\0\0\0\x0fgrpc-status:0\r\n");
+        assert!(bridge.end_response(&arena, None).is_none());
+
+        let mut bridge = self::bridge(TEXT).unwrap();
+        assert!(!take_head(&mut bridge, &GRPC, true));
+        assert_eq!(&*bridge.translate_response(&arena, arena.copy(b"\0\0\0\0\x01x")), b"AAAAAAF4");
+        let last = bridge.end_response(&arena, Some(&trailers)).unwrap();
+        assert_eq!(&*last, b"gAAAAA9ncnBjLXN0YXR1czowDQo=");
+        assert!(bridge.end_response(&arena, None).is_none());
+    }
+
+    #[test]
+    fn a_response_that_ends_with_its_head_has_no_frame() {
+        let arena = Arena::new();
+        let mut bridge = bridge(BINARY).unwrap();
+        assert!(!bridge.rewrites_response());
+        assert!(bridge.end_response(&arena, None).is_none());
+        assert!(bridge.take_withheld().is_none());
+    }
+
+    #[test]
+    fn what_is_not_grpc_is_told_in_the_head() {
+        let arena = Arena::new();
+        let mut bridge = bridge(BINARY).unwrap();
+        let fields = [
+            (":status", "503"),
+            ("content-type", "text/html"),
+            ("content-length", "70000"),
+            ("grpc-status", "0"),
+            ("x-up", "1"),
+        ];
+        assert!(take_head(&mut bridge, &fields, false));
+        assert!(!bridge.rewrites_response());
+        let body = vec![b'%'; 7000];
+        for _ in 0..10 {
+            assert!(bridge.translate_response(&arena, arena.copy(&body)).is_empty());
+        }
+        let head = bridge.take_withheld().unwrap();
+        let field = |name| head.get(name).map(|value| String::from_utf8_lossy(value).into_owned());
+        assert_eq!(field("grpc-message"), Some("%25".repeat(MESSAGE_BYTES_MAX)));
+        assert_eq!(field("grpc-status").as_deref(), Some("14"));
+        assert_eq!(field("content-length").as_deref(), Some("0"));
+        assert_eq!(field("x-up").as_deref(), Some("1"));
+        let mut storage = FieldStorage::new();
+        assert_eq!(response_head(&head, true, &mut storage).unwrap().status, 503);
+        assert!(bridge.take_withheld().is_none());
+    }
+
+    #[test]
+    fn a_status_without_body_stays_as_it_is() {
+        let mut bridge = bridge(BINARY).unwrap();
+        assert!(!take_head(&mut bridge, &[(":status", "304")], false));
+        assert!(!bridge.rewrites_response());
+        let web = [(":status", "200"), ("content-type", "application/grpc-web+proto")];
+        assert!(!take_head(&mut bridge, &web, false));
+        assert!(bridge.rewrites_response());
+    }
+}

@@ -103,7 +103,7 @@ impl GrpcCall {
     /// Translates bytes of the request's body; nothing when they can't be.
     pub(super) fn translate_request(&mut self, shard: &Shard, data: Chunk) -> Option<Chunk> {
         let data = match &mut self.bridge {
-            Some(bridge) => bridge.translate_request(shard, data)?,
+            Some(bridge) => bridge.translate_request(&shard.arena, data)?,
             None => data,
         };
         if let Some(stats) = self.calls.as_ref().and_then(|calls| calls.grpc()) {
@@ -162,7 +162,7 @@ impl GrpcCall {
             stats.response_message_count.add(self.response_messages.count(&data));
         }
         match &mut self.bridge {
-            Some(bridge) => bridge.translate_response(shard, data),
+            Some(bridge) => bridge.translate_response(&shard.arena, data),
             None => data,
         }
     }
@@ -201,7 +201,7 @@ impl GrpcCall {
     ) -> (Option<Chunk>, Option<Box<FieldBlock>>) {
         match &mut self.bridge {
             Some(bridge) if bridge.rewrites_response() => {
-                (bridge.end_response(shard, trailers.as_deref()), None)
+                (bridge.end_response(&shard.arena, trailers.as_deref()), None)
             }
             _ => (None, trailers),
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Reads a timeout: at most eight digits and a unit. Zero is a timeout too; anything else is none.
+/// Reads a timeout: digits and a unit. The protocol has eight digits at most; Envoy takes more, and so
+/// do we. Zero is a timeout too; anything else is none.
 pub(in crate::http) fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > DIGITS_MAX {
@@ -16,8 +17,8 @@ pub(in crate::http) fn grpc_timeout(value: &[u8]) -> Option<Duration> {
         amount = amount * 10 + u64::from(digit - b'0');
     }
     Some(match unit {
-        b'H' => Duration::from_secs(amount * 3600),
-        b'M' => Duration::from_secs(amount * 60),
+        b'H' => Duration::from_secs(amount.saturating_mul(3600)),
+        b'M' => Duration::from_secs(amount.saturating_mul(60)),
         b'S' => Duration::from_secs(amount),
         b'm' => Duration::from_millis(amount),
         b'u' => Duration::from_micros(amount),
@@ -26,8 +27,8 @@ pub(in crate::http) fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
-/// Of the protocol.
-const DIGITS_MAX: usize = 8;
+/// As many as fit the sum in hours, with room to spare.
+const DIGITS_MAX: usize = 15;
 
 #[cfg(test)]
 mod tests {
@@ -47,7 +48,8 @@ mod tests {
             ("1", None),
             ("1s", None),
             ("-1S", None),
-            ("100000000S", None),
+            ("200000000n", Some(Duration::from_millis(200))),
+            ("1000000000000000S", None),
         ] {
             assert_eq!(grpc_timeout(text.as_bytes()), expected, "{text}");
         }

@@ -102,6 +102,11 @@ impl Http1Connection {
         }
     }
 
+    /// Closes a connection on which nothing came.
+    pub fn close_unused(&mut self) {
+        self.close();
+    }
+
     fn watch(&mut self, waker: &Waker) {
         self.watched = true;
         self.transport.register(waker);

@@ -1,6 +1,7 @@
 //! What is asked of certificates, on both sides.
 
 use std::io::{Read, Write};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_xds::snapshot::{SanKind, SanMatcher, StringMatcher, Validation};
@@ -10,8 +11,8 @@ use rcgen::{
 };
 
 use super::support::*;
+use crate::stats::TlsStats;
 use crate::tls::{CertificateFault, HandshakeError, ServerContext, TlsSession, x509};
-use std::rc::Rc;
 
 /// Connects with a client certificate; what the server makes of it.
 fn connect(
@@ -95,6 +96,47 @@ fn client_certificates_are_verified() {
     // Not asked for: not shown.
     let context = server(&downstream(&[&own]));
     assert!(connect(&shard, &context, &authority, Some(&good)).unwrap().peer.is_none());
+}
+
+#[test]
+fn every_outcome_is_counted_by_its_reason() {
+    let (authority, stranger) = (Authority::new("ca"), Authority::new("stranger"));
+    let own = authority.issue(&["a.test"]);
+    let (good, bad) = (authority.issue(&["c.test"]), stranger.issue(&["c.test"]));
+    let shard = Shard::new();
+    let stats = TlsStats::default();
+    let count = |validation: Validation, identity: Option<&Issued>| {
+        let context = asking(&own, true, validation);
+        match connect(&shard, &context, &authority, identity) {
+            Ok(session) => stats.handshake(&session),
+            Err(error) => stats.failed(&error),
+        }
+    };
+    let names = vec![exact(SanKind::Dns, "d.test")];
+    let plain = || validation(Some(&authority));
+    count(plain(), Some(&good));
+    count(plain(), None);
+    count(plain(), Some(&bad));
+    count(Validation { subject_alt_names: names, ..plain() }, Some(&good));
+    count(Validation { certificate_hashes: vec![[0; 32]], ..plain() }, Some(&good));
+    stats.failed(&HandshakeError::Closed);
+    stats.failed(&HandshakeError::Alert(48));
+    for (counter, wanted) in [
+        (&stats.handshake, 1),
+        (&stats.no_certificate, 0),
+        (&stats.tls13, 1),
+        (&stats.x25519, 1),
+        (&stats.tls13_aes128, 1),
+        (&stats.fail_verify_no_cert, 1),
+        (&stats.fail_verify_error, 1),
+        (&stats.fail_verify_san, 1),
+        (&stats.fail_verify_cert_hash, 1),
+        (&stats.fail_closed, 1),
+        (&stats.fail_alert, 1),
+        (&stats.connection_error, 1),
+    ] {
+        assert_eq!(counter.value(), wanted);
+    }
 }
 
 #[test]

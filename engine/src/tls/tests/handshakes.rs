@@ -553,8 +553,8 @@ fn no_tls_gets_an_alert_and_an_error() {
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x00\x02\x01\x00\x16\x03\x01\x00"] {
         let (handshake, mut peer) = shard.server(&context);
         peer.write_all(bytes).unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
         if bytes[0] == 0x16 {
-            peer.shutdown(Shutdown::Write).unwrap();
             assert_eq!(shard.finish(handshake).err(), Some(HandshakeError::Closed));
             continue;
         }
@@ -563,6 +563,29 @@ fn no_tls_gets_an_alert_and_an_error() {
         peer.read_exact(&mut alert).unwrap();
         assert_eq!(alert, [21, 3, 3, 0, 2, 2, 50]);
     }
+}
+
+#[test]
+fn a_refused_client_is_heard_out_but_not_for_ever() {
+    let authority = Authority::new("ca");
+    let context = server(&downstream(&[&authority.issue(&["a.test"])]));
+    let shard = Shard::new();
+    let (mut handshake, mut peer) = shard.server(&context);
+    peer.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    while handshake.failure().is_none() {
+        shard.until(|| Some(shard.ring.turn(crate::ring::Wait::No).unwrap()));
+        handshake = handshake.ready().unwrap().err().unwrap();
+    }
+    assert!(matches!(handshake.failure(), Some(HandshakeError::Protocol(_))));
+    let talker = std::thread::spawn(move || {
+        let mut sent = 0;
+        while let Ok(count) = peer.write(&[7; 4096]) {
+            sent += count;
+        }
+        sent
+    });
+    assert!(matches!(shard.finish(handshake).err(), Some(HandshakeError::Protocol(_))));
+    assert!(shard.join(talker) >= 256 * 1024);
 }
 
 #[test]
@@ -688,6 +711,7 @@ fn a_version_before_12_is_refused() {
     message.extend_from_slice(&body);
     peer.write_all(&[22, 3, 1, 0, message.len() as u8]).unwrap();
     peer.write_all(&message).unwrap();
+    peer.shutdown(Shutdown::Write).unwrap();
     let error = shard.finish(handshake).err().unwrap();
     assert!(matches!(error, HandshakeError::Incompatible(_)), "{error:?}");
 }

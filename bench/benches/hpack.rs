@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use outrigger_codecs::http::{FieldBlock, FieldKind};
 use outrigger_codecs::http2::hpack::{Decoder, Encoder, ListLimits};
 
-const LIMITS: ListLimits = ListLimits { bytes_max: 60 * 1024, fields_max: 100 };
+const LIMITS: ListLimits = ListLimits::new(60 * 1024, 100);
 
 const GRPC_REQUEST: &[(&str, &str)] = &[
     (":method", "POST"),

@@ -62,7 +62,7 @@ impl Client {
         config: &Arc<ClientConfig>,
         server_name: &str,
     ) -> io::Result<Client> {
-        Client::over_tls(address.connect(PATIENCE)?, config, server_name)
+        Client::over_tls(&address.connect(PATIENCE)?, config, server_name)
     }
 
     /// On a connection that there is.
@@ -76,7 +76,7 @@ impl Client {
     /// # Errors
     /// What is wrong with the handshake.
     pub fn over_tls(
-        stream: Stream,
+        stream: &Stream,
         config: &Arc<ClientConfig>,
         server_name: &str,
     ) -> io::Result<Client> {

@@ -369,6 +369,7 @@ impl<W: BorrowMut<Wire>> Frames<W> {
     ///
     /// # Errors
     /// [`Fault::Closed`] where a frame could have begun, else what is wrong.
+    #[expect(clippy::should_implement_trait, reason = "it fails, and so is no iterator")]
     pub fn next(&mut self) -> Result<Frame, Fault> {
         let wire = self.wire.borrow_mut();
         let head = wire.exactly_or_closed(9)?;

@@ -141,8 +141,7 @@ impl Http2Client {
     pub fn ask(&self, method: &str, path: &str, fields: &[(&str, &str)], body: &[u8]) -> Response {
         let mut call = self.open(method, path, fields, body.is_empty());
         if !body.is_empty() {
-            call.send(body);
-            call.finish();
+            call.send_whole(body);
         }
         match call.response() {
             Ok(response) => response,
@@ -274,6 +273,14 @@ impl Call {
             Poll::Ready(Ok(body.capacity()))
         }))
         .unwrap()
+    }
+
+    /// Sends the whole body and ends the request, as far as the proxy takes it: it may have answered
+    /// before that.
+    pub fn send_whole(&mut self, bytes: impl AsRef<[u8]>) {
+        if self.try_send(bytes).is_ok() {
+            let _ = self.body.send_data(Bytes::new(), true);
+        }
     }
 
     /// Ends the request.

@@ -27,7 +27,7 @@ pub struct ChunkedLimits {
     pub extension_bytes_max: usize,
     /// The most bytes of trailer field lines, with their CRLFs.
     pub trailer_bytes_max: usize,
-    /// The most trailer fields; above [`FIELDS_MAX`](super::FIELDS_MAX) it has no further effect.
+    /// The most trailer fields; above [`FIELDS_MAX`](crate::http::FIELDS_MAX) it has no further effect.
     pub trailer_fields_max: usize,
 }
 
@@ -227,7 +227,7 @@ impl ChunkedDecoder {
 ///
 /// # Errors
 ///
-/// A field line that is malformed, a field that is not allowed, or more than [`FIELDS_MAX`](super::FIELDS_MAX).
+/// A field line that is malformed, a field that is not allowed, or more than [`FIELDS_MAX`](crate::http::FIELDS_MAX).
 pub fn parse_trailers<'s, 'b>(
     section: &'b [u8],
     storage: &'s mut FieldStorage<'b>,

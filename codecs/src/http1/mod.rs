@@ -2,10 +2,10 @@
 //!
 //! What is here:
 //!
-//! - [`RequestHead`] and [`ResponseHead`] parse a head in place, in one pass that also classifies its
-//!   fields ([`FieldKind`]) and decides how the body is framed ([`BodyFraming`]);
+//! - [`RequestHead`](crate::http::RequestHead) and [`ResponseHead`](crate::http::ResponseHead) parse a head in place, in one pass that also classifies its
+//!   fields ([`FieldKind`](crate::http::FieldKind)) and decides how the body is framed ([`BodyFraming`](crate::http::BodyFraming));
 //! - [`BodyDecoder`] and [`ChunkedDecoder`] find the data bytes of a body in whatever pieces arrive;
-//! - [`render`] writes heads, chunk lines and dates into any [`Put`].
+//! - [`render`] writes heads, chunk lines and dates into any [`Put`](crate::http::Put).
 //!
 //! What is not here: routing, header policy, timeouts and buffers. The caller keeps the bytes of an
 //! incomplete head and parses again when more arrive.

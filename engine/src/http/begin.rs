@@ -142,9 +142,10 @@ fn route(
             return Err(Reply::empty(403, "upgrade_failed").closing());
         }
         Asked::Allowed => {
-            exchange.tunnel = match head.method {
-                Method::Connect if forward.terminate_connect => Tunnel::ConnectTerminated,
-                Method::Connect => Tunnel::Connect,
+            // A CONNECT that names a protocol is HTTP/2's upgrade.
+            exchange.tunnel = match (head.method, head.upgrade) {
+                (Method::Connect, None) if forward.terminate_connect => Tunnel::ConnectTerminated,
+                (Method::Connect, None) => Tunnel::Connect,
                 _ => Tunnel::Upgrade,
             };
         }

@@ -85,8 +85,7 @@ fn open(client: &Http2Client, method: &str, more: &[(&str, &str)]) -> Call {
 #[track_caller]
 fn unary(client: &Http2Client, method: &str, more: &[(&str, &str)], bytes: &[u8]) -> Response {
     let mut call = open(client, method, more);
-    call.send(message(bytes));
-    call.finish();
+    call.send_whole(message(bytes));
     call.response().unwrap()
 }
 
@@ -289,6 +288,31 @@ fn deadlines_of_calls_are_kept() {
         Config::to_http2(origin.address()).tune_route(json!({"route": {"timeout": "0.4s"}}));
     let proxy = Proxy::start(&config);
     expires(&proxy, "100m", 400, 14);
+    proxy.stop();
+}
+
+#[test]
+fn a_deadline_within_a_stream_is_a_deadline() {
+    let origin = Origin::http2(Http2::default(), |mut exchange| async move {
+        exchange.request_head();
+        exchange.head(200, &[GRPC], false)?;
+        exchange.send(&message(b"first")).await?;
+        exchange.reset_by_peer().await.map(drop)
+    });
+    let proxy = Proxy::start(&with_deadlines(&origin, json!({"grpc_timeout_header_max": "10s"})));
+    let client = proxy.http2();
+    let start = Instant::now();
+    let mut call = open(&client, "Watch", &[("grpc-timeout", "300m")]);
+    call.head().unwrap();
+    assert_eq!(call.exactly(10).unwrap(), message(b"first"));
+    // Said in trailers, or by the code that says the same (gRPC over HTTP/2, errors).
+    match call.rest() {
+        Ok((_, trailers)) => assert_eq!(trailers.get("grpc-status"), Some("4")),
+        Err(fault) => assert_eq!(fault, Fault::Stream(code::CANCEL)),
+    }
+    let elapsed = start.elapsed();
+    assert!(elapsed >= Duration::from_millis(300), "{elapsed:?}");
+    proxy.expect_no_active_requests();
     proxy.stop();
 }
 

@@ -350,6 +350,7 @@ const HTTP2_OPTIONS: &str = "    typed_extension_protocol_options:
 ";
 
 /// Method, path, fields and body of a case in HTTP/2; `None` where HTTP/2 cannot say it.
+#[expect(clippy::type_complexity, reason = "method, path, fields and body, taken apart at once")]
 fn in_http2(case: &Case) -> Option<(&str, &str, Vec<(&str, &str)>, &str)> {
     let (_, line, lines, body) = *case;
     let (method, path) = line.split_once(' ')?;

@@ -817,7 +817,7 @@ fn a_response_of_http2_is_never_read_as_two() {
         match client.try_response() {
             Ok(response) => assert!(matches!(response.status, 502 | 503), "{name}: {response:?}"),
             Err(fault) => {
-                assert!(matches!(fault, Fault::Truncated | Fault::Reset), "{name}: {fault:?}")
+                assert!(matches!(fault, Fault::Truncated | Fault::Reset), "{name}: {fault:?}");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! End-to-end tests: the real binary between real sockets.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::needless_pass_by_value, reason = "JSON is written where it is passed")]
 
 mod access_log;
 mod admin;

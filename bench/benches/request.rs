@@ -48,7 +48,7 @@ impl RequestView for View<'_> {
 fn whole(criterion: &mut Criterion) {
     let source = simple("127.0.0.1:0", "127.0.0.1:1").expect("addresses");
     let loaded = load(&source, &LoadOptions::default()).expect("a valid configuration");
-    let chain = loaded.snapshot.listeners[0].filter_chain().expect("one chain");
+    let chain = loaded.snapshot.listeners[0].filter_chains.iter().next().expect("one chain");
     let Terminal::Http(http) = &chain.terminal else { unreachable!("an HTTP filter") };
     let arena = Arena::new();
     let limits = HeadLimits::default();

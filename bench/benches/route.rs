@@ -70,7 +70,7 @@ static_resources:
     }
     let loaded = load(&Source::text("bench", yaml, Format::Yaml), &LoadOptions::default())
         .expect("the configuration is valid");
-    let chain = loaded.snapshot.listeners[0].filter_chain().expect("there is one");
+    let chain = loaded.snapshot.listeners[0].filter_chains.iter().next().expect("there is one");
     match &chain.terminal {
         Terminal::Http(http) => Arc::clone(&http.routes),
         Terminal::Tcp(_) => unreachable!("the configuration has an HTTP filter"),

@@ -603,7 +603,10 @@ impl<'a> Outbound<'a> {
         self.copy_fields(&mut writer, upgrades);
         self.add_fields(&mut writer, text);
         writer.additions();
-        fields.put_framing(framing);
+        // The end of the stream says that there is no body.
+        if head.framing != BodyFraming::None {
+            fields.put_framing(framing);
+        }
     }
 
     fn framing(&self, exchange: &Exchange) -> BodyFraming {

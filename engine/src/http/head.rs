@@ -104,11 +104,16 @@ impl<S: HeadSink> FieldWriter<'_, S> {
 
     /// Writes what edits add.
     pub(super) fn additions(&mut self) {
+        self.additions_but("");
+    }
+
+    /// Writes what edits add, but for the field called `except`.
+    pub(super) fn additions_but(&mut self, except: &str) {
         if self.ops.is_empty() {
             return;
         }
         let (edits, ops) = (self.edits, self.ops);
-        for (name, value) in edits.additions(ops) {
+        for (name, value) in edits.additions(ops).filter(|(name, _)| *name != except) {
             self.verbatim(name, value);
         }
     }

@@ -192,9 +192,10 @@ impl Reply {
         match frame.form {
             ReplyForm::Http if self.body_bytes().is_empty() => {}
             ReplyForm::Http => writer.field("content-type", b"text/plain"),
-            ReplyForm::Grpc => writer.field("content-type", b"application/grpc"),
+            // Decided by the protocol, after all edits.
+            ReplyForm::Grpc => writer.verbatim("content-type", b"application/grpc"),
             ReplyForm::GrpcWeb(content_type) => {
-                writer.field("content-type", content_type.as_bytes());
+                writer.verbatim("content-type", content_type.as_bytes());
             }
         }
         if let Some(status) = self.grpc_status_sent(frame.form) {
@@ -210,7 +211,10 @@ impl Reply {
         if self.flags == ResponseFlags::UPSTREAM_OVERFLOW {
             writer.field("x-envoy-overloaded", b"true");
         }
-        writer.additions();
+        match frame.form {
+            ReplyForm::Http => writer.additions(),
+            ReplyForm::Grpc | ReplyForm::GrpcWeb(_) => writer.additions_but("content-type"),
+        }
     }
 
     /// The status of a trailers-only gRPC response, which stands in its header.

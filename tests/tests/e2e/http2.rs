@@ -292,6 +292,27 @@ fn large_bodies_pass_through_small_windows() {
     }
 }
 
+#[test]
+fn large_bodies_pass_through_large_windows() {
+    let large = Http2 { window: 32 << 20, connection_window: 64 << 20, ..Http2::default() };
+    let body = pattern(5_000_000);
+    for up in [Version::Http1, Version::Http2] {
+        let origin = match up {
+            Version::Http1 => Origin::echo(),
+            Version::Http2 => Origin::http2(large.clone(), |mut exchange| async move {
+                let body = exchange.request().await?.body;
+                exchange.answer(200, &[], &body).await
+            }),
+        };
+        let proxy = Proxy::start(&config(&origin, up));
+        let client = Http2Client::connect_as(proxy.address(), &large);
+        for _ in 0..3 {
+            assert!(client.post("/", &body).body == body, "{up:?}: the body changed");
+        }
+        proxy.stop();
+    }
+}
+
 /// Bytes of the response that nobody takes.
 const FLOOD_BYTES: usize = 64 << 20;
 
@@ -847,7 +868,9 @@ fn websocket_http1() -> Origin {
     Origin::start(|peer| {
         let request = peer.request_head()?;
         if request.target == "/no" {
-            return peer.send("HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno");
+            return peer.send(
+                "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno",
+            );
         }
         peer.send(
             "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\

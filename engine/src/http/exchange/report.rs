@@ -12,7 +12,7 @@ use super::super::HttpScratch;
 use super::super::begin::Arrival;
 use super::super::downstream::Side;
 use super::super::head::{HeadSink, status_text};
-use super::super::reply::{Reply, ReplyForm, ReplyFrame};
+use super::super::reply::{Reply, ReplyFrame};
 use super::super::upgrade::Tunnel;
 use super::{Deadlines, Downstream, Exchange, ResponsePhase, Upstream};
 
@@ -101,10 +101,8 @@ impl Exchange {
                     let status = status_text(reply.status_for(frame.form));
                     sink.put_field(":status", &status, FieldKind::Other, false);
                     reply.write_fields(sink, frame, ops, edits);
-                    // A gRPC response on HTTP/2 is only a head.
-                    if let Some(length) = reply.length(frame)
-                        && frame.form != ReplyForm::Grpc
-                    {
+                    // The end of the stream says that there is no body.
+                    if let Some(length @ 1..) = reply.length(frame) {
                         sink.put_framing(BodyFraming::Length(length));
                     }
                 });

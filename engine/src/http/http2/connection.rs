@@ -215,10 +215,10 @@ impl Http2Connection {
             return true;
         }
         self.check_drain();
-        self.send();
-        // What was sent may have let an exchange go on.
-        self.advance_ready();
-        self.send();
+        // What was sent may let exchanges go on, until the transport or a window is full.
+        while self.send() {
+            self.advance_ready();
+        }
         if self.drain == Drain::Final && self.active == 0 {
             return self.close();
         }
@@ -519,8 +519,9 @@ impl Http2Connection {
         }
     }
 
-    /// Sends what streams have queued, in turns.
-    fn send(&mut self) {
+    /// Sends what streams have queued, in turns. True when that made room that an exchange waits for.
+    fn send(&mut self) -> bool {
+        let mut made_room = false;
         let shard = Rc::clone(&self.shard);
         let arena = &shard.arena;
         while let Some(index) = self.core.sending.pop_front() {
@@ -531,6 +532,7 @@ impl Http2Connection {
             };
             let pumped = self.core.link.pump(arena, id, &mut slot.stream.outbox);
             if slot.stream.outbox.takes_more() {
+                made_room = true;
                 self.note(index);
             }
             let slot = &mut self.slots[index as usize];
@@ -548,6 +550,7 @@ impl Http2Connection {
         }
         self.core.link.flush(arena);
         self.core.link.transport.flush();
+        made_room
     }
 
     // ---- timers and drain ----------------------------------------------------------------------------

@@ -63,14 +63,22 @@ fn autobahn_sees_no_difference() {
     for agent in ["proxied", "bridged"] {
         for (case, expected) in direct {
             for fact in ["behavior", "behaviorClose", "remoteCloseCode"] {
-                let (expected, found) = (&expected[fact], &index[agent][case][fact]);
+                let verdict = |outcome: &Value| match outcome[fact].as_str() {
+                    // What a server sends before it sees an error may still arrive, or not: both are
+                    // right, and neither says anything of a proxy.
+                    Some("NON-STRICT") => json!("OK"),
+                    _ => outcome[fact].clone(),
+                };
+                let (expected, found) = (verdict(expected), verdict(&index[agent][case]));
                 if found != expected {
                     differences.push(format!("{agent}, {case}, {fact}: {expected} is {found}"));
                 }
             }
         }
     }
-    assert!(differences.is_empty(), "{differences:#?}");
+    let count = differences.len();
+    differences.truncate(20);
+    assert!(differences.is_empty(), "{count} differences, among them {differences:#?}");
     for proxy in [proxy, outer, inner] {
         proxy.expect_stat("http.main.downstream_cx_upgrades_active", 0);
         proxy.stop();

@@ -97,8 +97,10 @@ struct Slot {
 pub enum Reset {
     /// The peer did not process the request: it may be sent again, whatever it is.
     Unprocessed,
-    /// The peer, or a violation of the protocol, ended the stream.
+    /// The peer ended the stream.
     Remote,
+    /// The peer gave the stream up (CANCEL): gRPC servers do so at a call's deadline.
+    Cancelled,
     /// What the peer sent breaks the protocol.
     Protocol,
     /// The connection was lost.
@@ -658,6 +660,7 @@ impl Http2Client {
                 let Some(slot) = state.slot(id, slot) else { return };
                 slot.reset = Some(match reason {
                     Reason::REFUSED_STREAM => Reset::Unprocessed,
+                    Reason::CANCEL => Reset::Cancelled,
                     Reason::PROTOCOL_ERROR | Reason::FLOW_CONTROL_ERROR => Reset::Protocol,
                     _ => Reset::Remote,
                 });

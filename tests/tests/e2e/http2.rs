@@ -874,7 +874,7 @@ fn websocket_http1() -> Origin {
         }
         peer.send(
             "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
-             \r\nhello",
+             sec-websocket-accept: the proxys own key\r\n\r\nhello",
         )?;
         loop {
             let bytes = peer.wire().some()?;
@@ -894,7 +894,7 @@ fn websocket_http2() -> Origin {
         if request.target == "/no" {
             return exchange.answer(403, &[], b"no").await;
         }
-        exchange.head(200, &[], false)?;
+        exchange.head(200, &[("sec-websocket-accept", "another proxys key")], false)?;
         exchange.send(b"hello").await?;
         while let Some(bytes) = exchange.chunk().await? {
             exchange.send(&bytes).await?;
@@ -930,6 +930,10 @@ fn websockets_pass_from_http2_to_either_version() {
         let head = call.head().unwrap();
         assert_eq!(head.status, 200, "{up:?}");
         assert_eq!((head.header("upgrade"), head.header("connection")), (None, None));
+        if up == Version::Http1 {
+            // It answers a key that the client has never seen.
+            assert_eq!(head.header("sec-websocket-accept"), None);
+        }
         assert_eq!(call.exactly(5).unwrap(), b"hello");
         let body = pattern(100_000);
         for piece in body.chunks(10_000) {

@@ -57,8 +57,11 @@ impl Exchange {
                 let flag = match reset {
                     Reset::ConnectionLost => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
                     Reset::Protocol => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
-                    Reset::Remote | Reset::Unprocessed => ResponseFlags::UPSTREAM_REMOTE_RESET,
+                    Reset::Remote | Reset::Cancelled | Reset::Unprocessed => {
+                        ResponseFlags::UPSTREAM_REMOTE_RESET
+                    }
                 };
+                self.cancelled = reset == Reset::Cancelled;
                 return Err(self.cut_off(down, flag));
             }
             StreamEvent::None => return Ok(false),
@@ -75,13 +78,13 @@ impl Exchange {
             Reset::ConnectionLost => {
                 self.reused && self.replays == 0 && self.request.complete && self.is_idempotent()
             }
-            Reset::Remote | Reset::Protocol => false,
+            Reset::Remote | Reset::Cancelled | Reset::Protocol => false,
         };
         if safe && !self.outbound.spent {
             return self.send_again(down);
         }
         let failure = match reset {
-            Reset::Unprocessed | Reset::Remote => UpstreamFailure::Reset,
+            Reset::Unprocessed | Reset::Remote | Reset::Cancelled => UpstreamFailure::Reset,
             Reset::ConnectionLost => UpstreamFailure::Closed,
             Reset::Protocol => UpstreamFailure::Protocol,
         };

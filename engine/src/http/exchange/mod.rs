@@ -73,6 +73,8 @@ pub struct Exchange {
     reused: bool,
     /// The request went out on HTTP/2.
     over_http2: bool,
+    /// Upstream gave the response up, as its stream's reset said.
+    cancelled: bool,
     replays: u8,
 }
 
@@ -346,6 +348,11 @@ impl Exchange {
             deadlines.request,
             deadlines.connect,
         ])
+    }
+
+    /// Whether a response that breaks off was given up by upstream, which the client is to be told.
+    pub(super) fn was_cancelled(&self) -> bool {
+        self.cancelled
     }
 
     /// Counts and logs the exchange and puts its memory back.

@@ -42,7 +42,11 @@ impl Exchange {
         }
         let framing = head.framing(self.client.method).unwrap_or(BodyFraming::None);
         self.facts.times.upstream_rx_begin = down.shard.clock.now();
-        self.facts.code = head.status;
+        self.facts.code = match (switches && self.tunnel == Tunnel::Upgrade, down.is_http2()) {
+            (false, _) => head.status,
+            (true, true) => 200,
+            (true, false) => 101,
+        };
         self.facts.details = "via_upstream";
         self.facts.bytes.upstream_header_received = head.len as u64;
         self.count_response(down, head.status);
@@ -175,6 +179,9 @@ impl Exchange {
             date: shard.clock.date(),
             via: config.via.as_deref(),
             attempts: self.counted_attempts(http),
+            // HTTP/2 has no such key and no answer to it (RFC 8441 section 5): where it ends, the
+            // answer ends, and where it begins, the answer is ours.
+            drops_accept: switches && (down.is_http2() || self.outbound.websocket_key.is_some()),
         };
         if !ops.is_empty() {
             let record = self.record_of(down);
@@ -314,6 +321,7 @@ struct OutboundResponse<'a> {
     date: [u8; 29],
     via: Option<&'a str>,
     attempts: Option<u32>,
+    drops_accept: bool,
 }
 
 impl OutboundResponse<'_> {
@@ -363,6 +371,9 @@ impl OutboundResponse<'_> {
                 FieldKind::Server => self.server.is_some(),
                 FieldKind::XRequestId => self.request_id.is_some(),
                 FieldKind::ContentType => self.content_type.is_some(),
+                FieldKind::Other => {
+                    self.drops_accept && field.name.eq_ignore_ascii_case("sec-websocket-accept")
+                }
                 FieldKind::XEnvoy => {
                     self.service_time.is_some()
                         && field.name.eq_ignore_ascii_case("x-envoy-upstream-service-time")

@@ -473,6 +473,7 @@ impl Http2Connection {
             slot.exchange = Some(exchange);
             return;
         }
+        let reason = if exchange.was_cancelled() { Reason::CANCEL } else { Reason::INTERNAL_ERROR };
         exchange.finish(&down, progress);
         slot.timer.set(None);
         match progress {
@@ -482,7 +483,7 @@ impl Http2Connection {
                 if let Some(id) = slot.stream.id
                     && !slot.stream.reset
                 {
-                    self.core.link.codec.reset(id, Reason::INTERNAL_ERROR);
+                    self.core.link.codec.reset(id, reason);
                 }
                 slot.stream.reset = true;
             }

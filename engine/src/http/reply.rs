@@ -253,6 +253,14 @@ impl Reply {
         self.body = Body::Configured(text.into());
     }
 
+    /// The text of a reply that is not configured.
+    pub(super) fn text_of(&self) -> &'static str {
+        match self.body {
+            Body::Static(text) => text,
+            Body::Configured(_) => "",
+        }
+    }
+
     fn body_bytes(&self) -> &[u8] {
         match &self.body {
             Body::Static(text) => text.as_bytes(),

@@ -331,6 +331,7 @@ stat_set! {
             trailers = "http2.trailers",
             tx_reset = "http2.tx_reset",
             keepalive_timeout = "http2.keepalive_timeout",
+            tx_flush_timeout = "http2.tx_flush_timeout",
         }
         gauges {}
         levels {}

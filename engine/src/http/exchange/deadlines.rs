@@ -1,5 +1,7 @@
 //! What must have happened by when, and what is done when it has not.
 
+use outrigger_codecs::http::{FieldBlock, decimal};
+
 use crate::access_log::ResponseFlags;
 use crate::shard::Shard;
 use crate::timer::Nanos;
@@ -63,6 +65,17 @@ impl Exchange {
         }
         self.facts.flags.insert(expired.flags);
         self.facts.details = expired.details;
+        if let (Some(status), true, ResponsePhase::Body) =
+            (expired.grpc_status, self.grpc.is_grpc() && down.is_http2(), self.response.phase)
+        {
+            // A deadline is a status like others, and trailers can still tell it.
+            let mut digits = [0; 20];
+            let mut trailers = Box::<FieldBlock>::default();
+            trailers.push("grpc-status", decimal(status, &mut digits));
+            trailers.push("grpc-message", expired.text_of().as_bytes());
+            self.end_response(down, Some(trailers));
+            return Ok(());
+        }
         if self.is_tunnelling() { Err(Progress::Close) } else { Err(Progress::Reset) }
     }
 }

@@ -73,7 +73,7 @@ pub struct Exchange {
     reused: bool,
     /// The request went out on HTTP/2.
     over_http2: bool,
-    /// Upstream gave the response up, as its stream's reset said.
+    /// The response was given up, by upstream or at a deadline, and did not fail.
     cancelled: bool,
     replays: u8,
 }
@@ -350,7 +350,7 @@ impl Exchange {
         ])
     }
 
-    /// Whether a response that breaks off was given up by upstream, which the client is to be told.
+    /// Whether a response that breaks off was given up, which the client is to be told.
     pub(super) fn was_cancelled(&self) -> bool {
         self.cancelled
     }

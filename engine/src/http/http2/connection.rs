@@ -451,9 +451,7 @@ impl Http2Connection {
     fn advance(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         let Some(mut exchange) = slot.exchange.take() else {
-            if slot.stream.reset {
-                self.release(index);
-            }
+            self.check_flush(index);
             return;
         };
         let fired = slot.timer.take_fired();
@@ -491,6 +489,26 @@ impl Http2Connection {
         }
         if slot.stream.reset || slot.stream.outbox.is_ended() {
             self.release(index);
+        } else {
+            // The rest waits for the client, but not for ever.
+            let timeouts = &self.http.config.timeouts;
+            let limit = timeouts.stream_flush.or(timeouts.stream_idle);
+            slot.timer.set(after(self.shard.clock.now(), limit));
+        }
+    }
+
+    /// Looks at a stream whose exchange is over: it is gone, or its client did not read the rest of
+    /// the response in time.
+    fn check_flush(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        let Some(id) = slot.stream.id else { return };
+        if slot.timer.take_fired() && !slot.stream.reset && !slot.stream.outbox.is_ended() {
+            self.http.http2_stats.tx_flush_timeout.inc();
+            self.core.link.codec.reset(id, Reason::CANCEL);
+            slot.stream.reset = true;
+        }
+        if slot.stream.reset {
+            self.release(index);
         }
     }
 
@@ -513,6 +531,7 @@ impl Http2Connection {
         slot.stream.ended = false;
         slot.stream.reset = false;
         slot.stream.trailers = None;
+        slot.timer.set(None);
         self.free.push(index);
         self.active -= 1;
         if self.active == 0 {

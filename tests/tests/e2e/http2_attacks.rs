@@ -474,6 +474,26 @@ fn a_window_that_opens_byte_by_byte_does_not_keep_a_stream_for_ever() {
 }
 
 #[test]
+fn a_short_response_that_nobody_reads_ends_in_time() {
+    // It is whole, and waits for the client alone: no exchange is under way any more.
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
+    let config = Config::to(origin.address()).http(json!({"stream_flush_timeout": "0.3s"}));
+    let proxy = Proxy::start(&config);
+    let mut frames = proxy.frames(&[(setting::INITIAL_WINDOW_SIZE, 0)]);
+    frames.send(&Frame::headers(1, &get("/"), true)).unwrap();
+    let reset = loop {
+        let frame = frames.next().unwrap();
+        assert_ne!(frame.kind, kind::DATA);
+        if frame.kind == kind::RST_STREAM {
+            break frame;
+        }
+    };
+    assert_eq!(reset.stream, 1);
+    proxy.expect_stat("http2.tx_flush_timeout", 1);
+    proxy.stop();
+}
+
+#[test]
 fn half_a_connection_does_no_harm() {
     let scene = Scene::new(json!({}));
     let preface = outrigger_tests::frames::PREFACE;

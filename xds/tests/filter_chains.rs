@@ -217,7 +217,7 @@ fn section_3_sources() {
         &[
             (proxied, "balancer"),
             (Connection::from("127.0.0.1:6000"), "local"),
-            (Connection::from("127.9.0.1:6000"), "local"),
+            (Connection::from("127.9.0.1:6000"), "external"),
             (Connection::from("[::1]:6000"), "local"),
             (Connection::from("10.0.0.1:6000"), "local"),
             (Connection::from("8.8.8.8:6001"), "external"),

@@ -17,6 +17,12 @@ pub(super) trait HeadSink {
     /// Writes a field. The name may be in any case.
     fn put_field(&mut self, name: &str, value: &[u8], kind: FieldKind, never_indexed: bool);
 
+    /// Writes a field of our own, whose kind is told by its name.
+    #[inline]
+    fn put_own(&mut self, name: &str, value: &[u8]) {
+        self.put_field(name, value, FieldKind::of(name.as_bytes()), false);
+    }
+
     /// Writes the fields that frame the body that follows.
     fn put_framing(&mut self, framing: BodyFraming) {
         if let BodyFraming::Length(length) = framing {
@@ -41,6 +47,12 @@ impl<P: Put> HeadSink for Text<'_, P> {
             HeaderCase::Preserve => render::field_verbatim(self.out, name, value),
             HeaderCase::ProperCaseWords => render::field_proper_case(self.out, name, value),
         }
+    }
+
+    #[inline]
+    fn put_own(&mut self, name: &str, value: &[u8]) {
+        // Text does not care for kinds.
+        self.put_field(name, value, FieldKind::Other, false);
     }
 
     fn put_framing(&mut self, framing: BodyFraming) {
@@ -99,7 +111,7 @@ impl<S: HeadSink> FieldWriter<'_, S> {
     /// Writes a field that edits have no say in.
     #[inline]
     pub(super) fn verbatim(&mut self, name: &str, value: &[u8]) {
-        self.sink.put_field(name, value, FieldKind::of(name.as_bytes()), false);
+        self.sink.put_own(name, value);
     }
 
     /// Writes what edits add.

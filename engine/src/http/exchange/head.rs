@@ -70,6 +70,9 @@ impl OutboundHead {
     /// Upstream answers, or too much was sent: the request is not sent again.
     pub(super) fn spend(&mut self) {
         self.spent = true;
+        if matches!(self.form, HeadForm::Text(_)) {
+            self.form = HeadForm::None;
+        }
         self.body.clear();
         self.body_bytes = 0;
     }

@@ -54,7 +54,7 @@ mod settings;
 mod streams;
 
 pub use config::{Config, FloodLimits, Role};
-pub use connection::{Connection, ConnectionState, HeadersWriter, ImportError};
+pub use connection::{Connection, ConnectionState, HeadersWriter, ImportError, PREFACE};
 pub use counters::Counters;
 pub use error::{ConnectionCause, ConnectionError, Reason, StreamCause};
 pub use event::{Event, NO_SLOT, ResetBy, Step, StreamId};

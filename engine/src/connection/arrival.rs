@@ -21,7 +21,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use outrigger_codecs::http::{FieldKind, FieldStorage, RequestHead, tokens};
-use outrigger_codecs::http2::UpgradeSettings;
+use outrigger_codecs::http2::{PREFACE, UpgradeSettings};
 use outrigger_xds::snapshot::{Codec, ConnectionFacts, FilterChain};
 
 use crate::buffers::Chunk;
@@ -34,7 +34,7 @@ use crate::timer::{Nanos, Timer, after};
 use crate::tls::{Handshake, HandshakeError};
 use crate::transport::Transport;
 
-use super::inspect::{Findings, HTTP2_PREFACE, Inspector, Progress};
+use super::inspect::{Findings, Inspector, Progress};
 use super::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, ListenerRuntime, TerminalRuntime,
     local_address,
@@ -411,7 +411,7 @@ impl Arrival {
 
 /// Whether what was seen begins HTTP/2; nothing while that can't be told.
 fn begins_http2(seen: &[Chunk]) -> Option<bool> {
-    let mut expected = HTTP2_PREFACE;
+    let mut expected = &PREFACE[..];
     for chunk in seen {
         let len = chunk.len().min(expected.len());
         if chunk[..len] != expected[..len] {

@@ -2,6 +2,7 @@
 //!
 //! Bytes that were looked at are put back, so that whoever serves the connection sees all of them.
 
+use outrigger_codecs::http2::PREFACE;
 use outrigger_codecs::tls::{HelloInspector, Inspected};
 use outrigger_xds::snapshot::{Inspection, PortPredicate};
 
@@ -102,11 +103,11 @@ enum Detected {
 
 /// The version of HTTP that a client in plain text speaks.
 fn http_version(seen: &[u8]) -> Detected {
-    if seen.len() < HTTP2_PREFACE.len() {
-        if HTTP2_PREFACE.starts_with(seen) {
+    if seen.len() < PREFACE.len() {
+        if PREFACE.starts_with(seen) {
             return Detected::NeedMore;
         }
-    } else if seen.starts_with(HTTP2_PREFACE) {
+    } else if seen.starts_with(PREFACE) {
         return Detected::Version(b"h2c");
     }
     let Some(end) = memchr::memchr(b'\n', seen) else {
@@ -122,9 +123,6 @@ fn http_version(seen: &[u8]) -> Detected {
         Detected::NotHttp
     }
 }
-
-/// How a client that knows that the server speaks HTTP/2 begins (RFC 9113 section 3.4).
-pub(super) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A longer first line is no reason to go on looking.
 const REQUEST_LINE_MAX: usize = 8 * 1024;
@@ -166,7 +164,7 @@ mod tests {
         for (text, expected) in [
             (&b"GET / HTTP/1.1\r\n"[..], "http/1.1"),
             (b"GET / HTTP/1.0\n", "http/1.0"),
-            (HTTP2_PREFACE, "h2c"),
+            (PREFACE, "h2c"),
             (b"PRI * HTTP/1.1\r\n", "http/1.1"),
             (b"nonsense\n", ""),
             (b"\x00\x01\x02", ""),

@@ -253,15 +253,8 @@ impl Reply {
         self.body = Body::Configured(text.into());
     }
 
-    /// The text of a reply that is not configured.
-    pub(super) fn text_of(&self) -> &'static str {
-        match self.body {
-            Body::Static(text) => text,
-            Body::Configured(_) => "",
-        }
-    }
-
-    fn body_bytes(&self) -> &[u8] {
+    /// The text, whichever form the body goes out in.
+    pub(super) fn body_bytes(&self) -> &[u8] {
         match &self.body {
             Body::Static(text) => text.as_bytes(),
             Body::Configured(bytes) => bytes,

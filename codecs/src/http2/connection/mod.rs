@@ -347,7 +347,7 @@ impl Connection {
 }
 
 /// What a client sends first (RFC 9113 section 3.4).
-pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Brings what is configured inside of what the protocol can say, and of what decoders and
 /// [`FIELDS_MAX`] can hold.

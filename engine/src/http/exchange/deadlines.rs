@@ -72,7 +72,7 @@ impl Exchange {
             let mut digits = [0; 20];
             let mut trailers = Box::<FieldBlock>::default();
             trailers.push("grpc-status", decimal(status, &mut digits));
-            trailers.push("grpc-message", expired.text_of().as_bytes());
+            trailers.push("grpc-message", expired.body_bytes());
             self.end_response(down, Some(trailers));
             return Ok(());
         }

@@ -70,14 +70,7 @@ impl Exchange {
         {
             return self.activate(down, connection);
         }
-        let limits = cluster.config.circuit_breakers;
-        let Some(pending) = self.admit_pending(down, cluster) else { return };
-        let Some(connection) =
-            cluster.breakers.admit(|all| &all.connections, limits.max_connections)
-        else {
-            return self.wait(down, cluster, pending);
-        };
-        cluster.stats.upstream_rq_pending_total.inc();
+        let Some((pending, connection)) = self.admit_connection(down, cluster) else { return };
         let server_name = self.outbound.server_name.as_deref();
         let alpn: &[&[u8]] =
             if self.tunnel == Tunnel::ConnectTerminated { &[] } else { &[b"http/1.1"] };
@@ -112,14 +105,7 @@ impl Exchange {
             }
             None => {}
         }
-        let limits = cluster.config.circuit_breakers;
-        let Some(pending) = self.admit_pending(down, cluster) else { return };
-        let Some(connection) =
-            cluster.breakers.admit(|all| &all.connections, limits.max_connections)
-        else {
-            return self.wait(down, cluster, pending);
-        };
-        cluster.stats.upstream_rq_pending_total.inc();
+        let Some((pending, connection)) = self.admit_connection(down, cluster) else { return };
         self.facts.times.upstream_connect_begin = down.shard.clock.now();
         let server_name = self.outbound.server_name.as_deref();
         match host.connect_http2(down.shard, cluster, server_name, connection) {
@@ -129,6 +115,23 @@ impl Exchange {
                 self.not_connected(down, &error);
             }
         }
+    }
+
+    /// Admits another connection, and the request that waits for it. Nothing when the request was
+    /// answered, or has to wait for another one to end.
+    fn admit_connection(
+        &mut self,
+        down: &mut Downstream<'_>,
+        cluster: &Rc<ClusterRuntime>,
+    ) -> Option<(Admission, Admission)> {
+        let pending = self.admit_pending(down, cluster)?;
+        let limit = cluster.config.circuit_breakers.max_connections;
+        let Some(connection) = cluster.breakers.admit(|all| &all.connections, limit) else {
+            self.wait(down, cluster, pending);
+            return None;
+        };
+        cluster.stats.upstream_rq_pending_total.inc();
+        Some((pending, connection))
     }
 
     fn admit_pending(

@@ -11,4 +11,5 @@ pub mod grpc;
 pub mod http;
 pub mod http1;
 pub mod http2;
+pub mod rpc;
 pub mod tls;

@@ -17,6 +17,7 @@ pub mod listen;
 pub mod logging;
 pub mod memory;
 pub mod ring;
+pub mod rpc;
 pub mod server;
 pub mod shard;
 pub mod stats;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
-use outrigger_xds::snapshot::{Address, Discovery, Endpoint, Listener, Snapshot, Terminal};
+use outrigger_xds::snapshot::{Address, Discovery, Endpoint, Listener, Snapshot};
 
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
@@ -194,7 +194,7 @@ fn run(
 /// A listener with everything that can fail done.
 struct PreparedListener {
     config: Arc<Listener>,
-    /// Those of its filter chains, in their order.
+    /// Those of its filters that own connections, in their order.
     logs: Arc<[Arc<AccessLogs>]>,
     bound: BoundSockets,
 }
@@ -206,17 +206,13 @@ fn prepare_listeners(
 ) -> Result<Vec<PreparedListener>, ServerError> {
     let mut prepared = Vec::new();
     for config in &snapshot.listeners {
-        let logs = config
-            .filter_chains
-            .iter()
-            .map(|chain| {
-                let configured = match &chain.terminal {
-                    Terminal::Http(http) => &http.access_log,
-                    Terminal::Tcp(tcp) => &tcp.access_log,
-                };
-                AccessLogs::open(log_queue, configured).map(Arc::new)
-            })
-            .collect::<Result<_, _>>()?;
+        let mut logs = Vec::new();
+        for chain in config.filter_chains.iter() {
+            chain.terminal.visit_owners(&mut |owner| {
+                logs.push(AccessLogs::open(log_queue, owner.access_log()).map(Arc::new));
+            });
+        }
+        let logs = logs.into_iter().collect::<Result<_, _>>()?;
         let bound = listen::bind(config, shards)?;
         prepared.push(PreparedListener { config: Arc::clone(config), logs, bound });
     }

@@ -77,7 +77,7 @@ fn configured(list: &Value) -> Vec<Arc<AccessLog>> {
     let chain = loaded.snapshot.listeners[0].filter_chains.iter().next().unwrap();
     match &chain.terminal {
         Terminal::Http(http) => http.access_log.clone(),
-        Terminal::Tcp(_) => unreachable!(),
+        _ => unreachable!(),
     }
 }
 

@@ -228,6 +228,11 @@ impl Arrival {
                 return Next::Over;
             }
             TerminalRuntime::Http(http) => Rc::clone(http),
+            TerminalRuntime::Rpc(rpc) => {
+                rpc.serve(&self.shard, admitted);
+                return Next::Over;
+            }
+            TerminalRuntime::Detect(_) => return Next::Over,
         };
         let meter = ConnectionMeter::new(&self.shard, &http, is_tls);
         let negotiated = admitted.info.tls.as_ref().and_then(|session| session.alpn.as_deref());

@@ -10,11 +10,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use outrigger_xds::snapshot::{FilterChain, Listener, Terminal};
+use outrigger_xds::snapshot::{
+    DetectedProtocol, FilterChain, Listener, ProtocolDetection, Terminal,
+};
 
 use crate::access_log::{self, AccessLogs, Record};
 use crate::http::{HttpRuntime, Peer};
 use crate::ring::Watermarks;
+use crate::rpc::RpcRuntime;
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::{ListenerStats, TlsStats};
 use crate::tcp::TcpRuntime;
@@ -46,27 +49,60 @@ struct ChainRuntime {
 enum TerminalRuntime {
     Http(Rc<HttpRuntime>),
     Tcp(Rc<TcpRuntime>),
+    Rpc(Rc<RpcRuntime>),
+    Detect(Rc<DetectionRuntime>),
+}
+
+/// Filters of which the first bytes choose one.
+struct DetectionRuntime {
+    config: Arc<ProtocolDetection>,
+    choices: Vec<(DetectedProtocol, TerminalRuntime)>,
+    fallback: Option<TerminalRuntime>,
+}
+
+impl TerminalRuntime {
+    fn new<'a>(
+        shard: &Shard,
+        config: &Terminal,
+        logs: &mut impl Iterator<Item = &'a Arc<AccessLogs>>,
+    ) -> Self {
+        if let Terminal::Detect(detection) = config {
+            return Self::Detect(Rc::new(DetectionRuntime {
+                choices: detection
+                    .choices
+                    .iter()
+                    .map(|(protocol, terminal)| (*protocol, Self::new(shard, terminal, logs)))
+                    .collect(),
+                fallback: detection
+                    .fallback
+                    .as_ref()
+                    .map(|terminal| Self::new(shard, terminal, logs)),
+                config: Arc::clone(detection),
+            }));
+        }
+        let logs =
+            logs.next().map(Arc::clone).expect("the server opens logs for each owner, in order");
+        match config {
+            Terminal::Http(http) => {
+                Self::Http(Rc::new(HttpRuntime::new(shard, Arc::clone(http), logs)))
+            }
+            Terminal::Tcp(tcp) => Self::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), logs))),
+            Terminal::Rpc(rpc) => Self::Rpc(Rc::new(RpcRuntime::new(shard, Arc::clone(rpc), logs))),
+            Terminal::Detect(_) => unreachable!("handled above"),
+        }
+    }
 }
 
 impl ListenerRuntime {
-    /// Makes the runtime of `config`; `logs` are those of its filter chains, in their order.
+    /// Makes the runtime of `config`; `logs` are those of its filters that own connections, in their
+    /// order.
     pub fn new(shard: &Shard, config: Arc<Listener>, logs: &[Arc<AccessLogs>]) -> Self {
+        let mut logs = logs.iter();
         let chains = config
             .filter_chains
             .iter()
-            .zip(logs)
-            .map(|(chain, logs)| {
-                let logs = Arc::clone(logs);
-                let terminal = match &chain.terminal {
-                    Terminal::Http(http) => TerminalRuntime::Http(Rc::new(HttpRuntime::new(
-                        shard,
-                        Arc::clone(http),
-                        logs,
-                    ))),
-                    Terminal::Tcp(tcp) => {
-                        TerminalRuntime::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), logs)))
-                    }
-                };
+            .map(|chain| {
+                let terminal = TerminalRuntime::new(shard, &chain.terminal, &mut logs);
                 Rc::new(ChainRuntime { config: Arc::clone(chain), terminal })
             })
             .collect();

@@ -51,7 +51,7 @@ pub enum Message {
     Listen {
         /// The listener.
         config: Arc<ListenerConfig>,
-        /// The open access logs of its filter chains, in their order.
+        /// The open access logs of its filters that own connections, in their order.
         logs: Arc<[Arc<AccessLogs>]>,
         /// A socket to accept on, bound, listening and non-blocking; nothing where other shards
         /// accept for it.

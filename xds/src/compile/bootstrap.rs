@@ -137,8 +137,11 @@ pub(crate) fn compile(
     if !complaints.is_empty() {
         return Err(complaints);
     }
-    let snapshot =
-        Snapshot { listeners: snapshot_listeners, clusters: Clusters::new(compiled_clusters) };
+    let snapshot = Snapshot {
+        listeners: snapshot_listeners,
+        clusters: Clusters::new(compiled_clusters),
+        services: Arc::default(),
+    };
     Ok(Compiled { snapshot, admin, node, notes })
 }
 

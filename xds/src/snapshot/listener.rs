@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access_log::AccessLog;
 use super::address::Address;
 use super::cluster::TcpKeepalive;
 use super::filter_chains::FilterChains;
 use super::http::HttpConnectionManager;
+use super::rpc::{ProtocolDetection, RpcProxy};
 use super::tcp::TcpProxy;
 use super::tls::DownstreamTls;
 
@@ -193,4 +195,31 @@ pub enum Terminal {
     Http(Arc<HttpConnectionManager>),
     /// Bytes.
     Tcp(Arc<TcpProxy>),
+    /// An RPC framing protocol.
+    Rpc(Arc<RpcProxy>),
+    /// What the first bytes show.
+    Detect(Arc<ProtocolDetection>),
+}
+
+impl Terminal {
+    /// The filters that own connections: this one, or those that a detection chooses from, in the
+    /// order of its choices and then its fallback.
+    pub fn visit_owners<'a>(&'a self, visit: &mut impl FnMut(&'a Terminal)) {
+        let Terminal::Detect(detection) = self else { return visit(self) };
+        detection.choices.iter().for_each(|(_, terminal)| terminal.visit_owners(visit));
+        if let Some(fallback) = &detection.fallback {
+            fallback.visit_owners(visit);
+        }
+    }
+
+    /// The access logs it writes; a detection writes none of its own.
+    #[must_use]
+    pub fn access_log(&self) -> &[Arc<AccessLog>] {
+        match self {
+            Terminal::Http(http) => &http.access_log,
+            Terminal::Tcp(tcp) => &tcp.access_log,
+            Terminal::Rpc(rpc) => &rpc.access_log,
+            Terminal::Detect(_) => &[],
+        }
+    }
 }

@@ -21,6 +21,7 @@ mod pattern;
 mod re2;
 mod route;
 mod route_table;
+mod rpc;
 mod tcp;
 mod tls;
 
@@ -62,6 +63,12 @@ pub use self::route::{
     Target, VirtualHost, WeightedCluster, WeightedClusters,
 };
 pub use self::route_table::{RouteTable, RouteTableError};
+pub use self::rpc::{
+    DetectedProtocol, ProtocolDetection, RpcHeaderEdits, RpcHeaderMatcher, RpcHeaderOp,
+    RpcHeaderPredicate, RpcKeepalive, RpcMatcher, RpcProtocol, RpcProxy, RpcRetry, RpcRoute,
+    RpcRouteTable, RpcTarget, RpcWeightedClusters, ServiceSide, Services, Sharing,
+    UpstreamConnections,
+};
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
 pub use self::tls::{
     CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher,
@@ -75,6 +82,8 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     /// Every cluster and its present endpoints.
     pub clusters: Clusters,
+    /// The clusters of services that are published and subscribed at run time.
+    pub services: Arc<Services>,
 }
 
 impl Snapshot {
@@ -87,6 +96,7 @@ impl Snapshot {
         Snapshot {
             listeners: self.listeners.clone(),
             clusters: self.clusters.with_endpoints(cluster, endpoints),
+            services: Arc::clone(&self.services),
         }
     }
 

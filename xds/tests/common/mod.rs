@@ -149,7 +149,7 @@ pub(crate) fn listener(loaded: &Loaded) -> &Listener {
 pub(crate) fn hcm(loaded: &Loaded) -> &HttpConnectionManager {
     match &listener(loaded).filter_chains.iter().next().unwrap().terminal {
         Terminal::Http(hcm) => hcm,
-        Terminal::Tcp(_) => panic!("not HTTP"),
+        _ => panic!("not HTTP"),
     }
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn hcm(loaded: &Loaded) -> &HttpConnectionManager {
 pub(crate) fn tcp_proxy(loaded: &Loaded) -> &TcpProxy {
     match &listener(loaded).filter_chains.iter().next().unwrap().terminal {
         Terminal::Tcp(tcp) => tcp,
-        Terminal::Http(_) => panic!("not TCP"),
+        _ => panic!("not TCP"),
     }
 }
 

@@ -218,6 +218,9 @@ pub struct Call<'a> {
     pub group: &'a [u8],
     /// The time that the sender gives it, in milliseconds; `None` when it says nothing.
     pub timeout_ms: Option<u32>,
+    /// It binds its downstream connection to one upstream connection, as [`Kind::Bound`] does: the
+    /// server will send requests of its own to this client.
+    pub binds: bool,
     /// False when only [`Detail::Names`] were read and there may be more.
     pub complete: bool,
 }

@@ -63,6 +63,8 @@ struct State {
     bound: Vec<(Rc<ClusterRuntime>, Rc<RpcClient>)>,
     /// Every request goes to one of those.
     pinned: bool,
+    /// Upstream may send requests of its own.
+    takes_reverse: bool,
     /// Requests that upstream sent and the client has not answered.
     reverse: HashMap<u64, Weak<RpcClient>, IdHasher>,
     /// Of the last frame: what goodbyes and heartbeats agree with.
@@ -104,7 +106,8 @@ impl Serving {
                 in_flight: 0,
                 used: Vec::new(),
                 bound: Vec::new(),
-                pinned: rpc.config.sharing == Sharing::Bound || rpc.config.allow_reverse_requests,
+                pinned: rpc.config.sharing == Sharing::Bound,
+                takes_reverse: rpc.config.allow_reverse_requests,
                 reverse: HashMap::default(),
                 tag: Tag::default(),
                 next_id: 0,
@@ -260,7 +263,8 @@ impl Downstream {
         };
         let own = call.timeout_ms.map(|ms| Duration::from_millis(ms.into()));
         let timeout = own.into_iter().chain(route.timeout).min();
-        let binds = call.binds || matches!(frame.kind, Kind::Bound { .. } | Kind::Opaque);
+        let call_binds = call.binds;
+        let binds = call_binds || matches!(frame.kind, Kind::Bound { .. } | Kind::Opaque);
         let shortened = timeout.filter(|_| route.forward_remaining_timeout && timeout != own);
         if let Err(reason) = self.edit(&mut message, route, shortened) {
             log::debug!(target: "rpc", "{}: a request can't be edited: {reason}", rpc.config.stat_prefix);
@@ -306,6 +310,7 @@ impl Downstream {
             stats.request_active.inc();
         }
         state.pinned |= binds;
+        state.takes_reverse |= call_binds;
         self.send(state, message, call);
     }
 
@@ -653,6 +658,9 @@ impl RpcCaller for Downstream {
     fn received(&self, client: &Rc<RpcClient>, message: Message) {
         let state = &mut *self.state.borrow_mut();
         match message.frame.kind {
+            Kind::Request | Kind::Oneway if !state.takes_reverse => {
+                return self.rpc.stats.upstream_unexpected.inc();
+            }
             Kind::Request => {
                 let limit = self.rpc.config.max_requests_per_connection as usize;
                 if state.reverse.len() >= limit {

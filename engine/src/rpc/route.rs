@@ -4,8 +4,7 @@ use std::rc::Rc;
 
 use outrigger_codecs::rpc::{Call, Frame, HeaderEdit, RpcCodec};
 use outrigger_xds::snapshot::{
-    RpcHeaderMatcher, RpcHeaderOp, RpcHeaderPredicate, RpcMatcher, RpcRoute, RpcRouteTable,
-    RpcTarget, StringMatcher,
+    RpcHeaderMatcher, RpcHeaderOp, RpcMatcher, RpcRoute, RpcRouteTable, RpcTarget, StringMatcher,
 };
 
 use crate::cluster::{ClusterRuntime, Serving};
@@ -25,23 +24,21 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// The value of a header. Of a repeated one the last counts (bolt.md section 3.6).
+    /// The value of a header.
     pub(super) fn header(&self, name: &str) -> Option<&'a [u8]> {
-        let mut found = None;
-        self.codec.headers(self.frame, self.bytes, &mut |key, value| {
-            if key == name.as_bytes() {
-                found = Some(value);
-            }
-            true
-        });
-        found
+        self.last_header(|key| key == name.as_bytes())
     }
 
     /// The same for a name of which only the lower case is known.
     pub(super) fn header_ignoring_case(&self, name: &str) -> Option<&'a [u8]> {
+        self.last_header(|key| key.eq_ignore_ascii_case(name.as_bytes()))
+    }
+
+    /// Of a repeated header the last counts (bolt.md section 3.6).
+    fn last_header(&self, is_it: impl Fn(&[u8]) -> bool) -> Option<&'a [u8]> {
         let mut found = None;
         self.codec.headers(self.frame, self.bytes, &mut |key, value| {
-            if key.eq_ignore_ascii_case(name.as_bytes()) {
+            if is_it(key) {
                 found = Some(value);
             }
             true
@@ -63,7 +60,7 @@ impl<'a> Request<'a> {
         let text = |wanted: &Option<StringMatcher>, value: &[u8]| {
             wanted.as_ref().is_none_or(|wanted| wanted.matches(value))
         };
-        text(&matcher.service, self.call.service)
+        matcher.service.as_ref().is_none_or(|wanted| wanted.matches(self.call.service))
             && text(&matcher.method, self.call.method)
             && text(&matcher.version, self.call.version)
             && text(&matcher.group, self.call.group)
@@ -72,15 +69,7 @@ impl<'a> Request<'a> {
     }
 
     fn has(&self, matcher: &RpcHeaderMatcher) -> bool {
-        let value = self.header(&matcher.name);
-        let holds = match (&matcher.predicate, value) {
-            (RpcHeaderPredicate::Present(wanted), value) => value.is_some() == *wanted,
-            (predicate, Some(value)) => holds(predicate, value),
-            (predicate, None) if matcher.missing_is_empty => holds(predicate, b""),
-            // A header that is not there satisfies nothing, inverted or not.
-            (_, None) => return false,
-        };
-        holds != matcher.invert
+        matcher.holds(self.last_header(|name| matcher.is_about(name)))
     }
 
     /// The cluster that a target leads to; nothing when there is none.
@@ -108,17 +97,6 @@ impl<'a> Request<'a> {
                 )?)
             }
         }
-    }
-}
-
-fn holds(predicate: &RpcHeaderPredicate, value: &[u8]) -> bool {
-    match predicate {
-        RpcHeaderPredicate::Present(wanted) => *wanted,
-        RpcHeaderPredicate::Range(range) => std::str::from_utf8(value)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .is_some_and(|number| range.contains(&number)),
-        RpcHeaderPredicate::String(matcher) => matcher.matches(value),
     }
 }
 

@@ -134,7 +134,7 @@ impl<'a, 'e> Rewrite<'a, 'e> {
 
     /// Writes what comes in the place of [`Rewrite::replaced`].
     pub(super) fn put_rest<P: Put>(&self, out: &mut P) {
-        for pair in self.pairs().filter(|pair| pair.range.start >= self.kept) {
+        for pair in self.pairs_from(self.kept) {
             match (fate(&pair, self.edits), pair.key) {
                 (Fate::Value(value), Some(key)) => put_pair(key, value, out),
                 (Fate::Drop, _) => {}
@@ -159,9 +159,9 @@ impl<'a, 'e> Rewrite<'a, 'e> {
         }
     }
 
-    fn pairs(&self) -> impl Iterator<Item = Pair<'a>> {
-        // The block was read whole before.
-        Pairs::new(self.block).map_while(Result::ok)
+    /// The pairs from one on, whose offset that is. The block was read whole before.
+    fn pairs_from(&self, at: usize) -> impl Iterator<Item = Pair<'a>> {
+        Pairs { block: self.block, at }.map_while(Result::ok)
     }
 
     /// Whether `key` has a value once `edits` are made.
@@ -175,7 +175,7 @@ impl<'a, 'e> Rewrite<'a, 'e> {
                 _ => {}
             }
         }
-        self.pairs().any(|pair| pair.key == Some(key) && pair.value.is_some())
+        self.pairs_from(0).any(|pair| pair.key == Some(key) && pair.value.is_some())
     }
 }
 

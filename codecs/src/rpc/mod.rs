@@ -7,8 +7,11 @@
 //! Invariants: every length, count and reference is checked before it is used; what a frame means
 //! depends on its bytes alone; nothing is allocated for a length that a peer merely claims.
 
+mod dubbo;
 mod edit;
+pub mod hessian2;
 
+pub use self::dubbo::Dubbo;
 pub use self::edit::{HeaderEdit, Splices};
 
 use crate::http::Put;
@@ -218,6 +221,9 @@ pub struct Call<'a> {
     pub group: &'a [u8],
     /// The time that the sender gives it, in milliseconds; `None` when it says nothing.
     pub timeout_ms: Option<u32>,
+    /// It binds its downstream connection to one upstream connection, with ids unchanged, as
+    /// [`Kind::Bound`] does, but by something that [`Detail::All`] alone can see: Dubbo's callbacks.
+    pub binds: bool,
     /// False when only [`Detail::Names`] were read and there may be more.
     pub complete: bool,
 }

@@ -166,6 +166,29 @@ impl Encoder {
         self.chunk(&units, true, false);
     }
 
+    /// Writes a map whose keys are all in one piece, as attachments must be.
+    pub(crate) fn attachments(
+        &mut self,
+        name: Option<&str>,
+        entries: &[(String, Value)],
+    ) -> Vec<(String, Value)> {
+        self.references += 1;
+        match name {
+            None => self.out.push(b'H'),
+            Some(name) => {
+                self.out.push(b'M');
+                self.type_name(name);
+            }
+        }
+        let entries = entries.iter().map(|(key, value)| {
+            self.name(key);
+            (key.clone(), self.put(value))
+        });
+        let entries = entries.collect();
+        self.out.push(b'Z');
+        entries
+    }
+
     fn list(&mut self, name: &Option<String>, items: &[Value]) -> Value {
         self.references += 1;
         let len = items.len() as i32;

@@ -191,6 +191,9 @@ fn fastjson2_entry<'a>(reader: &mut jsonb::Reader<'a>) -> Result<Entry<'a>, Call
     let is_string = reader.is_string_next();
     let key = if is_string {
         reader.string()?
+    } else if reader.is_symbol_next() {
+        // A name that stands elsewhere.
+        return Err(CallError { reason: ODD_KEY, at: start });
     } else {
         reader.skip()?;
         None

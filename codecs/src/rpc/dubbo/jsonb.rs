@@ -115,6 +115,11 @@ impl<'a> Reader<'a> {
         matches!(self.peek(), Some(tag::ASCII_0..=tag::GB18030))
     }
 
+    /// Whether a symbol comes next.
+    pub(super) fn is_symbol_next(&self) -> bool {
+        self.peek() == Some(tag::SYMBOL)
+    }
+
     /// Goes into an object, behind its type; false when null was there instead.
     pub(super) fn begin_object(&mut self) -> Result<bool, CallError> {
         match self.byte()? {
@@ -268,7 +273,7 @@ impl<'a> Reader<'a> {
 
     /// A type, behind its tag.
     fn type_name(&mut self) -> Result<(), CallError> {
-        self.at += usize::from(self.peek() == Some(tag::SYMBOL));
+        self.at += usize::from(self.is_symbol_next());
         self.named_number()
     }
 

@@ -6,6 +6,8 @@
 
 #[path = "bolt/fuzz.rs"]
 mod bolt;
+#[path = "dubbo/mod.rs"]
+mod dubbo;
 #[path = "http2/fuzz.rs"]
 mod http2;
 mod support;

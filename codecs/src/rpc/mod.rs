@@ -8,9 +8,12 @@
 //! depends on its bytes alone; nothing is allocated for a length that a peer merely claims.
 
 mod bolt;
+mod dubbo;
 mod edit;
+pub mod hessian2;
 
 pub use self::bolt::Bolt;
+pub use self::dubbo::Dubbo;
 pub use self::edit::{HeaderEdit, Splices};
 
 use crate::http::Put;
@@ -227,8 +230,8 @@ pub struct Call<'a> {
     pub group: &'a [u8],
     /// The time that the sender gives it, in milliseconds; `None` when it says nothing.
     pub timeout_ms: Option<u32>,
-    /// It binds its downstream connection to one upstream connection, as [`Kind::Bound`] does: the
-    /// server will send requests of its own to this client.
+    /// It binds its downstream connection to one upstream connection, with ids unchanged, as
+    /// [`Kind::Bound`] does, but by something that [`Detail::All`] alone can see: Dubbo's callbacks.
     pub binds: bool,
     /// False when only [`Detail::Names`] were read and there may be more.
     pub complete: bool,

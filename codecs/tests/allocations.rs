@@ -10,6 +10,7 @@ use outrigger_codecs::http::{
 };
 use outrigger_codecs::http1::{BodyDecoder, HeadLimits, render};
 use outrigger_codecs::http2::hpack::{Decoder, Encoder, ListLimits, Outcome};
+use outrigger_codecs::rpc::{Detail, Hsf, Progress, RpcCodec};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -114,4 +115,26 @@ fn header_blocks_allocate_nothing_once_the_tables_are_full() {
     assert_eq!(ALLOCATIONS.get() - before, 0);
     let table = encoder.export().table;
     assert!(table.entries.len() > 40, "the tables did not fill: {} entries", table.entries.len());
+}
+
+#[test]
+fn an_hsf_call_allocates_nothing() {
+    let mut request = *b"\x0e\x01\0\x04\0\0\0\0\0\0\0\0\0\0\x01\0\0\x0b\xb8\0\0\0\x13\0\0\0\x08\
+        \0\0\0\x01\0\0\0\x10\0\0\0\x03\0\0\0\x17com.foo.Hello:1.0.0sayHellojava.lang.String\
+        \x02hiH\x10Consumer-AppName\x03appZ";
+    let response = b"\x0e\x01\x01\x14\x04\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x06\x05hello";
+    let hsf = Hsf::default();
+    let before = ALLOCATIONS.get();
+
+    let Ok(Progress::Frame(frame)) = hsf.frame(&request) else { panic!("not a frame") };
+    let call = hsf.call(&frame, &request, Detail::All).expect("well-formed");
+    assert_eq!(call.service, b"com.foo.Hello:1.0.0");
+    hsf.headers(&frame, &request, &mut |name, value| !black_box((name, value)).0.is_empty());
+    hsf.put_service_key(&call, &mut Discard);
+    hsf.set_id(&frame, &mut request, 7);
+    let Ok(Progress::Frame(answer)) = hsf.frame(response) else { panic!("not a frame") };
+    black_box(hsf.outcome(&answer, response));
+    hsf.put_heartbeat(&frame.tag, 9, &mut Discard);
+
+    assert_eq!(ALLOCATIONS.get() - before, 0);
 }

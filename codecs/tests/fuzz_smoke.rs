@@ -8,6 +8,8 @@
 mod hsf;
 #[path = "http2/fuzz.rs"]
 mod http2;
+#[path = "soap/fuzz.rs"]
+mod soap;
 mod support;
 
 use outrigger_codecs::http::{

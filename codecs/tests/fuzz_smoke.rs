@@ -8,8 +8,12 @@
 mod bolt;
 #[path = "dubbo/mod.rs"]
 mod dubbo;
+#[path = "hsf/fuzz.rs"]
+mod hsf;
 #[path = "http2/fuzz.rs"]
 mod http2;
+#[path = "soap/fuzz.rs"]
+mod soap;
 mod support;
 
 use outrigger_codecs::http::{

@@ -11,10 +11,12 @@ mod bolt;
 mod dubbo;
 mod edit;
 pub mod hessian2;
+mod hsf;
 
 pub use self::bolt::Bolt;
 pub use self::dubbo::Dubbo;
 pub use self::edit::{HeaderEdit, Splices};
+pub use self::hsf::Hsf;
 
 use crate::http::Put;
 
@@ -117,7 +119,9 @@ pub trait RpcCodec {
     }
 
     /// Writes the answer to a two-way request that fails here: `tag` and `id` are the request's.
-    /// `text` is a short reason for people; a protocol without room for one leaves it out.
+    /// `text` is a short reason for people; a protocol without room for one leaves it out. Nothing is
+    /// written where there is no answer that clients are known to understand: the connection of such
+    /// a request is then to be closed.
     fn put_failure(&self, tag: &Tag, id: u64, failure: Failure, text: &str, out: &mut dyn Put);
 
     /// Writes the answer to a heartbeat; `bytes` is the whole frame.

@@ -28,7 +28,6 @@ import peer.BaseEcho;
 import peer.Echo;
 import peer.Notes;
 import peer.Peer;
-import peer.Refusal;
 
 /** SOFARPC over Bolt: provider and consumer. */
 public final class SofaPeer {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"dubbo.apache.org/dubbo-go/v3/client"
@@ -42,9 +43,10 @@ type peer struct {
 
 func main() {
 	logger.SetLoggerLevel("error")
-	answers := os.Stdout
-	// What libraries print is no answer.
-	os.Stdout = os.Stderr
+	answers, err := takeStdout()
+	if err != nil {
+		panic(err)
+	}
 	p := peer{connections: map[string]*client.Connection{}}
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -59,6 +61,18 @@ func main() {
 		}
 		fmt.Fprintf(answers, "%s\n", line)
 	}
+}
+
+// takeStdout makes what libraries print go to standard error: it is no answer.
+func takeStdout() (*os.File, error) {
+	answers, err := syscall.Dup(syscall.Stdout)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Dup3(syscall.Stderr, syscall.Stdout, 0); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(answers), "answers"), nil
 }
 
 func (p *peer) answer(line string) (any, error) {

@@ -4,6 +4,8 @@
 //! bytes arrive, what is accepted must mean the same after it is rendered again, and a slow, plain
 //! reading of the same bytes, written apart from the parser, must agree.
 
+#[path = "bolt/fuzz.rs"]
+mod bolt;
 #[path = "http2/fuzz.rs"]
 mod http2;
 mod support;

@@ -26,7 +26,7 @@ import (
 )
 
 // Longer than anything takes.
-const patience = 20 * time.Second
+const patience = 40 * time.Second
 
 type arguments map[string]string
 
@@ -136,7 +136,7 @@ func (p *peer) many(words arguments) (any, error) {
 }
 
 func invoke(c *client.Connection, words arguments, method, text string) (any, error) {
-	timeout, err := time.ParseDuration(words.or("timeout", "20000") + "ms")
+	timeout, err := time.ParseDuration(words.or("timeout", "40000") + "ms")
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,7 @@ const { RpcServer } = require('sofa-rpc-node').server;
 const protocol = require('sofa-bolt-node');
 
 // Longer than anything takes.
-const PATIENCE_MS = 20000;
+const PATIENCE_MS = 40000;
 // What libraries print is no answer.
 const logger = new console.Console(process.stderr);
 

@@ -26,7 +26,7 @@ import peer.Peer;
 /** Apache Dubbo, by its own protocol and by Triple: provider and consumer. */
 public final class DubboPeer {
     /** Longer than anything takes. */
-    private static final int PATIENCE_MS = 20_000;
+    private static final int PATIENCE_MS = 40_000;
 
     private static final Map<String, Object> REFERENCES = new HashMap<>();
 
@@ -62,7 +62,7 @@ public final class DubboPeer {
         protocol.setPort(Peer.freePort());
         protocol.setThreadpool("cached");
         protocol.setSerialization(arguments.text("serialization", "hessian2"));
-        for (String group : ("," + arguments.text("groups", "")).split(",")) {
+        for (String group : arguments.alternatives("groups")) {
             ServiceConfig<Echo> service = new ServiceConfig<>();
             service.setInterface(Echo.class);
             service.setRef(new DubboEcho());

@@ -34,7 +34,7 @@ public abstract class BaseEcho implements Echo {
         CyclicBarrier barrier =
             rallies.computeIfAbsent(Integer.parseInt(count), CyclicBarrier::new);
         try {
-            barrier.await(20, TimeUnit.SECONDS);
+            barrier.await(40, TimeUnit.SECONDS);
         } catch (java.util.concurrent.BrokenBarrierException
             | java.util.concurrent.TimeoutException error) {
             return "only " + barrier.getNumberWaiting();

@@ -21,7 +21,7 @@ public final class Notes {
 
     /** Waits until there are so many, and takes them all. */
     public static List<String> take(int count) throws InterruptedException, TimeoutException {
-        long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(20);
+        long end = System.nanoTime() + TimeUnit.SECONDS.toNanos(40);
         synchronized (NOTES) {
             while (NOTES.size() < count) {
                 long left = TimeUnit.NANOSECONDS.toMillis(end - System.nanoTime());

@@ -49,6 +49,15 @@ public final class Peer {
             return words.getOrDefault(name, otherwise);
         }
 
+        /** Nothing, and then each of the words of that name, which have commas between them. */
+        public List<String> alternatives(String name) {
+            List<String> all = new ArrayList<>(List.of(""));
+            if (words.containsKey(name)) {
+                all.addAll(List.of(words.get(name).split(",")));
+            }
+            return all;
+        }
+
         /** The number of that name. */
         public int number(String name, int otherwise) {
             String value = words.get(name);

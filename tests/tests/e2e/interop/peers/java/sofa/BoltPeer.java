@@ -30,7 +30,7 @@ import peer.Peer;
 /** SOFABolt without SOFARPC: server and client of both versions of the protocol. */
 final class BoltPeer {
     /** Longer than anything takes. */
-    private static final int PATIENCE_MS = 20_000;
+    private static final int PATIENCE_MS = 40_000;
 
     /** By address, version and ver1: a client keeps one connection for each address. */
     private static final Map<String, RpcClient> CLIENTS = new HashMap<>();

@@ -32,7 +32,7 @@ import peer.Peer;
 /** SOFARPC over Bolt: provider and consumer. */
 public final class SofaPeer {
     /** Longer than anything takes. */
-    private static final int PATIENCE_MS = 20_000;
+    private static final int PATIENCE_MS = 40_000;
 
     private static final ApplicationConfig APPLICATION = new ApplicationConfig().setAppName("peer");
     private static final Map<String, Echo> CONSUMERS = new HashMap<>();
@@ -63,7 +63,7 @@ public final class SofaPeer {
             .setCoreThreads(100)
             .setMaxThreads(1200)
             .setDaemon(true);
-        for (String unique : ("," + arguments.text("uniques", "")).split(",")) {
+        for (String unique : arguments.alternatives("uniques")) {
             ProviderConfig<Echo> provider = new ProviderConfig<Echo>()
                 .setApplication(APPLICATION)
                 .setInterfaceId(Echo.class.getName())
@@ -154,7 +154,8 @@ public final class SofaPeer {
             if (registry.isEmpty()) {
                 consumer.setDirectUrl("bolt://" + to);
             } else {
-                consumer.setRegistry(mesh(registry));
+                // It subscribes behind our back.
+                consumer.setRegistry(mesh(registry)).setAddressWait(PATIENCE_MS);
             }
             return consumer.refer();
         });

@@ -268,8 +268,7 @@ pub const TCP_PROXY: &str =
     "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// Type of the RPC proxy.
-pub const RPC_PROXY: &str =
-    "type.googleapis.com/outrigger.filters.network.rpc_proxy.v1.RpcProxy";
+pub const RPC_PROXY: &str = "type.googleapis.com/outrigger.filters.network.rpc_proxy.v1.RpcProxy";
 
 /// Type of the file access log.
 pub const FILE_ACCESS_LOG: &str =

@@ -45,7 +45,11 @@ fn calls(questions: &mut Questions, client: &mut Peer, to: &str, server: &mut Pe
             questions.value(client, &command, kind);
         }
         let fail = format!("bolt-call {to} kind={kind} method=fail");
-        questions.error(client, &fail, &["com.alipay.remoting.rpc.exception.InvokeServerException"]);
+        questions.error(
+            client,
+            &fail,
+            &["com.alipay.remoting.rpc.exception.InvokeServerException"],
+        );
     }
     let note = format!("bolt-call {to} kind=oneway method=note text=noted");
     questions.value(client, &note, "sent");

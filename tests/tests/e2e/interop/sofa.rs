@@ -35,7 +35,13 @@ fn config(server: &Address, refusing: &Address) -> Config {
 }
 
 /// What a call comes to, with a proxy and without.
-fn calls(questions: &mut Questions, client: &mut Peer, to: &str, server: &mut Peer, kinds: &[&str]) {
+fn calls(
+    questions: &mut Questions,
+    client: &mut Peer,
+    to: &str,
+    server: &mut Peer,
+    kinds: &[&str],
+) {
     for kind in kinds {
         questions.value(client, &format!("call {to} kind={kind} text={kind}"), *kind);
     }
@@ -56,7 +62,12 @@ fn local_errors(questions: &mut Questions, java: &mut Peer, to: &str) {
     for (unique, more, code, exception) in [
         ("none", "", "CLIENT_UNDECLARED_ERROR", "rpc.exception.InvokeException"),
         ("empty", "", "CLIENT_UNDECLARED_ERROR", "rpc.exception.InvokeException"),
-        ("slow", "method=slow text=20000", "CLIENT_TIMEOUT", "rpc.exception.InvokeTimeoutException"),
+        (
+            "slow",
+            "method=slow text=20000",
+            "CLIENT_TIMEOUT",
+            "rpc.exception.InvokeTimeoutException",
+        ),
         ("full", "", "SERVER_BUSY", "rpc.exception.InvokeServerBusyException"),
         ("refusing", "", "CLIENT_NETWORK", "exception.ConnectionClosedException"),
     ] {

@@ -18,7 +18,9 @@ fn config(server: &Address, refusing: &Address) -> Config {
     Config::to_http2(server)
         .tune_route(json!({"match": group(json!("")), "route": {"timeout": "0s"},
             "request_headers_to_add": [{"header": {"key": "seen-by", "value": "proxy"}}]}))
-        .route(json!({"match": group(json!("g1")), "route": {"cluster": "origin", "timeout": "0s"}}))
+        .route(
+            json!({"match": group(json!("g1")), "route": {"cluster": "origin", "timeout": "0s"}}),
+        )
         .route(json!({"match": group(json!("slow")),
                       "route": {"cluster": "origin", "timeout": "0.2s"}}))
         .route(json!({"match": group(json!("empty")), "route": {"cluster": "empty"}}))

@@ -53,8 +53,8 @@ public final class DubboPeer {
     }
 
     /**
-     * {@code serve protocol=dubbo serialization=hessian2 groups=a,b}: the port, where all versions are
-     * 1.0.0.
+     * {@code serve protocol=dubbo serialization=hessian2 groups=a,b}: the port, where all versions
+     * are 1.0.0.
      */
     private static Object serve(Peer.Arguments arguments) throws Exception {
         ProtocolConfig protocol = new ProtocolConfig(arguments.text("protocol", "dubbo"));
@@ -124,7 +124,7 @@ public final class DubboPeer {
         };
     }
 
-    /** {@code many url=... count=1000}: how many of so many calls, all under way at once, went well. */
+    /** {@code many url=... count=1000}: how many of so many calls at once went well. */
     private static Object many(Peer.Arguments arguments) throws Throwable {
         int count = arguments.number("count", 1000);
         String text = String.valueOf(count);

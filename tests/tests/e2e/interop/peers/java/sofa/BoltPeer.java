@@ -35,7 +35,7 @@ final class BoltPeer {
     /** By address, version and ver1: a client keeps one connection for each address. */
     private static final Map<String, RpcClient> CLIENTS = new HashMap<>();
 
-    /** A client's number in the hundreds is enough: it waits for others. */
+    /** As many as there are calls: some wait for the others. */
     private static final Executor THREADS = Executors.newCachedThreadPool(task -> {
         Thread thread = new Thread(task);
         thread.setDaemon(true);
@@ -74,8 +74,8 @@ final class BoltPeer {
     }
 
     /**
-     * {@code bolt-call to=host:port version=2 ver1=2 crc=on kind=sync method=say text=...}: what the
-     * server returns.
+     * {@code bolt-call to=host:port version=2 ver1=2 crc=on kind=sync method=say text=...}: what
+     * the server returns.
      */
     static Object call(Peer.Arguments arguments) throws Exception {
         String address = address(arguments);

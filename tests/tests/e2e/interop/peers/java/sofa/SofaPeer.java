@@ -102,7 +102,7 @@ public final class SofaPeer {
         };
     }
 
-    /** {@code many to=... count=1000}: how many of so many calls, all under way at once, went well. */
+    /** {@code many to=... count=1000}: how many of so many calls at once went well. */
     private static Object many(Peer.Arguments arguments) throws Throwable {
         int count = arguments.number("count", 1000);
         Echo echo = consumer(arguments, "callback");
@@ -121,7 +121,7 @@ public final class SofaPeer {
         return good;
     }
 
-    /** {@code baggage to=... text=...}: the baggage of a request as it came back in the response's. */
+    /** {@code baggage to=... text=...}: a request's baggage as it came back in the response's. */
     private static Object baggage(Peer.Arguments arguments) throws Throwable {
         RpcInvokeContext context = RpcInvokeContext.getContext();
         context.putRequestBaggage("there", arguments.text("text"));

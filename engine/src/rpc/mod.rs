@@ -25,7 +25,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_codecs::rpc::{Bolt, RpcCodec, Splices};
+use outrigger_codecs::rpc::{Bolt, Dubbo, Hsf, RpcCodec, Splices};
 use outrigger_xds::snapshot::{RpcProtocol, RpcProxy, Sharing};
 
 use crate::access_log::AccessLogs;
@@ -122,6 +122,22 @@ fn codec(config: &RpcProxy) -> Rc<dyn RpcCodec> {
         RpcProtocol::Bolt { crc_by_switch_only, goaway } => {
             Rc::new(Bolt { crc_by_switch_only, goaway, max_frame_bytes })
         }
-        _ => todo!(),
+        RpcProtocol::Dubbo => Rc::new(Dubbo { max_frame_bytes }),
+        RpcProtocol::Hsf {
+            rpc_type_first,
+            response_codec_first,
+            heartbeat_version_first,
+            rpc_protocol_byte,
+            announce_closing,
+            tb_local_errors,
+        } => Rc::new(Hsf {
+            max_frame_bytes,
+            rpc_type_first,
+            response_codec_first,
+            heartbeat_version_first,
+            rpc_protocol_byte,
+            announce_closing,
+            tb_local_errors,
+        }),
     }
 }

@@ -233,7 +233,11 @@ impl Downstream {
         let serving = self.shard.serving();
         let call = match frame.kind {
             Kind::Opaque => Ok(Call::default()),
-            _ => codec.call(&frame, message.bytes(), Detail::All),
+            // What stands in front of the arguments may do where the rest can't be read.
+            _ => codec.call(&frame, message.bytes(), Detail::All).or_else(|error| {
+                let names = codec.call(&frame, message.bytes(), Detail::Names).ok();
+                names.filter(|_| !rpc.config.routes.needs_headers).ok_or(error)
+            }),
         };
         let call = match call {
             Ok(call) => call,
@@ -628,14 +632,15 @@ impl RpcCaller for Downstream {
         let was_full = state.in_flight >= self.rpc.config.max_requests_per_connection;
         match end {
             CallEnd::Answer(message, Outcome::Overload) => {
+                // Kept where the route lets such a request be sent again.
                 let request = call.kept.as_mut().and_then(|kept| kept.request.take());
-                match (request, self.elsewhere(call, |retry| retry.overload)) {
-                    (Some(request), Ok(mut call)) => {
+                match (self.elsewhere(call, |retry| retry.overload && request.is_some()), request) {
+                    (Ok(mut call), Some(request)) => {
                         let again = request.duplicate(&self.shard.arena);
                         call.kept.get_or_insert_default().request = Some(again);
                         self.send(state, request, call);
                     }
-                    (_, Ok(call) | Err(call)) => {
+                    (Ok(call) | Err(call), _) => {
                         self.reply(state, call, message, Outcome::Overload);
                     }
                 }

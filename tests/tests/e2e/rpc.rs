@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use outrigger_tests::bolt::{Client, Frame, Reply, Server, command, kind, status};
-use outrigger_tests::{Config, Proxy};
+use outrigger_tests::config::access_log;
+use outrigger_tests::origin::refusing;
+use outrigger_tests::process::Scratch;
+use outrigger_tests::{Config, Origin, Proxy};
 use serde_json::{Value, json};
 
 const PAY: &str = "com.bank.Pay:1.0";
@@ -35,9 +38,8 @@ fn clients_share_a_connection_and_get_their_own_answers_in_any_order() {
     let mut clients: Vec<_> = (0..3).map(|_| client(&proxy)).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         // The same ids on all of them.
-        let requests = [7, u32::MAX, 0].map(|id| {
-            Frame::request(id, PAY, "pay", format!("{number}-{id}")).header("n", "1")
-        });
+        let requests = [7, u32::MAX, 0]
+            .map(|id| Frame::request(id, PAY, "pay", format!("{number}-{id}")).header("n", "1"));
         client.send_all(&requests);
     }
     let log = server.wait_for("all requests", |log| log.requests().count() == 9);
@@ -69,7 +71,9 @@ fn frames_may_come_in_any_pieces() {
     let pipelined: Vec<_> = (2..200).map(request).collect();
     client.send_all(&pipelined);
     let responses = client.responses(198);
-    assert!(responses.iter().all(|(id, frame)| frame.content == format!("content of {id}").as_bytes()));
+    assert!(
+        responses.iter().all(|(id, frame)| frame.content == format!("content of {id}").as_bytes())
+    );
 }
 
 #[test]
@@ -90,12 +94,19 @@ fn versions_mix_on_a_connection_and_each_request_is_answered_in_its_own() {
     // A Java server answers in the version of a connection's first frame, whatever comes later.
     let server = Server::start(|frame| match frame.is_heartbeat() {
         true => Reply::Heartbeat,
-        false => Reply::Frames(vec![Frame::request(frame.id, "", "", "").response(&*frame.content)]),
+        false => {
+            Reply::Frames(vec![Frame::request(frame.id, "", "", "").response(&*frame.content)])
+        }
     });
     let proxy = Proxy::start(&config(&server));
     let mut client = client(&proxy);
-    let requests =
-        [request(1), request(2).v2(1, 0), request(3).v2(1, 1), request(4).v2(2, 0), request(5).v2(2, 1)];
+    let requests = [
+        request(1),
+        request(2).v2(1, 0),
+        request(3).v2(1, 1),
+        request(4).v2(2, 0),
+        request(5).v2(2, 1),
+    ];
     client.send_all(&requests);
     let responses = client.responses(5);
     for request in &requests {
@@ -105,7 +116,8 @@ fn versions_mix_on_a_connection_and_each_request_is_answered_in_its_own() {
     }
     // Each version has a connection of its own.
     let log = server.log();
-    let connection = |id: u32| log.requests().find(|seen| seen.frame.content == request(id).content);
+    let connection =
+        |id: u32| log.requests().find(|seen| seen.frame.content == request(id).content);
     assert_ne!(connection(1).unwrap().connection, connection(2).unwrap().connection);
     assert_ne!(connection(2).unwrap().connection, connection(5).unwrap().connection);
 }
@@ -190,7 +202,9 @@ fn requests_are_routed_by_service_method_and_headers() {
         assert_eq!(client.call(&frame).status, status::SUCCESS, "{}", frame.id);
         assert_eq!(server.log().requests().count(), before + 1, "request {}", frame.id);
     }
-    for frame in [request(8, "org.other:1.0", "pay"), request(9, "by-header", "x").header("to", "?")] {
+    for frame in
+        [request(8, "org.other:1.0", "pay"), request(9, "by-header", "x").header("to", "?")]
+    {
         assert_eq!(client.call(&frame), frame.failure(status::NO_PROCESSOR));
     }
     proxy.expect_stat("bolt.main.no_route", 1);
@@ -228,8 +242,7 @@ fn headers_are_edited_and_checksums_follow() {
         ],
         "request_headers_to_remove": ["secret"],
     }]);
-    let proxy =
-        Proxy::start(&Config::rpc("bolt", routes).cluster("origin", &[server.address()]));
+    let proxy = Proxy::start(&Config::rpc("bolt", routes).cluster("origin", &[server.address()]));
     let mut client = client(&proxy);
     for request in [request(1), request(2).v2(2, 1)] {
         let request = request.header("secret", "x").header("echo-changed", "old");
@@ -246,7 +259,7 @@ fn headers_are_edited_and_checksums_follow() {
 #[test]
 fn local_errors_have_the_protocols_own_numbers() {
     let server = Server::holding();
-    let refusing = outrigger_tests::origin::refusing();
+    let (_socket, refusing) = refusing();
     let service = |name: &str| json!({"service": {"exact": name}});
     let routes = json!([
         {"match": service("empty"), "route": {"cluster": "empty"}},
@@ -285,8 +298,7 @@ fn local_errors_have_the_protocols_own_numbers() {
 fn the_shorter_timeout_counts_and_a_late_answer_is_nobodys() {
     let server = Server::holding();
     let routes = json!([{"match": {}, "route": {"cluster": "origin", "timeout": "60s"}}]);
-    let proxy =
-        Proxy::start(&Config::rpc("bolt", routes).cluster("origin", &[server.address()]));
+    let proxy = Proxy::start(&Config::rpc("bolt", routes).cluster("origin", &[server.address()]));
     let mut client = client(&proxy);
     let short = request(1).timeout(80);
     assert_eq!(client.call(&short), short.failure(status::TIMEOUT));
@@ -439,14 +451,13 @@ fn a_client_that_does_not_read_stops_nobody() {
 #[test]
 fn a_request_that_was_not_sent_goes_to_another_endpoint() {
     let server = Server::echo();
-    let refusing = outrigger_tests::origin::refusing();
+    let (_socket, refusing) = refusing();
     let retry = json!({"retry_on": ["connect-failure"], "num_retries": 2});
     let routes = json!([
         {"match": {"service": {"exact": "once"}}, "route": {"cluster": "origin"}},
         {"match": {}, "route": {"cluster": "origin", "retry_policy": retry}},
     ]);
-    let config =
-        Config::rpc("bolt", routes).cluster("origin", &[&refusing, server.address()]);
+    let config = Config::rpc("bolt", routes).cluster("origin", &[&refusing, server.address()]);
     let proxy = Proxy::start(&config);
     let mut client = client(&proxy);
     for id in 0..20 {
@@ -473,8 +484,7 @@ fn an_overloaded_server_is_asked_again_only_where_the_route_says_so() {
         {"match": {"service": {"exact": "once"}}, "route": {"cluster": "origin"}},
         {"match": {}, "route": {"cluster": "origin", "retry_policy": retry}},
     ]);
-    let proxy =
-        Proxy::start(&Config::rpc("bolt", routes).cluster("origin", &[server.address()]));
+    let proxy = Proxy::start(&Config::rpc("bolt", routes).cluster("origin", &[server.address()]));
     let mut client = client(&proxy);
     assert_eq!(client.call(&request(1)), request(1).response("content of 1"));
     let once = Frame::request(2, "once", "pay", "");
@@ -493,7 +503,9 @@ fn heartbeats_are_answered_here_and_sent_to_silent_servers() {
     let keepalive = json!({"interval": "1s", "timeout": "0.5s", "max_misses": 2});
     let proxy = Proxy::start(&config(&server).rpc_proxy(json!({"upstream_keepalive": keepalive})));
     let mut client = client(&proxy);
-    for heartbeat in [Frame::heartbeat(3), Frame::heartbeat(4).v2(1, 0), Frame::heartbeat(5).v2(2, 1)] {
+    for heartbeat in
+        [Frame::heartbeat(3), Frame::heartbeat(4).v2(1, 0), Frame::heartbeat(5).v2(2, 1)]
+    {
         client.send(&heartbeat);
         assert_eq!(client.receive(), heartbeat.heartbeat_reply());
     }
@@ -553,7 +565,7 @@ fn a_drain_says_goodbye_and_lets_calls_end() {
     let mut client = client(&proxy);
     client.send(&request(1));
     let held = server.nth_request(1);
-    proxy.process().terminate();
+    proxy.process().signal(libc::SIGTERM);
     let goodbye = client.receive();
     assert_eq!((goodbye.kind, goodbye.command), (kind::REQUEST, command::GOODBYE));
     server.answer(&held, Reply::Echo);
@@ -566,7 +578,6 @@ fn a_drain_says_goodbye_and_lets_calls_end() {
 
 #[test]
 fn one_port_serves_what_the_first_bytes_show() {
-    use outrigger_tests::Origin;
     let bolt = Server::echo();
     let web = Origin::start(|peer| {
         peer.request()?;
@@ -640,11 +651,11 @@ fn one_port_serves_what_the_first_bytes_show() {
 #[test]
 fn every_request_has_a_line_in_the_access_log() {
     let server = Server::echo();
-    let proxy_directory = tempfile::tempdir().unwrap();
-    let path = proxy_directory.path().join("rpc.log");
+    let scratch = Scratch::new();
+    let path = scratch.file("rpc.log");
     let format = "%REQ(service)% %REQ(method)% %REQ(zone)% %RESPONSE_CODE% %RESPONSE_FLAGS% \
                   %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER% %BYTES_RECEIVED%\n";
-    let log = outrigger_tests::config::access_log(&path, format);
+    let log = access_log(&path, format);
     let routes = json!([{"match": {"service": {"exact": PAY}}, "route": {"cluster": "origin"}}]);
     let config = Config::rpc("bolt", routes)
         .rpc_proxy(json!({"access_log": [log]}))

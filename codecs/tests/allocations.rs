@@ -13,7 +13,9 @@ use outrigger_codecs::http::{
 };
 use outrigger_codecs::http1::{BodyDecoder, HeadLimits, render};
 use outrigger_codecs::http2::hpack::{Decoder, Encoder, ListLimits, Outcome};
-use outrigger_codecs::rpc::{Bolt, Detail, Failure, HeaderEdit, Progress, RpcCodec, Splices, Tag};
+use outrigger_codecs::rpc::{
+    Bolt, Detail, Failure, HeaderEdit, Hsf, Progress, RpcCodec, Splices, Tag,
+};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -146,5 +148,27 @@ fn a_bolt_call_allocates_nothing() {
         splices.clear();
         assert!(codec.convert(&frame, response, &Tag([1, 0, 0, 1]), &mut splices));
     }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+#[test]
+fn an_hsf_call_allocates_nothing() {
+    let mut request = *b"\x0e\x01\0\x04\0\0\0\0\0\0\0\0\0\0\x01\0\0\x0b\xb8\0\0\0\x13\0\0\0\x08\
+        \0\0\0\x01\0\0\0\x10\0\0\0\x03\0\0\0\x17com.foo.Hello:1.0.0sayHellojava.lang.String\
+        \x02hiH\x10Consumer-AppName\x03appZ";
+    let response = b"\x0e\x01\x01\x14\x04\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x06\x05hello";
+    let hsf = Hsf::default();
+    let before = ALLOCATIONS.get();
+
+    let Ok(Progress::Frame(frame)) = hsf.frame(&request) else { panic!("not a frame") };
+    let call = hsf.call(&frame, &request, Detail::All).expect("well-formed");
+    assert_eq!(call.service, b"com.foo.Hello:1.0.0");
+    hsf.headers(&frame, &request, &mut |name, value| !black_box((name, value)).0.is_empty());
+    hsf.put_service_key(&call, &mut Discard);
+    hsf.set_id(&frame, &mut request, 7);
+    let Ok(Progress::Frame(answer)) = hsf.frame(response) else { panic!("not a frame") };
+    black_box(hsf.outcome(&answer, response));
+    hsf.put_heartbeat(&frame.tag, 9, &mut Discard);
+
     assert_eq!(ALLOCATIONS.get() - before, 0);
 }

@@ -6,8 +6,14 @@
 
 #[path = "bolt/fuzz.rs"]
 mod bolt;
+#[path = "dubbo/mod.rs"]
+mod dubbo;
+#[path = "hsf/fuzz.rs"]
+mod hsf;
 #[path = "http2/fuzz.rs"]
 mod http2;
+#[path = "soap/fuzz.rs"]
+mod soap;
 mod support;
 
 use outrigger_codecs::http::{

@@ -8,10 +8,15 @@
 //! depends on its bytes alone; nothing is allocated for a length that a peer merely claims.
 
 mod bolt;
+mod dubbo;
 mod edit;
+pub mod hessian2;
+mod hsf;
 
 pub use self::bolt::Bolt;
+pub use self::dubbo::Dubbo;
 pub use self::edit::{HeaderEdit, Splices};
+pub use self::hsf::Hsf;
 
 use crate::http::Put;
 
@@ -114,7 +119,9 @@ pub trait RpcCodec {
     }
 
     /// Writes the answer to a two-way request that fails here: `tag` and `id` are the request's.
-    /// `text` is a short reason for people; a protocol without room for one leaves it out.
+    /// `text` is a short reason for people; a protocol without room for one leaves it out. Nothing is
+    /// written where there is no answer that clients are known to understand: the connection of such
+    /// a request is then to be closed.
     fn put_failure(&self, tag: &Tag, id: u64, failure: Failure, text: &str, out: &mut dyn Put);
 
     /// Writes the answer to a heartbeat; `bytes` is the whole frame.
@@ -227,6 +234,9 @@ pub struct Call<'a> {
     pub group: &'a [u8],
     /// The time that the sender gives it, in milliseconds; `None` when it says nothing.
     pub timeout_ms: Option<u32>,
+    /// It binds its downstream connection to one upstream connection, with ids unchanged, as
+    /// [`Kind::Bound`] does, but by something that [`Detail::All`] alone can see: Dubbo's callbacks.
+    pub binds: bool,
     /// False when only [`Detail::Names`] were read and there may be more.
     pub complete: bool,
 }

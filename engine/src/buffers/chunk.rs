@@ -117,6 +117,19 @@ impl Chunk {
         self.len = len as u32;
     }
 
+    /// Takes `next` in where its bytes follow this chunk's own.
+    ///
+    /// # Errors
+    /// Gives it back where they do not.
+    pub fn join(&mut self, next: Self) -> Result<(), Self> {
+        if self.block != next.block || self.start + self.len != next.start {
+            return Err(next);
+        }
+        // What was initialised and is not written in `next` now is so here, under this chunk's count.
+        self.len += next.len;
+        Ok(())
+    }
+
     /// The bytes in view, to be changed in place; nothing when other chunks share the block.
     ///
     /// This is for whoever took a chunk from where it was received and has not passed it on. A

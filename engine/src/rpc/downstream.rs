@@ -323,18 +323,21 @@ impl Downstream {
         loop {
             call.attempts += 1;
             let unsent = match self.client(state, &call) {
-                Ok(client) => {
-                    let Err(unsent) = client.send(message, call) else {
+                Ok(client) => match client.send(message, call) {
+                    Ok(ended) => {
+                        if let Some(call) = ended {
+                            self.finish(state, &call, &Ending::sent());
+                        }
                         return state.note_use(&client);
-                    };
-                    *unsent
-                }
+                    }
+                    Err(unsent) => *unsent,
+                },
                 Err(failure) => NotSent(message, call, failure),
             };
             let NotSent(back, again, failure) = unsent;
             match self.elsewhere(again, |retry| connect_failed(retry, failure)) {
                 Ok(again) => (message, call) = (back, again),
-                Err(call) => return self.finish(state, call, &Ending::upstream(failure)),
+                Err(call) => return self.finish(state, &call, &Ending::upstream(failure)),
             }
         }
     }
@@ -460,7 +463,7 @@ impl Downstream {
     }
 
     /// Ends a call.
-    fn finish(&self, state: &mut State, call: RpcCall, ending: &Ending) {
+    fn finish(&self, state: &mut State, call: &RpcCall, ending: &Ending) {
         if call.tracked {
             state.in_flight -= 1;
             self.rpc.stats.request_active.dec();
@@ -468,7 +471,7 @@ impl Downstream {
         if let Some(failure) = ending.failure.filter(|_| !call.oneway) {
             self.answer(&call.tag, call.id, failure, ending.details);
         }
-        self.log(&call, ending);
+        self.log(call, ending);
         state.idle_since = self.shard.clock.now();
     }
 
@@ -504,9 +507,9 @@ impl Downstream {
 
     /// Queues a message for the client, who may not be reading.
     fn deliver(&self, mut message: Message) {
-        let unsent = self.transport.unsent();
-        if unsent >= self.marks.high {
-            if unsent >= UNREAD_BYTES_MAX.max(self.rpc.config.max_frame_bytes as usize) {
+        if self.transport.unsent() >= self.marks.high {
+            let unread = self.transport.unsent_bytes();
+            if unread >= UNREAD_BYTES_MAX.max(self.rpc.config.max_frame_bytes as usize) {
                 self.rpc.stats.cx_slow_reader.inc();
                 self.wake_to_close();
                 return;
@@ -646,11 +649,12 @@ impl RpcCaller for Downstream {
                 }
             }
             CallEnd::Answer(message, outcome) => self.reply(state, call, message, outcome),
-            CallEnd::Failed(failure) => self.finish(state, call, &Ending::upstream(failure)),
+            CallEnd::Sent => self.finish(state, &call, &Ending::sent()),
+            CallEnd::Failed(failure) => self.finish(state, &call, &Ending::upstream(failure)),
             CallEnd::Unsent(message, failure) => {
                 match self.elsewhere(call, |retry| connect_failed(retry, failure)) {
                     Ok(call) => self.send(state, message, call),
-                    Err(call) => self.finish(state, call, &Ending::upstream(failure)),
+                    Err(call) => self.finish(state, &call, &Ending::upstream(failure)),
                 }
             }
         }

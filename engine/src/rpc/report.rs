@@ -33,6 +33,17 @@ impl Ending {
         }
     }
 
+    /// It was sent, and that is all there is to it.
+    pub(super) fn sent() -> Self {
+        Self {
+            failure: None,
+            details: "sent",
+            flags: ResponseFlags::default(),
+            status: 0,
+            response_bytes: 0,
+        }
+    }
+
     /// It failed before upstream had it.
     pub(super) fn failed(failure: Failure, details: &'static str) -> Self {
         let flags = flags(failure);

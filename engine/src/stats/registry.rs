@@ -17,7 +17,7 @@ use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
     AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet,
+    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet,
     TcpStats, TlsStats,
 };
 
@@ -33,6 +33,7 @@ pub struct Registry {
     http: Mutex<Family<HttpStats>>,
     clusters: Mutex<Family<ClusterStats>>,
     tcp: Mutex<Family<TcpStats>>,
+    rpc: Mutex<Family<RpcStats>>,
     http2: Vec<Arc<Http2Stats>>,
     cluster_http2: Mutex<Family<Http2Stats>>,
     listener_tls: Mutex<Family<TlsStats>>,
@@ -68,6 +69,7 @@ impl Registry {
             services: Mutex::default(),
             service_apis: Mutex::default(),
             service_registries: Mutex::default(),
+            rpc: Mutex::default(),
             hosts: Mutex::default(),
             baseline: Mutex::default(),
         }
@@ -199,6 +201,11 @@ impl Registry {
         lock(&self.cluster_tls).sets.retain(|name, _| keeps(name));
     }
 
+    /// One slot's `<protocol>.<prefix>.` set, made when first asked for.
+    pub fn rpc(&self, slot: usize, protocol: &str, prefix: &str) -> Arc<RpcStats> {
+        lock(&self.rpc).slot(self.shards + 1, slot, &format!("{protocol}.{prefix}"))
+    }
+
     /// One slot's statistics of the endpoint `address` in the cluster called `cluster`.
     ///
     /// They live as long as the endpoint: the registry keeps no reference of its own, and a set
@@ -233,6 +240,7 @@ impl Registry {
         lock(&self.http).merge_into(&mut samples, Scope::Http);
         lock(&self.clusters).merge_into(&mut samples, Scope::Cluster);
         lock(&self.tcp).merge_into(&mut samples, Scope::Tcp);
+        lock(&self.rpc).merge_into(&mut samples, Scope::Rpc);
         lock(&self.grpc).merge_into(&mut samples);
         merge(&mut samples, &Scope::Services, lock(&self.services).iter());
         lock(&self.service_apis).merge_into(&mut samples, Scope::ServiceApi);
@@ -356,6 +364,8 @@ pub enum Scope {
     Listener(Arc<str>),
     /// What belongs to no single part, such as `http2.`.
     Process,
+    /// `<protocol>.<stat_prefix>.`
+    Rpc(Arc<str>),
     /// `server.`
     Server,
     /// `services.api.<name>.`
@@ -398,6 +408,7 @@ impl Display for Scope {
             Scope::ServiceRegistry(name) => write!(f, "services.registry.{name}."),
             Scope::Services => f.write_str("services."),
             Scope::Shard(shard) => write!(f, "shard.{shard}."),
+            Scope::Rpc(name) => write!(f, "{name}."),
             Scope::Tcp(prefix) => write!(f, "tcp.{prefix}."),
             Scope::Worker { listener, worker } => write!(f, "listener.{listener}.worker_{worker}."),
         }

@@ -390,7 +390,9 @@ impl Server {
         }
         // A shard reads its messages before it runs what came over the network after them, so that
         // whoever is told now finds the change in effect. Some no longer wait to be told.
-        told.into_iter().for_each(|told| drop(told.send(())));
+        for tell in told {
+            let _ = tell.send(());
+        }
         names
     }
 

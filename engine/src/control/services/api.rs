@@ -170,16 +170,16 @@ async fn respond<A: Api>(api: &A, request: Request<Incoming>) -> Reply {
 const TEXT: &str = "text/plain; charset=UTF-8";
 
 /// Connections of one interface served at once. The Java SDK calls from 20 threads.
-pub const CONNECTIONS_MAX: usize = 128;
+pub(super) const CONNECTIONS_MAX: usize = 128;
 
 /// The longest request head.
-pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The longest body: a service with all its methods and parameters is a few kilobytes.
-pub const BODY_BYTES_MAX: usize = 256 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// Time for a head to come, idle time between requests included, and for a body.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -27,7 +27,7 @@ pub struct Directory {
     published: BTreeMap<ServiceName, Published>,
     subscribed: BTreeMap<ServiceName, Subscribed>,
     /// Registries that callers named, beside the configured ones, by source.
-    places: BTreeMap<Arc<str>, Place>,
+    places: BTreeMap<Box<str>, Place>,
     /// Providers of all subscriptions.
     providers: usize,
     overflows: u64,
@@ -74,7 +74,7 @@ impl std::fmt::Debug for Credentials {
 
 impl Place {
     /// Its name as a registry.
-    pub fn source(&self) -> Arc<str> {
+    pub fn source(&self) -> Box<str> {
         match &self.credentials {
             None => self.address.to_string().into(),
             Some(credentials) => format!("{}@{}", credentials.username, self.address).into(),
@@ -90,17 +90,17 @@ struct Published {
     since_ms: u64,
     /// Registries of [`Directory::places`] that it is to be in, beside the configured ones.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    places: BTreeSet<Arc<str>>,
+    places: BTreeSet<Box<str>>,
 }
 
 /// What an application calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Subscribed {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    places: BTreeSet<Arc<str>>,
+    places: BTreeSet<Box<str>>,
     /// The last word of each source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    answers: BTreeMap<Arc<str>, Vec<Provider>>,
+    answers: BTreeMap<Box<str>, Vec<Provider>>,
 }
 
 /// A call that has no effect.
@@ -279,10 +279,10 @@ impl Directory {
     }
 
     /// A registry told all providers for a lookup. What is too much is left out.
-    pub fn report(&mut self, source: &Arc<str>, report: Report) {
+    pub fn report(&mut self, source: &str, report: Report) {
         // Lists outlive the connection they came by.
         let Report::Providers { lookup, mut providers } = report else { return };
-        let is_configured = self.configured(lookup.protocol()).any(|one| *one.name == **source);
+        let is_configured = self.configured(lookup.protocol()).any(|one| *one.name == *source);
         let Some(known) = self.subscribed.get_mut(&*lookup) else { return };
         if !is_configured && !known.places.contains(source) {
             return;
@@ -302,7 +302,7 @@ impl Directory {
         if before != Some(&providers) {
             log::info!("registry {source}: {lookup}: {} providers", providers.len());
             self.providers = others + providers.len();
-            known.answers.insert(Arc::clone(source), providers);
+            known.answers.insert(source.into(), providers);
             self.serial += 1;
         }
     }
@@ -387,7 +387,7 @@ impl Directory {
     }
 
     /// Registries that callers named.
-    pub fn places(&self) -> &BTreeMap<Arc<str>, Place> {
+    pub fn places(&self) -> &BTreeMap<Box<str>, Place> {
         &self.places
     }
 
@@ -475,7 +475,7 @@ impl Directory {
         self.application = saved.application;
         let places = saved.places.into_iter().take(PLACES_MAX);
         self.places = places.map(|place| (place.source(), place)).collect();
-        let known = |source: &Arc<str>| self.places.contains_key(source);
+        let known = |source: &Box<str>| self.places.contains_key(source);
         let mut room = SERVICES_MAX;
         for (name, mut published) in saved.published.into_iter().take(room) {
             published.places.retain(known);
@@ -520,7 +520,7 @@ impl Directory {
         &mut self,
         protocol: ServiceProtocol,
         place: Option<Place>,
-    ) -> Result<Option<Arc<str>>, Refusal> {
+    ) -> Result<Option<Box<str>>, Refusal> {
         let Some(place) = place else { return Ok(None) };
         let is_configured = self.configured(protocol).any(|registry| {
             let zookeeper = registry.zookeeper.as_ref();
@@ -535,7 +535,7 @@ impl Directory {
         }
         // The newest password counts.
         if self.places.get(&source) != Some(&place) {
-            self.places.insert(Arc::clone(&source), place);
+            self.places.insert(source.clone(), place);
             self.serial += 1;
         }
         Ok(Some(source))

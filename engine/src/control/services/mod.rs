@@ -395,7 +395,7 @@ impl Services {
             }
             for (source, place) in directory.places() {
                 let wanted = directory.wanted_at(source);
-                wants.insert(Arc::clone(source), (wanted, Some(place.clone())));
+                wants.insert((**source).into(), (wanted, Some(place.clone())));
             }
         }
         let mut sources = self.sources();

@@ -198,10 +198,10 @@ impl Offer {
                 all.entry(sofa_name.to_owned()).or_insert(value);
             }
         }
-        let mut set = |key: &str, value: String| all.entry(key.to_owned()).or_insert(value);
-        set("p", "1".to_owned());
-        set("v", "4.0".to_owned());
-        set("startTime", self.since_ms.to_string());
+        let own = [("p", "1"), ("v", "4.0"), ("startTime", &self.since_ms.to_string())];
+        for (key, value) in own {
+            all.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        }
         query_of(&all)
     }
 }

@@ -56,7 +56,7 @@ fn provider(name: &ServiceName, address: &str, weight: u32) -> Provider {
 
 fn report(directory: &mut Directory, source: &str, lookup: &ServiceName, providers: Vec<Provider>) {
     let lookup = Arc::new(lookup.clone());
-    directory.report(&source.into(), Report::Providers { lookup, providers });
+    directory.report(source, Report::Providers { lookup, providers });
 }
 
 fn publish(directory: &mut Directory, name: &ServiceName, place: Option<Place>) {
@@ -132,7 +132,7 @@ fn sources_are_united_and_the_first_one_counts() {
     assert_eq!(listed(&directory), ["subscribed|bolt|I:1.0: 1.1.1.1:1*9"]);
     assert_eq!(directory.counts().providers, 2);
     // Losing a registry changes nothing.
-    directory.report(&"a".into(), Report::Lost);
+    directory.report("a", Report::Lost);
     assert_eq!(listed(&directory), ["subscribed|bolt|I:1.0: 1.1.1.1:1*9"]);
     // What comes after the end is nobody's.
     directory.unsubscribe(&name, None);

@@ -12,7 +12,6 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_xds::services_config::ServiceProtocol;
@@ -203,6 +202,8 @@ const PROVIDERS_MAX: usize = 100_000;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tokio::sync::{mpsc, watch};
 
     use super::super::{Report, Wanted};

@@ -90,9 +90,7 @@ pub struct RegistryConfig {
 }
 
 /// A protocol whose services can be published and subscribed.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceProtocol {
     /// SOFABolt.
@@ -236,6 +234,13 @@ impl ServicesConfig {
                 return Err(wrong(&field, format!("{:?}", registry.name), "a name used once"));
             }
         }
+        for protocol in [ServiceProtocol::Bolt, ServiceProtocol::Dubbo] {
+            let address = self.applications.of(protocol);
+            if address.port() == 0 || address.ip().is_unspecified() {
+                let field = format!("applications.{}", protocol.name());
+                return Err(wrong(&field, format!("\"{address}\""), "an address to connect to"));
+            }
+        }
         if self.state_file.as_ref().is_some_and(|path| path.file_name().is_none()) {
             let path = self.state_file.clone().unwrap_or_default();
             return Err(wrong("state_file", format!("{path:?}"), "the path of a file"));
@@ -343,9 +348,8 @@ fn credentials(
 
 fn is_znode_path(path: &str) -> bool {
     let Some(steps) = path.strip_prefix('/') else { return false };
-    let is_step = |step: &str| {
-        !matches!(step, "" | "." | "..") && !step.chars().any(char::is_control)
-    };
+    let is_step =
+        |step: &str| !matches!(step, "" | "." | "..") && !step.chars().any(char::is_control);
     path.len() <= 256 && steps.split('/').all(is_step)
 }
 
@@ -362,10 +366,7 @@ impl FromStr for HostPort {
             if address.port() == 0 {
                 return Err(EXPECTED);
             }
-            return Ok(HostPort {
-                host: address.ip().to_string().into(),
-                port: address.port(),
-            });
+            return Ok(address.into());
         }
         let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -374,6 +375,12 @@ impl FromStr for HostPort {
             Ok(port) if port > 0 && fits => Ok(HostPort { host: host.into(), port }),
             _ => Err(EXPECTED),
         }
+    }
+}
+
+impl From<SocketAddr> for HostPort {
+    fn from(address: SocketAddr) -> HostPort {
+        HostPort { host: address.ip().to_string().into(), port: address.port() }
     }
 }
 
@@ -497,7 +504,9 @@ mod tests {
             assert_eq!((&*address.host, address.port), (host, port));
             assert_eq!(address.to_string(), text);
         }
-        for text in ["", "host", "host:", "host:0", ":80", "a b:80", "::1:80", "host:65536", "1.1.1.1:0"] {
+        for text in
+            ["", "host", "host:", "host:0", ":80", "a b:80", "::1:80", "host:65536", "1.1.1.1:0"]
+        {
             assert!(text.parse::<HostPort>().is_err(), "{text:?}");
         }
     }

@@ -82,12 +82,18 @@ engine:
 fn faults_have_their_place() {
     let registry = |text: &str| format!("registries: [{text}]");
     let zookeeper = |text: &str| {
-        registry(&format!("{{name: z, protocols: [dubbo], zookeeper: {{addresses: ['a:1'], {text}}}}}"))
+        registry(&format!(
+            "{{name: z, protocols: [dubbo], zookeeper: {{addresses: ['a:1'], {text}}}}}"
+        ))
     };
     for (text, fault) in [
         ("sofa: {}".to_owned(), "engine.services.sofa: "),
         ("sofa_api: {address: localhost}".to_owned(), "engine.services.sofa_api.address: invalid"),
         ("advertise: {bolt: 'h:0'}".to_owned(), "advertise.bolt: expected host:port, not \"h:0\""),
+        (
+            "applications: {bolt: '0.0.0.0:12200'}".to_owned(),
+            "services.applications.bolt: \"0.0.0.0:12200\" is not an address to connect to",
+        ),
         ("state_file: /".to_owned(), "services.state_file: \"/\" is not the path of a file"),
         ("cluster_template: x".to_owned(), "services.cluster_template: there is no cluster \"x\""),
         (
@@ -182,7 +188,10 @@ fn services_have_clusters_behind_the_configured_ones() {
     assert!(first.services.find(Published, &RpcProtocol::Dubbo, b"a").is_none());
     let id = first.clusters.id("published|bolt|a").unwrap();
     let published = first.clusters.get(id).unwrap();
-    assert_eq!((&published.discovery, &*published.stat_name), (&Discovery::Static, "published|bolt|a"));
+    assert_eq!(
+        (&published.discovery, &*published.stat_name),
+        (&Discovery::Static, "published|bolt|a")
+    );
     assert_eq!(published.connect_timeout, Duration::from_secs(5));
     assert_eq!(first.clusters.endpoints(id).unwrap().all(), [endpoint("127.0.0.1:12200")]);
 

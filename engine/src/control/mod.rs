@@ -23,7 +23,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use outrigger_xds::bootstrap::Admin;
-use outrigger_xds::services_config::ServicesConfig;
 use outrigger_xds::snapshot::{Address, Snapshot};
 use thiserror::Error;
 use tokio::runtime::Builder;
@@ -32,7 +31,7 @@ use tokio::time::MissedTickBehavior;
 
 pub use admin::AdminError;
 pub use dns::Publish;
-pub use services::{PublishServices, ServicesError};
+pub use services::{PublishServices, ServicesError, ServicesOptions};
 pub use state::{BoundListener, Command, ControlState, Lifecycle, NotTaken};
 
 use crate::demo;
@@ -46,10 +45,8 @@ pub struct ControlOptions {
     pub signals: bool,
     /// Gets every new set of endpoints that DNS gives.
     pub publish: Publish,
-    /// `engine.services`.
-    pub services: ServicesConfig,
-    /// Gets all services whenever one changes.
-    pub publish_services: PublishServices,
+    /// Services that come at run time; nothing when there are to be none.
+    pub services: Option<ServicesOptions>,
     /// Keys and certificates, to be read again when their files change.
     pub tls: Arc<TlsContexts>,
     /// A listening socket for the demonstration's origin.
@@ -186,7 +183,10 @@ fn serve(
     if options.tls.has_files() {
         tokio::spawn(watch_certificates(Arc::clone(state), options.tls));
     }
-    let services = services::start(state, options.services, options.publish_services)?;
+    let services = match options.services {
+        Some(options) => services::start(state, options)?,
+        None => None,
+    };
     tokio::spawn(dns::run(Arc::clone(state), snapshots, options.publish));
     Ok((admin_address, services))
 }

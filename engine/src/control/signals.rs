@@ -127,6 +127,7 @@ mod tests {
             admin: None,
             signals: true,
             publish: Arc::new(|_, _| {}),
+            services: None,
             tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
             demo_origin: None,
         };

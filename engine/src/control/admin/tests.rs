@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use outrigger_xds::bootstrap::{Admin, LoadOptions, Loaded, Source, load};
-use outrigger_xds::services_config::ServicesConfig;
 use outrigger_xds::snapshot::{Address, Snapshot};
 use outrigger_xds::source::Format;
 use serde_json::{Value, json};
@@ -71,8 +70,7 @@ impl Rig {
             admin: Some(Admin { address: admin }),
             signals: false,
             publish: Arc::new(|_, _| {}),
-            services: ServicesConfig::default(),
-            publish_services: Arc::new(|_| tokio::sync::oneshot::channel().1),
+            services: None,
             tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
             demo_origin: None,
         };
@@ -497,6 +495,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
         admin: Some(Admin { address: address.clone() }),
         signals: false,
         publish: Arc::new(|_, _| {}),
+        services: None,
         tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
         demo_origin: None,
     };

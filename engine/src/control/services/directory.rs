@@ -361,23 +361,21 @@ impl Directory {
     }
 
     /// Where no registry is to be asked, services of this host are those that there are.
-    fn add_own(&self, name: &ServiceName, found: &mut BTreeMap<(ServiceName, SocketAddr), Provider>) {
+    fn add_own(
+        &self,
+        name: &ServiceName,
+        found: &mut BTreeMap<(ServiceName, SocketAddr), Provider>,
+    ) {
         let protocol = name.protocol();
         let advertised = self.config.advertise.of(protocol);
         let address = advertised.and_then(|address| address.to_string().parse().ok());
         let address = address.unwrap_or_else(|| self.config.applications.of(protocol));
-        for (offered, _) in self.published.iter().filter(|(offered, _)| name.takes(offered)) {
-            let Some(offer) = self.offer(offered) else { continue };
-            let query = match protocol {
-                ServiceProtocol::Bolt => offer.sofa_query(),
-                ServiceProtocol::Dubbo => {
-                    offer.to_url().split_once('?').map(|(_, query)| query.to_owned()).unwrap_or_default()
-                }
-            };
-            let key = (offered.clone(), address);
+        for (offered, published) in self.published.iter().filter(|(one, _)| name.takes(one)) {
+            let query = self.offer(offered, published, address.into()).query();
             let name = offered.clone();
-            let provider = Provider { name, address, weight: 1, healthy: true, query: query.into() };
-            found.entry(key).or_insert(provider);
+            let provider =
+                Provider { name, address, weight: 1, healthy: true, query: query.into() };
+            found.entry((offered.clone(), address)).or_insert(provider);
         }
     }
 
@@ -395,10 +393,7 @@ impl Directory {
     pub fn wanted_of(&self, registry: &RegistryConfig) -> Wanted {
         let serves = |name: &ServiceName| registry.protocols.contains(&name.protocol());
         let registers = registry.file.is_none();
-        self.wanted(
-            |name, _| registers && serves(name),
-            |name, _| serves(name),
-        )
+        self.wanted(|name, _| registers && serves(name), |name, _| serves(name))
     }
 
     /// What a registry is to do that a caller named.
@@ -415,6 +410,11 @@ impl Directory {
         looks_up: impl Fn(&ServiceName, &Subscribed) -> bool,
     ) -> Wanted {
         let offered = self.published.iter().filter(|(name, published)| offers(name, published));
+        // The address may have been configured when it was published, and be no longer.
+        let offered = offered.filter_map(|(name, published)| {
+            let address = self.config.advertise.of(name.protocol())?.clone();
+            Some(Arc::new(self.offer(name, published, address)))
+        });
         let looked_up = self.subscribed.iter().filter(|(name, one)| looks_up(name, one));
         let lookups: BTreeSet<_> = looked_up.map(|(name, _)| Arc::new(name.clone())).collect();
         let protocol = lookups.first().map(|name| name.protocol());
@@ -423,26 +423,17 @@ impl Directory {
             application: self.application_name().to_owned(),
             host: advertised.map(|address| address.host.clone()),
         };
-        Wanted {
-            offers: offered.filter_map(|(name, _)| self.offer(name)).map(Arc::new).collect(),
-            lookups,
-            subscriber: Arc::new(subscriber),
-        }
+        Wanted { offers: offered.collect(), lookups, subscriber: Arc::new(subscriber) }
     }
 
-    fn offer(&self, name: &ServiceName) -> Option<Offer> {
-        let published = self.published.get(name)?;
+    fn offer(&self, name: &ServiceName, published: &Published, address: HostPort) -> Offer {
         let mut parameters = published.parameters.clone();
         let key = match name.protocol() {
             ServiceProtocol::Bolt => "appName",
             ServiceProtocol::Dubbo => "application",
         };
         parameters.entry(key.to_owned()).or_insert_with(|| self.application_name().to_owned());
-        let advertised = self.config.advertise.of(name.protocol()).cloned();
-        let address = advertised.or_else(|| {
-            self.config.applications.of(name.protocol()).to_string().parse().ok()
-        })?;
-        Some(Offer { name: name.clone(), address, parameters, since_ms: published.since_ms })
+        Offer { name: name.clone(), address, parameters, since_ms: published.since_ms }
     }
 
     fn application_name(&self) -> &str {
@@ -484,9 +475,8 @@ impl Directory {
             }
         }
         room -= self.published.len();
-        let configured = |source: &str| {
-            self.config.registries.iter().any(|registry| &*registry.name == source)
-        };
+        let configured =
+            |source: &str| self.config.registries.iter().any(|registry| &*registry.name == source);
         let mut providers = 0;
         for (name, mut subscribed) in saved.subscribed.into_iter().take(room) {
             subscribed.places.retain(known);
@@ -543,8 +533,10 @@ impl Directory {
 
     fn drop_unused_places(&mut self) {
         let published = self.published.values().flat_map(|one| &one.places);
-        let used: BTreeSet<_> =
-            published.chain(self.subscribed.values().flat_map(|one| &one.places)).cloned().collect();
+        let used: BTreeSet<_> = published
+            .chain(self.subscribed.values().flat_map(|one| &one.places))
+            .cloned()
+            .collect();
         self.places.retain(|source, _| used.contains(source));
     }
 

@@ -50,6 +50,14 @@ use crate::stats::{
 /// the control thread; must not block.
 pub type PublishServices = Arc<dyn Fn(Vec<Service>) -> oneshot::Receiver<()> + Send + Sync>;
 
+/// What the directory works with.
+pub struct ServicesOptions {
+    /// `engine.services`.
+    pub config: ServicesConfig,
+    /// Gets all services whenever one changes.
+    pub publish: PublishServices,
+}
+
 /// An interface for applications could not be bound.
 #[derive(Debug, Error)]
 #[error("cannot bind engine.services.{api} to {address}: {source}")]
@@ -71,9 +79,9 @@ pub(super) struct Running {
 /// published when this returns. Needs a tokio runtime.
 pub(super) fn start(
     state: &Arc<ControlState>,
-    config: ServicesConfig,
-    publish: PublishServices,
+    options: ServicesOptions,
 ) -> Result<Option<Running>, ServicesError> {
+    let ServicesOptions { config, publish } = options;
     if config.is_off() {
         return Ok(None);
     }
@@ -213,7 +221,10 @@ impl Services {
                 let counts = directory.counts();
                 log::info!(
                     "{}: {} published and {} subscribed services with {} providers",
-                    path.display(), counts.published, counts.subscribed, counts.providers
+                    path.display(),
+                    counts.published,
+                    counts.subscribed,
+                    counts.providers
                 );
             }
             Err(error) => {

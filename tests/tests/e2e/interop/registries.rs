@@ -178,7 +178,9 @@ fn published_services_are_in_zookeeper_as_long_as_they_are_served() {
     });
     zookeeper.expect_children(PROVIDERS, 1);
     zookeeper.server.value("expire");
-    let owner = eventually("the node again", || Some(zookeeper.node(&path)["owner"].clone()).filter(|owner| !owner.is_null()));
+    let owner = eventually("the node again", || {
+        Some(zookeeper.node(&path)["owner"].clone()).filter(|owner| !owner.is_null())
+    });
     assert_ne!(owner, before["owner"]);
 
     apis.dubbo("/unpub", &address, service.clone());
@@ -264,7 +266,8 @@ impl Nacos {
         let query: Vec<String> =
             parameters.iter().map(|(key, value)| format!("{key}={}", encoded(value))).collect();
         let target = format!("/nacos/v1/ns/{path}?{}", query.join("&"));
-        let head = format!("{method} {target} HTTP/1.1\r\nHost: nacos\r\nContent-Length: 0\r\n\r\n");
+        let head =
+            format!("{method} {target} HTTP/1.1\r\nHost: nacos\r\nContent-Length: 0\r\n\r\n");
         let response = Client::connect(&self.address).send(head).response();
         assert_eq!(response.status, 200, "{target}: {}", response.text());
         response.text()
@@ -274,7 +277,10 @@ impl Nacos {
     fn instance(&self, method: &str, service: &str, ip: &str, metadata: &Value) {
         let metadata = metadata.to_string();
         let parameters = [
-            ("serviceName", service), ("ip", ip), ("port", "20880"), ("ephemeral", "true"),
+            ("serviceName", service),
+            ("ip", ip),
+            ("port", "20880"),
+            ("ephemeral", "true"),
             ("metadata", &metadata),
         ];
         assert_eq!(self.call(method, "instance", &parameters), "ok");
@@ -308,8 +314,13 @@ fn nacos_is_registered_with_and_followed_through_its_troubles() {
     let ours = "127.0.0.1:20881";
     let metadata = eventually("the instance", || nacos.instances(service).remove(ours));
     for (key, value) in [
-        ("interface", "com.foo.Hello"), ("group", "g"), ("version", "1.0.0"), ("side", "provider"),
-        ("category", "providers"), ("protocol", "dubbo"), ("path", "com.foo.Hello"),
+        ("interface", "com.foo.Hello"),
+        ("group", "g"),
+        ("version", "1.0.0"),
+        ("side", "provider"),
+        ("category", "providers"),
+        ("protocol", "dubbo"),
+        ("path", "com.foo.Hello"),
         ("methods", "sayHello"),
     ] {
         assert_eq!(metadata[key], value, "{metadata}");
@@ -339,7 +350,10 @@ fn nacos_is_registered_with_and_followed_through_its_troubles() {
 
     let nacos = Nacos::start();
     let proxy = apis.start(json!({"registries": [nacos.registry()]}));
-    assert!(clusters(&proxy).contains(&format!("{name} 127.0.0.1:20881*100")), "from the state file");
+    assert!(
+        clusters(&proxy).contains(&format!("{name} 127.0.0.1:20881*100")),
+        "from the state file"
+    );
     eventually("the instance again", || nacos.instances(service).remove(ours));
     proxy.expect_stat("services.registry.nacos.stale", 0);
     proxy.stop();

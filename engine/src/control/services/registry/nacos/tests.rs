@@ -67,7 +67,9 @@ impl Fake {
             }
             return;
         }
-        let Some(asked) = next(&mut request.into_body(), &mut BytesMut::new()).await else { return };
+        let Some(asked) = next(&mut request.into_body(), &mut BytesMut::new()).await else {
+            return;
+        };
         let answer = self.answer_to(&asked);
         let _ = self.heard.send(asked);
         let _ = send.send_data(framed(&Payload::new("Response", &answer, None)), false);
@@ -243,7 +245,10 @@ async fn what_is_pushed_is_acknowledged_and_reported_unless_it_is_old() {
     let setup: Value = rig.hear("ConnectionSetupRequest").await.body().unwrap();
     assert_eq!(setup["tenant"], "public");
     let registered: Value = rig.hear("InstanceRequest").await.body().unwrap();
-    assert_eq!((&registered["type"], &registered["serviceName"]), (&json!("registerInstance"), &json!(SERVICE)));
+    assert_eq!(
+        (&registered["type"], &registered["serviceName"]),
+        (&json!("registerInstance"), &json!(SERVICE))
+    );
     assert_eq!(registered["instance"]["ip"], "1.2.3.4");
     let subscribed: Value = rig.hear("SubscribeServiceRequest").await.body().unwrap();
     assert_eq!(subscribed["subscribe"], true);
@@ -258,7 +263,10 @@ async fn what_is_pushed_is_acknowledged_and_reported_unless_it_is_old() {
             &json!({"requestId": time.to_string(), "serviceInfo": info}),
         );
         let answer: Value = rig.hear("NotifySubscriberResponse").await.body().unwrap();
-        assert_eq!((&answer["requestId"], &answer["resultCode"]), (&json!(time.to_string()), &json!(200)));
+        assert_eq!(
+            (&answer["requestId"], &answer["resultCode"]),
+            (&json!(time.to_string()), &json!(200))
+        );
     }
     assert_eq!(rig.providers().await, ["2.2.2.2:1"]);
     rig.fake.push("ClientDetectionRequest", &json!({"requestId": "d"}));
@@ -328,7 +336,10 @@ async fn a_log_in_comes_first_and_its_token_with_everything() {
     }
     let asked = rig.hear("InstanceRequest").await;
     let bytes = asked.encode_to_vec();
-    assert!(bytes.windows(11).any(|part| part == b"accessToken") && bytes.windows(5).any(|part| part == b"t0k3n"));
+    assert!(
+        bytes.windows(11).any(|part| part == b"accessToken")
+            && bytes.windows(5).any(|part| part == b"t0k3n")
+    );
     rig.end().await;
 }
 

@@ -173,7 +173,8 @@ impl Client {
         // What is wanted may not have been looked at yet, or with another address of ours.
         self.wanted.mark_changed();
         self.keeper.connected(self.session.id);
-        let mut closing = false;
+        // When the end is no longer waited for, once it has begun.
+        let mut closing: Option<Instant> = None;
         loop {
             self.keeper.put_requests(&mut outgoing);
             for (lookup, providers) in self.keeper.take_reports() {
@@ -183,16 +184,17 @@ impl Client {
                 self.is_lost = Some(false);
                 self.reports.back().await;
             }
-            let due = self.keeper.deadline().into_iter().chain([pace.deadline()]).min();
+            let due = self.keeper.deadline().into_iter().chain(closing);
+            let due = due.fold(pace.deadline(), Instant::min);
             tokio::select! {
                 read = reader.read_buf(&mut incoming) => {
                     if read? == 0 {
                         let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
-                        return if closing { Ok(()) } else { Err(closed.into()) };
+                        return if closing.is_some() { Ok(()) } else { Err(closed.into()) };
                     }
                     pace.received();
                     match self.take_messages(&mut incoming) {
-                        Err(Fault::Lost(Lost::Closed)) if closing => return Ok(()),
+                        Err(Fault::Lost(Lost::Closed)) if closing.is_some() => return Ok(()),
                         other => other?,
                     }
                 }
@@ -204,19 +206,22 @@ impl Client {
                     outgoing.drain(..count);
                     pace.sent();
                 }
-                changed = self.wanted.changed(), if !closing => match changed {
+                changed = self.wanted.changed(), if closing.is_none() => match changed {
                     Ok(()) => {
                         let wanted = Arc::clone(&self.wanted.borrow_and_update());
                         let host = wanted.subscriber.host.as_deref().unwrap_or(&local_host);
                         self.keeper.want(&wanted, host);
                     }
                     Err(_) => {
-                        closing = true;
+                        closing = Some(Instant::now() + CLOSE_PATIENCE);
                         self.keeper.close();
                     }
                 },
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)) => {
+                () = tokio::time::sleep_until(due) => {
                     let now = Instant::now();
+                    if closing.is_some_and(|at| at <= now) {
+                        return Ok(());
+                    }
                     if pace.is_dead(now) {
                         return Err(Fault::Timeout);
                     }
@@ -294,6 +299,9 @@ const BACKOFF_LONGEST: Duration = Duration::from_secs(10);
 
 /// A member that takes longer is passed by.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A session that is not ended in time ends by itself.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The answer to the begin of a session is 41 bytes.
 const HELLO_BYTES_MAX: usize = 4096;

@@ -146,3 +146,38 @@ const FRONT_BYTES: usize = 256;
 
 /// Pieces behind the front: what a few changes make. With more, what there is is written anew.
 const PIECES_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use outrigger_codecs::rpc::Bolt;
+
+    use super::*;
+
+    const CODEC: Bolt = Bolt { crc_by_switch_only: false, goaway: false, max_frame_bytes: 1 << 20 };
+
+    #[test]
+    fn changes_are_made_wherever_they_are_and_however_many() {
+        let arena = Arena::new();
+        let mut frame = vec![1, 1, 0, 1, 1, 0, 0, 0, 9, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        frame.extend_from_slice(&1000_u32.to_be_bytes());
+        frame.extend((0..1000).map(|at| at as u8));
+        let Ok(Progress::Frame(parsed)) = CODEC.frame(&frame) else { panic!("a frame") };
+        for places in [&[][..], &[22], &[300], &[30, 255, 256, 900], &[500; 1], &[1022]] {
+            for many in [1, 7] {
+                let mut splices = Splices::default();
+                for place in places {
+                    for _ in 0..many {
+                        splices.replace(*place..*place, |out| out.extend_from_slice(b"<new>"));
+                    }
+                }
+                let bytes = arena.write_mut(|out| out.put(&frame));
+                let mut message = Message::new(parsed, bytes);
+                message.splice(&CODEC, &splices, &arena);
+                assert_eq!(message.len(), splices.new_len(frame.len()));
+                assert_eq!(*message.copied(&arena), splices.apply(&frame)[..]);
+                message.set_id(&CODEC, 77);
+                assert_eq!(message.bytes()[8], 77);
+            }
+        }
+    }
+}

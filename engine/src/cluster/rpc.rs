@@ -65,7 +65,6 @@ struct State {
     tag: Tag,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a connection is open for nearly all of its life")]
 enum Stage {
     Connecting { connector: Option<Connector>, admission: Option<Admission>, began_at: Nanos },
     Open { transport: Transport, meter: Meter },

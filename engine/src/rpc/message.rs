@@ -32,8 +32,8 @@ impl Message {
     }
 
     /// Bytes it has now.
-    pub fn len(&self) -> usize {
-        self.head.len() + self.rest.iter().map(|piece| piece.len()).sum::<usize>()
+    pub fn byte_len(&self) -> usize {
+        self.head.len() + self.rest.iter().map(Chunk::len).sum::<usize>()
     }
 
     /// Gives the frame another id. The checksum is [`Message::seal`]'s.
@@ -173,7 +173,7 @@ mod tests {
                 let bytes = arena.write_mut(|out| out.put(&frame));
                 let mut message = Message::new(parsed, bytes);
                 message.splice(&CODEC, &splices, &arena);
-                assert_eq!(message.len(), splices.new_len(frame.len()));
+                assert_eq!(message.byte_len(), splices.new_len(frame.len()));
                 assert_eq!(*message.copied(&arena), splices.apply(&frame)[..]);
                 message.set_id(&CODEC, 77);
                 assert_eq!(message.bytes()[8], 77);

@@ -47,6 +47,18 @@ impl Splices {
         self.list.push((range, start..self.bytes.len()));
     }
 
+    /// Overwrites the new bytes of the `nth` splice with as many others: a length that stands before
+    /// what it counts is known only in the end.
+    pub fn amend(&mut self, nth: usize, bytes: &[u8]) {
+        let known = self.list.get(nth).and_then(|(_, new)| self.bytes.get_mut(new.clone()));
+        debug_assert_eq!(known.as_ref().map(|known| known.len()), Some(bytes.len()));
+        if let Some(known) = known
+            && known.len() == bytes.len()
+        {
+            known.copy_from_slice(bytes);
+        }
+    }
+
     /// The replaced ranges and their new bytes.
     pub fn iter(&self) -> impl Iterator<Item = (Range<usize>, &[u8])> {
         self.list.iter().map(|(range, bytes)| (range.clone(), &self.bytes[bytes.clone()]))
@@ -86,6 +98,8 @@ mod tests {
         splices.replace(3..5, |_| {});
         assert_eq!(splices.apply(b"abcdef"), b"AAb-cf");
         assert_eq!(splices.new_len(6), 6);
+        splices.amend(0, b"BB");
+        assert_eq!(splices.apply(b"abcdef"), b"BBb-cf");
         splices.clear();
         assert!(splices.is_empty());
         assert_eq!(splices.apply(b"abc"), b"abc");

@@ -13,7 +13,7 @@ use std::{
 use outrigger_perf::report::Report;
 
 /// Far more than any of these runs takes.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 /// All protocol variants.
 const PROTOCOLS: &str = "h1,h2,h2-h1,grpc,https,https-handshake,h2-tls,h2-tls-handshake,bolt,dubbo";
 /// Those whose connections can be idle, of those that peers have.

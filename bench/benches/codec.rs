@@ -1,4 +1,4 @@
-//! Parsing heads and decoding chunked bodies.
+//! Parsing heads, decoding chunked bodies, and what a proxied RPC call takes of its codec.
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::hint::black_box;
@@ -6,6 +6,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use outrigger_codecs::http::{BodyFraming, FieldStorage, RequestHead, ResponseHead};
 use outrigger_codecs::http1::{BodyDecoder, HeadLimits};
+use outrigger_codecs::rpc::{Bolt, Detail, HeaderEdit, Progress, RpcCodec, Splices, Tag};
 
 const REQUEST: &[u8] = b"GET /api/v1/accounts/42?expand=all HTTP/1.1\r\n\
 Host: accounts.bank.example:8080\r\n\
@@ -72,5 +73,57 @@ fn chunked(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, heads, chunked);
+/// A SOFARPC request of 420 bytes with four headers, and a response with a checksum.
+fn bolt(criterion: &mut Criterion) {
+    let codec = Bolt::default();
+    let mut request = bolt_vector("B3");
+    let response = bolt_vector("B25");
+    let mut group = criterion.benchmark_group("codec");
+    group.throughput(Throughput::Bytes(request.len() as u64));
+    group.bench_function("Bolt request: frame, call, id", |bencher| {
+        let mut id = 0;
+        bencher.iter(|| {
+            let bytes = black_box(&mut request[..]);
+            let Ok(Progress::Frame(frame)) = codec.frame(bytes) else { return 0 };
+            let call = codec.call(&frame, bytes, Detail::Names);
+            let routed = call.map_or(0, |call| call.service.len() + call.method.len());
+            id += 1;
+            codec.set_id(&frame, bytes, id);
+            routed
+        });
+    });
+    let mut splices = Splices::default();
+    group.bench_function("Bolt request: a header set, the timeout changed", |bencher| {
+        let Ok(Progress::Frame(frame)) = codec.frame(&request) else { return };
+        let edits = [HeaderEdit::Set(b"x-caller", b"accounts")];
+        bencher.iter(|| {
+            splices.clear();
+            let bytes = black_box(&request[..frame.head_len]);
+            codec.edit(&frame, bytes, &edits, Some(2999), &mut splices).is_ok()
+        });
+    });
+    group.throughput(Throughput::Bytes(response.len() as u64));
+    group.bench_function("Bolt response: frame, checksum, outcome, to version 1", |bencher| {
+        bencher.iter(|| {
+            let bytes = black_box(&response[..]);
+            let Ok(Progress::Frame(frame)) = codec.frame(bytes) else { return false };
+            splices.clear();
+            black_box(codec.outcome(&frame, bytes));
+            codec.verify(&frame, &mut [bytes].into_iter()).is_ok()
+                && codec.convert(&frame, bytes, &Tag([1, 0, 0, 1]), &mut splices)
+        });
+    });
+    group.finish();
+}
+
+/// A frame of the codec's tests.
+fn bolt_vector(name: &str) -> Vec<u8> {
+    let mut lines = include_str!("../../codecs/tests/data/bolt_vectors.txt").lines();
+    let hex = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let digits = hex.unwrap_or_default().chars().filter_map(|digit| digit.to_digit(16));
+    let digits: Vec<u8> = digits.map(|digit| digit as u8).collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+criterion_group!(benches, heads, chunked, bolt);
 criterion_main!(benches);

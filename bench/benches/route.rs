@@ -73,7 +73,7 @@ static_resources:
     let chain = loaded.snapshot.listeners[0].filter_chains.iter().next().expect("there is one");
     match &chain.terminal {
         Terminal::Http(http) => Arc::clone(&http.routes),
-        Terminal::Tcp(_) => unreachable!("the configuration has an HTTP filter"),
+        _ => unreachable!("the configuration has an HTTP filter"),
     }
 }
 

@@ -12,4 +12,5 @@ pub mod http;
 pub mod http1;
 pub mod http2;
 pub mod rpc;
+pub mod soap;
 pub mod tls;

@@ -1,5 +1,8 @@
 //! Parsing and rendering must not touch the heap: every message of the proxy passes here.
 
+#[path = "bolt/vectors.rs"]
+mod vectors;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
@@ -10,6 +13,9 @@ use outrigger_codecs::http::{
 };
 use outrigger_codecs::http1::{BodyDecoder, HeadLimits, render};
 use outrigger_codecs::http2::hpack::{Decoder, Encoder, ListLimits, Outcome};
+use outrigger_codecs::rpc::{
+    Bolt, Detail, Failure, HeaderEdit, Hsf, Progress, RpcCodec, Splices, Tag,
+};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -114,4 +120,55 @@ fn header_blocks_allocate_nothing_once_the_tables_are_full() {
     assert_eq!(ALLOCATIONS.get() - before, 0);
     let table = encoder.export().table;
     assert!(table.entries.len() > 40, "the tables did not fill: {} entries", table.entries.len());
+}
+
+/// Nor does an RPC message, once the list of splices has grown.
+#[test]
+fn a_bolt_call_allocates_nothing() {
+    let codec = Bolt::default();
+    let (mut request, response) = (vectors::vector("B3").to_vec(), vectors::vector("B25"));
+    let mut splices = Splices::default();
+    let mut before = 0;
+    for round in 0..3_u32 {
+        if round == 1 {
+            before = ALLOCATIONS.get();
+        }
+        let Ok(Progress::Frame(frame)) = codec.frame(&request) else { panic!("a frame") };
+        let call = codec.call(&frame, &request, Detail::All).expect("well-formed");
+        assert_eq!(call.method, b"sayHello");
+        splices.clear();
+        let edits = [HeaderEdit::Set(b"service", b"a"), HeaderEdit::SetIfAbsent(b"b", b"c")];
+        codec.edit(&frame, &request, &edits, Some(100), &mut splices).expect("room");
+        assert_eq!(splices.iter().count(), 3);
+        codec.set_id(&frame, &mut request, u64::from(round));
+        codec.put_failure(&frame.tag, frame.id, Failure::Overflow, "", &mut Discard);
+
+        let Ok(Progress::Frame(frame)) = codec.frame(response) else { panic!("a frame") };
+        assert_eq!(codec.verify(&frame, &mut [response].into_iter()), Ok(()));
+        splices.clear();
+        assert!(codec.convert(&frame, response, &Tag([1, 0, 0, 1]), &mut splices));
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0);
+}
+
+#[test]
+fn an_hsf_call_allocates_nothing() {
+    let mut request = *b"\x0e\x01\0\x04\0\0\0\0\0\0\0\0\0\0\x01\0\0\x0b\xb8\0\0\0\x13\0\0\0\x08\
+        \0\0\0\x01\0\0\0\x10\0\0\0\x03\0\0\0\x17com.foo.Hello:1.0.0sayHellojava.lang.String\
+        \x02hiH\x10Consumer-AppName\x03appZ";
+    let response = b"\x0e\x01\x01\x14\x04\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x06\x05hello";
+    let hsf = Hsf::default();
+    let before = ALLOCATIONS.get();
+
+    let Ok(Progress::Frame(frame)) = hsf.frame(&request) else { panic!("not a frame") };
+    let call = hsf.call(&frame, &request, Detail::All).expect("well-formed");
+    assert_eq!(call.service, b"com.foo.Hello:1.0.0");
+    hsf.headers(&frame, &request, &mut |name, value| !black_box((name, value)).0.is_empty());
+    hsf.put_service_key(&call, &mut Discard);
+    hsf.set_id(&frame, &mut request, 7);
+    let Ok(Progress::Frame(answer)) = hsf.frame(response) else { panic!("not a frame") };
+    black_box(hsf.outcome(&answer, response));
+    hsf.put_heartbeat(&frame.tag, 9, &mut Discard);
+
+    assert_eq!(ALLOCATIONS.get() - before, 0);
 }

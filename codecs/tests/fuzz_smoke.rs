@@ -4,10 +4,16 @@
 //! bytes arrive, what is accepted must mean the same after it is rendered again, and a slow, plain
 //! reading of the same bytes, written apart from the parser, must agree.
 
+#[path = "bolt/fuzz.rs"]
+mod bolt;
 #[path = "dubbo/mod.rs"]
 mod dubbo;
+#[path = "hsf/fuzz.rs"]
+mod hsf;
 #[path = "http2/fuzz.rs"]
 mod http2;
+#[path = "soap/fuzz.rs"]
+mod soap;
 mod support;
 
 use outrigger_codecs::http::{

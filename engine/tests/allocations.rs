@@ -6,6 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -213,6 +214,106 @@ fn answer_http2(mut connection: TcpStream) {
     }
 }
 
+// ---- RPC ----
+
+/// A Bolt or Dubbo request and the bytes that tell its answer; ids count up.
+struct RpcClient {
+    wire: Wire<TcpStream>,
+    request: Vec<u8>,
+    id_at: usize,
+    answer: Vec<u8>,
+    id: u32,
+}
+
+impl RpcClient {
+    fn bolt(address: SocketAddr) -> Self {
+        let mut map = Vec::new();
+        for (key, value) in [
+            ("service", "com.bank.Pay:1.0"),
+            ("sofa_head_method_name", "pay"),
+            ("rpc_trace_context.sofaTraceId", "0a0fe8f8"),
+        ] {
+            for text in [key, value] {
+                map.extend_from_slice(&(text.len() as u32).to_be_bytes());
+                map.extend_from_slice(text.as_bytes());
+            }
+        }
+        let mut request = vec![1, 1, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0x0b, 0xb8, 0, 0, 0];
+        request.push(map.len() as u8);
+        request.extend_from_slice(&(BODY.len() as u32).to_be_bytes());
+        request.extend_from_slice(&map);
+        request.extend_from_slice(&BODY);
+        Self { wire: Wire(stream(address)), request, id_at: 5, answer: bolt_answer(), id: 0 }
+    }
+
+    fn dubbo(address: SocketAddr) -> Self {
+        let mut body = b"\x052.0.2\x0ccom.bank.Pay\x051.0.0\x03pay\x12Ljava/lang/String;".to_vec();
+        // Hessian 2: text of up to 1023 units, then attachments.
+        body.extend_from_slice(&[0x30, BODY.len() as u8]);
+        body.extend_from_slice(&BODY);
+        body.extend_from_slice(b"H\x04path\x0ccom.bank.Pay\x05group\x02g1Z");
+        let mut request = vec![0xda, 0xbb, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        request.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        request.extend_from_slice(&body);
+        Self { wire: Wire(stream(address)), request, id_at: 8, answer: dubbo_answer(), id: 0 }
+    }
+}
+
+impl Client for RpcClient {
+    fn exchange(&mut self) {
+        self.id += 1;
+        let id = self.id_at..self.id_at + 4;
+        self.request[id.clone()].copy_from_slice(&self.id.to_be_bytes());
+        self.answer[id].copy_from_slice(&self.id.to_be_bytes());
+        self.wire.0.write_all(&self.request).unwrap();
+        let mut answer = [0; 4096];
+        let mut len = 0;
+        while len < self.answer.len() {
+            let count = self.wire.receive(&mut answer[len..]);
+            assert!(count > 0, "the proxy closed");
+            len += count;
+        }
+        assert_eq!(answer[..len], self.answer);
+    }
+}
+
+fn bolt_answer() -> Vec<u8> {
+    let mut answer = vec![1, 0, 0, 2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    answer.extend_from_slice(&(BODY.len() as u32).to_be_bytes());
+    answer.extend_from_slice(&BODY);
+    answer
+}
+
+fn dubbo_answer() -> Vec<u8> {
+    let mut answer = vec![0xda, 0xbb, 0x02, 20, 0, 0, 0, 0, 0, 0, 0, 0];
+    answer.extend_from_slice(&(BODY.len() as u32 + 3).to_be_bytes());
+    answer.extend_from_slice(&[0x91, 0x30, BODY.len() as u8]);
+    answer.extend_from_slice(&BODY);
+    answer
+}
+
+/// Answers every request whose last bytes came: clients here send one at a time.
+fn answer_bolt(connection: TcpStream) {
+    answer_rpc(connection, bolt_answer(), 5..9, &BODY);
+}
+
+fn answer_dubbo(connection: TcpStream) {
+    answer_rpc(connection, dubbo_answer(), 4..12, b"g1Z");
+}
+
+fn answer_rpc(mut connection: TcpStream, mut answer: Vec<u8>, id: Range<usize>, ends: &[u8]) {
+    let mut seen: Vec<u8> = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = connection.read(&mut buffer) {
+        seen.extend_from_slice(&buffer[..count]);
+        if seen.ends_with(ends) {
+            answer[id.clone()].copy_from_slice(&seen[id.clone()]);
+            seen.clear();
+            connection.write_all(&answer).unwrap();
+        }
+    }
+}
+
 fn origin(answer: fn(TcpStream)) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -228,7 +329,6 @@ fn origin(answer: fn(TcpStream)) -> SocketAddr {
 // ---- the proxy ----
 
 fn configuration(origin: SocketAddr, upstream: &Value, transport_socket: Option<&Value>) -> Source {
-    let http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let mut chain = json!({ "filters": [{
         "name": "http",
         "typed_config": {
@@ -247,6 +347,28 @@ fn configuration(origin: SocketAddr, upstream: &Value, transport_socket: Option<
     if let Some(socket) = transport_socket {
         chain["transport_socket"] = socket.clone();
     }
+    bootstrap(origin, upstream, &chain)
+}
+
+fn rpc_configuration(origin: SocketAddr, protocol: &str) -> Source {
+    let chain = json!({ "filters": [{
+        "name": "rpc",
+        "typed_config": {
+            "@type": "type.googleapis.com/outrigger.filters.network.rpc_proxy.v1.RpcProxy",
+            "stat_prefix": "in",
+            (protocol): {},
+            "route_config": { "routes": [
+                { "match": { "service": { "exact": "another" } }, "route": { "cluster": "origin" } },
+                { "match": { "service": { "prefix": "com.bank." }, "method": { "exact": "pay" } },
+                  "route": { "cluster": "origin", "timeout": "5s" } }
+            ]}
+        }
+    }]});
+    bootstrap(origin, &json!({ "http_protocol_options": {} }), &chain)
+}
+
+fn bootstrap(origin: SocketAddr, upstream: &Value, chain: &Value) -> Source {
+    let http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let address = |address: SocketAddr| {
         json!({ "socket_address": {
             "address": address.ip().to_string(), "port_value": address.port() } })
@@ -373,6 +495,18 @@ fn a_request_in_the_steady_state_allocates_nothing() {
                 let name = "localhost".try_into().unwrap();
                 let session = rustls::ClientConnection::new(client, name).unwrap();
                 Box::new(Wire(rustls::StreamOwned::new(session, stream(address))))
+            }),
+        ),
+        (
+            "Bolt",
+            rounds(&rpc_configuration(origin(answer_bolt), "bolt"), |address| {
+                Box::new(RpcClient::bolt(address))
+            }),
+        ),
+        (
+            "Dubbo",
+            rounds(&rpc_configuration(origin(answer_dubbo), "dubbo"), |address| {
+                Box::new(RpcClient::dubbo(address))
             }),
         ),
     ];

@@ -50,7 +50,7 @@ const KIB_16: usize = 16 * 1024;
 const MIB: usize = 1024 * 1024;
 /// Connections of most throughput requirements.
 const MANY: usize = 64;
-/// Connections, and streams on each, of those for HTTP/2.
+/// Connections, and streams or calls on each, of those for HTTP/2 and RPC.
 const MULTIPLEXED: (usize, usize) = (16, 16);
 /// Connections of those for handshakes.
 const HANDSHAKES: usize = 16;
@@ -61,6 +61,7 @@ enum Metric {
     Bytes,
     Cpu,
     Median,
+    Tail,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,12 +80,14 @@ struct Ratio {
     connections: usize,
     streams: usize,
     body_bytes: usize,
+    /// In open loop at this share of the other's requests/s in closed loop.
+    share: Option<f64>,
 }
 
 /// All ratios.
 fn ratios() -> Vec<Ratio> {
     use Bound::{AtLeast, AtMost};
-    use Metric::{Bytes, Cpu, Median, Rate};
+    use Metric::{Bytes, Cpu, Median, Rate, Tail};
     let http1 = |metric, other, bound, connections, body_bytes| Ratio {
         metric,
         other,
@@ -93,6 +96,7 @@ fn ratios() -> Vec<Ratio> {
         connections,
         streams: 1,
         body_bytes,
+        share: None,
     };
     let of = |protocol, (connections, streams), metric, other, bound| Ratio {
         protocol,
@@ -118,14 +122,24 @@ fn ratios() -> Vec<Ratio> {
         of(ProtocolName::H2H1, MULTIPLEXED, Rate, "envoy", AtLeast(2.0)),
         of(ProtocolName::Https, (MANY, 1), Rate, "nginx", AtLeast(1.2)),
         of(ProtocolName::HttpsHandshake, (HANDSHAKES, 1), Rate, "nginx", AtLeast(1.0)),
+        of(ProtocolName::Bolt, MULTIPLEXED, Rate, "mosn", AtLeast(5.0)),
+        of(ProtocolName::Bolt, MULTIPLEXED, Cpu, "mosn", AtMost(0.2)),
+        Ratio {
+            share: Some(0.5),
+            ..of(ProtocolName::Bolt, MULTIPLEXED, Tail, "mosn", AtMost(0.5))
+        },
+        of(ProtocolName::Dubbo, MULTIPLEXED, Rate, "mosn", AtLeast(4.0)),
+        of(ProtocolName::Dubbo, MULTIPLEXED, Rate, "envoy", AtLeast(4.0)),
     ]
 }
 
 /// Most proxy memory per idle connection, by protocol.
-const IDLE_BYTES_MAX: [(ProtocolName, f64); 3] = [
+const IDLE_BYTES_MAX: [(ProtocolName, f64); 5] = [
     (ProtocolName::Http1, 2048.0),
     (ProtocolName::Https, 16.0 * 1024.0),
     (ProtocolName::H2, 8.0 * 1024.0),
+    (ProtocolName::Bolt, 2048.0),
+    (ProtocolName::Dubbo, 2048.0),
 ];
 /// Least part of the plain rate that must be left with access log and statistics on.
 const OBSERVED_RATE_MIN: f64 = 0.9;
@@ -141,6 +155,7 @@ impl Metric {
             Self::Bytes => "bytes/s",
             Self::Cpu => "CPU us per request",
             Self::Median => "p50 us",
+            Self::Tail => "p99 us",
         }
     }
 
@@ -150,6 +165,7 @@ impl Metric {
             Self::Bytes => Some(case.bytes_per_second),
             Self::Cpu => case.cpu_us_per_request,
             Self::Median => Some(case.latency_us.p50),
+            Self::Tail => Some(case.latency_us.p99),
         }
     }
 }
@@ -178,19 +194,25 @@ pub fn check(reports: &[Report]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = ratios()
         .iter()
         .map(|ratio| {
-            let condition = ratio.condition();
-            let sides = [(OURS, &condition), (ratio.other, &condition)];
-            let Ratio { metric, other, bound, protocol, connections, streams, body_bytes } = ratio;
+            let Ratio { metric, other, bound, protocol, connections, streams, body_bytes, share } =
+                ratio;
+            let verdicts = reports.iter().map(|report| {
+                let condition = ratio.condition(report);
+                compare(report, *metric, [(OURS, &condition), (other, &condition)], *bound)
+            });
             let (metric_name, protocol) = (metric.name(), protocol.name());
-            let load = match streams {
+            let mut load = match streams {
                 1 => format!("{connections} connections"),
                 _ => format!("{connections} connections x {streams} streams"),
             };
+            if let Some(share) = share {
+                load += &format!(" at {share} of its requests/s");
+            }
             Finding {
                 requirement: format!(
                     "{protocol}: {metric_name} {bound} {other}, {load}, {body_bytes}-byte body"
                 ),
-                verdict: compare_any(reports, *metric, sides, *bound),
+                verdict: first_measured(verdicts),
             }
         })
         .collect();
@@ -200,7 +222,9 @@ pub fn check(reports: &[Report]) -> Vec<Finding> {
     let sides = [(OURS, &observed), (OURS, &plain)];
     findings.push(Finding {
         requirement: format!("http1: requests/s with access log and stats {bound} those without"),
-        verdict: compare_any(reports, Metric::Rate, sides, bound),
+        verdict: first_measured(
+            reports.iter().map(|report| compare(report, Metric::Rate, sides, bound)),
+        ),
     });
     let cases = reports.iter().flat_map(|report| &report.cases);
     findings
@@ -209,12 +233,22 @@ pub fn check(reports: &[Report]) -> Vec<Finding> {
 }
 
 impl Ratio {
-    fn condition(&self) -> Condition {
-        Condition {
+    /// The condition of both sides in a report, which says what a share is of.
+    fn condition(&self, report: &Report) -> Condition {
+        let closed = Condition {
             protocol: self.protocol.name().to_owned(),
             streams: self.streams,
             ..condition("plain", self.connections, self.body_bytes)
-        }
+        };
+        let Some(share) = self.share else { return closed };
+        let wanted = report.find(self.other, &closed).map_or(0, |case| case.share_of_rate(share));
+        // A number may change in its last place when it is written and read.
+        let found = report
+            .cases
+            .iter()
+            .filter_map(|case| case.rate)
+            .find(|rate| rate.abs_diff(wanted) <= 1);
+        Condition { rate: Some(found.unwrap_or(wanted)), ..closed }
     }
 }
 
@@ -327,17 +361,10 @@ fn condition(profile: &str, connections: usize, body_bytes: usize) -> Condition 
     }
 }
 
-/// The judgement of the first report that holds both cases.
-fn compare_any(
-    reports: &[Report],
-    metric: Metric,
-    sides: [(&str, &Condition); 2],
-    bound: Bound,
-) -> Verdict {
-    let mut verdicts = reports.iter().map(|report| compare(report, metric, sides, bound));
-    let first = verdicts.next();
+/// The first judgement of what was measured.
+fn first_measured(mut verdicts: impl Iterator<Item = Verdict>) -> Verdict {
     let measured = |verdict: &Verdict| !matches!(verdict, Verdict::NotMeasured(_));
-    let Some(first) = first else {
+    let Some(first) = verdicts.next() else {
         return Verdict::NotMeasured("no results".to_owned());
     };
     if measured(&first) { first } else { verdicts.find(measured).unwrap_or(first) }
@@ -356,12 +383,13 @@ fn compare(
         match case.and_then(|case| Some((case, metric.of(case)?))) {
             Some(found) => cases.push(found),
             None => absent.push(format!(
-                "{name} ({}, {}, {} connections, {} bytes, layout {})",
+                "{name} ({}, {}, {} connections, {} bytes, layout {}{})",
                 condition.protocol,
                 condition.profile,
                 condition.connections,
                 condition.body_bytes,
-                condition.layout
+                condition.layout,
+                if condition.rate.is_some() { ", open loop" } else { "" }
             )),
         }
     }
@@ -427,13 +455,60 @@ mod tests {
         ]
     }
 
+    /// A third one, of RPC, with a second round at half of what MOSN did in the first.
+    fn passing_rpc() -> Vec<Case> {
+        let of = |protocol: ProtocolName, target, rps, cpu| {
+            let mut case = case(target, MULTIPLEXED.0, 128, rps, Some(cpu), 100.0);
+            case.negotiated = Some(protocol.sides().negotiated(None));
+            (case.protocol, case.streams) = (protocol.name().to_owned(), MULTIPLEXED.1);
+            case
+        };
+        let half = |target, p99| {
+            let mut case = of(ProtocolName::Bolt, target, 10_000.0, 30.0);
+            (case.rate, case.latency_us.p99) = (Some(10_001), p99);
+            case
+        };
+        use ProtocolName::{Bolt, Dubbo};
+        vec![
+            of(Bolt, "outrigger", 150_000.0, 5.0),
+            of(Bolt, "mosn", 20_001.0, 50.0),
+            of(Dubbo, "outrigger", 150_000.0, 5.0),
+            of(Dubbo, "mosn", 20_000.0, 50.0),
+            of(Dubbo, "envoy", 30_000.0, 30.0),
+            half("outrigger", 200.0),
+            half("mosn", 1000.0),
+        ]
+    }
+
     #[test]
-    fn all_met_over_two_runs() {
-        let findings = check(&[report(passing()), report(passing_secure_and_multiplexed())]);
+    fn all_met_over_three_runs() {
+        let runs = [passing(), passing_secure_and_multiplexed(), passing_rpc()].map(report);
+        let findings = check(&runs);
         assert_eq!(findings.len(), ratios().len() + 2);
         for finding in findings {
             assert!(matches!(finding.verdict, Verdict::Met(_)), "{finding}");
         }
+    }
+
+    #[test]
+    fn tails_count_at_a_share_of_the_rate_alone() {
+        let tail = |cases| {
+            let findings = check(&[report(cases)]);
+            let found = findings.into_iter().find(|one| one.requirement.contains("p99")).unwrap();
+            assert_eq!(
+                found.requirement,
+                "bolt: p99 us at most 0.5x mosn, 16 connections x 16 streams at 0.5 of its \
+                 requests/s, 128-byte body"
+            );
+            found.verdict
+        };
+        assert_eq!(tail(passing_rpc()), Verdict::Met("0.20x (200.00 against 1000.00)".to_owned()));
+        let mut cases = passing_rpc();
+        for case in &mut cases {
+            case.rate = case.rate.map(|rate| rate + 1000);
+        }
+        let Verdict::NotMeasured(why) = tail(cases) else { panic!("at another rate") };
+        assert!(why.contains("open loop"), "{why}");
     }
 
     #[test]

@@ -8,6 +8,9 @@
 //! (the floor knows HTTP/1.1 only) is left out of its cases. Direct means the origin itself, speaking
 //! what the proxies speak downstream.
 //!
+//! Latency at a load that all can bear is measured in two rounds: the first in closed loop, the second
+//! in open loop at a share of the rate that one target reached in the first ([`RateOf`]).
+//!
 //! Layouts: `shared` puts generator, proxy and origin on one CPU, so that requests per second tell
 //! the total cost and no wake-up crosses cores; `split` gives the proxy a CPU of its own.
 //!
@@ -54,6 +57,15 @@ pub enum Layout {
     Split,
 }
 
+/// A share of the requests per second that a target does in closed loop under the same condition.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateOf {
+    /// Whose.
+    pub target: Target,
+    /// Above 0.
+    pub share: f64,
+}
+
 /// What to compare.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -73,9 +85,11 @@ pub struct Options {
     pub profiles: Vec<Profile>,
     /// Fixed rate of an open loop; closed loop when `None`.
     pub rate: Option<NonZeroU64>,
+    /// A second round in open loop.
+    pub rate_of: Option<RateOf>,
     /// Jitter of the open loop.
     pub jitter: bool,
-    /// GET when `None`, else POST with so many bytes; for gRPC the length of the request's message,
+    /// GET when `None`, else POST with so many bytes; for gRPC and RPC the length of the call's body,
     /// that of the response when `None`.
     pub post_bytes: Option<usize>,
     /// Warm-up before each window.
@@ -123,6 +137,9 @@ pub enum CompareError {
     /// A rate is asked for where each request has its own connection.
     #[error("{0}: an open loop is not possible with a new connection for each request")]
     OpenLoop(&'static str),
+    /// A share is asked for of what is not measured.
+    #[error("a rate of {0} needs it among the targets")]
+    RateOf(&'static str),
     /// Idle connections are asked for where no connection ever is.
     #[error("{0}: every connection ends with its request, so none is ever idle")]
     NeverIdle(&'static str),
@@ -199,6 +216,8 @@ struct Cell {
     connections: usize,
     streams: usize,
     body_bytes: usize,
+    /// Open loop.
+    rate: Option<NonZeroU64>,
 }
 
 /// Runs the comparison; progress goes to standard error.
@@ -207,21 +226,28 @@ struct Cell {
 ///
 /// [`CompareError`]. Errors of requests are no errors of the comparison; they are in the report.
 pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report, CompareError> {
+    let options = &spoken_by(options);
     let programs = programs(options)?;
     let cpus = sys::allowed_cpus().map_err(io_error("reading the allowed CPUs"))?;
     for layout in &options.layouts {
         Placement::new(*layout, &cpus)?;
     }
     for protocol in options.protocols.iter().filter(|protocol| protocol.sides().fresh) {
-        if options.rate.is_some() {
+        if options.rate.is_some() || options.rate_of.is_some() {
             return Err(CompareError::OpenLoop(protocol.name()));
         }
+    }
+    if let Some(RateOf { target, .. }) = options.rate_of
+        && !options.targets.contains(&target)
+    {
+        return Err(CompareError::RateOf(target.name()));
     }
     let cells = cells(options);
     let most = cells.iter().map(|cell| cell.connections * (cell.streams + 1)).max().unwrap_or(0);
     // A proxy has a descriptor per connection downstream, and per request in flight upstream.
     ensure_files(most as u64 + FILES_SPARE)?;
-    let runs = options.repetitions * cells.len() * options.targets.len();
+    let rounds = if options.rate_of.is_some() { 2 } else { 1 };
+    let runs = rounds * options.repetitions * cells.len() * options.targets.len();
     let each = options.warmup + options.duration + Duration::from_secs(2);
     let lifetime = each * u32::try_from(runs).unwrap_or(u32::MAX) + LIFETIME_SPARE;
 
@@ -229,60 +255,26 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report, CompareEr
     let identity = Identity::create(scratch.path()).map_err(io_error("making a certificate"))?;
     let mut origins = Vec::new();
     for layout in &options.layouts {
-        let cpu = Placement::new(*layout, &cpus)?.others;
-        origins.push((*layout, start_origin(cpu, lifetime, &identity)?));
+        let placement = Placement::new(*layout, &cpus)?;
+        let origin = start_origin(placement.others, lifetime, &identity)?;
+        origins.push((*layout, placement, origin));
     }
-    let mut samples: Vec<Vec<Vec<Sample>>> =
-        vec![vec![Vec::new(); options.targets.len()]; cells.len()];
-    let progress = progress_bar(runs as u64);
-    for repetition in 0..options.repetitions {
-        for (cell, samples) in cells.iter().zip(&mut samples) {
-            let Some((_, (_, origin))) = origins.iter().find(|(layout, _)| *layout == cell.layout)
-            else {
-                continue;
-            };
-            let placement = Placement::new(cell.layout, &cpus)?;
-            for turn in 0..options.targets.len() {
-                let which = (turn + repetition) % options.targets.len();
-                let target = options.targets[which];
-                progress.inc(1);
-                if !target.speaks(cell.protocol) {
-                    continue;
-                }
-                progress.set_message(format!(
-                    "{target}, {}, {} connections, {} bytes, {}, {}, repetition {}",
-                    cell.protocol.name(),
-                    cell.connections,
-                    cell.body_bytes,
-                    cell.layout.name(),
-                    cell.profile.name(),
-                    repetition + 1
-                ));
-                let measurement = Measurement {
-                    options,
-                    target,
-                    cell,
-                    origin: *origin,
-                    identity: &identity,
-                    placement,
-                    lifetime,
-                    stop,
-                };
-                samples[which].push(measurement.run(&programs[which])?);
-            }
-        }
+    let comparison = Comparison {
+        options,
+        programs: &programs,
+        origins: &origins,
+        identity: &identity,
+        lifetime,
+        stop,
+        progress: progress_bar(runs as u64),
+    };
+    let mut cases = comparison.round(&cells)?;
+    if let Some(of) = options.rate_of {
+        let cells: Vec<Cell> = cells.iter().filter_map(|cell| cell.paced(of, &cases)).collect();
+        cases.extend(comparison.round(&cells)?);
     }
-    progress.finish_and_clear();
+    comparison.progress.finish_and_clear();
 
-    let mut cases = Vec::new();
-    for (cell, samples) in cells.iter().zip(&samples) {
-        for (target, samples) in options.targets.iter().zip(samples) {
-            if let Some(summary) = summarize(samples) {
-                let condition = cell.condition(options);
-                cases.push(Case::new(target.name(), &condition, summary, samples.len()));
-            }
-        }
-    }
     let versions: BTreeMap<String, String> = options
         .targets
         .iter()
@@ -297,6 +289,80 @@ pub fn compare(options: &Options, stop: &AtomicBool) -> Result<Report, CompareEr
         options.duration.as_secs_f64(),
     );
     Ok(Report { cases, machine })
+}
+
+/// What all measurements of a comparison share.
+struct Comparison<'a> {
+    options: &'a Options,
+    programs: &'a [PathBuf],
+    origins: &'a [(Layout, Placement, (Server, SocketAddr))],
+    identity: &'a Identity,
+    lifetime: Duration,
+    stop: &'a AtomicBool,
+    progress: ProgressBar,
+}
+
+impl Comparison<'_> {
+    /// Measures all targets in all cells.
+    fn round(&self, cells: &[Cell]) -> Result<Vec<Case>, CompareError> {
+        let Self { options, programs, origins, progress, .. } = self;
+        let mut samples: Vec<Vec<Vec<Sample>>> =
+            vec![vec![Vec::new(); options.targets.len()]; cells.len()];
+        for repetition in 0..options.repetitions {
+            for (cell, samples) in cells.iter().zip(&mut samples) {
+                let Some((_, placement, (_, origin))) =
+                    origins.iter().find(|(layout, ..)| *layout == cell.layout)
+                else {
+                    continue;
+                };
+                for turn in 0..options.targets.len() {
+                    let which = (turn + repetition) % options.targets.len();
+                    let target = options.targets[which];
+                    progress.inc(1);
+                    if !target.speaks(cell.protocol) {
+                        continue;
+                    }
+                    progress.set_message(format!(
+                        "{target}, {}, {} connections, {} bytes, {}, {}, repetition {}",
+                        cell.protocol.name(),
+                        cell.connections,
+                        cell.body_bytes,
+                        cell.layout.name(),
+                        cell.profile.name(),
+                        repetition + 1
+                    ));
+                    let measurement = Measurement {
+                        options,
+                        target,
+                        cell,
+                        origin: *origin,
+                        identity: self.identity,
+                        placement: *placement,
+                        lifetime: self.lifetime,
+                        stop: self.stop,
+                    };
+                    samples[which].push(measurement.run(&programs[which])?);
+                }
+            }
+        }
+        let mut cases = Vec::new();
+        for (cell, samples) in cells.iter().zip(&samples) {
+            for (target, samples) in options.targets.iter().zip(samples) {
+                if let Some(summary) = summarize(samples) {
+                    let condition = cell.condition();
+                    cases.push(Case::new(target.name(), &condition, summary, samples.len()));
+                }
+            }
+        }
+        Ok(cases)
+    }
+}
+
+/// The same without targets that speak none of the protocols: their programs need not be there.
+fn spoken_by(options: &Options) -> Options {
+    let Options { targets, protocols, .. } = options;
+    let speaks = |target: &Target| protocols.iter().any(|protocol| target.speaks(*protocol));
+    Options { targets: targets.iter().copied().filter(speaks).collect(), ..options.clone() }
 }
 
 fn programs(options: &Options) -> Result<Vec<PathBuf>, CompareError> {
@@ -322,6 +388,7 @@ fn cells(options: &Options) -> Vec<Cell> {
                                 connections,
                                 streams,
                                 body_bytes,
+                                rate: options.rate,
                             });
                         }
                     }
@@ -458,7 +525,7 @@ impl Measurement<'_> {
             connections,
             tls: traffic.tls.clone(),
             fresh: sides.fresh,
-            pace: match self.options.rate {
+            pace: match self.cell.rate {
                 None => Pace::Closed,
                 Some(rate) => Pace::Open { rate, jitter: self.options.jitter },
             },
@@ -483,7 +550,16 @@ impl Measurement<'_> {
 }
 
 impl Cell {
-    fn condition(&self, options: &Options) -> Condition {
+    /// The same in open loop, by the rate found in closed loop; `None` where there was none.
+    fn paced(&self, of: RateOf, cases: &[Case]) -> Option<Self> {
+        let condition = self.condition();
+        let name = of.target.name();
+        let found =
+            cases.iter().find(|case| case.target == name && case.condition() == condition)?;
+        Some(Self { rate: NonZeroU64::new(found.share_of_rate(of.share)), ..*self })
+    }
+
+    fn condition(&self) -> Condition {
         Condition {
             protocol: self.protocol.name().to_owned(),
             layout: self.layout.name().to_owned(),
@@ -491,7 +567,7 @@ impl Cell {
             body_bytes: self.body_bytes,
             connections: self.connections,
             streams: self.streams,
-            rate: options.rate.map(NonZeroU64::get),
+            rate: self.rate.map(NonZeroU64::get),
         }
     }
 }

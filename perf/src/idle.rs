@@ -131,7 +131,9 @@ impl Variant {
     #[must_use]
     pub fn of(protocol: ProtocolName) -> [Self; 2] {
         match protocol {
-            ProtocolName::Http1 => [Self::Served, Self::Silent],
+            ProtocolName::Http1 | ProtocolName::Bolt | ProtocolName::Dubbo => {
+                [Self::Served, Self::Silent]
+            }
             _ => [Self::Served, Self::Opened],
         }
     }

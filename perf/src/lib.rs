@@ -20,6 +20,7 @@ pub mod origin;
 pub mod protocol;
 pub mod relay;
 pub mod report;
+pub mod rpc;
 pub mod schedule;
 pub mod stats;
 pub mod sys;

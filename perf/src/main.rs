@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use outrigger_perf::{
     check::{self, Verdict},
-    compare::{self, Layout},
+    compare::{self, Layout, RateOf},
     http2::wire::MESSAGE_PREFIX_BYTES,
     idle::{self, IdleOptions},
     load::{self, Outcome, Pace, Plan},
@@ -22,8 +22,11 @@ use outrigger_perf::{
         AnyProtocol, Fault,
         http1::{Http1, Http1Options},
         http2::{Call, Http2, Http2Options, STREAMS_MAX},
+        rpc::{RpcLoad, RpcOptions},
     },
-    relay, report, sys,
+    relay, report,
+    rpc::Rpc,
+    sys,
     target::{Locations, Profile, Target},
     tls::{self, Alpn, TlsClient},
     variant::ProtocolName,
@@ -44,14 +47,15 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Measure targets side by side under the same load.
-    Compare(CompareArgs),
+    Compare(Box<CompareArgs>),
     /// Measure memory per idle connection, and CPU use at idle.
     Idle(IdleArgs),
     /// Judge the required ratios on what `compare` and `idle` wrote.
     Check(CheckArgs),
-    /// Load any server of HTTP/1.1 or HTTP/2.
+    /// Load any server of HTTP/1.1 or HTTP/2, or one of Bolt or Dubbo that answers as `origin` does.
     Load(LoadArgs),
-    /// Serve bodies of any size: /b/N answers with N bytes, /h1/N and /h2/N in that version only.
+    /// Serve bodies of any size: /b/N answers with N bytes, /h1/N and /h2/N in that version only,
+    /// and so do calls of Bolt and Dubbo for the method bodyN.
     Origin(OriginArgs),
     /// Relay to one upstream with the least work possible on io_uring: the floor.
     Relay(RelayArgs),
@@ -59,8 +63,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct CompareArgs {
-    /// Other proxies to measure.
-    #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy,envoy")]
+    /// Other proxies to measure, in the protocols they speak.
+    #[arg(long, value_delimiter = ',', default_value = "nginx,haproxy,envoy,mosn")]
     peers: Vec<String>,
     /// What to measure besides peers: any of direct, floor, outrigger.
     #[arg(long, value_delimiter = ',', default_value = "direct,floor,outrigger")]
@@ -69,14 +73,14 @@ struct CompareArgs {
     protocol: Vec<ProtocolName>,
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,512")]
     connections: Vec<usize>,
-    /// Streams per connection, for protocols that have them.
+    /// Streams per connection, for protocols that have them; for Bolt and Dubbo calls in flight.
     #[arg(long, value_delimiter = ',', default_value = "16", value_parser = streams)]
     streams: Vec<usize>,
-    /// Response body lengths; of messages for gRPC.
+    /// Response body lengths; of messages for gRPC, of results for Bolt and Dubbo.
     #[arg(long, value_delimiter = ',', default_value = "128,16384,1048576")]
     body: Vec<usize>,
-    /// Send POST requests with a body of so many bytes; for gRPC the length of the request's
-    /// message, otherwise that of the response.
+    /// Send POST requests with a body of so many bytes; for gRPC, Bolt and Dubbo the length of the
+    /// call's body, otherwise that of the response.
     #[arg(long)]
     post: Option<usize>,
     /// Seconds of each measured window.
@@ -97,6 +101,9 @@ struct CompareArgs {
     /// Open loop at so many requests per second over all connections, instead of closed loop.
     #[arg(long)]
     rate: Option<NonZeroU64>,
+    /// After the closed loop, open loop at a share of what a target did in it, for example mosn:0.5.
+    #[arg(long, value_name = "TARGET:SHARE", conflicts_with = "rate", value_parser = rate_of)]
+    rate_of: Option<RateOf>,
     /// Send open-loop requests at even distances instead of at random within their slots.
     #[arg(long)]
     no_jitter: bool,
@@ -118,6 +125,9 @@ struct LocationArgs {
     /// The envoy binary; found through PATH and Python when not given.
     #[arg(long)]
     envoy: Option<PathBuf>,
+    /// The mosn binary; found through PATH when not given.
+    #[arg(long)]
+    mosn: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -156,7 +166,8 @@ struct CheckArgs {
 
 #[derive(Debug, Args)]
 struct LoadArgs {
-    /// For example http://127.0.0.1:8080/path; https is TLS 1.3 without a look at the certificate
+    /// For example http://127.0.0.1:8080/path; https is TLS 1.3 without a look at the certificate;
+    /// bolt://HOST and dubbo://HOST are RPC
     #[arg(long)]
     target: String,
     /// HTTP/2: with prior knowledge, or by ALPN over TLS.
@@ -165,7 +176,7 @@ struct LoadArgs {
     /// Unary gRPC calls with messages of so many bytes, over HTTP/2.
     #[arg(long, conflicts_with = "post")]
     grpc: Option<usize>,
-    /// Streams per connection, with HTTP/2.
+    /// Streams per connection, with HTTP/2; calls in flight, with RPC.
     #[arg(long, default_value = "1", value_parser = streams)]
     streams: usize,
     /// A new connection for each request.
@@ -183,10 +194,10 @@ struct LoadArgs {
     /// Send open-loop requests at even distances instead of at random within their slots.
     #[arg(long)]
     no_jitter: bool,
-    /// Send POST requests with a body of so many bytes.
+    /// Send POST requests with a body of so many bytes; with RPC, calls.
     #[arg(long)]
     post: Option<usize>,
-    /// Length that every response body must have; of the message for gRPC.
+    /// Length that every response body must have; of the message for gRPC. Calls of RPC ask for it.
     #[arg(long)]
     expect_body: Option<u64>,
     /// Seconds after which an unanswered request has failed.
@@ -250,7 +261,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Compare(args) => run_compare(args),
+        Command::Compare(args) => run_compare(*args),
         Command::Idle(args) => run_idle(args),
         Command::Check(args) => run_check(&args),
         Command::Load(args) => run_load(&args),
@@ -315,6 +326,7 @@ fn run_compare(args: CompareArgs) -> Result<ExitCode, Failure> {
         layouts: args.layout,
         profiles: args.profile,
         rate: args.rate,
+        rate_of: args.rate_of,
         jitter: !args.no_jitter,
         post_bytes: args.post,
         warmup: Duration::from_secs_f64(args.warmup),
@@ -382,7 +394,8 @@ fn read_all<T: DeserializeOwned>(paths: &[PathBuf]) -> Result<Vec<T>, Failure> {
 }
 
 fn run_load(args: &LoadArgs) -> Result<ExitCode, Failure> {
-    let Url { secure, host, path } = split_url(&args.target)?;
+    let Url { scheme, host, path } = split_url(&args.target)?;
+    let secure = scheme == Scheme::Https;
     let http2 = args.http2 || args.grpc.is_some();
     let target = host.to_socket_addrs()?.next().ok_or("the target has no address")?;
     if let Some(cpu) = args.cpu {
@@ -408,12 +421,24 @@ fn run_load(args: &LoadArgs) -> Result<ExitCode, Failure> {
         duration: Duration::from_secs_f64(args.duration),
         request_timeout: Duration::from_secs_f64(args.timeout),
     };
-    let protocol = if http2 {
+    let in_flight = if args.fresh { 1 } else { args.streams };
+    let protocol = if let Scheme::Rpc(rpc) = scheme {
+        const BYTES: usize = 128;
+        let response_bytes = args.expect_body.map_or(Ok(BYTES), usize::try_from)?;
+        AnyProtocol::Rpc(RpcLoad::new(RpcOptions {
+            rpc,
+            request_bytes: args.post.unwrap_or(BYTES),
+            response_bytes,
+            exact: args.expect_body.is_some(),
+            in_flight,
+            close: args.fresh,
+        }))
+    } else if http2 {
         AnyProtocol::Http2(Http2::new(Http2Options {
             secure,
             authority: host,
             path,
-            streams: if args.fresh { 1 } else { args.streams },
+            streams: in_flight,
             call: match (args.grpc, args.post) {
                 (Some(bytes), _) => Call::Grpc(bytes),
                 (None, Some(bytes)) => Call::Post(bytes),
@@ -478,33 +503,59 @@ impl LoadSummary {
 
 impl From<LocationArgs> for Locations {
     fn from(args: LocationArgs) -> Self {
-        Self { outrigger: args.outrigger, envoy: args.envoy }
+        Self { outrigger: args.outrigger, envoy: args.envoy, mosn: args.mosn }
     }
 }
 
 /// Whom to load.
 #[derive(Debug, PartialEq, Eq)]
 struct Url {
-    secure: bool,
+    scheme: Scheme,
     /// With port.
     host: String,
     path: String,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+    Rpc(Rpc),
+}
+
 fn split_url(url: &str) -> Result<Url, Failure> {
-    let (secure, port, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
-        (Some(rest), _) => (false, 80, rest),
-        (_, Some(rest)) => (true, 443, rest),
-        _ => return Err("the target must begin with http:// or https://".into()),
+    /// What begins URLs, and the usual ports.
+    const SCHEMES: [(&str, Scheme, u16); 4] = [
+        ("http://", Scheme::Http, 80),
+        ("https://", Scheme::Https, 443),
+        ("bolt://", Scheme::Rpc(Rpc::Bolt), 12200),
+        ("dubbo://", Scheme::Rpc(Rpc::Dubbo), 20880),
+    ];
+    let split = SCHEMES
+        .iter()
+        .find_map(|(begin, scheme, port)| Some((*scheme, *port, url.strip_prefix(begin)?)));
+    let Some((scheme, port, rest)) = split else {
+        let known = SCHEMES.map(|(begin, ..)| begin).join(", ");
+        return Err(format!("the target must begin with one of {known}").into());
     };
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     if host.is_empty() || url.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
-        return Err("the target must be http[s]://HOST[:PORT][/PATH]".into());
+        return Err("the target must be SCHEME://HOST[:PORT][/PATH]".into());
     }
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let host = if has_port { host.to_owned() } else { format!("{host}:{port}") };
     let path = if path.is_empty() { "/".to_owned() } else { path.to_owned() };
-    Ok(Url { secure, host, path })
+    Ok(Url { scheme, host, path })
+}
+
+fn rate_of(text: &str) -> Result<RateOf, String> {
+    const MOST: f64 = 100.0;
+    let parsed = text.split_once(':').and_then(|(target, share)| {
+        let target = <Target as clap::ValueEnum>::from_str(target, true).ok()?;
+        let share = share.parse().ok().filter(|share| *share > 0.0 && *share <= MOST)?;
+        Some(RateOf { target, share })
+    });
+    parsed.ok_or_else(|| format!("must be TARGET:SHARE, the share above 0 and at most {MOST}"))
 }
 
 fn streams(text: &str) -> Result<usize, String> {
@@ -551,15 +602,25 @@ mod tests {
     #[test]
     fn urls() {
         let split = |url| split_url(url).ok();
-        let url = |secure, host: &str, path: &str| {
-            Some(Url { secure, host: host.to_owned(), path: path.to_owned() })
+        let url = |scheme, host: &str, path: &str| {
+            Some(Url { scheme, host: host.to_owned(), path: path.to_owned() })
         };
-        assert_eq!(split("http://a:1/x?y"), url(false, "a:1", "/x?y"));
-        assert_eq!(split("http://a"), url(false, "a:80", "/"));
-        assert_eq!(split("http://[::1]:7"), url(false, "[::1]:7", "/"));
-        assert_eq!(split("https://a/"), url(true, "a:443", "/"));
+        assert_eq!(split("http://a:1/x?y"), url(Scheme::Http, "a:1", "/x?y"));
+        assert_eq!(split("http://a"), url(Scheme::Http, "a:80", "/"));
+        assert_eq!(split("http://[::1]:7"), url(Scheme::Http, "[::1]:7", "/"));
+        assert_eq!(split("https://a/"), url(Scheme::Https, "a:443", "/"));
+        assert_eq!(split("bolt://a"), url(Scheme::Rpc(Rpc::Bolt), "a:12200", "/"));
+        assert_eq!(split("dubbo://a:1"), url(Scheme::Rpc(Rpc::Dubbo), "a:1", "/"));
         assert_eq!(split("ftp://a/"), None);
         assert_eq!(split("http:///x"), None);
         assert_eq!(split("http://a/x y"), None);
+    }
+
+    #[test]
+    fn shares_of_a_rate() {
+        assert_eq!(rate_of("mosn:0.5"), Ok(RateOf { target: Target::Mosn, share: 0.5 }));
+        for text in ["mosn", "nobody:0.5", "mosn:0", "mosn:-1", "mosn:x", "mosn:101"] {
+            assert!(rate_of(text).is_err(), "{text}");
+        }
     }
 }

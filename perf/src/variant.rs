@@ -3,7 +3,7 @@
 //! The origin's side is always plaintext, as a sidecar's application is. A request's path names the
 //! version in which the origin must see it (see [`crate::origin`]), so that every single answer
 //! proves the version upstream; the version downstream is proved by the generator's own session and,
-//! with TLS, by ALPN.
+//! with TLS, by ALPN. The RPC protocols are the same on both sides: nobody turns one into another.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,9 @@ use crate::{
         AnyProtocol,
         http1::{Http1, Http1Options},
         http2::{Call, Http2, Http2Options},
+        rpc::{RpcLoad, RpcOptions},
     },
+    rpc::Rpc,
     tls::{Alpn, TlsClient},
 };
 
@@ -39,15 +41,21 @@ pub enum ProtocolName {
     H2Tls,
     /// As `h2-tls`, with a new connection and a full handshake for each request.
     H2TlsHandshake,
+    /// SOFABolt v1 on both sides.
+    Bolt,
+    /// Dubbo 2 with hessian2 on both sides.
+    Dubbo,
 }
 
-/// A version of HTTP.
+/// What is spoken: a version of HTTP, or an RPC protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.1.
     Http1,
     /// HTTP/2.
     Http2,
+    /// Bolt or Dubbo.
+    Rpc(Rpc),
 }
 
 /// What a variant consists of.
@@ -79,12 +87,12 @@ pub struct Negotiated {
 /// A request of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// Response body, or message of a gRPC response.
+    /// Response body, message of a gRPC response, or result of an RPC call.
     pub body_bytes: usize,
-    /// Request body; none when `None`, except that a gRPC call's message is then as long as the
-    /// response's.
+    /// Request body; none when `None`, except that calls of gRPC and RPC then have one as long as
+    /// the response's.
     pub post_bytes: Option<usize>,
-    /// Streams per connection, where the protocol has them.
+    /// Streams, or calls in flight, per connection, where the protocol has them.
     pub streams: usize,
 }
 
@@ -110,6 +118,8 @@ impl ProtocolName {
             Self::HttpsHandshake => "https-handshake",
             Self::H2Tls => "h2-tls",
             Self::H2TlsHandshake => "h2-tls-handshake",
+            Self::Bolt => "bolt",
+            Self::Dubbo => "dubbo",
         }
     }
 
@@ -139,26 +149,30 @@ impl ProtocolName {
             Self::HttpsHandshake => Sides { tls: true, fresh: true, ..sides(Http1, Http1) },
             Self::H2Tls => Sides { tls: true, ..sides(Http2, Http1) },
             Self::H2TlsHandshake => Sides { tls: true, fresh: true, ..sides(Http2, Http1) },
+            Self::Bolt => sides(Version::Rpc(Rpc::Bolt), Version::Rpc(Rpc::Bolt)),
+            Self::Dubbo => sides(Version::Rpc(Rpc::Dubbo), Version::Rpc(Rpc::Dubbo)),
         }
     }
 }
 
 impl Version {
-    /// Name in results, as ALPN has it.
+    /// Name in results, as ALPN has it where it has one.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Http1 => "http/1.1",
             Self::Http2 => "h2",
+            Self::Rpc(rpc) => rpc.name(),
         }
     }
 
-    /// First segment of the paths that the origin answers only in this version.
+    /// First segment of the paths that the origin answers only in this version; RPC has no paths.
     #[must_use]
     pub fn segment(self) -> &'static str {
         match self {
             Self::Http1 => "h1",
             Self::Http2 => "h2",
+            Self::Rpc(rpc) => rpc.name(),
         }
     }
 }
@@ -167,7 +181,16 @@ impl Sides {
     /// Whether requests of one connection can overlap.
     #[must_use]
     pub fn has_streams(self) -> bool {
-        self.downstream == Version::Http2 && !self.fresh
+        self.downstream != Version::Http1 && !self.fresh
+    }
+
+    /// The RPC protocol, if it is one.
+    #[must_use]
+    pub fn rpc(self) -> Option<Rpc> {
+        match self.downstream {
+            Version::Rpc(rpc) => Some(rpc),
+            Version::Http1 | Version::Http2 => None,
+        }
     }
 
     /// The same, but straight to the origin: what is downstream is all there is.
@@ -195,7 +218,7 @@ impl Sides {
         let Request { body_bytes, post_bytes, streams } = request;
         let path = format!("/{}/{body_bytes}", self.upstream.segment());
         let tls = match (self.tls, self.downstream) {
-            (false, _) => None,
+            (false, _) | (_, Version::Rpc(_)) => None,
             (true, Version::Http1) => Some(TlsClient::new(Alpn::Http1)?),
             (true, Version::Http2) => Some(TlsClient::new(Alpn::Http2)?),
         };
@@ -224,6 +247,14 @@ impl Sides {
                     close: self.fresh,
                 }))
             }
+            Version::Rpc(rpc) => AnyProtocol::Rpc(RpcLoad::new(RpcOptions {
+                rpc,
+                request_bytes: post_bytes.unwrap_or(body_bytes),
+                response_bytes: body_bytes,
+                exact: true,
+                in_flight: if self.fresh { 1 } else { streams },
+                close: self.fresh,
+            })),
         };
         Ok(Traffic { protocol, tls })
     }
@@ -253,6 +284,8 @@ mod tests {
             let traffic = sides.traffic("a", request).unwrap();
             let http2 = matches!(traffic.protocol, AnyProtocol::Http2(_));
             assert_eq!(http2, sides.downstream == Version::Http2, "{variant:?}");
+            let rpc = matches!(traffic.protocol, AnyProtocol::Rpc(_));
+            assert_eq!(rpc, sides.rpc().is_some(), "{variant:?}");
             assert_eq!(traffic.protocol.slots(), if sides.has_streams() { 16 } else { 1 });
             assert_eq!(
                 traffic.tls.is_some(),

@@ -60,6 +60,19 @@ impl Config {
         Config::to(origin).tune_cluster(http2_upstream(&json!({})))
     }
 
+    /// The listener has an RPC proxy of `bolt`, `dubbo` or `hsf`, with these routes.
+    #[must_use]
+    pub fn rpc(protocol: &str, routes: Value) -> Config {
+        let mut proxy = json!({
+            "@type": RPC_PROXY,
+            "stat_prefix": "main",
+            "route_config": {},
+        });
+        proxy["route_config"]["routes"] = routes;
+        proxy[protocol] = json!({});
+        Config::new().filters(json!([{"name": "rpc", "typed_config": proxy}]))
+    }
+
     /// One more cluster, with these endpoints.
     #[must_use]
     pub fn cluster(self, name: &str, endpoints: &[&Address]) -> Config {
@@ -96,22 +109,29 @@ impl Config {
     /// One more route, after the others.
     #[must_use]
     pub fn route(mut self, route: Value) -> Config {
-        push(&mut self.manager()["route_config"]["virtual_hosts"][0]["routes"], route);
+        push(&mut self.terminal()["route_config"]["virtual_hosts"][0]["routes"], route);
         self
     }
 
     /// Merges into the newest route.
     #[must_use]
     pub fn tune_route(mut self, patch: Value) -> Config {
-        let routes = &mut self.manager()["route_config"]["virtual_hosts"][0]["routes"];
+        let routes = &mut self.terminal()["route_config"]["virtual_hosts"][0]["routes"];
         merge(routes.as_array_mut().unwrap().last_mut().unwrap(), patch);
+        self
+    }
+
+    /// Merges into the RPC proxy.
+    #[must_use]
+    pub fn rpc_proxy(mut self, patch: Value) -> Config {
+        merge(self.terminal(), patch);
         self
     }
 
     /// Merges into the connection manager.
     #[must_use]
     pub fn http(mut self, patch: Value) -> Config {
-        merge(self.manager(), patch);
+        merge(self.terminal(), patch);
         self
     }
 
@@ -174,7 +194,7 @@ impl Config {
         &self.json
     }
 
-    fn manager(&mut self) -> &mut Value {
+    fn terminal(&mut self) -> &mut Value {
         let listener = &mut self.json["static_resources"]["listeners"][0];
         &mut listener["filter_chains"][0]["filters"][0]["typed_config"]
     }
@@ -247,6 +267,9 @@ pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.rout
 /// Type of the TCP proxy.
 pub const TCP_PROXY: &str =
     "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+
+/// Type of the RPC proxy.
+pub const RPC_PROXY: &str = "type.googleapis.com/outrigger.filters.network.rpc_proxy.v1.RpcProxy";
 
 /// Type of the file access log.
 pub const FILE_ACCESS_LOG: &str =

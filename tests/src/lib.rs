@@ -4,7 +4,8 @@
 //! says; [`Client`] stands before it and sends bytes as they are. Both ends read with the strict
 //! parser of [`http`], so whatever passes through a test is also well-formed. [`http2`] has both
 //! ends of HTTP/2 by an implementation that is not ours, [`frames`] sends and reads it frame by
-//! frame, and [`tls`] makes certificates. [`load`] has many connections at once.
+//! frame, and [`tls`] makes certificates. [`load`] has many connections at once. [`bolt`] has both
+//! ends of that protocol, and [`Peer`] is a real program of some RPC framework.
 //!
 //! `OUTRIGGER_TEST_PROXY=envoy` runs the tests against Envoy: a test that Envoy fails may expect
 //! the wrong thing.
@@ -16,6 +17,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 pub mod binary;
+pub mod bolt;
 pub mod client;
 pub mod config;
 pub mod frames;
@@ -24,6 +26,7 @@ pub mod http2;
 pub mod load;
 pub mod net;
 pub mod origin;
+pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod tls;
@@ -36,6 +39,7 @@ pub use frames::{Frame, Frames};
 pub use http2::{Http2, Http2Client};
 pub use net::Address;
 pub use origin::Origin;
+pub use peer::Peer;
 pub use proxy::{Launch, Proxy};
 
 /// The longest that any single thing in a test may take: far above what it does take, so that a

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -39,8 +39,24 @@ impl Process {
     /// # Errors
     /// What `execve(2)` says.
     pub fn spawn(mut command: Command, limits: Limits) -> io::Result<Process> {
+        command.stdin(Stdio::null());
+        Process::start(command, limits)
+    }
+
+    /// Starts a command that reads what is written into its standard input.
+    ///
+    /// # Errors
+    /// What `execve(2)` says.
+    pub fn spawn_reader(mut command: Command, limits: Limits) -> io::Result<(Process, ChildStdin)> {
+        command.stdin(Stdio::piped());
+        let mut process = Process::start(command, limits)?;
+        let input = process.child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok((process, input))
+    }
+
+    fn start(mut command: Command, limits: Limits) -> io::Result<Process> {
         confine(&mut command, limits);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let stdout = Captured::read(child.stdout.take().unwrap());
         let stderr = Captured::read(child.stderr.take().unwrap());

@@ -219,6 +219,32 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Names of a repeated enum's values with their places.
+    pub(crate) fn choices(&self, field: &str) -> Result<Vec<(String, Trail)>, Found> {
+        let Some(descriptor) = self.message.descriptor().get_field_by_name(field) else {
+            debug_assert!(false, "{} has no {field}", self.message.descriptor().full_name());
+            return Ok(Vec::new());
+        };
+        let kind = descriptor.kind();
+        let list = self.get(field).and_then(Value::as_list).unwrap_or_default();
+        let at = self.at(field);
+        let named = |(index, item): (usize, &Value)| {
+            let number = item.as_enum_number().unwrap_or(0);
+            let name = kind
+                .as_enum()
+                .and_then(|kind| kind.get_value(number).map(|value| value.name().to_owned()));
+            let at = at.index(index);
+            match name {
+                Some(name) => Ok((name, at)),
+                None => {
+                    let text = format!("enum value {number}");
+                    Err(Found::new(at, Problem::UnsupportedValue(text)))
+                }
+            }
+        };
+        list.iter().enumerate().map(named).collect()
+    }
+
     /// U-09: an enum value that we do not implement.
     pub(crate) fn unsupported(&self, field: &str, value: &str) -> Found {
         Found::new(self.at(field), Problem::UnsupportedValue(value.to_owned()))

@@ -1,4 +1,5 @@
-//! The committed descriptor set is what the .proto files of the envoy-types crate compile to.
+//! The committed descriptor set is what the .proto files of the envoy-types crate and our own compile
+//! to.
 //!
 //! The set is committed so that a build needs neither a protobuf compiler nor the place where cargo put
 //! a dependency's sources. `OUTRIGGER_DESCRIPTORS_WRITE=1` writes it anew.
@@ -32,6 +33,7 @@ fn compile() -> FileDescriptorSet {
     let roots = roots.lines().filter(|line| !line.starts_with('#'));
     let protos = envoy_types_directory().join("proto");
     let includes = [
+        crate_directory().join("proto"),
         crate_directory().join("descriptors/proto"),
         protos.join("data-plane-api"),
         protos.join("xds"),

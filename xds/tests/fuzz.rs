@@ -27,6 +27,7 @@ fn mutants_of_good_configurations_load_or_are_refused() {
         (serde_json::to_string_pretty(&http()).unwrap(), Format::Yaml),
         (include_str!("data/front-proxy.yaml").to_owned(), Format::Yaml),
         (include_str!("data/everything.yaml").to_owned(), Format::Yaml),
+        (include_str!("data/rpc.yaml").to_owned(), Format::Yaml),
     ];
     for iteration in 0..iterations {
         let mut random = Random(iteration);
@@ -115,6 +116,10 @@ const TOKENS: &[&str] = &[
     "STRICT_DNS",
     "127.0.0.1",
     "::",
+    "protocols",
+    "BOLT",
+    "BOUND",
+    "*bolt",
     "google.protobuf.Any",
     "type.googleapis.com/xds.type.v3.TypedStruct",
 ];

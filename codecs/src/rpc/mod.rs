@@ -7,12 +7,16 @@
 //! Invariants: every length, count and reference is checked before it is used; what a frame means
 //! depends on its bytes alone; nothing is allocated for a length that a peer merely claims.
 
+mod bolt;
 mod dubbo;
 mod edit;
 pub mod hessian2;
+mod hsf;
 
+pub use self::bolt::Bolt;
 pub use self::dubbo::Dubbo;
 pub use self::edit::{HeaderEdit, Splices};
+pub use self::hsf::Hsf;
 
 use crate::http::Put;
 
@@ -74,8 +78,12 @@ pub trait RpcCodec {
         splices: &mut Splices,
     ) -> Result<(), EditError>;
 
-    /// Lists the changes that bring a response into the form its request had. False when none are
-    /// needed. `bytes` as for [`RpcCodec::call`].
+    /// Lists the changes that bring a response into the form its request had in `splices`, which comes
+    /// in empty. False when none are needed. `bytes` as for [`RpcCodec::call`].
+    ///
+    /// The id in `bytes` is carried over, to where the new form has it: [`RpcCodec::set_id`] comes
+    /// first. Where the new form ends with a checksum, the changes leave room for it, for
+    /// [`RpcCodec::seal`] to tell what goes there.
     fn convert(
         &self,
         response: &Frame,
@@ -100,15 +108,20 @@ pub trait RpcCodec {
         Ok(())
     }
 
-    /// The checksum for a frame whose bytes were changed; nothing when it has none. `parts` are all of
-    /// its bytes; the old checksum at their end does not count.
+    /// The checksum for a frame whose bytes were changed (its id among them); nothing when it has none.
+    /// It replaces the frame's last bytes.
+    ///
+    /// `frame` is what the frame has become: its `len` after the splices, and the request's `tag` when
+    /// it was converted. `parts` are all of its bytes; those in the checksum's place do not count.
     fn seal(&self, frame: &Frame, parts: &mut dyn Iterator<Item = &[u8]>) -> Option<[u8; 4]> {
         let _ = (frame, parts);
         None
     }
 
     /// Writes the answer to a two-way request that fails here: `tag` and `id` are the request's.
-    /// `text` is a short reason for people; a protocol without room for one leaves it out.
+    /// `text` is a short reason for people; a protocol without room for one leaves it out. Nothing is
+    /// written where there is no answer that clients are known to understand: the connection of such
+    /// a request is then to be closed.
     fn put_failure(&self, tag: &Tag, id: u64, failure: Failure, text: &str, out: &mut dyn Put);
 
     /// Writes the answer to a heartbeat; `bytes` is the whole frame.

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use outrigger_codecs::http::Put;
 
-use super::chunk::{Block, Chunk, Home};
+use super::chunk::{Block, Chunk, ChunkMut, Home};
 
 /// Hands out chunks of freshly written bytes.
 pub struct Arena {
@@ -51,6 +51,13 @@ impl Arena {
         // SAFETY: start..end was just written and lies below `used`, which only restarts when no
         // chunk but the arena's own refers to the slab.
         unsafe { current.hold.another(start as u32, (end - start) as u32) }
+    }
+
+    /// As [`Arena::write`], for bytes that are still to be changed.
+    pub fn write_mut(&self, write: impl FnOnce(&mut ArenaWriter<'_>)) -> ChunkMut {
+        // SAFETY: the bytes were just written behind everything that was handed out before, and
+        // nothing that is handed out later begins before their end.
+        unsafe { ChunkMut::exclusive(self.write(write)) }
     }
 
     /// Copies `bytes` into the arena.
@@ -158,12 +165,12 @@ impl Slabs {
         Rc::new(Self { slab_bytes, free: RefCell::new(Vec::with_capacity(FREE_SLABS_MAX)) })
     }
 
-    /// A chunk over a whole ordinary slab, the only one of it. Its bytes have any value.
-    pub(super) fn take_whole(self: &Rc<Self>) -> Chunk {
-        let hold = self.take(self.slab_bytes);
+    /// A chunk over a whole slab of `bytes`, the only one of it. Its bytes have any value.
+    pub(super) fn take_whole(self: &Rc<Self>, bytes: usize) -> Chunk {
+        let hold = self.take(bytes);
         // SAFETY: slabs are zeroed when they are made, so all bytes are initialised; the only other
         // chunk of this slab is `hold`, which ends here.
-        unsafe { hold.another(0, self.slab_bytes as u32) }
+        unsafe { hold.another(0, bytes as u32) }
     }
 
     /// A zero-length chunk holding a slab of at least `bytes`.

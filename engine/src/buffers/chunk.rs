@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::ops::{Deref, Range};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -117,6 +117,19 @@ impl Chunk {
         self.len = len as u32;
     }
 
+    /// Takes `next` in where its bytes follow this chunk's own.
+    ///
+    /// # Errors
+    /// Gives it back where they do not.
+    pub fn join(&mut self, next: Self) -> Result<(), Self> {
+        if self.block != next.block || self.start + self.len != next.start {
+            return Err(next);
+        }
+        // What was initialised and is not written in `next` now is so here, under this chunk's count.
+        self.len += next.len;
+        Ok(())
+    }
+
     /// The bytes in view, to be changed in place; nothing when other chunks share the block.
     ///
     /// This is for whoever took a chunk from where it was received and has not passed it on. A
@@ -150,6 +163,64 @@ impl Chunk {
     pub(super) fn head(&self) -> &Block {
         // SAFETY: this chunk holds a count, so the block has not been given back.
         unsafe { self.block.as_ref() }
+    }
+}
+
+/// A slice of a block whose bytes nobody else can read or write: to be changed in place, then frozen.
+///
+/// Invariant: no other chunk of the block overlaps it. It starts as a block's only chunk, or as bytes
+/// that were just written, and only ever splits into parts that do not overlap.
+pub struct ChunkMut {
+    chunk: Chunk,
+}
+
+impl ChunkMut {
+    /// Takes a chunk whose block has no other.
+    ///
+    /// # Errors
+    /// Gives the chunk back when others share its block.
+    pub fn new(chunk: Chunk) -> Result<Self, Chunk> {
+        if chunk.head().is_unique() { Ok(Self { chunk }) } else { Err(chunk) }
+    }
+
+    /// Takes a chunk whose bytes no other chunk covers, though its block may have others.
+    ///
+    /// # Safety
+    /// No other chunk overlaps it, and none will.
+    pub(super) unsafe fn exclusive(chunk: Chunk) -> Self {
+        Self { chunk }
+    }
+
+    /// Splits off the first `count` bytes.
+    ///
+    /// # Panics
+    /// When `count` exceeds the length: callers split by positions a parser returned for these bytes.
+    pub fn split_to(&mut self, count: usize) -> Self {
+        let front = self.chunk.slice(0..count);
+        self.chunk.advance(count);
+        Self { chunk: front }
+    }
+
+    /// Gives up changing it.
+    pub fn freeze(self) -> Chunk {
+        self.chunk
+    }
+}
+
+impl Deref for ChunkMut {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.chunk
+    }
+}
+
+impl DerefMut for ChunkMut {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let (start, len) = (self.chunk.start as usize, self.chunk.len as usize);
+        // SAFETY: in bounds and initialised by the chunk's contract; by this type's invariant no other
+        // chunk covers these bytes, so nobody reads or writes them while this is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.chunk.head().base().as_ptr().add(start), len) }
     }
 }
 
@@ -191,5 +262,29 @@ impl Drop for Chunk {
 impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Chunk({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffers::Arena;
+
+    #[test]
+    fn parts_of_a_block_are_changed_apart_and_joined_again() {
+        let arena = Arena::new();
+        let shared = arena.copy(b"shared");
+        assert!(ChunkMut::new(shared.clone()).is_err());
+        let mut rest = arena.write_mut(|out| out.extend(9).copy_from_slice(b"onetwosix"));
+        let mut one = rest.split_to(3);
+        let mut two = rest.split_to(3);
+        one.make_ascii_uppercase();
+        rest[2] = b't';
+        two[0] = b'T';
+        let mut whole = one.freeze();
+        assert!(whole.join(rest.freeze()).is_err(), "not the next one");
+        assert!(whole.join(two.freeze()).is_ok());
+        assert_eq!(&*whole, b"ONETwo");
+        assert_eq!(&*shared, b"shared");
     }
 }

@@ -11,6 +11,6 @@ mod receive;
 mod records;
 
 pub use arena::{Arena, ArenaWriter};
-pub use chunk::Chunk;
+pub use chunk::{Chunk, ChunkMut};
 pub use receive::{ReceiveBuffers, ReceiveConfig};
 pub use records::{Assembly, RECORD_BYTES_MAX, RecordBuffers};

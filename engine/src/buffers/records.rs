@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::arena::{Arena, ArenaWriter, Slabs};
-use super::chunk::Chunk;
+use super::chunk::{Chunk, ChunkMut};
 
 /// What the TLS connections of a shard share.
 pub struct RecordBuffers {
@@ -42,13 +42,21 @@ impl RecordBuffers {
     /// Room for a record of `len` bytes that comes in pieces; at most [`RECORD_BYTES_MAX`], or there
     /// is none.
     pub fn assemble(&self, len: usize) -> Option<Assembly> {
-        let slabs = if len <= SMALL_BYTES { &self.small } else { &self.large };
-        if len > LARGE_BYTES {
-            return None;
-        }
-        let mut chunk = slabs.take_whole();
+        (len <= LARGE_BYTES).then(|| self.assemble_message(len))
+    }
+
+    /// Room for a message of `len` bytes that comes in pieces. Above [`RECORD_BYTES_MAX`] it is
+    /// allocated, and its pages are only touched as they are filled: the caller bounds `len`.
+    pub fn assemble_message(&self, len: usize) -> Assembly {
+        let mut chunk = if len <= SMALL_BYTES {
+            self.small.take_whole(SMALL_BYTES)
+        } else if len <= LARGE_BYTES {
+            self.large.take_whole(LARGE_BYTES)
+        } else {
+            self.large.take_whole(len.next_multiple_of(64))
+        };
         chunk.truncate(len);
-        Some(Assembly { chunk, filled: 0 })
+        Assembly { chunk, filled: 0 }
     }
 
     /// A list for positions, empty; calls must not nest.
@@ -93,6 +101,12 @@ impl Assembly {
     /// The record; only whole once nothing is missing.
     pub fn into_chunk(self) -> Chunk {
         self.chunk
+    }
+
+    /// The same, to be changed.
+    pub fn into_chunk_mut(self) -> ChunkMut {
+        // SAFETY: the slab was taken whole, and no other chunk of it was made.
+        unsafe { ChunkMut::exclusive(self.chunk) }
     }
 }
 

@@ -9,6 +9,7 @@ mod connector;
 mod http2;
 mod meter;
 mod pool;
+mod rpc;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -33,6 +34,7 @@ pub use self::breakers::{Admission, Breaker, Breakers, ClusterBreakers};
 pub use self::connector::{ConnectError, Connector};
 pub use self::http2::{ClientStream, Http2Client, Joined, Reset, StreamEvent};
 pub use self::pool::{Janitor, UpstreamConnection, spawn_janitor};
+pub use self::rpc::{CallEnd, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient};
 
 /// A snapshot and what this shard holds for its clusters.
 pub struct Serving {
@@ -90,6 +92,8 @@ pub struct Host {
     idle: RefCell<Vec<UpstreamConnection>>,
     /// Its HTTP/2 connections.
     multiplexed: RefCell<Vec<Rc<Http2Client>>>,
+    /// Its connections of RPC protocols that requests share.
+    rpc: RefCell<Vec<Rc<RpcClient>>>,
     /// It chose HTTP/1.1 when it was last asked.
     speaks_http1: Cell<bool>,
     /// No longer in the configuration: connections that come back are closed.
@@ -275,6 +279,7 @@ impl Host {
             active_requests: Cell::new(0),
             idle: RefCell::new(Vec::new()),
             multiplexed: RefCell::new(Vec::new()),
+            rpc: RefCell::new(Vec::new()),
             speaks_http1: Cell::new(false),
             retired: Cell::new(false),
         }
@@ -290,6 +295,10 @@ impl Host {
         for client in &*host.multiplexed.borrow() {
             client.moves_to(&host);
         }
+        host.rpc.replace(self.rpc.take());
+        for client in &*host.rpc.borrow() {
+            client.moves_to(&host);
+        }
         self.retired.set(true);
         host
     }
@@ -298,6 +307,7 @@ impl Host {
         self.retired.set(true);
         self.idle.borrow_mut().clear();
         self.multiplexed.borrow().iter().for_each(|client| client.drain());
+        self.rpc.borrow().iter().for_each(|client| client.drain());
     }
 
     /// Whether requests that may use either version are to use HTTP/1.1 here.

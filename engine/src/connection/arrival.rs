@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `Inspecting` | listener filters look at the first bytes | findings, a timeout |
 //! | `Handshaking` | TLS is being agreed | a session, a failure, a timeout |
+//! | `Sniffing` | the first bytes decide on the protocol, and so the filter | bytes, a timeout |
 //! | `Detecting` | the first bytes decide on the version of HTTP | bytes, a timeout |
 //!
 //! Invariant: whatever a stranger sends or leaves out, a connection leaves each stage in bounded
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use outrigger_codecs::http::{FieldKind, FieldStorage, RequestHead, tokens};
 use outrigger_codecs::http2::{PREFACE, UpgradeSettings};
 use outrigger_xds::snapshot::{Codec, ConnectionFacts, FilterChain};
@@ -34,10 +36,11 @@ use crate::timer::{Nanos, Timer, after};
 use crate::tls::{Handshake, HandshakeError};
 use crate::transport::Transport;
 
+use super::detect::{DETECTION_BYTES_MAX, Detected, detect};
 use super::inspect::{Findings, Inspector, Progress};
 use super::{
-    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, ListenerRuntime, TerminalRuntime,
-    local_address,
+    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, ListenerRuntime,
+    TerminalRuntime, local_address,
 };
 
 /// The task of a connection that is not served yet.
@@ -57,6 +60,7 @@ enum Stage {
     Inspecting(Inspecting),
     Handshaking(Handshaking),
     Detecting(Detecting),
+    Sniffing(Sniffing),
 }
 
 struct Inspecting {
@@ -79,6 +83,12 @@ struct Detecting {
     http: Rc<HttpRuntime>,
     admitted: Admitted,
     meter: ConnectionMeter,
+    seen: Vec<Chunk>,
+}
+
+struct Sniffing {
+    detection: Rc<DetectionRuntime>,
+    admitted: Admitted,
     seen: Vec<Chunk>,
 }
 
@@ -219,21 +229,35 @@ impl Arrival {
             chain: Arc::clone(&chain.config),
             forwarded_cert: OnceCell::new(),
         };
-        let is_tls = info.tls.is_some();
         let admitted = Admitted { transport, info, marks: self.marks, guard };
-        let http = match &chain.terminal {
+        self.hand_over(&chain.terminal, admitted)
+    }
+
+    /// Gives the connection to the filter that owns it.
+    fn hand_over(&mut self, terminal: &TerminalRuntime, admitted: Admitted) -> Next {
+        match terminal {
+            TerminalRuntime::Http(http) => self.begin_http(Rc::clone(http), admitted),
             TerminalRuntime::Tcp(tcp) => {
                 spawn_guarded(&self.shard, TcpConnection::new(&self.shard, tcp, admitted));
                 self.shard.ring.note_wake();
-                return Next::Over;
+                Next::Over
             }
-            TerminalRuntime::Http(http) => Rc::clone(http),
             TerminalRuntime::Rpc(rpc) => {
                 rpc.serve(&self.shard, admitted);
-                return Next::Over;
+                Next::Over
             }
-            TerminalRuntime::Detect(_) => return Next::Over,
-        };
+            TerminalRuntime::Detect(detection) => {
+                admitted.transport.start();
+                self.deadline = after(self.shard.clock.now(), Some(detection.config.timeout));
+                self.watched = false;
+                let detection = Rc::clone(detection);
+                Next::Stage(Stage::Sniffing(Sniffing { detection, admitted, seen: Vec::new() }))
+            }
+        }
+    }
+
+    fn begin_http(&mut self, http: Rc<HttpRuntime>, admitted: Admitted) -> Next {
+        let is_tls = admitted.info.tls.is_some();
         let meter = ConnectionMeter::new(&self.shard, &http, is_tls);
         let negotiated = admitted.info.tls.as_ref().and_then(|session| session.alpn.as_deref());
         let is_http2 = match (http.config.codec, negotiated) {
@@ -275,6 +299,7 @@ impl Arrival {
             Stage::Inspecting(inspecting) => self.inspect(inspecting, timed_out),
             Stage::Handshaking(handshaking) => self.handshake(handshaking, timed_out),
             Stage::Detecting(detecting) => self.detect(detecting, timed_out),
+            Stage::Sniffing(sniffing) => self.sniff(sniffing, timed_out),
         }
     }
 
@@ -350,6 +375,54 @@ impl Arrival {
             target: "listener",
             "{}: a TLS handshake failed: {error}", self.listener.config.name
         );
+    }
+
+    /// Looks for a protocol in the first bytes.
+    fn sniff(&mut self, mut stage: Sniffing, timed_out: bool) -> Next {
+        let offered = || stage.detection.choices.iter().map(|(protocol, _)| *protocol);
+        let found = loop {
+            match stage.admitted.transport.receive() {
+                Received::Chunk(chunk) => {
+                    stage.seen.push(chunk);
+                    let mut first: ArrayVec<u8, DETECTION_BYTES_MAX> = ArrayVec::new();
+                    first.extend(
+                        stage
+                            .seen
+                            .iter()
+                            .flat_map(|chunk| chunk.iter().copied())
+                            .take(DETECTION_BYTES_MAX),
+                    );
+                    match detect(&first, offered()) {
+                        Detected::NeedMore => {}
+                        found => break found,
+                    }
+                }
+                Received::None if timed_out => {
+                    self.listener.stats.downstream_pre_cx_timeout.inc();
+                    break Detected::Unknown;
+                }
+                Received::None => return Next::Wait(Stage::Sniffing(stage)),
+                Received::End | Received::Failed(_) => {
+                    self.listener.stats.downstream_listener_filter_remote_close.inc();
+                    return Next::Over;
+                }
+            }
+        };
+        let Sniffing { detection, admitted, seen } = stage;
+        admitted.transport.put_back(seen.into_iter());
+        let choice = match found {
+            Detected::Protocol(found) => {
+                detection.choices.iter().find(|(protocol, _)| *protocol == found)
+            }
+            Detected::NeedMore | Detected::Unknown => None,
+        };
+        let terminal = choice.map(|(_, terminal)| terminal).or(detection.fallback.as_ref());
+        let Some(terminal) = terminal else {
+            self.listener.stats.no_filter_chain_match.inc();
+            return Next::Over;
+        };
+        self.deadline = None;
+        self.hand_over(terminal, admitted)
     }
 
     fn detect(&mut self, mut stage: Detecting, timed_out: bool) -> Next {
@@ -477,7 +550,7 @@ impl Future for Arrival {
                     let drain = match &stage {
                         // An idle client is given the drain's patience, as one that was served.
                         Stage::Detecting(detecting) => drain_deadline(&this.shard, detecting, now),
-                        Stage::Inspecting(_) | Stage::Handshaking(_) => None,
+                        Stage::Inspecting(_) | Stage::Handshaking(_) | Stage::Sniffing(_) => None,
                     };
                     this.deadline = this.deadline.into_iter().chain(drain).min();
                     this.timer.set(this.deadline);
@@ -504,6 +577,10 @@ impl Stage {
             Self::Detecting(detecting) => {
                 detecting.admitted.transport.register(waker);
                 &mut detecting.admitted.guard
+            }
+            Self::Sniffing(sniffing) => {
+                sniffing.admitted.transport.register(waker);
+                &mut sniffing.admitted.guard
             }
         };
         guard.wake_at_drain(waker);

@@ -1,6 +1,7 @@
 //! From an accepted socket to the task that serves it.
 
 mod arrival;
+mod detect;
 mod inspect;
 
 use std::cell::OnceCell;

@@ -29,6 +29,7 @@ use crate::buffers::{Arena, ReceiveConfig, RecordBuffers};
 use crate::cluster::{Breakers, Janitor, Serving, spawn_janitor};
 use crate::http::HttpScratch;
 use crate::ring::{Features, Ring, RingConfig, Watermarks};
+use crate::rpc::{ReadMemory, RpcShard};
 use crate::stats::{Registry, ShardStats};
 use crate::timer::{Nanos, Timers};
 use crate::tls::TlsContexts;
@@ -180,6 +181,8 @@ pub struct Shard {
     pub janitor: Janitor,
     /// Memory that HTTP exchanges use one after the other.
     pub scratch: RefCell<HttpScratch>,
+    /// What RPC connections have in common.
+    pub rpc: RpcShard,
     /// Wakes connections when a drain begins.
     pub drain_wakers: WakerRegistry,
     drain_began_at: Cell<Option<Nanos>>,
@@ -370,6 +373,7 @@ impl Shard {
             stopped: Cell::new(false),
             janitor,
             scratch: RefCell::default(),
+            rpc: RpcShard::default(),
             drain_wakers: WakerRegistry::default(),
             drain_began_at: Cell::new(None),
         })
@@ -432,6 +436,11 @@ impl Shard {
         let began_at = self.drain_began_at.get()?;
         let patience = patience.min(DRAIN_IDLE_PATIENCE).as_nanos() as u64;
         Some(began_at.max(idle_since).saturating_add(patience))
+    }
+
+    /// Memory for reading frames.
+    pub fn read_memory(&self) -> ReadMemory<'_> {
+        ReadMemory { arena: &self.arena, records: &self.records, budget: &self.rpc.budget }
     }
 
     /// A connection that was counted for this shard is over.

@@ -17,7 +17,7 @@ use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
     AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    ServerStats, ShardStats, Stat, StatSet, TcpStats, TlsStats,
+    RpcStats, ServerStats, ShardStats, Stat, StatSet, TcpStats, TlsStats,
 };
 
 /// All statistics of the process.
@@ -32,6 +32,7 @@ pub struct Registry {
     http: Mutex<Family<HttpStats>>,
     clusters: Mutex<Family<ClusterStats>>,
     tcp: Mutex<Family<TcpStats>>,
+    rpc: Mutex<Family<RpcStats>>,
     http2: Vec<Arc<Http2Stats>>,
     cluster_http2: Mutex<Family<Http2Stats>>,
     listener_tls: Mutex<Family<TlsStats>>,
@@ -61,6 +62,7 @@ impl Registry {
             listener_tls: Mutex::default(),
             cluster_tls: Mutex::default(),
             grpc: Mutex::default(),
+            rpc: Mutex::default(),
             hosts: Mutex::default(),
             baseline: Mutex::default(),
         }
@@ -163,6 +165,11 @@ impl Registry {
         lock(&self.tcp).slot(self.shards + 1, slot, prefix)
     }
 
+    /// One slot's `<protocol>.<prefix>.` set, made when first asked for.
+    pub fn rpc(&self, slot: usize, protocol: &str, prefix: &str) -> Arc<RpcStats> {
+        lock(&self.rpc).slot(self.shards + 1, slot, &format!("{protocol}.{prefix}"))
+    }
+
     /// One slot's statistics of the endpoint `address` in the cluster called `cluster`.
     ///
     /// They live as long as the endpoint: the registry keeps no reference of its own, and a set
@@ -197,6 +204,7 @@ impl Registry {
         lock(&self.http).merge_into(&mut samples, Scope::Http);
         lock(&self.clusters).merge_into(&mut samples, Scope::Cluster);
         lock(&self.tcp).merge_into(&mut samples, Scope::Tcp);
+        lock(&self.rpc).merge_into(&mut samples, Scope::Rpc);
         lock(&self.grpc).merge_into(&mut samples);
         self.apply_baseline(&mut samples);
         samples.sort_by_cached_key(ToString::to_string);
@@ -317,6 +325,8 @@ pub enum Scope {
     Listener(Arc<str>),
     /// What belongs to no single part, such as `http2.`.
     Process,
+    /// `<protocol>.<stat_prefix>.`
+    Rpc(Arc<str>),
     /// `server.`
     Server,
     /// `shard.<n>.`
@@ -350,6 +360,7 @@ impl Display for Scope {
             Scope::Process => Ok(()),
             Scope::Server => f.write_str("server."),
             Scope::Shard(shard) => write!(f, "shard.{shard}."),
+            Scope::Rpc(name) => write!(f, "{name}."),
             Scope::Tcp(prefix) => write!(f, "tcp.{prefix}."),
             Scope::Worker { listener, worker } => write!(f, "listener.{listener}.worker_{worker}."),
         }

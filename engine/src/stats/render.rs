@@ -177,6 +177,12 @@ impl Row<'_> {
                 "envoy_listener"
             }
             Scope::Process => "envoy",
+            Scope::Rpc(name) => {
+                let (protocol, stat_prefix) = name.split_once('.').unwrap_or((name, ""));
+                label(&mut labels, "protocol", protocol);
+                label(&mut labels, "stat_prefix", stat_prefix);
+                "outrigger_rpc"
+            }
             Scope::Server => "envoy_server",
             Scope::Shard(shard) => {
                 label(&mut labels, "shard", shard);

@@ -193,6 +193,54 @@ impl HttpStats {
 }
 
 stat_set! {
+    /// `<protocol>.<stat_prefix>.`: one RPC proxy on one shard. The names are those of Envoy's Dubbo
+    /// proxy, where it has them.
+    pub struct RpcStats {
+        counters {
+            cx_total,
+            cx_destroy,
+            cx_destroy_remote,
+            cx_destroy_with_active_rq,
+            cx_protocol_error,
+            cx_idle_timeout,
+            cx_frame_timeout,
+            cx_drain_close,
+            /// Clients that did not read their answers.
+            cx_slow_reader,
+            cx_rx_bytes_total,
+            cx_tx_bytes_total,
+            request,
+            request_twoway,
+            request_oneway,
+            request_decoding_error,
+            request_edit_error,
+            request_overflow,
+            no_route,
+            no_cluster,
+            response,
+            response_success,
+            response_business_exception,
+            response_error,
+            local_response_error,
+            heartbeats_answered,
+            heartbeats_sent,
+            /// Peers that answered no heartbeat, or did not complete a frame.
+            upstream_dead,
+            downstream_dead,
+            /// Answers that belong to no request, and requests where none are taken.
+            upstream_unexpected,
+            downstream_unexpected,
+            reverse_requests,
+            /// Frames of no known kind.
+            opaque,
+        }
+        gauges { cx_active, request_active }
+        levels {}
+        histograms { request_time_ms }
+    }
+}
+
+stat_set! {
     /// `cluster.<name>.`: the upstream side of one cluster on one shard.
     pub struct ClusterStats {
         counters {

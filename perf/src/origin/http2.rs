@@ -4,7 +4,7 @@
 //! is remembered only as long as one side of it is open. gRPC calls (by content type) get one message
 //! and `grpc-status: 0`.
 
-use super::{Asked, Request};
+use super::{Asked, Place, Request};
 use crate::{
     http2::{
         Malformed,
@@ -123,7 +123,8 @@ impl Streams {
     /// A part of a request came, perhaps its last.
     fn on_part(&self, id: u32, end: bool, asked: &mut Vec<Asked>) {
         if end && let Ok(place) = self.place(id) {
-            asked.push(Asked { stream: Some(id), request: self.open[place].request });
+            let request = self.open[place].request;
+            asked.push(Asked { place: Place::Stream(id), request });
         }
     }
 
@@ -267,8 +268,9 @@ mod tests {
                 streams.feed(&up[from..], &mut down, &mut asked).unwrap();
                 from = 0;
                 up.clear();
-                for Asked { stream, request } in asked.drain(..) {
-                    streams.answer(stream.unwrap(), request, 3, &mut down);
+                for Asked { place, request } in asked.drain(..) {
+                    let Place::Stream(stream) = place else { panic!("{place:?}") };
+                    streams.answer(stream, request, 3, &mut down);
                 }
                 client.feed(&down, &mut up, &mut ended).unwrap();
                 down.clear();

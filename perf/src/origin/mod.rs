@@ -1,12 +1,15 @@
-//! The built-in origin: a server of HTTP/1.1 and HTTP/2 that costs as little as possible.
+//! The built-in origin: a server of HTTP/1.1, HTTP/2, Bolt and Dubbo that costs as little as possible.
 //!
 //! One thread, edge-triggered epoll, one `recv` and one `send` per batch of requests, answers
 //! prepared once per size. `/b/N` answers with N bytes, `/h1/N` and `/h2/N` do the same but only in
 //! that version of HTTP (else 404), every other path answers with the configured number; a request's
 //! body is read and dropped. An optional delay holds each answer back.
 //!
+//! Calls of RPC are for the method `bodyN`, whose answer has N bytes; every other method's has the
+//! configured number. Heartbeats are answered at once, and one-way calls not at all.
+//!
 //! The first bytes of a connection say what it speaks: TLS if a certificate is configured, and
-//! within or without it HTTP/2 by its preface, else HTTP/1.1. It is a counterpart for measurements,
+//! within or without it Bolt or Dubbo by the first byte, HTTP/2 by its preface, else HTTP/1.1. It is a counterpart for measurements,
 //! not a web server: an HTTP/1.1 request it can't frame (chunked ones too) is answered with 400 or
 //! 501 and the connection closed.
 
@@ -28,6 +31,7 @@ use self::{http1::Requests, http2::Streams};
 use crate::{
     epoll::{Epoll, Ready},
     http2::PREFACE,
+    rpc::{Frames, Head, Kind, Malformed, Rpc},
     sys, tls,
     variant::Version,
 };
@@ -130,6 +134,7 @@ enum Speech {
     Unknown(Vec<u8>),
     Http1(Requests),
     Http2(Box<Streams>),
+    Rpc(Rpc, Frames),
 }
 
 struct Delayed {
@@ -139,11 +144,22 @@ struct Delayed {
     asked: Asked,
 }
 
-/// A request, on a stream or in HTTP/1.1.
+/// A request, and where its answer belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Asked {
-    stream: Option<u32>,
+    place: Place,
     request: Request,
+}
+
+/// Where an answer belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Behind those before it: HTTP/1.1.
+    Next,
+    /// On a stream of HTTP/2.
+    Stream(u32),
+    /// To a call.
+    Call(Head),
 }
 
 /// What a request asks for.
@@ -350,13 +366,16 @@ impl Connection {
                 return true;
             }
             held = std::mem::take(before);
-            let http2 = held.starts_with(PREFACE);
-            self.speech = if http2 {
+            input = &held;
+            let rpc = [Rpc::Bolt, Rpc::Dubbo].into_iter().find(|rpc| rpc.begins_with(held[0]));
+            self.speech = if let Some(rpc) = rpc {
+                Speech::Rpc(rpc, Frames::new(rpc))
+            } else if let Some(rest) = held.strip_prefix(PREFACE) {
+                input = rest;
                 Speech::Http2(Box::new(Streams::open(out)))
             } else {
                 Speech::Http1(Requests::default())
             };
-            input = if http2 { &held[PREFACE.len()..] } else { &held };
         }
         match &mut self.speech {
             Speech::Unknown(_) => true,
@@ -364,7 +383,7 @@ impl Connection {
                 while !input.is_empty() {
                     let Some((request, taken)) = requests.next(input) else { break };
                     input = &input[taken..];
-                    asked.push(Asked { stream: None, request });
+                    asked.push(Asked { place: Place::Next, request });
                     if request.is_last() {
                         break;
                     }
@@ -372,6 +391,19 @@ impl Connection {
                 true
             }
             Speech::Http2(streams) => streams.feed(input, out, asked).is_ok(),
+            Speech::Rpc(rpc, frames) => frames
+                .feed(input, |head| {
+                    match head.kind {
+                        Kind::Call { two_way: true, asked: bytes } => asked.push(Asked {
+                            place: Place::Call(head),
+                            request: Request::Body(bytes),
+                        }),
+                        Kind::Heartbeat => rpc.put_heartbeat_answer(head, out),
+                        _ => {}
+                    }
+                    Ok::<(), Malformed>(())
+                })
+                .is_ok(),
         }
     }
 
@@ -383,10 +415,14 @@ impl Connection {
         default_bytes: usize,
         out: &mut Vec<u8>,
     ) {
-        let Asked { stream, request } = asked;
-        match (&mut self.speech, stream) {
-            (Speech::Http2(streams), Some(stream)) => {
+        let Asked { place, request } = asked;
+        match (&mut self.speech, place) {
+            (Speech::Http2(streams), Place::Stream(stream)) => {
                 streams.answer(stream, request, default_bytes, out);
+            }
+            (Speech::Rpc(rpc, _), Place::Call(call)) => {
+                let Request::Body(bytes) = request else { return };
+                rpc.put_answer(call, bytes.unwrap_or(default_bytes), out);
             }
             _ => {
                 self.last |= request.is_last();

@@ -3,17 +3,19 @@
 //! A [`Protocol`] describes the load; each connection gets its own [`Session`], which encodes
 //! requests and finds the ends of their responses incrementally. A session does no I/O and reads no
 //! clock. It has a fixed number of slots, one for each request that may be in flight at a time: one
-//! with HTTP/1.1, one per stream with HTTP/2. The invariant: a slot is taken by
+//! with HTTP/1.1, one per stream with HTTP/2, one per call in flight with RPC. The invariant: a slot is taken by
 //! [`Session::request`] and free again when it was reported as [`Ended`].
 
 pub mod http1;
 pub mod http2;
+pub mod rpc;
 
 use serde::{Deserialize, Serialize};
 
 use self::{
     http1::{Http1, Http1Session},
     http2::{Http2, Http2Session},
+    rpc::{RpcLoad, RpcSession},
 };
 
 /// A kind of load.
@@ -91,6 +93,8 @@ pub enum AnyProtocol {
     Http1(Http1),
     /// HTTP/2.
     Http2(Http2),
+    /// Bolt or Dubbo.
+    Rpc(RpcLoad),
 }
 
 /// A session of [`AnyProtocol`].
@@ -100,6 +104,8 @@ pub enum AnySession {
     Http1(Box<Http1Session>),
     /// HTTP/2.
     Http2(Box<Http2Session>),
+    /// Bolt or Dubbo.
+    Rpc(Box<RpcSession>),
 }
 
 impl Protocol for AnyProtocol {
@@ -109,6 +115,7 @@ impl Protocol for AnyProtocol {
         match self {
             Self::Http1(http1) => AnySession::Http1(Box::new(http1.session())),
             Self::Http2(http2) => AnySession::Http2(Box::new(http2.session())),
+            Self::Rpc(rpc) => AnySession::Rpc(Box::new(rpc.session())),
         }
     }
 
@@ -116,6 +123,7 @@ impl Protocol for AnyProtocol {
         match self {
             Self::Http1(http1) => http1.slots(),
             Self::Http2(http2) => http2.slots(),
+            Self::Rpc(rpc) => rpc.slots(),
         }
     }
 }
@@ -126,6 +134,7 @@ macro_rules! either {
         match $self {
             AnySession::Http1($session) => $call,
             AnySession::Http2($session) => $call,
+            AnySession::Rpc($session) => $call,
         }
     };
 }
@@ -183,7 +192,7 @@ pub enum Fault {
     Closed,
     /// The response doesn't follow the protocol, or came unasked.
     Malformed,
-    /// A status other than 200.
+    /// A status other than 200, or than success in RPC.
     Status,
     /// The body has not the expected length.
     Length,

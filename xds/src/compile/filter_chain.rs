@@ -3,11 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::compile::{Context, address, http, invalid, tcp, tls};
+use crate::compile::{Context, address, invalid, terminal, tls};
 use crate::fault::{Found, Problem, Trail};
-use crate::snapshot::{
-    FilterChain, FilterChainMatch, FilterChains, FilterChainsError, SourceType, Terminal,
-};
+use crate::snapshot::{FilterChain, FilterChainMatch, FilterChains, FilterChainsError, SourceType};
 use crate::view::View;
 
 /// Every chain of a listener, which has at least one.
@@ -70,23 +68,14 @@ fn unique_names(listener: &View<'_>, views: &[View<'_>]) -> Result<(), Found> {
 fn filter_chain(view: &View<'_>, context: &Context<'_>) -> Result<FilterChain, Found> {
     let tls = tls::downstream_socket(view, context)?.map(Arc::new);
     let filters = view.messages("filters");
-    let Some(terminal) = filters.last() else {
+    let Some(last) = filters.last() else {
         return Err(invalid(view.at("filters"), "must end in a terminal filter"));
     };
     if let Some(first) = filters.iter().rev().nth(1) {
         let text = "is a terminal filter and must be the last";
         return Err(first.fault(Problem::Invalid(text.to_owned())));
     }
-    terminal.required_text("name")?;
-    let Some(unpacked) = terminal.unpack("typed_config")? else {
-        return Err(terminal.required("typed_config"));
-    };
-    let config = unpacked.view(view.schema());
-    let terminal = match unpacked.kind().as_str() {
-        HTTP_CONNECTION_MANAGER => Terminal::Http(Arc::new(http::compile(&config, context)?)),
-        TCP_PROXY => Terminal::Tcp(Arc::new(tcp::compile(&config, context)?)),
-        _ => return Err(unpacked.refuse()),
-    };
+    let terminal = terminal::compile(last, context)?;
     Ok(FilterChain { name: view.text("name").into(), tls, terminal })
 }
 
@@ -147,7 +136,3 @@ fn server_name(name: &str) -> Result<Box<str>, &'static str> {
     }
     Ok(name.to_ascii_lowercase().into())
 }
-
-const HTTP_CONNECTION_MANAGER: &str =
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";

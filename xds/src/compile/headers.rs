@@ -3,7 +3,7 @@
 use crate::compile::format;
 use crate::compile::invalid;
 use crate::fault::{Found, Trail};
-use crate::snapshot::{AppendAction, HeaderEdits, HeaderName, HeaderOp};
+use crate::snapshot::{AppendAction, HeaderEdits, HeaderName, HeaderOp, Template};
 use crate::view::View;
 
 /// Edits that one level of the configuration asks for.
@@ -44,12 +44,23 @@ pub(crate) fn flatten(levels: &[&Level]) -> (HeaderEdits, HeaderEdits) {
 fn addition(view: &View<'_>) -> Result<HeaderOp, Found> {
     let Some(header) = view.message("header") else { return Err(view.required("header")) };
     let name = editable(header.required_text("key")?, header.at("key"))?;
+    let value = value(&header)?;
+    let action = append_action(view)?;
+    Ok(HeaderOp::Set { name, value, action, keep_empty_value: view.flag("keep_empty_value") })
+}
+
+/// The value of core.v3.HeaderValue.
+pub(crate) fn value(header: &View<'_>) -> Result<Template, Found> {
     let value = header.text("value");
     if value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
         return Err(header.invalid("value", "must not hold CR, LF or NUL"));
     }
-    let value = format::template(value, &header.at("value"))?;
-    let action = match (view.wrapped_flag("append"), view.choice("append_action")?.as_str()) {
+    format::template(value, &header.at("value"))
+}
+
+/// What core.v3.HeaderValueOption says of a header that is there already.
+pub(crate) fn append_action(view: &View<'_>) -> Result<AppendAction, Found> {
+    Ok(match (view.wrapped_flag("append"), view.choice("append_action")?.as_str()) {
         // The older of two ways to say it counts only while the newer is at its default.
         (Some(false), "APPEND_IF_EXISTS_OR_ADD") => AppendAction::OverwriteIfExistsOrAdd,
         (_, "APPEND_IF_EXISTS_OR_ADD") => AppendAction::AppendIfExistsOrAdd,
@@ -60,8 +71,7 @@ fn addition(view: &View<'_>) -> Result<HeaderOp, Found> {
         (_, "OVERWRITE_IF_EXISTS_OR_ADD") => AppendAction::OverwriteIfExistsOrAdd,
         (_, "OVERWRITE_IF_EXISTS") => AppendAction::OverwriteIfExists,
         (_, other) => return Err(view.unsupported("append_action", other)),
-    };
-    Ok(HeaderOp::Set { name, value, action, keep_empty_value: view.flag("keep_empty_value") })
+    })
 }
 
 /// A header that edits may touch: not one that decides where a request goes.

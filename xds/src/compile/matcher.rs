@@ -11,47 +11,53 @@ use crate::view::View;
 /// route.v3.HeaderMatcher.
 pub(crate) fn header(view: &View<'_>) -> Result<HeaderMatcher, Found> {
     let name = header_name(view.required_text("name")?, view.at("name"))?;
-    let plain = |field: &str| -> Result<Box<[u8]>, Found> {
-        Ok(view.required_text(field)?.as_bytes().into())
-    };
-    let predicate = match view.which(&[
-        "exact_match",
-        "safe_regex_match",
-        "range_match",
-        "present_match",
-        "prefix_match",
-        "suffix_match",
-        "contains_match",
-        "string_match",
-    ]) {
-        None => HeaderPredicate::Present(true),
-        Some("present_match") => HeaderPredicate::Present(view.flag("present_match")),
-        Some("range_match") => range(view)?,
-        Some("string_match") => match view.message("string_match") {
-            Some(matcher) => HeaderPredicate::String(string(&matcher)?),
-            None => return Err(view.required("string_match")),
-        },
-        Some("safe_regex_match") => match view.message("safe_regex_match") {
-            Some(regex) => HeaderPredicate::String(StringMatcher::Regex(pattern(&regex)?)),
-            None => return Err(view.required("safe_regex_match")),
-        },
-        Some(field) => {
-            let text = plain(field)?;
-            let ignore_case = false;
-            HeaderPredicate::String(match field {
-                "prefix_match" => StringMatcher::Prefix { text, ignore_case },
-                "suffix_match" => StringMatcher::Suffix { text, ignore_case },
-                "contains_match" => StringMatcher::Contains { text, ignore_case },
-                _ => StringMatcher::Exact { text, ignore_case },
-            })
-        }
-    };
     Ok(HeaderMatcher {
         name,
-        predicate,
+        predicate: header_predicate(view)?,
         invert: view.flag("invert_match"),
         missing_is_empty: view.flag("treat_missing_header_as_empty"),
     })
+}
+
+/// The condition of route.v3.HeaderMatcher, whatever the name is of.
+pub(crate) fn header_predicate(view: &View<'_>) -> Result<HeaderPredicate, Found> {
+    let plain = |field: &str| -> Result<Box<[u8]>, Found> {
+        Ok(view.required_text(field)?.as_bytes().into())
+    };
+    Ok(
+        match view.which(&[
+            "exact_match",
+            "safe_regex_match",
+            "range_match",
+            "present_match",
+            "prefix_match",
+            "suffix_match",
+            "contains_match",
+            "string_match",
+        ]) {
+            None => HeaderPredicate::Present(true),
+            Some("present_match") => HeaderPredicate::Present(view.flag("present_match")),
+            Some("range_match") => range(view)?,
+            Some("string_match") => match view.message("string_match") {
+                Some(matcher) => HeaderPredicate::String(string(&matcher)?),
+                None => return Err(view.required("string_match")),
+            },
+            Some("safe_regex_match") => match view.message("safe_regex_match") {
+                Some(regex) => HeaderPredicate::String(StringMatcher::Regex(pattern(&regex)?)),
+                None => return Err(view.required("safe_regex_match")),
+            },
+            Some(field) => {
+                let text = plain(field)?;
+                let ignore_case = false;
+                HeaderPredicate::String(match field {
+                    "prefix_match" => StringMatcher::Prefix { text, ignore_case },
+                    "suffix_match" => StringMatcher::Suffix { text, ignore_case },
+                    "contains_match" => StringMatcher::Contains { text, ignore_case },
+                    _ => StringMatcher::Exact { text, ignore_case },
+                })
+            }
+        },
+    )
 }
 
 fn range(view: &View<'_>) -> Result<HeaderPredicate, Found> {

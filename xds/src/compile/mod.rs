@@ -17,6 +17,8 @@ pub(crate) mod access_log;
 pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
+pub(crate) mod detection;
+pub(crate) mod dubbo_proxy;
 pub(crate) mod filter_chain;
 pub(crate) mod format;
 pub(crate) mod headers;
@@ -26,10 +28,14 @@ pub(crate) mod inspection;
 pub(crate) mod listener;
 pub(crate) mod matcher;
 pub(crate) mod route;
+pub(crate) mod rpc;
+pub(crate) mod rpc_route;
 pub(crate) mod runtime;
 pub(crate) mod secret;
 pub(crate) mod tcp;
+pub(crate) mod terminal;
 pub(crate) mod tls;
+pub(crate) mod weights;
 
 /// What the parts of a configuration need of each other.
 pub(crate) struct Context<'a> {

@@ -6,9 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::compile::headers::{Level, flatten, header_name};
-use crate::compile::{
-    Context, as_u32, format, header_text, http, invalid, matcher, runtime_fraction,
-};
+use crate::compile::weights::{self, Weighted};
+use crate::compile::{Context, format, header_text, http, invalid, matcher, runtime_fraction};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     ClientCertificateMatcher, ClusterRef, DirectResponse, Forward, GrpcTimeout, HeaderEdits,
@@ -195,8 +194,7 @@ impl Host<'_> {
     fn weighted(&self, view: &View<'_>, route: &Level) -> Result<WeightedClusters, Found> {
         let mut clusters = Vec::new();
         let mut sums = Vec::new();
-        let mut total = 0u64;
-        for entry in view.messages("clusters") {
+        for Weighted { view: entry, weight, sum } in weights::compile(view, self.table.context)? {
             let target = match (entry.optional_text("name"), entry.optional_text("cluster_header"))
             {
                 (Some(_), None) => Ok(self.cluster(&entry, "name")?),
@@ -205,12 +203,6 @@ impl Host<'_> {
                     return Err(entry.invalid("cluster_header", "set together with name"));
                 }
                 (None, None) => return Err(entry.required("name")),
-            };
-            let weight = self.weight(view, &entry)?;
-            total += u64::from(weight);
-            let Ok(sum) = u32::try_from(total) else {
-                let text = format!("weights must add up to at most {}", u32::MAX);
-                return Err(view.invalid("clusters", text));
             };
             let level = Level::compile(&entry)?;
             let (request_headers, response_headers) = self.edits(route, Some(&level));
@@ -223,33 +215,11 @@ impl Host<'_> {
                 response_headers,
             });
         }
-        if total == 0 {
-            return Err(view.invalid("clusters", "weights must add up to at least 1"));
-        }
-        match view.wrapped_u32("total_weight") {
-            Some(said) if u64::from(said) != total => {
-                return Err(view.invalid("total_weight", format!("the weights add up to {total}")));
-            }
-            _ => {}
-        }
         Ok(WeightedClusters {
             clusters: clusters.into(),
             sums: sums.into(),
             random_header: optional_header(view, "header_name")?,
         })
-    }
-
-    /// The configured weight, or what the runtime says under `prefix.name`.
-    fn weight(&self, view: &View<'_>, entry: &View<'_>) -> Result<u32, Found> {
-        let Some(weight) = entry.wrapped_u32("weight") else {
-            return Err(entry.required("weight"));
-        };
-        let prefix = view.text("runtime_key_prefix");
-        if prefix.is_empty() {
-            return Ok(weight);
-        }
-        let key = format!("{prefix}.{}", entry.text("name"));
-        Ok(self.table.context.runtime.get(&key).and_then(as_u32).unwrap_or(weight))
     }
 
     fn direct_response(&self, view: &View<'_>) -> Result<DirectResponse, Found> {

@@ -185,14 +185,7 @@ impl HeaderMatcher {
     }
 
     fn matches_single(&self, value: Option<&[u8]>) -> bool {
-        match (&self.predicate, value) {
-            (HeaderPredicate::Present(wanted), value) => {
-                (value.is_some() == *wanted) != self.invert
-            }
-            (predicate, Some(value)) => predicate.holds(value) != self.invert,
-            (predicate, None) if self.missing_is_empty => predicate.holds(b"") != self.invert,
-            (_, None) => false,
-        }
+        self.predicate.decide(value, self.invert, self.missing_is_empty)
     }
 
     fn matches_several<R: RequestView>(&self, request: &R, name: &str) -> bool {
@@ -220,6 +213,21 @@ fn joined<'a>(values: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = u8
 }
 
 impl HeaderPredicate {
+    /// Whether a header with this value, or without one, satisfies the condition or its inverse.
+    pub(super) fn decide(
+        &self,
+        value: Option<&[u8]>,
+        invert: bool,
+        missing_is_empty: bool,
+    ) -> bool {
+        match (self, value) {
+            (HeaderPredicate::Present(wanted), value) => (value.is_some() == *wanted) != invert,
+            (predicate, Some(value)) => predicate.holds(value) != invert,
+            (predicate, None) if missing_is_empty => predicate.holds(b"") != invert,
+            (_, None) => false,
+        }
+    }
+
     fn holds(&self, value: &[u8]) -> bool {
         match self {
             HeaderPredicate::Present(wanted) => *wanted,

@@ -65,9 +65,8 @@ pub use self::route::{
 pub use self::route_table::{RouteTable, RouteTableError};
 pub use self::rpc::{
     DetectedProtocol, ProtocolDetection, RpcHeaderEdits, RpcHeaderMatcher, RpcHeaderOp,
-    RpcHeaderPredicate, RpcKeepalive, RpcMatcher, RpcProtocol, RpcProxy, RpcRetry, RpcRoute,
-    RpcRouteTable, RpcTarget, RpcWeightedClusters, ServiceSide, Services, Sharing,
-    UpstreamConnections,
+    RpcKeepalive, RpcMatcher, RpcProtocol, RpcProxy, RpcRetry, RpcRoute, RpcRouteTable, RpcTarget,
+    RpcWeightedClusters, ServiceMatcher, ServiceSide, Services, Sharing, UpstreamConnections,
 };
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
 pub use self::tls::{

@@ -2,13 +2,12 @@
 //! compiled to the same), and the services that registries and applications tell us of.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log::AccessLog;
 use super::cluster::{ClusterId, ClusterRef};
-use super::matcher::{Fraction, StringMatcher};
+use super::matcher::{Fraction, HeaderPredicate, StringMatcher};
 
 /// Speaks an RPC framing protocol with downstream, and the same with upstream.
 #[derive(Debug, Clone)]
@@ -35,10 +34,11 @@ pub struct RpcProxy {
     /// Heartbeats to idle upstream connections; `None` sends none.
     pub upstream_keepalive: Option<RpcKeepalive>,
     /// Upstream connections of each endpoint and shard that requests share, at most; a further one is
-    /// made when those there are have this many requests under way each.
+    /// made when those there are have this many requests under way each. Means nothing with
+    /// [`Sharing::Bound`].
     pub upstream_connections: UpstreamConnections,
-    /// A peer may send requests on a connection it accepted (SOFA registry pushes, Dubbo callbacks):
-    /// then each downstream connection has an upstream connection of its own.
+    /// A peer may send requests on a connection it accepted (SOFA registry pushes, Dubbo callbacks).
+    /// Only with [`Sharing::Bound`].
     pub allow_reverse_requests: bool,
     /// Written once per request, at its end.
     pub access_log: Vec<Arc<AccessLog>>,
@@ -124,7 +124,8 @@ pub struct RpcRouteTable {
     pub name: Box<str>,
     /// In order.
     pub routes: Box<[RpcRoute]>,
-    /// Some route looks at more than service, version and method, so that everything must be read.
+    /// Some route looks at more than service, version and method (at the group or a header, or by
+    /// looking the service up), so that everything must be read.
     pub needs_headers: bool,
 }
 
@@ -138,7 +139,7 @@ pub struct RpcRoute {
     /// Where requests go.
     pub target: RpcTarget,
     /// From the whole request to its response; the smaller of this and the request's own counts.
-    /// `None` only the request's own.
+    /// `None` leaves it to the request's own.
     pub timeout: Option<Duration>,
     /// When a request is sent again.
     pub retry: RpcRetry,
@@ -152,7 +153,7 @@ pub struct RpcRoute {
 #[derive(Debug, Clone, Default)]
 pub struct RpcMatcher {
     /// Condition on the service.
-    pub service: Option<StringMatcher>,
+    pub service: Option<ServiceMatcher>,
     /// Condition on the method.
     pub method: Option<StringMatcher>,
     /// Condition on the version; missing is empty (Dubbo: `0.0.0` counts as empty).
@@ -165,28 +166,62 @@ pub struct RpcMatcher {
     pub fraction: Option<Fraction>,
 }
 
+/// A condition on the service's name.
+#[derive(Debug, Clone)]
+pub enum ServiceMatcher {
+    /// Text.
+    Text(StringMatcher),
+    /// Begins and ends so, with at least one byte between: `com.foo.*`, `*.Hello`, `*`.
+    Wildcard {
+        /// In front of the star; may be empty.
+        prefix: Box<[u8]>,
+        /// Behind the star; may be empty.
+        suffix: Box<[u8]>,
+    },
+}
+
+impl ServiceMatcher {
+    /// Whether `service` matches.
+    #[must_use]
+    pub fn matches(&self, service: &[u8]) -> bool {
+        match self {
+            ServiceMatcher::Text(matcher) => matcher.matches(service),
+            ServiceMatcher::Wildcard { prefix, suffix } => service
+                .strip_prefix(&**prefix)
+                .and_then(|rest| rest.strip_suffix(&**suffix))
+                .is_some_and(|star| !star.is_empty()),
+        }
+    }
+}
+
 /// A condition on one header.
 #[derive(Debug, Clone)]
 pub struct RpcHeaderMatcher {
-    /// Case-sensitive.
+    /// Case-sensitive, but for `ignore_name_case`.
     pub name: Box<str>,
+    /// Envoy's dubbo_proxy compares names so.
+    pub ignore_name_case: bool,
     /// The condition. Of a repeated key the last counts.
-    pub predicate: RpcHeaderPredicate,
-    /// Inverts the result.
+    pub predicate: HeaderPredicate,
+    /// Inverts the result for a header that is there.
     pub invert: bool,
     /// A missing header is matched as the empty string.
     pub missing_is_empty: bool,
 }
 
-/// A condition on a header's value.
-#[derive(Debug, Clone)]
-pub enum RpcHeaderPredicate {
-    /// It is there (`true`) or not (`false`).
-    Present(bool),
-    /// A base-10 integer within.
-    Range(Range<i64>),
-    /// Text.
-    String(StringMatcher),
+impl RpcHeaderMatcher {
+    /// Whether the header called `name` is the one it is about.
+    #[must_use]
+    pub fn is_about(&self, name: &[u8]) -> bool {
+        let own = self.name.as_bytes();
+        if self.ignore_name_case { own.eq_ignore_ascii_case(name) } else { own == name }
+    }
+
+    /// Whether the condition holds for the header's last `value`; `None` if there is none.
+    #[must_use]
+    pub fn holds(&self, value: Option<&[u8]>) -> bool {
+        self.predicate.decide(value, self.invert, self.missing_is_empty)
+    }
 }
 
 /// Where requests go.

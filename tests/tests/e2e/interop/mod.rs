@@ -2,16 +2,20 @@
 //! only Rust need not have, and is run by CI, which installs it.
 
 mod autobahn;
+mod bolt;
+mod dubbo;
 mod grpc;
 mod h2spec;
+mod sofa;
 mod testssl;
+mod triple;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use outrigger_tests::process::{Limits, Process};
 use outrigger_tests::tls::{Authority, Identity, Subject};
-use outrigger_tests::{Address, eventually};
+use outrigger_tests::{Address, Peer, eventually};
 
 /// A script beside this file.
 fn script(name: &str) -> PathBuf {
@@ -35,6 +39,18 @@ impl PythonServer {
         });
         PythonServer { address: Address::port(port), _process: process }
     }
+}
+
+/// A program that `.ci/run` built of the sources in `peers`.
+fn peer(name: &str) -> Peer {
+    Peer::start(Command::new(name))
+}
+
+/// The one in Node.
+fn node_peer() -> Peer {
+    let mut command = Command::new("node");
+    command.arg(script("peers/sofa.js"));
+    Peer::start(command)
 }
 
 /// A certificate for `proxy.test` and localhost, and who signed it.

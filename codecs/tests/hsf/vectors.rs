@@ -1,0 +1,139 @@
+//! The vectors of hsf.md section 11, and requests built to order.
+
+pub(crate) const H1: &str = "0e010004000000000000000000000100000bb800000013000000080000000100\
+    0000100000000300000017636f6d2e666f6f2e48656c6c6f3a312e302e307361\
+    7948656c6c6f6a6176612e6c616e672e537472696e670268694810436f6e7375\
+    6d65722d4170704e616d65036170705a";
+pub(crate) const H2: &str = "0e010114040000000000000000000001000000060568656c6c6f";
+pub(crate) const H3: &str = "0e01013c0400000000000000000000010000001173657276696365206e6f7420\
+    666f756e64";
+pub(crate) const H4: &str = "0c0001000000000000000000000100000bb8";
+pub(crate) const H5: &str = "0c0101000000000000000000000100000000";
+pub(crate) const H6: &str = "0e01015804000000ffffffffffffffff0000000100";
+pub(crate) const H7: &str = "0e0100040000000000000000000002000003e800000013000000040000000000\
+    000000636f6d2e666f6f2e48656c6c6f3a312e302e3070696e67";
+pub(crate) const TR1: &str = "0d000102000000008f2c000000fe4d74002a636f6d2e74616f62616f2e72656d\
+    6f74696e672e696d706c2e436f6e6e656374696f6e5265717565737453000363\
+    74784d740039636f6d2e74616f62616f2e72656d6f74696e672e696d706c2e43\
+    6f6e6e656374696f6e526571756573742452657175657374436f6e7465787453\
+    000269644c000000000000000753000674686973243052000000007a7a636f6d\
+    2e616c697061792e736f66612e7270632e636f72652e726571756573742e536f\
+    6661526571756573744d74002c636f6d2e616c697061792e736f66612e727063\
+    2e636f72652e726571756573742e536f66615265717565737453000d74617267\
+    65744170704e616d6553000361707053000a6d6574686f644e616d6553000873\
+    617948656c6c6f53001774617267657453657276696365556e697175654e616d\
+    65530011636f6d2e666f6f2e48656c6c6f3a312e3053000c7265717565737450\
+    726f70734d7400005300117270635f74726163655f636f6e746578744d740000\
+    530009736f66615270634964530001307a7a53000d6d6574686f644172675369\
+    6773567400075b737472696e676c000000015300106a6176612e6c616e672e53\
+    7472696e677a7a";
+pub(crate) const TR2: &str = "0d000402000000007f2c000000dd4fba636f6d2e74616f62616f2e72656d6f74\
+    696e672e696d706c2e436f6e6e656374696f6e5265717565737491036374786f\
+    904fc839636f6d2e74616f62616f2e72656d6f74696e672e696d706c2e436f6e\
+    6e656374696f6e526571756573742452657175657374436f6e74657874920269\
+    64067468697324306f91e24a00636f6d2e616c697061792e736f66612e727063\
+    2e636f72652e726571756573742e536f6661526571756573744fbc636f6d2e61\
+    6c697061792e736f66612e7270632e636f72652e726571756573742e536f6661\
+    52657175657374950d7461726765744170704e616d650a6d6574686f644e616d\
+    651774617267657453657276696365556e697175654e616d650c726571756573\
+    7450726f70730d6d6574686f64417267536967736f9003617070087361794865\
+    6c6c6f11636f6d2e666f6f2e48656c6c6f3a312e304d117270635f7472616365\
+    5f636f6e746578744d09736f6661527063496401307a7a567400075b73747269\
+    6e676e01106a6176612e6c616e672e537472696e677a";
+pub(crate) const TR3: &str = "0d01010000000000d32e000000714d74002b636f6d2e74616f62616f2e72656d\
+    6f74696e672e696d706c2e436f6e6e656374696f6e526573706f6e7365530004\
+    686f737453000f3132372e302e302e313a3537343238530006726573756c7449\
+    000000005300086572726f724d73674e53000a6572726f72537461636b4e5300\
+    036374784d74003b636f6d2e74616f62616f2e72656d6f74696e672e696d706c\
+    2e436f6e6e656374696f6e526573706f6e736524526573706f6e7365436f6e74\
+    65787453000269644c000000000000000753000674686973243052000000007a\
+    7a636f6d2e616c697061792e736f66612e7270632e636f72652e726573706f6e\
+    73652e536f6661526573706f6e73654d74002e636f6d2e616c697061792e736f\
+    66612e7270632e636f72652e726573706f6e73652e536f6661526573706f6e73\
+    6553000769734572726f72465300086572726f724d73674e53000b6170705265\
+    73706f6e736553000568656c6c6f53000d726573706f6e736550726f70734e7a";
+pub(crate) const TR4: &str = "0d000102000000008f2c000000014d74002a636f6d2e74616f62616f2e72656d\
+    6f74696e672e696d706c2e436f6e6e656374696f6e5265717565737453000363\
+    74784d740039636f6d2e74616f62616f2e72656d6f74696e672e696d706c2e43\
+    6f6e6e656374696f6e526571756573742452657175657374436f6e7465787453\
+    000269644c000000000000000853000674686973243052000000007a7a636f6d\
+    2e74616f62616f2e72656d6f74696e672e696d706c2e436f6e6e656374696f6e\
+    4865617274426561744e";
+pub(crate) const HM1: &str = "0e010004000000000000000000000100000bb80000001300000008ffffffff";
+pub(crate) const HM2: &str = "0e010004000000000000000000000100000bb87fffffff7fffffff000000007f\
+    ffffff";
+pub(crate) const HM3: &str = "0e0102040000000000000000000002000003e800000013000000040000000000\
+    000000636f6d2e666f6f2e48656c6c6f3a312e302e3070696e67";
+
+pub(crate) fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .map(|c| c.to_digit(16).expect("a hex digit") as u8)
+        .collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+/// An HSF2 request; properties are written as short strings of Hessian 2.
+pub(crate) struct Request<'a> {
+    pub(crate) codec: u8,
+    pub(crate) id: u64,
+    pub(crate) timeout: i32,
+    pub(crate) service: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) arguments: &'a [(&'a str, &'a [u8])],
+    pub(crate) properties: Option<&'a [(&'a str, &'a str)]>,
+}
+
+impl Default for Request<'_> {
+    fn default() -> Self {
+        Self {
+            codec: 4,
+            id: 1,
+            timeout: 3000,
+            service: "com.foo.Hello:1.0.0",
+            method: "sayHello",
+            arguments: &[],
+            properties: None,
+        }
+    }
+}
+
+impl Request<'_> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut properties = Vec::new();
+        if let Some(list) = self.properties {
+            properties.push(b'H');
+            for text in list.iter().flat_map(|(key, value)| [key, value]) {
+                let units = text.encode_utf16().count();
+                assert!(units < 1024);
+                properties.extend_from_slice(&[0x30 | (units >> 8) as u8, units as u8]);
+                properties.extend_from_slice(text.as_bytes());
+            }
+            properties.push(b'Z');
+        }
+        self.with_properties(&properties)
+    }
+
+    pub(crate) fn with_properties(&self, properties: &[u8]) -> Vec<u8> {
+        let mut out = vec![0x0e, 1, 0, self.codec, 0, 0, 0];
+        out.extend_from_slice(&self.id.to_be_bytes());
+        out.extend_from_slice(&self.timeout.to_be_bytes());
+        let types = self.arguments.iter().map(|(name, _)| name.len());
+        let values = self.arguments.iter().map(|(_, value)| value.len());
+        let lengths = [self.service.len(), self.method.len(), self.arguments.len()];
+        for length in lengths.into_iter().chain(types).chain(values).chain([properties.len()]) {
+            out.extend_from_slice(&(length as u32).to_be_bytes());
+        }
+        out.extend_from_slice(self.service.as_bytes());
+        out.extend_from_slice(self.method.as_bytes());
+        for (name, _) in self.arguments {
+            out.extend_from_slice(name.as_bytes());
+        }
+        for (_, value) in self.arguments {
+            out.extend_from_slice(value);
+        }
+        out.extend_from_slice(properties);
+        out
+    }
+}

@@ -1,0 +1,66 @@
+//! Apache Dubbo over Triple, which is gRPC with headers of its own.
+
+use outrigger_tests::origin::refusing;
+use outrigger_tests::peer::Questions;
+use outrigger_tests::{Address, Config, Peer, Proxy};
+use serde_json::{Value, json};
+
+use super::dubbo::{calls, url};
+use super::peer;
+
+/// Each local error has a group of its own, and every other but `g1` and none no route.
+fn config(server: &Address, refusing: &Address) -> Config {
+    let group = |name: Value| {
+        json!({"prefix": "/peer.Echo/", "grpc": {},
+               "headers": [{"name": "tri-service-group", "string_match": {"exact": name},
+                            "treat_missing_header_as_empty": true}]})
+    };
+    Config::to_http2(server)
+        .tune_route(json!({"match": group(json!("")), "route": {"timeout": "0s"},
+            "request_headers_to_add": [{"header": {"key": "seen-by", "value": "proxy"}}]}))
+        .route(
+            json!({"match": group(json!("g1")), "route": {"cluster": "origin", "timeout": "0s"}}),
+        )
+        .route(json!({"match": group(json!("slow")),
+                      "route": {"cluster": "origin", "timeout": "0.2s"}}))
+        .route(json!({"match": group(json!("empty")), "route": {"cluster": "empty"}}))
+        .route(json!({"match": group(json!("refusing")), "route": {"cluster": "refusing"}}))
+        .route(json!({"match": group(json!("full")), "route": {"cluster": "full"}}))
+        .cluster("empty", &[])
+        .cluster("refusing", &[refusing])
+        .cluster("full", &[server])
+        .tune_cluster(json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}}))
+}
+
+fn local_errors(questions: &mut Questions, client: &mut Peer, to: &str) {
+    for (group, more, code) in [
+        ("none", "", "METHOD_NOT_FOUND"),
+        ("empty", "", "NETWORK_EXCEPTION"),
+        ("slow", "method=slow text=20000", "TIMEOUT_EXCEPTION"),
+        ("full", "", "NETWORK_EXCEPTION"),
+        ("refusing", "", "NETWORK_EXCEPTION"),
+    ] {
+        questions.error(client, &format!("call {to} group={group} {more}"), &[code]);
+    }
+}
+
+#[test]
+#[ignore = "needs Java with Dubbo, which .ci/run installs"]
+fn triple_of_java_runs_through() {
+    let (mut server, mut client) = (peer("dubbo-peer"), peer("dubbo-peer"));
+    let direct = Address::port(server.serve("serve protocol=tri groups=g1,slow"));
+    let (_socket, refusing) = refusing();
+    let proxy = Proxy::start(&config(&direct, &refusing));
+    let mut questions = Questions::default();
+    for address in [&direct, proxy.address()] {
+        calls(&mut questions, &mut client, &url("tri", address, "a=b"), &mut server);
+    }
+    let to = url("tri", proxy.address(), "a=b");
+    let header = format!("call {to} method=header text=seen-by");
+    questions.value(&mut client, &header, "proxy");
+    local_errors(&mut questions, &mut client, &to);
+    questions.value(&mut client, &format!("call {to} text=after"), "after");
+    questions.all_right();
+    proxy.expect_no_active_requests();
+    proxy.stop();
+}

@@ -1,0 +1,52 @@
+//! The filter that a connection ends in.
+
+use std::sync::Arc;
+
+use crate::compile::{Context, detection, dubbo_proxy, http, rpc, tcp};
+use crate::fault::Found;
+use crate::snapshot::Terminal;
+use crate::view::{Unpacked, View};
+
+/// The last filter of a filter chain: listener.v3.Filter.
+pub(crate) fn compile(filter: &View<'_>, context: &Context<'_>) -> Result<Terminal, Found> {
+    let unpacked = unpack(filter)?;
+    if unpacked.kind() == PROTOCOL_DETECTION {
+        let config = unpacked.view(filter.schema());
+        return Ok(Terminal::Detect(Arc::new(detection::compile(&config, context)?)));
+    }
+    owner(&unpacked, filter, context)
+}
+
+/// A filter that a detection chooses: any but another detection.
+pub(crate) fn detected(filter: &View<'_>, context: &Context<'_>) -> Result<Terminal, Found> {
+    let unpacked = unpack(filter)?;
+    if unpacked.kind() == PROTOCOL_DETECTION {
+        return Err(filter.invalid("typed_config", "a detection cannot hold another"));
+    }
+    owner(&unpacked, filter, context)
+}
+
+fn unpack(filter: &View<'_>) -> Result<Unpacked, Found> {
+    filter.required_text("name")?;
+    filter.unpack("typed_config")?.ok_or_else(|| filter.required("typed_config"))
+}
+
+/// A filter that serves connections itself.
+fn owner(unpacked: &Unpacked, filter: &View<'_>, context: &Context<'_>) -> Result<Terminal, Found> {
+    let config = unpacked.view(filter.schema());
+    Ok(match unpacked.kind().as_str() {
+        HTTP_CONNECTION_MANAGER => Terminal::Http(Arc::new(http::compile(&config, context)?)),
+        TCP_PROXY => Terminal::Tcp(Arc::new(tcp::compile(&config, context)?)),
+        RPC_PROXY => Terminal::Rpc(Arc::new(rpc::compile(&config, context)?)),
+        DUBBO_PROXY => Terminal::Rpc(Arc::new(dubbo_proxy::compile(&config, context)?)),
+        _ => return Err(unpacked.refuse()),
+    })
+}
+
+const HTTP_CONNECTION_MANAGER: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const DUBBO_PROXY: &str = "envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy";
+const RPC_PROXY: &str = "outrigger.filters.network.rpc_proxy.v1.RpcProxy";
+const PROTOCOL_DETECTION: &str =
+    "outrigger.filters.network.protocol_detection.v1.ProtocolDetection";

@@ -21,6 +21,7 @@ mod interop;
 mod lifecycle;
 mod load;
 mod rpc;
+mod services;
 mod smuggling;
 mod streaming;
 mod tls;

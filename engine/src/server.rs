@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
-use outrigger_xds::snapshot::{
-    Address, Cluster, Discovery, Endpoint, Listener, Service, Snapshot,
-};
+use outrigger_xds::snapshot::{Address, Cluster, Discovery, Endpoint, Listener, Service, Snapshot};
 use tokio::sync::oneshot;
 
 use crate::access_log::logger::batches_in;
@@ -22,8 +20,8 @@ use crate::access_log::{AccessLogs, LogWriter, OpenError, Queue};
 use crate::cli::{Process, UnknownFields};
 use crate::cluster::Breakers;
 use crate::control::{
-    BoundListener, Command, Control, ControlError, ControlOptions, ControlState, Lifecycle, Publish,
-    PublishServices, signals,
+    BoundListener, Command, Control, ControlError, ControlOptions, ControlState, Lifecycle,
+    Publish, PublishServices, signals,
 };
 use crate::listen::{self, BoundSockets, ListenError};
 use crate::logging::{InitError, Logging};
@@ -401,7 +399,8 @@ impl Server {
     fn forget_gone_clusters(&self) {
         let clusters = &self.snapshot.clusters;
         self.common.breakers.retain(|name| clusters.id(name).is_some());
-        let known: HashSet<&str> = clusters.iter().map(|(cluster, _)| &*cluster.stat_name).collect();
+        let known: HashSet<&str> =
+            clusters.iter().map(|(cluster, _)| &*cluster.stat_name).collect();
         self.common.registry.retain_clusters(|name| known.contains(name));
     }
 }

@@ -90,9 +90,7 @@ pub struct RegistryConfig {
 }
 
 /// A protocol whose services can be published and subscribed.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceProtocol {
     /// SOFABolt.
@@ -343,9 +341,8 @@ fn credentials(
 
 fn is_znode_path(path: &str) -> bool {
     let Some(steps) = path.strip_prefix('/') else { return false };
-    let is_step = |step: &str| {
-        !matches!(step, "" | "." | "..") && !step.chars().any(char::is_control)
-    };
+    let is_step =
+        |step: &str| !matches!(step, "" | "." | "..") && !step.chars().any(char::is_control);
     path.len() <= 256 && steps.split('/').all(is_step)
 }
 
@@ -362,10 +359,7 @@ impl FromStr for HostPort {
             if address.port() == 0 {
                 return Err(EXPECTED);
             }
-            return Ok(HostPort {
-                host: address.ip().to_string().into(),
-                port: address.port(),
-            });
+            return Ok(HostPort { host: address.ip().to_string().into(), port: address.port() });
         }
         let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -497,7 +491,9 @@ mod tests {
             assert_eq!((&*address.host, address.port), (host, port));
             assert_eq!(address.to_string(), text);
         }
-        for text in ["", "host", "host:", "host:0", ":80", "a b:80", "::1:80", "host:65536", "1.1.1.1:0"] {
+        for text in
+            ["", "host", "host:", "host:0", ":80", "a b:80", "::1:80", "host:65536", "1.1.1.1:0"]
+        {
             assert!(text.parse::<HostPort>().is_err(), "{text:?}");
         }
     }

@@ -82,7 +82,9 @@ engine:
 fn faults_have_their_place() {
     let registry = |text: &str| format!("registries: [{text}]");
     let zookeeper = |text: &str| {
-        registry(&format!("{{name: z, protocols: [dubbo], zookeeper: {{addresses: ['a:1'], {text}}}}}"))
+        registry(&format!(
+            "{{name: z, protocols: [dubbo], zookeeper: {{addresses: ['a:1'], {text}}}}}"
+        ))
     };
     for (text, fault) in [
         ("sofa: {}".to_owned(), "engine.services.sofa: "),
@@ -182,7 +184,10 @@ fn services_have_clusters_behind_the_configured_ones() {
     assert!(first.services.find(Published, &RpcProtocol::Dubbo, b"a").is_none());
     let id = first.clusters.id("published|bolt|a").unwrap();
     let published = first.clusters.get(id).unwrap();
-    assert_eq!((&published.discovery, &*published.stat_name), (&Discovery::Static, "published|bolt|a"));
+    assert_eq!(
+        (&published.discovery, &*published.stat_name),
+        (&Discovery::Static, "published|bolt|a")
+    );
     assert_eq!(published.connect_timeout, Duration::from_secs(5));
     assert_eq!(first.clusters.endpoints(id).unwrap().all(), [endpoint("127.0.0.1:12200")]);
 

@@ -17,8 +17,8 @@ use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
     AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet,
-    TcpStats, TlsStats,
+    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat,
+    StatSet, TcpStats, TlsStats,
 };
 
 /// All statistics of the process.

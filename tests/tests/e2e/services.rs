@@ -77,18 +77,24 @@ impl Apis {
             "protocol": "bolt", "version": "4.0", "serializeType": "hessian2", "appName": "app",
             "properties": {"weight": "50"},
         });
-        self.sofa("/services/publish", json!({
-            "serviceName": service, "protocolType": "bolt", "onlyPublishInCloud": false,
-            "providerMetaInfo": meta,
-        }))
+        self.sofa(
+            "/services/publish",
+            json!({
+                "serviceName": service, "protocolType": "bolt", "onlyPublishInCloud": false,
+                "providerMetaInfo": meta,
+            }),
+        )
     }
 
     #[track_caller]
     pub(crate) fn subscribe(&self, service: &str) -> Value {
-        self.sofa("/services/subscribe", json!({
-            "serviceName": service, "protocolType": null, "targetAppAddress": null,
-            "vipEnforce": false, "vipOnly": false, "localCloudFirst": false,
-        }))
+        self.sofa(
+            "/services/subscribe",
+            json!({
+                "serviceName": service, "protocolType": null, "targetAppAddress": null,
+                "vipEnforce": false, "vipOnly": false, "localCloudFirst": false,
+            }),
+        )
     }
 
     /// A call of the Dubbo API; its answer must be JSON with status 200.
@@ -302,7 +308,9 @@ fn bad_calls_are_answered_in_their_own_terms() {
     let registry = json!({"type": "zookeeper", "addr": "127.0.0.1:1"});
     let service = json!({"interface": "I", "methods": ["a"]});
     assert!(refused(json!({"registry": registry})).contains("service"));
-    assert!(refused(json!({"registry": registry, "service": {"interface": "I"}})).contains("methods"));
+    assert!(
+        refused(json!({"registry": registry, "service": {"interface": "I"}})).contains("methods")
+    );
     let nacos = json!({"type": "nacos", "addr": "127.0.0.1:1"});
     assert!(refused(json!({"registry": nacos, "service": service})).contains("registry.type"));
     let nowhere = json!({"type": "zookeeper", "addr": "nowhere"});
@@ -348,9 +356,11 @@ fn write_providers(path: &Path, text: &str) {
 fn a_file_of_providers_is_followed() {
     let mut apis = Apis::new();
     let path = apis.scratch.file("providers.yaml");
-    let hello = "services:\n- service: com.foo.Hello:1.0\n  providers: ['10.0.0.5:12200?_WEIGHT=7']\n";
+    let hello =
+        "services:\n- service: com.foo.Hello:1.0\n  providers: ['10.0.0.5:12200?_WEIGHT=7']\n";
     write_providers(&path, hello);
-    let registry = json!({"name": "static", "protocols": ["bolt", "dubbo"], "file": {"path": path}});
+    let registry =
+        json!({"name": "static", "protocols": ["bolt", "dubbo"], "file": {"path": path}});
     let proxy = apis.start(json!({"registries": [registry], "cluster_template": "origin"}));
     apis.begin();
     apis.subscribe("com.foo.Hello:1.0");
@@ -360,7 +370,10 @@ fn a_file_of_providers_is_followed() {
     has("subscribed|bolt|com.foo.Hello:1.0: 10.0.0.5:12200*7");
     let datas = apis.subscribe("com.foo.Hello:1.0")["datas"].clone();
     assert_eq!(datas, json!(["10.0.0.5:12200?_WEIGHT=7"]));
-    write_providers(&path, &format!("{hello}- providers: ['dubbo://10.0.0.6:20880/I?version=1']\n"));
+    write_providers(
+        &path,
+        &format!("{hello}- providers: ['dubbo://10.0.0.6:20880/I?version=1']\n"),
+    );
     apis.dubbo("/sub", "127.0.0.1:1", json!({"interface": "I"}));
     has("subscribed|dubbo|I:1: 10.0.0.6:20880*100");
     write_providers(&path, "services: [");

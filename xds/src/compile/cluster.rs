@@ -11,9 +11,8 @@ use crate::compile::tls::{self, FromAuthority};
 use crate::compile::{Context, http, http2, invalid};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    Address, CircuitBreakers, Cluster, ClusterHttp, Discovery, DnsConfig, DnsFamily,
-    DnsTarget, Endpoint, HeaderCase, Health, Http2Options, LoadBalancer, PanicPolicy,
-    UpstreamProtocol,
+    Address, CircuitBreakers, Cluster, ClusterHttp, Discovery, DnsConfig, DnsFamily, DnsTarget,
+    Endpoint, HeaderCase, Health, Http2Options, LoadBalancer, PanicPolicy, UpstreamProtocol,
 };
 use crate::view::View;
 

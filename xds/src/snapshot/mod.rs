@@ -66,7 +66,8 @@ pub use self::route_table::{RouteTable, RouteTableError};
 pub use self::rpc::{
     DetectedProtocol, ProtocolDetection, RpcHeaderEdits, RpcHeaderMatcher, RpcHeaderOp,
     RpcKeepalive, RpcMatcher, RpcProtocol, RpcProxy, RpcRetry, RpcRoute, RpcRouteTable, RpcTarget,
-    RpcWeightedClusters, Service, ServiceMatcher, ServiceSide, Services, Sharing, UpstreamConnections,
+    RpcWeightedClusters, Service, ServiceMatcher, ServiceSide, Services, Sharing,
+    UpstreamConnections,
 };
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
 pub use self::tls::{
@@ -104,9 +105,9 @@ impl Snapshot {
     /// and endpoints that stay as they were are shared with `self`.
     #[must_use]
     pub fn with_services(&self, template: &Cluster, mut wanted: Vec<Service>) -> Snapshot {
-        let lists = wanted.iter_mut().map(|service| {
-            (service.cluster_name(), std::mem::take(&mut service.endpoints))
-        });
+        let lists = wanted
+            .iter_mut()
+            .map(|service| (service.cluster_name(), std::mem::take(&mut service.endpoints)));
         let clusters = self.clusters.with_services(template, lists);
         let mut services = Services::default();
         for service in &wanted {

@@ -33,11 +33,18 @@ pub(super) fn config_dump(ask: &Ask<'_>) -> Answer {
     let clusters: Vec<Value> = clusters
         .map(|cluster| dumped("cluster", "envoy.config.cluster.v3.Cluster", cluster, &updated))
         .collect();
-    let services: Vec<Value> = ask.state.snapshot().iter().flat_map(|snapshot| {
-        let all = (0u32..).map(ClusterId).zip(snapshot.clusters.iter());
-        let services = all.filter(|(id, _)| snapshot.clusters.is_service(*id));
-        services.map(|(_, (cluster, endpoints))| service_cluster(cluster, endpoints)).collect::<Vec<_>>()
-    }).collect();
+    let services: Vec<Value> = ask
+        .state
+        .snapshot()
+        .iter()
+        .flat_map(|snapshot| {
+            let all = (0u32..).map(ClusterId).zip(snapshot.clusters.iter());
+            let services = all.filter(|(id, _)| snapshot.clusters.is_service(*id));
+            services
+                .map(|(_, (cluster, endpoints))| service_cluster(cluster, endpoints))
+                .collect::<Vec<_>>()
+        })
+        .collect();
     let listeners: Vec<Value> = list("listeners")
         .into_iter()
         .flatten()
@@ -150,11 +157,17 @@ fn dumped(key: &str, type_name: &str, resource: &Value, updated: &str) -> Value 
 
 /// The cluster of a service, as far as it is its own; the rest is the template's.
 fn service_cluster(cluster: &Cluster, endpoints: &EndpointSet) -> Value {
-    let endpoints: Vec<Value> = endpoints.all().iter().map(|endpoint| json!({
-        "endpoint": {"address": address_json(&endpoint.address)},
-        "health_status": eds_health_status(endpoint.health),
-        "load_balancing_weight": endpoint.weight,
-    })).collect();
+    let endpoints: Vec<Value> = endpoints
+        .all()
+        .iter()
+        .map(|endpoint| {
+            json!({
+                "endpoint": {"address": address_json(&endpoint.address)},
+                "health_status": eds_health_status(endpoint.health),
+                "load_balancing_weight": endpoint.weight,
+            })
+        })
+        .collect();
     json!({"cluster": {
         "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
         "name": &*cluster.name,

@@ -361,7 +361,11 @@ impl Directory {
     }
 
     /// Where no registry is to be asked, services of this host are those that there are.
-    fn add_own(&self, name: &ServiceName, found: &mut BTreeMap<(ServiceName, SocketAddr), Provider>) {
+    fn add_own(
+        &self,
+        name: &ServiceName,
+        found: &mut BTreeMap<(ServiceName, SocketAddr), Provider>,
+    ) {
         let protocol = name.protocol();
         let advertised = self.config.advertise.of(protocol);
         let address = advertised.and_then(|address| address.to_string().parse().ok());
@@ -370,13 +374,16 @@ impl Directory {
             let Some(offer) = self.offer(offered) else { continue };
             let query = match protocol {
                 ServiceProtocol::Bolt => offer.sofa_query(),
-                ServiceProtocol::Dubbo => {
-                    offer.to_url().split_once('?').map(|(_, query)| query.to_owned()).unwrap_or_default()
-                }
+                ServiceProtocol::Dubbo => offer
+                    .to_url()
+                    .split_once('?')
+                    .map(|(_, query)| query.to_owned())
+                    .unwrap_or_default(),
             };
             let key = (offered.clone(), address);
             let name = offered.clone();
-            let provider = Provider { name, address, weight: 1, healthy: true, query: query.into() };
+            let provider =
+                Provider { name, address, weight: 1, healthy: true, query: query.into() };
             found.entry(key).or_insert(provider);
         }
     }
@@ -395,10 +402,7 @@ impl Directory {
     pub fn wanted_of(&self, registry: &RegistryConfig) -> Wanted {
         let serves = |name: &ServiceName| registry.protocols.contains(&name.protocol());
         let registers = registry.file.is_none();
-        self.wanted(
-            |name, _| registers && serves(name),
-            |name, _| serves(name),
-        )
+        self.wanted(|name, _| registers && serves(name), |name, _| serves(name))
     }
 
     /// What a registry is to do that a caller named.
@@ -439,9 +443,8 @@ impl Directory {
         };
         parameters.entry(key.to_owned()).or_insert_with(|| self.application_name().to_owned());
         let advertised = self.config.advertise.of(name.protocol()).cloned();
-        let address = advertised.or_else(|| {
-            self.config.applications.of(name.protocol()).to_string().parse().ok()
-        })?;
+        let address = advertised
+            .or_else(|| self.config.applications.of(name.protocol()).to_string().parse().ok())?;
         Some(Offer { name: name.clone(), address, parameters, since_ms: published.since_ms })
     }
 
@@ -484,9 +487,8 @@ impl Directory {
             }
         }
         room -= self.published.len();
-        let configured = |source: &str| {
-            self.config.registries.iter().any(|registry| &*registry.name == source)
-        };
+        let configured =
+            |source: &str| self.config.registries.iter().any(|registry| &*registry.name == source);
         let mut providers = 0;
         for (name, mut subscribed) in saved.subscribed.into_iter().take(room) {
             subscribed.places.retain(known);
@@ -543,8 +545,10 @@ impl Directory {
 
     fn drop_unused_places(&mut self) {
         let published = self.published.values().flat_map(|one| &one.places);
-        let used: BTreeSet<_> =
-            published.chain(self.subscribed.values().flat_map(|one| &one.places)).cloned().collect();
+        let used: BTreeSet<_> = published
+            .chain(self.subscribed.values().flat_map(|one| &one.places))
+            .cloned()
+            .collect();
         self.places.retain(|source, _| used.contains(source));
     }
 

@@ -213,7 +213,10 @@ impl Services {
                 let counts = directory.counts();
                 log::info!(
                     "{}: {} published and {} subscribed services with {} providers",
-                    path.display(), counts.published, counts.subscribed, counts.providers
+                    path.display(),
+                    counts.published,
+                    counts.subscribed,
+                    counts.providers
                 );
             }
             Err(error) => {

@@ -125,8 +125,9 @@ impl Provider {
         port: u16,
         parameters: &BTreeMap<String, String>,
     ) -> Result<Provider, ProviderError> {
-        let ip: IpAddr =
-            host.parse().map_err(|_| ProviderError::NotAnAddress(host.chars().take(64).collect()))?;
+        let ip: IpAddr = host
+            .parse()
+            .map_err(|_| ProviderError::NotAnAddress(host.chars().take(64).collect()))?;
         if port == 0 {
             return Err(ProviderError::Syntax("port 0"));
         }
@@ -219,12 +220,14 @@ impl<'a> Parameters<'a> {
         self.0.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
     }
 
-    fn service(&self, protocol: ServiceProtocol, interface: &str) -> Result<ServiceName, NameError> {
+    fn service(
+        &self,
+        protocol: ServiceProtocol,
+        interface: &str,
+    ) -> Result<ServiceName, NameError> {
         let text = |key| self.get(key).unwrap_or_default();
         match protocol {
-            ServiceProtocol::Dubbo => {
-                ServiceName::dubbo(interface, text("group"), text("version"))
-            }
+            ServiceProtocol::Dubbo => ServiceName::dubbo(interface, text("group"), text("version")),
             ServiceProtocol::Bolt => {
                 let (version, unique_id) = (text("version"), text("uniqueId"));
                 ServiceName::bolt(&format!("{interface}:{version}:{unique_id}"))
@@ -243,7 +246,8 @@ impl<'a> Parameters<'a> {
     fn weight(&self) -> u32 {
         let number = |key| self.get(key)?.parse::<i64>().ok();
         let weight = number("weight").or_else(|| number("_WEIGHT"));
-        let weight = weight.map_or(WEIGHT_DEFAULT, |weight| u32::try_from(weight.max(0)).unwrap_or(WEIGHT_MAX));
+        let weight = weight
+            .map_or(WEIGHT_DEFAULT, |weight| u32::try_from(weight.max(0)).unwrap_or(WEIGHT_MAX));
         weight.min(WEIGHT_MAX)
     }
 }

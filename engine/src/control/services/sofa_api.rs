@@ -103,9 +103,9 @@ impl SofaApi {
         let name = self.name(&told.service_name, &told.protocol_type)?;
         let parameters = told.provider_meta_info.into_parameters();
         let now_ms = super::now_ms();
-        let changed = self.services.change(&self.stats, |directory| {
-            directory.publish(name, parameters, None, now_ms)
-        });
+        let changed = self
+            .services
+            .change(&self.stats, |directory| directory.publish(name, parameters, None, now_ms));
         changed.await.map_err(|refusal| refusal.to_string())
     }
 
@@ -160,21 +160,27 @@ impl SofaApi {
     }
 
     fn show_registries(&self) -> Reply {
-        let registries: Vec<_> = self.services.config().registries.iter().map(|registry| {
-            let kind = match (&registry.file, &registry.zookeeper) {
-                (Some(_), _) => "file",
-                (_, Some(_)) => "zookeeper",
-                _ => "nacos",
-            };
-            let stats = self.services.registry_stats(&registry.name);
-            json!({
-                "name": registry.name,
-                "type": kind,
-                "protocols": registry.protocols,
-                "connected": stats.connected.value() == 1,
-                "stale": stats.stale.value() == 1,
+        let registries: Vec<_> = self
+            .services
+            .config()
+            .registries
+            .iter()
+            .map(|registry| {
+                let kind = match (&registry.file, &registry.zookeeper) {
+                    (Some(_), _) => "file",
+                    (_, Some(_)) => "zookeeper",
+                    _ => "nacos",
+                };
+                let stats = self.services.registry_stats(&registry.name);
+                json!({
+                    "name": registry.name,
+                    "type": kind,
+                    "protocols": registry.protocols,
+                    "connected": stats.connected.value() == 1,
+                    "stale": stats.stale.value() == 1,
+                })
             })
-        }).collect();
+            .collect();
         Reply::json(&json!({ "registries": registries }))
     }
 

@@ -246,7 +246,8 @@ fn everything_is_bounded() {
 
 #[test]
 fn registering_needs_an_address_to_register() {
-    let config = ServicesConfig { advertise: Advertise::default(), ..(*config(vec![file("f")])).clone() };
+    let config =
+        ServicesConfig { advertise: Advertise::default(), ..(*config(vec![file("f")])).clone() };
     let mut directory = Directory::new(Arc::new(config), "host".to_owned());
     publish(&mut directory, &bolt("I"), None);
     let somewhere = Some(place("1.1.1.1:1"));
@@ -292,7 +293,10 @@ fn what_is_saved_is_restored() {
     let again = restore(registries());
     assert_eq!(listed(&again), listed(&directory));
     assert_eq!(again.counts(), directory.counts());
-    assert_eq!((again.application(), again.places()), (directory.application(), directory.places()));
+    assert_eq!(
+        (again.application(), again.places()),
+        (directory.application(), directory.places())
+    );
     assert_eq!(serde_json::to_string(&again.save()).unwrap(), text);
     // A registry that is no longer configured has nothing to say.
     let fewer = restore(vec![zookeeper("b")]);

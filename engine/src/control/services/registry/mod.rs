@@ -127,7 +127,8 @@ impl Backoff {
 
     /// The pause before the next attempt: twice as long after each, of which at least half is waited.
     pub fn next(&mut self) -> Duration {
-        let doubled = self.first.saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let doubled =
+            self.first.saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1).min(31);
         let pause = doubled.min(self.longest);
         pause / 2 + random_up_to(pause / 2)

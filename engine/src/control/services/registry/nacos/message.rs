@@ -308,7 +308,10 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<Outcome>(text).unwrap().into_result();
         assert_eq!(read(r#"{"resultCode": 200, "errorCode": 0}"#), Ok(()));
         let failure = read(r#"{"resultCode": 500, "errorCode": 301, "message": "who?"}"#);
-        assert_eq!(failure.unwrap_err(), Failure { code: UNREGISTERED, message: "who?".to_owned() });
+        assert_eq!(
+            failure.unwrap_err(),
+            Failure { code: UNREGISTERED, message: "who?".to_owned() }
+        );
         assert!(read("{}").is_err());
     }
 
@@ -349,9 +352,7 @@ mod tests {
             assert_eq!((provider.name, provider.weight), (name, 25));
         }
         let name = ServiceName::dubbo("I", "", "").unwrap();
-        let read = |text: &str| {
-            serde_json::from_str::<Instance>(text).unwrap().to_provider(&name)
-        };
+        let read = |text: &str| serde_json::from_str::<Instance>(text).unwrap().to_provider(&name);
         let plain = read(r#"{"ip": "1.1.1.1", "port": 1, "healthy": false, "metadata": null}"#);
         assert!(!plain.unwrap().healthy);
         assert_eq!(read(r#"{"ip": "1.1.1.1", "port": 1, "weight": 0}"#).unwrap().weight, 0);

@@ -58,10 +58,8 @@ impl Registry for Nacos {
             "" => PUBLIC_NAMESPACE,
             namespace => namespace,
         };
-        let scope = Scope {
-            namespace: namespace.to_owned(),
-            group: self.config.group.clone().into(),
-        };
+        let scope =
+            Scope { namespace: namespace.to_owned(), group: self.config.group.clone().into() };
         Client { config: self.config, scope, wanted, reports, is_lost: None }.run().await;
     }
 }
@@ -187,7 +185,11 @@ impl Client {
     }
 
     /// Asks and is told, until the connection fails or nothing is wanted any more.
-    async fn talk(&mut self, link: &mut Link, pushed: &mut mpsc::Receiver<Push>) -> Result<(), Fault> {
+    async fn talk(
+        &mut self,
+        link: &mut Link,
+        pushed: &mut mpsc::Receiver<Push>,
+    ) -> Result<(), Fault> {
         let mut desk = Desk::default();
         let mut heard_at = Instant::now();
         let mut listed_at = None;
@@ -308,8 +310,12 @@ impl Client {
     /// Has the server push what is looked up, and nothing else.
     async fn subscribe(&self, link: &mut Link, desk: &mut Desk) -> Result<(), Fault> {
         let wanted = desk.wanted_services();
-        let gone: Vec<_> =
-            desk.services.keys().filter(|service| !wanted.contains_key(*service)).cloned().collect();
+        let gone: Vec<_> = desk
+            .services
+            .keys()
+            .filter(|service| !wanted.contains_key(*service))
+            .cloned()
+            .collect();
         for service in gone {
             let fields = json!({"subscribe": false, "clusters": ""});
             link.ask("SubscribeServiceRequest", &self.scope.about(&service, fields)).await?;
@@ -320,10 +326,14 @@ impl Client {
                 continue;
             }
             let fields = json!({"subscribe": true, "clusters": ""});
-            let answer = link.ask("SubscribeServiceRequest", &self.scope.about(&service, fields)).await;
+            let answer =
+                link.ask("SubscribeServiceRequest", &self.scope.about(&service, fields)).await;
             match answer {
                 Ok(answer) => {
-                    desk.services.insert(service.clone(), Known { name, last_ref_time: 0, providers: Vec::new() });
+                    desk.services.insert(
+                        service.clone(),
+                        Known { name, last_ref_time: 0, providers: Vec::new() },
+                    );
                     let WithService { service_info } = answer.body()?;
                     self.take(desk, ServiceInfo { name: service, ..service_info });
                 }
@@ -418,9 +428,8 @@ impl Desk {
         }
         let name = known.name.clone();
         // SOFARPC's versions share one name.
-        let concerns = |lookup: &&Arc<ServiceName>| {
-            lookup.takes(&name) || service_name(lookup) == service
-        };
+        let concerns =
+            |lookup: &&Arc<ServiceName>| lookup.takes(&name) || service_name(lookup) == service;
         self.news.extend(self.lookups.iter().filter(concerns).cloned());
         ignored
     }
@@ -572,11 +581,7 @@ async fn login(address: &HostPort, user: &str, password: &str) -> Result<Token, 
     Err(failed(&last))
 }
 
-async fn post(
-    address: &HostPort,
-    path: &str,
-    form: String,
-) -> Result<(StatusCode, Bytes), Fault> {
+async fn post(address: &HostPort, path: &str, form: String) -> Result<(StatusCode, Bytes), Fault> {
     let failed = |error: &dyn std::fmt::Display| Fault::Login(error.to_string());
     let stream = TcpStream::connect((&*address.host, address.port)).await;
     let stream = TokioIo::new(stream.map_err(|error| failed(&error))?);

@@ -121,7 +121,12 @@ enum Step {
 
 impl Keeper {
     /// Nothing yet. `root` begins with a slash and does not end with one.
-    pub fn new(root: String, acl: Acl, source: Arc<str>, stats: Arc<ServiceRegistryStats>) -> Keeper {
+    pub fn new(
+        root: String,
+        acl: Acl,
+        source: Arc<str>,
+        stats: Arc<ServiceRegistryStats>,
+    ) -> Keeper {
         Keeper {
             root,
             acl,
@@ -350,8 +355,12 @@ impl Keeper {
         for parent in layout::parents(path) {
             if self.parents.insert(parent.to_owned()) {
                 let path = parent.to_owned();
-                let create =
-                    Request::Create { path: path.clone(), ephemeral: false, acl: self.acl, data: &[] };
+                let create = Request::Create {
+                    path: path.clone(),
+                    ephemeral: false,
+                    acl: self.acl,
+                    data: &[],
+                };
                 self.queue.push_back((create, Step::Parent(path)));
             }
         }

@@ -96,14 +96,15 @@ mod tests {
 
     #[test]
     fn names_are_encoded_as_java_does() {
-        let url =
-            "dubbo://10.0.0.5:20880/com.foo.Hello?group=g1&version=1.0.0&application=app";
+        let url = "dubbo://10.0.0.5:20880/com.foo.Hello?group=g1&version=1.0.0&application=app";
         let name = "dubbo%3A%2F%2F10.0.0.5%3A20880%2Fcom.foo.Hello%3Fgroup%3Dg1%26version%3D1.0.0\
                     %26application%3Dapp";
         assert_eq!(encode(url), name);
         assert_eq!(decode(name), url);
         assert_eq!(encode("a b*~-._ü"), "a+b*%7E-._%C3%BC");
-        for (text, plain) in [("%", "%"), ("%zz", "%zz"), ("%4", "%4"), ("a+b", "a b"), ("%2b", "+")] {
+        for (text, plain) in
+            [("%", "%"), ("%zz", "%zz"), ("%4", "%4"), ("a+b", "a b"), ("%2b", "+")]
+        {
             assert_eq!(decode(text), plain);
         }
     }

@@ -199,7 +199,8 @@ async fn an_expired_session_makes_everything_anew() {
     let (listener, address) = listen().await;
     let mut rig = Rig::start(&[address], offering());
     let (seen, mut paths) = mpsc::unbounded_channel();
-    let first = tokio::spawn(Visit::accept(&listener, 77, 30_000).await.serve(Vec::new(), seen.clone()));
+    let first =
+        tokio::spawn(Visit::accept(&listener, 77, 30_000).await.serve(Vec::new(), seen.clone()));
     assert_eq!(rig.report().await, Report::Back);
     let node = async |paths: &mut mpsc::UnboundedReceiver<(i32, String)>| loop {
         let (operation, path) = within(paths.recv()).await.unwrap();
@@ -281,7 +282,12 @@ async fn credentials_are_sent_and_their_refusal_ends_the_connection() {
 
 #[tokio::test]
 async fn nonsense_ends_the_connection_and_nothing_else() {
-    for nonsense in [&b"\xff\xff\xff\xff"[..], b"\x7f\xff\xff\xff", b"\0\0\0\x02ab", b"\0\0\0\x10aaaaaaaaaaaaaaaa"] {
+    for nonsense in [
+        &b"\xff\xff\xff\xff"[..],
+        b"\x7f\xff\xff\xff",
+        b"\0\0\0\x02ab",
+        b"\0\0\0\x10aaaaaaaaaaaaaaaa",
+    ] {
         let (listener, address) = listen().await;
         let mut rig = Rig::start(&[address], looking());
         let mut visit = Visit::accept(&listener, 77, 30_000).await;

@@ -349,7 +349,10 @@ mod tests {
 
     fn bytes(hex: &str) -> Vec<u8> {
         let hex: String = hex.split_whitespace().collect();
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect()
     }
 
     /// Without the length, which must be right.
@@ -384,7 +387,8 @@ mod tests {
             08090a0b0c0d0e0f00",
         );
         let password: Vec<u8> = (0..16).collect();
-        let expected = Connected { timeout_ms: 30_000, session_id: 72_057_594_037_927_937, password };
+        let expected =
+            Connected { timeout_ms: 30_000, session_id: 72_057_594_037_927_937, password };
         assert_eq!(read_connected(&reply), Ok(expected));
         for end in 0..reply.len() - 1 {
             assert_eq!(read_connected(&reply[..end]), Err(WireError::Short), "{end}");
@@ -449,7 +453,10 @@ mod tests {
     #[test]
     fn lengths_that_cannot_be_are_refused() {
         assert_eq!(message_length((-1i32).to_be_bytes()), Err(WireError::Length));
-        assert_eq!(message_length((MESSAGE_BYTES_MAX as i32 + 1).to_be_bytes()), Err(WireError::Length));
+        assert_eq!(
+            message_length((MESSAGE_BYTES_MAX as i32 + 1).to_be_bytes()),
+            Err(WireError::Length)
+        );
         // A count without the bytes for it.
         assert_eq!(read_children(&[0x7f, 0xff, 0xff, 0xff]), Err(WireError::Length));
         assert_eq!(read_children(&bytes("0000000100000009aa")), Err(WireError::Short));

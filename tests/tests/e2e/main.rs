@@ -12,6 +12,7 @@ mod command_line;
 mod curl;
 mod differential;
 mod downstream_faults;
+mod dubbo;
 mod filter_chains;
 mod grpc;
 mod headers;

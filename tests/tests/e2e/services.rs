@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use outrigger_tests::bolt::{self, Frame, Server, status};
 use outrigger_tests::http::Response;
 use outrigger_tests::process::Scratch;
 use outrigger_tests::{Address, Client, Config, Launch, Proxy, eventually};
@@ -26,23 +27,27 @@ impl Apis {
         self.scratch.file("services.json")
     }
 
-    /// `more` is merged into `engine.services`.
-    pub(crate) fn config(&self, more: Value) -> Config {
+    /// Adds to `base` the interfaces, and `more` in `engine.services`.
+    fn config(&self, base: Config, more: Value) -> Config {
         let services = json!({
             "sofa_api": {"address": "127.0.0.1:0"},
             "dubbo_api": {"address": "127.0.0.1:0"},
             "state_file": self.state_file(),
             "advertise": {"bolt": "127.0.0.1:12201", "dubbo": "127.0.0.1:20881"},
         });
-        Config::to(&Address::port(1))
-            .engine(json!({"services": services}))
-            .engine(json!({"services": more}))
+        base.engine(json!({"services": services})).engine(json!({"services": more}))
     }
 
-    /// Starts a proxy with [`Apis::config`], and takes its interfaces.
+    /// Starts a proxy with `more` in `engine.services`, and takes its interfaces.
     #[track_caller]
     pub(crate) fn start(&mut self, more: Value) -> Proxy {
-        let mut proxy = Launch::outrigger(&self.config(more)).shards(2).start();
+        self.start_on(Config::to(&Address::port(1)), more)
+    }
+
+    /// The same with a configuration of one's own.
+    #[track_caller]
+    pub(crate) fn start_on(&mut self, base: Config, more: Value) -> Proxy {
+        let mut proxy = Launch::outrigger(&self.config(base, more)).shards(2).start();
         let log = proxy.process().stderr();
         let address = |api: &str| {
             let line = log.lines().find_map(|line| line.split_once(&format!("{api} address: ")));
@@ -381,5 +386,30 @@ fn a_file_of_providers_is_followed() {
     has("subscribed|bolt|com.foo.Hello:1.0: 10.0.0.5:12200*7");
     write_providers(&path, "services: []");
     has("subscribed|bolt|com.foo.Hello:1.0:");
+    proxy.stop();
+}
+
+#[test]
+fn requests_find_a_service_as_soon_as_it_is_published() {
+    let server = Server::echo();
+    let routes = json!([{"match": {}, "route": {"service": "PUBLISHED"}}]);
+    let mut apis = Apis::new();
+    let applications = json!({"bolt": server.address().to_string()});
+    let base = Config::rpc("bolt", routes);
+    let proxy = apis.start_on(base, json!({"applications": applications}));
+    apis.begin();
+    let status_of = |service: &str| {
+        let request = Frame::request(1, service, "say", "hello");
+        bolt::Client::connect(proxy.address()).call(&request).status
+    };
+    for number in 0..30 {
+        let service = format!("com.foo.Hello{number}:1.0");
+        assert_ne!(status_of(&service), status::SUCCESS);
+        assert_eq!(apis.publish(&service)["success"], true);
+        // Whichever shard it comes to.
+        for _ in 0..4 {
+            assert_eq!(status_of(&service), status::SUCCESS);
+        }
+    }
     proxy.stop();
 }

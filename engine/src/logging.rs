@@ -23,7 +23,7 @@ use crate::access_log::clock::Clock;
 use crate::access_log::writer::{Batch, LogWriter, OpenError, Queue, Sink, StartError};
 
 /// Parts of the process whose level can be set apart. Names are Envoy's where it has the part.
-pub const COMPONENTS: [&str; 12] = [
+pub const COMPONENTS: [&str; 13] = [
     "access_log",
     "admin",
     "config",
@@ -32,6 +32,7 @@ pub const COMPONENTS: [&str; 12] = [
     "http",
     "main",
     "misc",
+    "services",
     "shard",
     "tcp",
     "upgrade",
@@ -509,6 +510,7 @@ fn component_of(target: &str) -> usize {
         (Some("outrigger_engine"), Some("access_log"), _) => "access_log",
         (Some("outrigger_engine"), Some("control"), Some("admin")) => "admin",
         (Some("outrigger_engine"), Some("control"), Some("dns")) => "dns",
+        (Some("outrigger_engine"), Some("control"), Some("services")) => "services",
         (Some("outrigger_engine"), Some("cluster"), _) => "upstream",
         (Some("outrigger_engine"), Some("connection" | "listen"), _) => "connection",
         (Some("outrigger_engine"), Some("http"), _) => "http",
@@ -602,6 +604,7 @@ mod tests {
             ("outrigger_engine::access_log::writer", "access_log"),
             ("outrigger_engine::control::admin::stats", "admin"),
             ("outrigger_engine::control::dns", "dns"),
+            ("outrigger_engine::control::services::state", "services"),
             ("outrigger_engine::control", "main"),
             ("outrigger_engine::cluster::pool", "upstream"),
             ("outrigger_engine::listen", "connection"),

@@ -4,14 +4,15 @@
 //! Nothing is accepted before all of it worked. End: listeners close after their backlogs are
 //! taken, connections end as HTTP allows, then shards, logs and control thread stop.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
-use outrigger_xds::snapshot::{Address, Discovery, Endpoint, Listener, Snapshot};
+use outrigger_xds::snapshot::{Address, Cluster, Discovery, Endpoint, Listener, Service, Snapshot};
+use tokio::sync::oneshot;
 
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
@@ -19,7 +20,8 @@ use crate::access_log::{AccessLogs, LogWriter, OpenError, Queue};
 use crate::cli::{Process, UnknownFields};
 use crate::cluster::Breakers;
 use crate::control::{
-    BoundListener, Command, Control, ControlError, ControlOptions, ControlState, Lifecycle, signals,
+    BoundListener, Command, Control, ControlError, ControlOptions, ControlState, Lifecycle,
+    Publish, PublishServices, signals,
 };
 use crate::listen::{self, BoundSockets, ListenError};
 use crate::logging::{InitError, Logging};
@@ -159,19 +161,25 @@ fn run(
     drop(loaded.config_dump);
     drop(loaded.warnings);
     memory::give_back();
-    let (updates, publish) = Updates::new();
+    let (updates, publish, publish_services) = Updates::new();
     let control = Control::start(
         Arc::clone(&state),
         ControlOptions {
             admin: loaded.admin,
             signals: true,
             publish,
+            services: common.config.services.clone(),
+            publish_services,
             tls,
             demo_origin: extras.demo_origin,
         },
     )?;
-    let mut server = Server { state, shards, common, snapshot, updates, commands };
+    let service_template = loaded.service_template;
+    let mut server =
+        Server { state, shards, common, snapshot, service_template, updates, commands };
     control.resolve(Arc::clone(&server.snapshot));
+    // Services of an earlier run are there before the first connection.
+    server.apply_updates();
     let ended_early = server.warm_up();
     if !ended_early {
         server.listen(served);
@@ -225,6 +233,8 @@ struct Server {
     shards: Vec<ShardHandle>,
     common: Common,
     snapshot: Arc<Snapshot>,
+    /// The settings of service clusters.
+    service_template: Arc<Cluster>,
     updates: Updates,
     commands: Receiver<Command>,
 }
@@ -319,7 +329,7 @@ impl Server {
     }
 
     /// Drains until no connection is left, the time is over, or a second signal comes.
-    fn drain_to_the_end(&self, limit: Duration) {
+    fn drain_to_the_end(&mut self, limit: Duration) {
         self.state.set_lifecycle(Lifecycle::Draining);
         self.drain(false, false);
         let deadline = Instant::now() + limit;
@@ -332,6 +342,10 @@ impl Server {
             if Instant::now() >= deadline {
                 log::warn!(target: "main", "closing {left} connections at the end of the drain time");
                 return;
+            }
+            // What is under way may still need endpoints, and someone may wait for an answer.
+            if self.updates.bell.try_recv().is_ok() {
+                self.apply_updates();
             }
             if let Ok(Command::Quit | Command::Terminate { at_once: true }) =
                 self.commands.recv_timeout(DRAIN_POLL)
@@ -346,23 +360,48 @@ impl Server {
         self.common.pulses.iter().map(shard::Pulse::connections).sum()
     }
 
-    /// Serves new endpoints. Returns the clusters they are of.
+    /// Serves new endpoints and services. Returns the clusters whose endpoints are new.
     fn apply_updates(&mut self) -> Vec<Box<str>> {
-        let updates = self.updates.take();
+        let Waiting { endpoints, services, told } = self.updates.take();
+        if endpoints.is_empty() && services.is_none() {
+            return Vec::new();
+        }
         let mut snapshot = Snapshot::clone(&self.snapshot);
-        let mut names = Vec::with_capacity(updates.len());
-        for (name, endpoints) in updates {
+        let mut names = Vec::with_capacity(endpoints.len());
+        for (name, endpoints) in endpoints {
             if let Some(id) = snapshot.clusters.id(&name) {
                 snapshot = snapshot.with_endpoints(id, endpoints);
             }
             names.push(name);
+        }
+        let is_services = services.is_some();
+        if let Some(services) = services {
+            snapshot = snapshot.with_services(&self.service_template, services);
         }
         self.snapshot = Arc::new(snapshot);
         self.state.set_snapshot(Arc::clone(&self.snapshot));
         for shard in &self.shards {
             send(shard, Message::Snapshot(Arc::clone(&self.snapshot)));
         }
+        if is_services {
+            self.forget_gone_clusters();
+        }
+        // A shard reads its messages before it runs what came over the network after them, so that
+        // whoever is told now finds the change in effect. Some no longer wait to be told.
+        for tell in told {
+            let _ = tell.send(());
+        }
         names
+    }
+
+    /// What counts for clusters that are gone would add up for ever. A shard that is behind may bring
+    /// one back, until the next time.
+    fn forget_gone_clusters(&self) {
+        let clusters = &self.snapshot.clusters;
+        self.common.breakers.retain(|name| clusters.id(name).is_some());
+        let known: HashSet<&str> =
+            clusters.iter().map(|(cluster, _)| &*cluster.stat_name).collect();
+        self.common.registry.retain_clusters(|name| known.contains(name));
     }
 }
 
@@ -375,30 +414,51 @@ fn send(shard: &ShardHandle, message: Message) {
     }
 }
 
-/// New endpoints on their way from the control thread. Later ones replace earlier ones of the same
-/// cluster, so they can't pile up.
+/// News on their way from the control thread. Later ones replace earlier ones of the same kind, so
+/// they can't pile up.
 struct Updates {
-    waiting: Arc<Mutex<HashMap<Box<str>, Vec<Endpoint>>>>,
+    waiting: Arc<Mutex<Waiting>>,
     bell: Receiver<()>,
 }
 
+#[derive(Default)]
+struct Waiting {
+    /// New endpoints, by cluster.
+    endpoints: HashMap<Box<str>, Vec<Endpoint>>,
+    /// All services there are.
+    services: Option<Vec<Service>>,
+    /// Those who wait until the services are in effect.
+    told: Vec<oneshot::Sender<()>>,
+}
+
 impl Updates {
-    fn new() -> (Self, crate::control::Publish) {
-        let waiting: Arc<Mutex<HashMap<Box<str>, Vec<Endpoint>>>> = Arc::default();
+    fn new() -> (Self, Publish, PublishServices) {
+        let waiting: Arc<Mutex<Waiting>> = Arc::default();
         let (ring, bell): (Sender<()>, _) = bounded(1);
-        let publish = {
-            let waiting = Arc::clone(&waiting);
+        let publish: Publish = {
+            let (waiting, ring) = (Arc::clone(&waiting), ring.clone());
             Arc::new(move |name: &str, endpoints: Vec<Endpoint>| {
                 let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                waiting.insert(name.into(), endpoints);
+                waiting.endpoints.insert(name.into(), endpoints);
                 // A bell that is ringing already is as good.
                 let _rung = ring.try_send(());
             })
         };
-        (Self { waiting, bell }, publish)
+        let publish_services: PublishServices = {
+            let waiting = Arc::clone(&waiting);
+            Arc::new(move |services: Vec<Service>| {
+                let (told, tell) = oneshot::channel();
+                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                waiting.services = Some(services);
+                waiting.told.push(told);
+                let _rung = ring.try_send(());
+                tell
+            })
+        };
+        (Self { waiting, bell }, publish, publish_services)
     }
 
-    fn take(&self) -> HashMap<Box<str>, Vec<Endpoint>> {
+    fn take(&self) -> Waiting {
         std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

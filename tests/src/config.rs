@@ -66,8 +66,9 @@ impl Config {
         let mut proxy = json!({
             "@type": RPC_PROXY,
             "stat_prefix": "main",
-            "route_config": {"routes": routes},
+            "route_config": {},
         });
+        proxy["route_config"]["routes"] = routes;
         proxy[protocol] = json!({});
         Config::new().filters(json!([{"name": "rpc", "typed_config": proxy}]))
     }

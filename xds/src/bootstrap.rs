@@ -7,18 +7,19 @@ use std::fmt;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use prost::Message;
 use prost_reflect::{DynamicMessage, SerializeOptions, Value};
 use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
-use crate::compile::Note;
 use crate::compile::bootstrap::{self as compile, Complaint};
+use crate::compile::{Note, cluster};
 use crate::engine_config::EngineConfig;
 use crate::fault::{Fault, FieldPath, Found, Problem, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema, Warnings, nearest};
-use crate::snapshot::{Address, Snapshot};
+use crate::snapshot::{Address, Cluster, Snapshot};
 use crate::source::{self, Format, SyntaxError, TEXT_BYTES_MAX, Text};
 
 /// Where a configuration comes from: one text, or a text and another merged onto it.
@@ -47,6 +48,8 @@ pub struct Loaded {
     pub engine: EngineConfig,
     /// Listeners, routes, clusters.
     pub snapshot: Snapshot,
+    /// The settings of service clusters, for [`Snapshot::with_services`].
+    pub service_template: Arc<Cluster>,
     /// The admin server; `None`: there is to be none.
     pub admin: Option<Admin>,
     /// Who we are.
@@ -181,9 +184,7 @@ impl Source {
     /// # Errors
     /// If it cannot be read, is not UTF-8 or is larger than [`TEXT_BYTES_MAX`].
     pub fn file(path: &Path) -> Result<Source, LoadError> {
-        let is_json =
-            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-        let format = if is_json { Format::Json } else { Format::Yaml };
+        let format = Format::of(path);
         let read = |path: &Path| {
             let mut text = String::new();
             // One byte more than allowed, so that a file of unknown size is not read to its end.
@@ -254,9 +255,11 @@ pub fn load(source: &Source, options: &LoadOptions) -> Result<Loaded, LoadError>
             Note::Advice(trail, text) => Warning::Advice { resource, path: trail.path(), text },
         });
     }
+    let service_template = service_template(&engine, &compiled.snapshot, source)?;
     Ok(Loaded {
         engine,
         snapshot: compiled.snapshot,
+        service_template,
         admin: compiled.admin,
         node: compiled.node,
         warnings,
@@ -415,14 +418,37 @@ fn engine_config(
     Ok(engine)
 }
 
-/// `cores[1]` as a path.
+/// `engine.services.cluster_template`, or a cluster of which nothing is configured.
+fn service_template(
+    engine: &EngineConfig,
+    snapshot: &Snapshot,
+    source: &Source,
+) -> Result<Arc<Cluster>, LoadError> {
+    let Some(name) = &engine.services.cluster_template else {
+        return Ok(Arc::new(cluster::plain()));
+    };
+    let known = snapshot.clusters.id(name).and_then(|id| snapshot.clusters.get(id));
+    known.cloned().ok_or_else(|| {
+        let problem = Problem::Invalid(format!("there is no cluster {name:?}"));
+        let found = Found::new(engine_trail("services.cluster_template"), problem);
+        LoadError::Faults(vec![place(&source.texts, Resource::bootstrap(), found)])
+    })
+}
+
+/// `services.registries[1].name` as a path.
 fn engine_trail(field: &str) -> Trail {
-    let at = Trail::default().field(ENGINE);
-    let Some((name, index)) = field.split_once('[') else { return at.field(field) };
-    match index.trim_end_matches(']').parse() {
-        Ok(index) => at.field(name).index(index),
-        Err(_) => at.field(field),
+    let mut at = Trail::default().field(ENGINE);
+    for step in field.split('.') {
+        let (name, index) = match step.split_once('[') {
+            Some((name, index)) => (name, index.trim_end_matches(']').parse().ok()),
+            None => (step, None),
+        };
+        at = at.field(name);
+        if let Some(index) = index {
+            at = at.index(index);
+        }
     }
+    at
 }
 
 fn refused(source: &Source, complaints: Vec<Complaint>) -> LoadError {

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::services_config::ServicesConfig;
+
 /// Settings of the shard engine. Every field may be left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -29,6 +31,8 @@ pub struct EngineConfig {
     pub access_log_queue_bytes: u32,
     /// A shard that makes no turn for this many milliseconds is counted as stalled, and woken.
     pub stall_ms: u32,
+    /// Services that are published and subscribed at run time.
+    pub services: ServicesConfig,
 }
 
 impl Default for EngineConfig {
@@ -45,6 +49,7 @@ impl Default for EngineConfig {
             connections_max: CONNECTIONS_MAX,
             access_log_queue_bytes: ACCESS_LOG_QUEUE_BYTES,
             stall_ms: STALL_MS,
+            services: ServicesConfig::default(),
         }
     }
 }
@@ -53,10 +58,10 @@ impl Default for EngineConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("engine.{field}: {value} is not {expected}")]
 pub struct EngineConfigError {
-    /// Name of the field, with an index if it is a list.
+    /// Path of the field from `engine` on, with an index where there is a list.
     pub field: String,
     /// The value found.
-    pub value: u64,
+    pub value: String,
     /// What would do.
     pub expected: &'static str,
 }
@@ -71,7 +76,8 @@ impl EngineConfig {
             if fits {
                 Ok(())
             } else {
-                Err(EngineConfigError { field: field.to_owned(), value: value.into(), expected })
+                let (field, value) = (field.to_owned(), value.to_string());
+                Err(EngineConfigError { field, value, expected })
             }
         };
         check("shards", self.shards, self.shards <= SHARDS_MAX, "at most 1024")?;
@@ -119,7 +125,13 @@ impl EngineConfig {
             (65536..=1 << 30).contains(&self.access_log_queue_bytes),
             "from 65536 to 1073741824",
         )?;
-        check("stall_ms", self.stall_ms, (10..=60_000).contains(&self.stall_ms), "from 10 to 60000")
+        check(
+            "stall_ms",
+            self.stall_ms,
+            (10..=60_000).contains(&self.stall_ms),
+            "from 10 to 60000",
+        )?;
+        self.services.validate()
     }
 }
 

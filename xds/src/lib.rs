@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod engine_config;
 pub mod fault;
 pub mod secrets;
+pub mod services_config;
 pub mod snapshot;
 pub mod source;
 

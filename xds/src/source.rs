@@ -4,7 +4,7 @@
 //! with them (`locate`). So a good file costs no more memory than its values.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -20,6 +20,17 @@ pub enum Format {
     Yaml,
     /// JSON.
     Json,
+}
+
+impl Format {
+    /// A name that ends in `.json` is JSON, every other YAML.
+    #[must_use]
+    pub fn of(path: &Path) -> Format {
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("json") => Format::Json,
+            _ => Format::Yaml,
+        }
+    }
 }
 
 /// One configuration text.
@@ -69,6 +80,15 @@ pub enum SyntaxError {
 
 /// A configuration this large is a mistake, such as a log file or a device.
 pub const TEXT_BYTES_MAX: u64 = 64 << 20;
+
+/// Reads a text as values: JSON where its name ends in `.json`, else YAML.
+///
+/// # Errors
+/// When it is neither.
+pub fn values(name: &str, text: &str) -> Result<Value, SyntaxError> {
+    let format = Format::of(name.as_ref());
+    parse(&Text { name: name.to_owned(), text: text.to_owned(), format })
+}
 
 /// Reads the text as values.
 pub(crate) fn parse(source: &Text) -> Result<Value, SyntaxError> {

@@ -603,6 +603,9 @@ fn the_routes_header_edits_come_before_the_tables() {
             RpcHeaderOp::SetIfAbsent("T".into(), "100%".into()),
         ]
     );
+    let known = json!([{ "header": { "key": "Host", "value": "on %HOSTNAME%" } }]);
+    let ops = first_route(&route("request_headers_to_add", known)).request_headers.ops;
+    assert!(matches!(&*ops, [RpcHeaderOp::Set(_, value)] if !value.contains('%')), "{ops:?}");
     let warnings: Vec<_> = loaded(&bootstrap).warnings.iter().map(ToString::to_string).collect();
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].contains("request_headers_to_add[5].header.value"), "{warnings:?}");

@@ -1038,7 +1038,7 @@ fn section_8_redirect_and_direct_response() {
 fn section_10_cluster_defaults() {
     let loaded = loaded(&http());
     let cluster = first_cluster(&loaded);
-    assert_eq!((&*cluster.name, &*cluster.stat_name, cluster.id), ("app", "app", ClusterId(0)));
+    assert_eq!((&*cluster.name, &*cluster.stat_name), ("app", "app"));
     assert_eq!(
         (&cluster.discovery, cluster.load_balancer),
         (&Discovery::Static, LoadBalancer::RoundRobin)

@@ -117,6 +117,19 @@ impl Chunk {
         self.len = len as u32;
     }
 
+    /// Takes `next` in where its bytes follow this chunk's own.
+    ///
+    /// # Errors
+    /// Gives it back where they do not.
+    pub fn join(&mut self, next: Self) -> Result<(), Self> {
+        if self.block != next.block || self.start + self.len != next.start {
+            return Err(next);
+        }
+        // What was initialised and is not written in `next` now is so here, under this chunk's count.
+        self.len += next.len;
+        Ok(())
+    }
+
     /// The bytes in view, to be changed in place; nothing when other chunks share the block.
     ///
     /// This is for whoever took a chunk from where it was received and has not passed it on. A
@@ -249,5 +262,29 @@ impl Drop for Chunk {
 impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Chunk({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffers::Arena;
+
+    #[test]
+    fn parts_of_a_block_are_changed_apart_and_joined_again() {
+        let arena = Arena::new();
+        let shared = arena.copy(b"shared");
+        assert!(ChunkMut::new(shared.clone()).is_err());
+        let mut rest = arena.write_mut(|out| out.extend(9).copy_from_slice(b"onetwosix"));
+        let mut one = rest.split_to(3);
+        let mut two = rest.split_to(3);
+        one.make_ascii_uppercase();
+        rest[2] = b't';
+        two[0] = b'T';
+        let mut whole = one.freeze();
+        assert!(whole.join(rest.freeze()).is_err(), "not the next one");
+        assert!(whole.join(two.freeze()).is_ok());
+        assert_eq!(&*whole, b"ONETwo");
+        assert_eq!(&*shared, b"shared");
     }
 }

@@ -104,6 +104,12 @@ impl Breakers {
         clusters.insert(cluster.into(), Arc::clone(&new));
         new
     }
+
+    /// Forgets the clusters that `keeps` says are gone; what was admitted is still given back.
+    pub fn retain(&self, keeps: impl Fn(&str) -> bool) {
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        clusters.retain(|name, _| keeps(name));
+    }
 }
 
 impl ClusterBreakers {

@@ -65,7 +65,6 @@ struct State {
     tag: Tag,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a connection is open for nearly all of its life")]
 enum Stage {
     Connecting { connector: Option<Connector>, admission: Option<Admission>, began_at: Nanos },
     Open { transport: Transport, meter: Meter },
@@ -127,7 +126,9 @@ pub struct Kept {
 pub enum CallEnd {
     /// With this answer.
     Answer(Message, Outcome),
-    /// Without.
+    /// By being sent: no answer comes, or none that can be told from others.
+    Sent,
+    /// Without an answer.
     Failed(Failure),
     /// It was not sent: here is the request. The reason is for the case that it is sent nowhere else.
     Unsent(Message, Failure),
@@ -272,21 +273,26 @@ impl RpcClient {
         self.wake();
     }
 
-    /// Sends a request, at once or as soon as the connection is made.
+    /// Sends a request, at once or as soon as the connection is made. Gives back a call that is over
+    /// by having been sent.
     ///
     /// # Errors
     /// Gives the request back when too much waits already.
-    pub fn send(&self, mut message: Message, mut call: RpcCall) -> Result<(), Box<NotSent>> {
+    pub fn send(
+        &self,
+        mut message: Message,
+        mut call: RpcCall,
+    ) -> Result<Option<RpcCall>, Box<NotSent>> {
         let state = &mut *self.state.borrow_mut();
         let Stage::Open { transport, meter } = &mut state.stage else {
             return self.wait(state, message, call);
         };
-        let unsent = transport.unsent();
-        if unsent >= self.cluster.config.per_connection_buffer_limit_bytes as usize {
+        let limit = self.cluster.config.per_connection_buffer_limit_bytes as usize;
+        if transport.unsent_bytes() >= limit {
             self.cluster.stats.upstream_rq_pending_overflow.inc();
             return Err(Box::new(NotSent(message, call, Failure::Overflow)));
         }
-        if unsent >= self.cluster.watermarks(&self.shard).high {
+        if transport.unsent() >= self.cluster.watermarks(&self.shard).high {
             message.leave_receive_buffers(&self.shard.arena);
         }
         call.sent_at = self.shard.clock.now();
@@ -312,7 +318,7 @@ impl RpcClient {
         self.begin(&call);
         if !call.tracked {
             self.end(&call, 200);
-            return Ok(());
+            return Ok(Some(call));
         }
         if let Some(deadline) = call.deadline {
             self.set_timer_earlier(state, deadline);
@@ -327,7 +333,7 @@ impl RpcClient {
                 self.end(&other, 0);
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Sends a message that is no call, on a connection that is one caller's own. False when it is
@@ -369,7 +375,12 @@ impl RpcClient {
         });
     }
 
-    fn wait(&self, state: &mut State, message: Message, call: RpcCall) -> Result<(), Box<NotSent>> {
+    fn wait(
+        &self,
+        state: &mut State,
+        message: Message,
+        call: RpcCall,
+    ) -> Result<Option<RpcCall>, Box<NotSent>> {
         let limit = self.cluster.config.circuit_breakers.max_pending_requests as usize;
         let closed = matches!(state.stage, Stage::Closed);
         if closed || state.waiting.len() >= limit {
@@ -383,7 +394,7 @@ impl RpcClient {
             self.set_timer_earlier(state, deadline);
         }
         state.waiting.push_back((message, call));
-        Ok(())
+        Ok(None)
     }
 
     fn begin(&self, call: &RpcCall) {
@@ -511,14 +522,18 @@ impl RpcClient {
         let open = self.is_open();
         for (message, call) in waiting {
             self.in_flight.set(self.in_flight.get() - 1);
-            let unsent = if open {
-                self.send(message, call).err()
+            let sent = if open {
+                self.send(message, call)
             } else {
-                Some(Box::new(NotSent(message, call, Failure::ConnectionLost)))
+                Err(Box::new(NotSent(message, call, Failure::ConnectionLost)))
             };
-            if let Some(unsent) = unsent {
-                let NotSent(message, call, failure) = *unsent;
-                Rc::clone(&call.caller).ended(call, CallEnd::Unsent(message, failure));
+            match sent {
+                Ok(None) => {}
+                Ok(Some(call)) => Rc::clone(&call.caller).ended(call, CallEnd::Sent),
+                Err(unsent) => {
+                    let NotSent(message, call, failure) = *unsent;
+                    Rc::clone(&call.caller).ended(call, CallEnd::Unsent(message, failure));
+                }
             }
         }
     }

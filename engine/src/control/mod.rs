@@ -1,14 +1,17 @@
 //! The control thread: everything of the process that is not the request path.
 //!
 //! One OS thread named `control`, not pinned, with one single-threaded tokio runtime. It serves the
-//! admin interface, follows signals and resolves names. It never touches a shard: it reads their
+//! admin interface, follows signals, resolves names, and keeps the directory of services with its
+//! registries. It never touches a shard: it reads their
 //! statistics with relaxed loads, and asks the server loop for what must be done through a bounded
 //! channel of [`Command`]s.
 //!
-//! Idle, it sleeps: nothing here ticks unless DNS clusters, or certificates in files, are configured.
+//! Idle, it sleeps: nothing here ticks unless DNS clusters, registries, or certificates in files, are
+//! configured.
 
 pub mod admin;
 pub mod dns;
+pub mod services;
 pub mod signals;
 pub mod state;
 
@@ -20,6 +23,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use outrigger_xds::bootstrap::Admin;
+use outrigger_xds::services_config::ServicesConfig;
 use outrigger_xds::snapshot::{Address, Snapshot};
 use thiserror::Error;
 use tokio::runtime::Builder;
@@ -28,6 +32,7 @@ use tokio::time::MissedTickBehavior;
 
 pub use admin::AdminError;
 pub use dns::Publish;
+pub use services::{PublishServices, ServicesError};
 pub use state::{BoundListener, Command, ControlState, Lifecycle, NotTaken};
 
 use crate::demo;
@@ -41,6 +46,10 @@ pub struct ControlOptions {
     pub signals: bool,
     /// Gets every new set of endpoints that DNS gives.
     pub publish: Publish,
+    /// `engine.services`.
+    pub services: ServicesConfig,
+    /// Gets all services whenever one changes.
+    pub publish_services: PublishServices,
     /// Keys and certificates, to be read again when their files change.
     pub tls: Arc<TlsContexts>,
     /// A listening socket for the demonstration's origin.
@@ -64,6 +73,9 @@ pub enum ControlError {
     /// The demonstration's origin.
     #[error("cannot serve the demonstration's origin: {0}")]
     DemoOrigin(io::Error),
+    /// An interface for applications.
+    #[error(transparent)]
+    Services(#[from] ServicesError),
     /// Signal handlers.
     #[error("cannot handle signals: {0}")]
     Signals(io::Error),
@@ -99,11 +111,14 @@ impl Control {
                 };
                 runtime.block_on(async {
                     match serve(&state, options, snapshots) {
-                        Ok(admin_address) => {
+                        Ok((admin_address, services)) => {
                             // The receiver waits for exactly this message.
                             let _ = ready.send(Ok(admin_address));
                             // Ends when told to, and when nobody is left who could tell.
                             let _ = stopped.await;
+                            if let Some(services) = services {
+                                services.close().await;
+                            }
                         }
                         Err(error) => drop(ready.send(Err(error))),
                     }
@@ -147,7 +162,7 @@ fn serve(
     state: &Arc<ControlState>,
     options: ControlOptions,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-) -> Result<Option<Address>, ControlError> {
+) -> Result<(Option<Address>, Option<services::Running>), ControlError> {
     let mut admin_address = None;
     if let Some(admin) = options.admin {
         let server = admin::Server::bind(admin.address, Arc::clone(state))?;
@@ -171,8 +186,9 @@ fn serve(
     if options.tls.has_files() {
         tokio::spawn(watch_certificates(Arc::clone(state), options.tls));
     }
+    let services = services::start(state, options.services, options.publish_services)?;
     tokio::spawn(dns::run(Arc::clone(state), snapshots, options.publish));
-    Ok(admin_address)
+    Ok((admin_address, services))
 }
 
 /// Reads keys and certificates again when their files have changed.

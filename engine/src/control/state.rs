@@ -3,7 +3,7 @@
 //! Locks here are held for a copy of a few pointers and never on the request path.
 
 use std::fmt::{self, Display};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::bootstrap::Node;
 use outrigger_xds::snapshot::{Address, Snapshot};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::access_log::Queue;
 use crate::cli::Process;
@@ -49,7 +50,6 @@ pub struct NotTaken;
 
 /// Where the process is in its life.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
 pub enum Lifecycle {
     /// Serving.
     Live = 0,
@@ -69,15 +69,6 @@ impl Lifecycle {
             Lifecycle::Draining => "DRAINING",
             Lifecycle::PreInitializing => "PRE_INITIALIZING",
             Lifecycle::Initializing => "INITIALIZING",
-        }
-    }
-
-    fn of(value: u8) -> Lifecycle {
-        match value {
-            0 => Lifecycle::Live,
-            1 => Lifecycle::Draining,
-            3 => Lifecycle::Initializing,
-            _ => Lifecycle::PreInitializing,
         }
     }
 }
@@ -106,7 +97,7 @@ pub struct ControlState {
     /// Logs that are reopened on request: the access log's and the application log's.
     logs: Vec<Queue>,
     started: Instant,
-    lifecycle: AtomicU8,
+    lifecycle: watch::Sender<Lifecycle>,
     health_failing: AtomicBool,
     facts: Mutex<Facts>,
 }
@@ -125,7 +116,7 @@ impl ControlState {
             commands,
             logs,
             started: Instant::now(),
-            lifecycle: AtomicU8::new(Lifecycle::PreInitializing as u8),
+            lifecycle: watch::Sender::new(Lifecycle::PreInitializing),
             health_failing: AtomicBool::new(false),
             facts: Mutex::new(Facts::default()),
         };
@@ -149,7 +140,7 @@ impl ControlState {
 
     /// Where the process is in its life. Failing health checks count as draining.
     pub fn lifecycle(&self) -> Lifecycle {
-        match Lifecycle::of(self.lifecycle.load(Ordering::Acquire)) {
+        match *self.lifecycle.borrow() {
             Lifecycle::Live if self.health_failing() => Lifecycle::Draining,
             lifecycle => lifecycle,
         }
@@ -157,7 +148,12 @@ impl ControlState {
 
     /// Says where the process is in its life. For the server loop.
     pub fn set_lifecycle(&self, lifecycle: Lifecycle) {
-        self.lifecycle.store(lifecycle as u8, Ordering::Release);
+        self.lifecycle.send_replace(lifecycle);
+    }
+
+    /// Where the process is in its life, health checks apart, and when that changes.
+    pub fn lifecycles(&self) -> watch::Receiver<Lifecycle> {
+        self.lifecycle.subscribe()
     }
 
     /// Whether `/healthcheck/fail` was asked for.

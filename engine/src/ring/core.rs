@@ -291,7 +291,13 @@ impl Core {
             return;
         }
         slot.send.queued_bytes += chunk.len();
-        slot.send.queue.push_back(chunk);
+        // Bytes that lie one behind the other go as one part. A send under way has been given its
+        // lengths, and tells how many bytes it took.
+        let chunk = match slot.send.queue.back_mut() {
+            Some(last) => last.join(chunk).err(),
+            None => Some(chunk),
+        };
+        slot.send.queue.extend(chunk);
         self.list_send(index);
     }
 

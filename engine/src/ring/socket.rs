@@ -114,6 +114,11 @@ impl Socket {
         self.core.borrow().slot(self.slot).send.load()
     }
 
+    /// The same without that weight: bytes alone.
+    pub fn unsent_bytes(&self) -> usize {
+        self.core.borrow().slot(self.slot).send.queued_bytes
+    }
+
     /// Asks for one wake when at most `mark` bytes are unsent; at once if that is so already.
     pub fn wake_at_unsent(&self, mark: usize) {
         self.core.borrow_mut().wake_at_unsent(self.slot, mark);

@@ -223,11 +223,8 @@ impl Downstream {
         let (codec, frame) = (&*rpc.codec, message.frame);
         let oneway = !matches!(frame.kind, Kind::Request | Kind::Bound { oneway: false });
         stats.request.inc();
-        if oneway {
-            stats.request_oneway.inc()
-        } else {
-            stats.request_twoway.inc()
-        };
+        let kind = if oneway { &stats.request_oneway } else { &stats.request_twoway };
+        kind.inc();
         let now = self.shard.clock.now();
         let random = self.shard.random();
         let serving = self.shard.serving();
@@ -302,7 +299,7 @@ impl Downstream {
             host,
             counted,
             connection_id: 0,
-            request_bytes: u32::try_from(message.len()).unwrap_or(u32::MAX),
+            request_bytes: u32::try_from(message.byte_len()).unwrap_or(u32::MAX),
             kept,
         };
         if route.retry.overload && route.retry.max > 0 && !oneway {
@@ -323,18 +320,21 @@ impl Downstream {
         loop {
             call.attempts += 1;
             let unsent = match self.client(state, &call) {
-                Ok(client) => {
-                    let Err(unsent) = client.send(message, call) else {
+                Ok(client) => match client.send(message, call) {
+                    Ok(ended) => {
+                        if let Some(call) = ended {
+                            self.finish(state, &call, &Ending::sent());
+                        }
                         return state.note_use(&client);
-                    };
-                    *unsent
-                }
+                    }
+                    Err(unsent) => *unsent,
+                },
                 Err(failure) => NotSent(message, call, failure),
             };
-            let NotSent(back, again, failure) = unsent;
-            match self.elsewhere(again, |retry| connect_failed(retry, failure)) {
-                Ok(again) => (message, call) = (back, again),
-                Err(call) => return self.finish(state, call, &Ending::upstream(failure)),
+            let failure;
+            NotSent(message, call, failure) = unsent;
+            if !self.elsewhere(&mut call, |retry| connect_failed(retry, failure)) {
+                return self.finish(state, &call, &Ending::upstream(failure));
             }
         }
     }
@@ -361,26 +361,22 @@ impl Downstream {
         Ok(client)
     }
 
-    /// Chooses another endpoint for a call that may be tried again; else gives it back.
-    fn elsewhere(
-        &self,
-        mut call: RpcCall,
-        may: impl Fn(&RpcRetry) -> bool,
-    ) -> Result<RpcCall, RpcCall> {
+    /// Chooses another endpoint for a call that may be tried again. False when it may not.
+    fn elsewhere(&self, call: &mut RpcCall, may: impl Fn(&RpcRetry) -> bool) -> bool {
         let retry = self.route(call.route).map(|route| route.retry).unwrap_or_default();
         let late = call.deadline.is_some_and(|at| at <= self.shard.clock.now());
         if call.oneway || late || call.attempts > retry.max || !may(&retry) {
-            return Err(call);
+            return false;
         }
         // The cluster may have other endpoints by now.
         let serving = self.shard.serving();
         let cluster = serving.cluster_by_name(&call.cluster.config.name);
         let Some(host) = cluster.and_then(|cluster| cluster.choose(&self.shard)) else {
-            return Err(call);
+            return false;
         };
         call.cluster.stats.upstream_rq_retry.inc();
         call.host = host;
-        Ok(call)
+        true
     }
 
     fn edit(
@@ -460,7 +456,7 @@ impl Downstream {
     }
 
     /// Ends a call.
-    fn finish(&self, state: &mut State, call: RpcCall, ending: &Ending) {
+    fn finish(&self, state: &mut State, call: &RpcCall, ending: &Ending) {
         if call.tracked {
             state.in_flight -= 1;
             self.rpc.stats.request_active.dec();
@@ -468,12 +464,12 @@ impl Downstream {
         if let Some(failure) = ending.failure.filter(|_| !call.oneway) {
             self.answer(&call.tag, call.id, failure, ending.details);
         }
-        self.log(&call, ending);
+        self.log(call, ending);
         state.idle_since = self.shard.clock.now();
     }
 
     /// Passes an answer on.
-    fn reply(&self, state: &mut State, call: RpcCall, mut message: Message, outcome: Outcome) {
+    fn reply(&self, state: &mut State, call: &RpcCall, mut message: Message, outcome: Outcome) {
         let (codec, stats) = (&*self.rpc.codec, &self.rpc.stats);
         stats.response.inc();
         match outcome {
@@ -498,15 +494,15 @@ impl Downstream {
         stats.request_active.dec();
         let took = self.shard.clock.now() - call.began_at;
         stats.request_time_ms.record(took / NANOS_PER_MS);
-        self.log(&call, &ending);
+        self.log(call, &ending);
         state.idle_since = self.shard.clock.now();
     }
 
     /// Queues a message for the client, who may not be reading.
     fn deliver(&self, mut message: Message) {
-        let unsent = self.transport.unsent();
-        if unsent >= self.marks.high {
-            if unsent >= UNREAD_BYTES_MAX.max(self.rpc.config.max_frame_bytes as usize) {
+        if self.transport.unsent() >= self.marks.high {
+            let unread = self.transport.unsent_bytes();
+            if unread >= UNREAD_BYTES_MAX.max(self.rpc.config.max_frame_bytes as usize) {
                 self.rpc.stats.cx_slow_reader.inc();
                 self.wake_to_close();
                 return;
@@ -634,23 +630,23 @@ impl RpcCaller for Downstream {
             CallEnd::Answer(message, Outcome::Overload) => {
                 // Kept where the route lets such a request be sent again.
                 let request = call.kept.as_mut().and_then(|kept| kept.request.take());
-                match (self.elsewhere(call, |retry| retry.overload && request.is_some()), request) {
-                    (Ok(mut call), Some(request)) => {
+                match request {
+                    Some(request) if self.elsewhere(&mut call, |retry| retry.overload) => {
                         let again = request.duplicate(&self.shard.arena);
                         call.kept.get_or_insert_default().request = Some(again);
                         self.send(state, request, call);
                     }
-                    (Ok(call) | Err(call), _) => {
-                        self.reply(state, call, message, Outcome::Overload);
-                    }
+                    _ => self.reply(state, &call, message, Outcome::Overload),
                 }
             }
-            CallEnd::Answer(message, outcome) => self.reply(state, call, message, outcome),
-            CallEnd::Failed(failure) => self.finish(state, call, &Ending::upstream(failure)),
+            CallEnd::Answer(message, outcome) => self.reply(state, &call, message, outcome),
+            CallEnd::Sent => self.finish(state, &call, &Ending::sent()),
+            CallEnd::Failed(failure) => self.finish(state, &call, &Ending::upstream(failure)),
             CallEnd::Unsent(message, failure) => {
-                match self.elsewhere(call, |retry| connect_failed(retry, failure)) {
-                    Ok(call) => self.send(state, message, call),
-                    Err(call) => self.finish(state, call, &Ending::upstream(failure)),
+                if self.elsewhere(&mut call, |retry| connect_failed(retry, failure)) {
+                    self.send(state, message, call);
+                } else {
+                    self.finish(state, &call, &Ending::upstream(failure));
                 }
             }
         }

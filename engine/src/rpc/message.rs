@@ -32,8 +32,8 @@ impl Message {
     }
 
     /// Bytes it has now.
-    pub fn len(&self) -> usize {
-        self.head.len() + self.rest.iter().map(|piece| piece.len()).sum::<usize>()
+    pub fn byte_len(&self) -> usize {
+        self.head.len() + self.rest.iter().map(Chunk::len).sum::<usize>()
     }
 
     /// Gives the frame another id. The checksum is [`Message::seal`]'s.
@@ -47,26 +47,29 @@ impl Message {
             return;
         }
         debug_assert!(self.rest.is_empty());
-        // Where the changes begin behind the id, the front stays where it is. Otherwise what is
-        // written new begins with the first change.
-        let head_end = splices.iter().next().map_or(0, |(range, _)| range.start);
-        let mut pieces: ArrayVec<Chunk, PIECES_MAX> = ArrayVec::new();
-        if head_end < self.frame.id_end || splices.iter().count() * 2 > PIECES_MAX {
-            let changed = splices.apply(&self.head);
-            self.head = arena.write_mut(|out| out.put(&changed));
-        } else {
-            let mut left = std::mem::replace(&mut self.head, arena.write_mut(|_| {}));
-            self.head = left.split_to(head_end);
-            let left = left.freeze();
-            let mut at = head_end;
-            for (range, bytes) in splices.iter() {
-                pieces.extend(piece(left.slice(at - head_end..range.start - head_end)));
-                pieces.extend(piece(arena.copy(bytes)));
+        let old = std::mem::replace(&mut self.head, arena.write_mut(|_| {})).freeze();
+        let mut changes = splices.iter().peekable();
+        let mut at = 0;
+        // The front is written anew, so that the fixed part is in one piece and can be read.
+        self.head = arena.write_mut(|out| {
+            while let Some((range, bytes)) = changes.next_if(|(range, _)| range.start < FRONT_BYTES)
+            {
+                out.put(&old[at..range.start]);
+                out.put(bytes);
                 at = range.end;
             }
-            pieces.extend(piece(left.slice(at - head_end..left.len())));
+            let next = changes.peek().map_or(old.len(), |(range, _)| range.start);
+            let end = FRONT_BYTES.min(next).max(at);
+            out.put(&old[at..end]);
+            at = end;
+        });
+        let mut rest = Pieces { head: &mut self.head, rest: &mut self.rest, arena };
+        for (range, bytes) in changes {
+            rest.push(old.slice(at..range.start));
+            rest.push(arena.copy(bytes));
+            at = range.end;
         }
-        self.rest = pieces;
+        rest.push(old.slice(at..old.len()));
         // Its fixed part may have another form now.
         if let Ok(Progress::Frame(frame)) = codec.frame(&self.head) {
             self.frame = frame;
@@ -105,18 +108,76 @@ impl Message {
     }
 
     fn copied(&self, arena: &Arena) -> ChunkMut {
-        arena.write_mut(|out| {
-            out.put(&self.head);
-            for piece in &self.rest {
-                out.put(piece);
-            }
-        })
+        joined(&self.head, &self.rest, arena)
     }
 }
 
-fn piece(chunk: Chunk) -> Option<Chunk> {
-    (!chunk.is_empty()).then_some(chunk)
+/// A message that is put together.
+struct Pieces<'a> {
+    head: &'a mut ChunkMut,
+    rest: &'a mut ArrayVec<Chunk, PIECES_MAX>,
+    arena: &'a Arena,
 }
 
-/// Pieces behind the front: what a few changes make. A message with more is written anew.
+impl Pieces<'_> {
+    fn push(&mut self, piece: Chunk) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.rest.is_full() {
+            *self.head = joined(self.head, self.rest, self.arena);
+            self.rest.clear();
+        }
+        self.rest.push(piece);
+    }
+}
+
+fn joined(head: &[u8], rest: &[Chunk], arena: &Arena) -> ChunkMut {
+    arena.write_mut(|out| {
+        out.put(head);
+        for piece in rest {
+            out.put(piece);
+        }
+    })
+}
+
+/// What is written anew of a message that is changed: more than any fixed part.
+const FRONT_BYTES: usize = 256;
+
+/// Pieces behind the front: what a few changes make. With more, what there is is written anew.
 const PIECES_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use outrigger_codecs::rpc::Bolt;
+
+    use super::*;
+
+    const CODEC: Bolt = Bolt { crc_by_switch_only: false, goaway: false, max_frame_bytes: 1 << 20 };
+
+    #[test]
+    fn changes_are_made_wherever_they_are_and_however_many() {
+        let arena = Arena::new();
+        let mut frame = vec![1, 1, 0, 1, 1, 0, 0, 0, 9, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        frame.extend_from_slice(&1000_u32.to_be_bytes());
+        frame.extend((0..1000).map(|at| at as u8));
+        let Ok(Progress::Frame(parsed)) = CODEC.frame(&frame) else { panic!("a frame") };
+        for places in [&[][..], &[22], &[300], &[30, 255, 256, 900], &[500; 1], &[1022]] {
+            for many in [1, 7] {
+                let mut splices = Splices::default();
+                for place in places {
+                    for _ in 0..many {
+                        splices.replace(*place..*place, |out| out.extend_from_slice(b"<new>"));
+                    }
+                }
+                let bytes = arena.write_mut(|out| out.put(&frame));
+                let mut message = Message::new(parsed, bytes);
+                message.splice(&CODEC, &splices, &arena);
+                assert_eq!(message.byte_len(), splices.new_len(frame.len()));
+                assert_eq!(*message.copied(&arena), splices.apply(&frame)[..]);
+                message.set_id(&CODEC, 77);
+                assert_eq!(message.bytes()[8], 77);
+            }
+        }
+    }
+}

@@ -29,7 +29,18 @@ impl Ending {
             details: "via_upstream",
             flags: ResponseFlags::default(),
             status: message.frame.status,
-            response_bytes: message.len() as u64,
+            response_bytes: message.byte_len() as u64,
+        }
+    }
+
+    /// It was sent, and that is all there is to it.
+    pub(super) fn sent() -> Self {
+        Self {
+            failure: None,
+            details: "sent",
+            flags: ResponseFlags::default(),
+            status: 0,
+            response_bytes: 0,
         }
     }
 

@@ -24,5 +24,6 @@ pub use histogram::{Histogram, HistogramSnapshot};
 pub use registry::{Registry, Sample, Scope, Value};
 pub use sets::{
     AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    RpcStats, ServerStats, ShardStats, TcpStats, TlsStats,
+    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats,
+    TcpStats, TlsStats,
 };

@@ -17,7 +17,8 @@ use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
     AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    RpcStats, ServerStats, ShardStats, Stat, StatSet, TcpStats, TlsStats,
+    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat,
+    StatSet, TcpStats, TlsStats,
 };
 
 /// All statistics of the process.
@@ -38,6 +39,9 @@ pub struct Registry {
     listener_tls: Mutex<Family<TlsStats>>,
     cluster_tls: Mutex<Family<TlsStats>>,
     grpc: Mutex<GrpcFamily>,
+    services: Mutex<Option<Arc<ServicesStats>>>,
+    service_apis: Mutex<Family<ServiceApiStats>>,
+    service_registries: Mutex<Family<ServiceRegistryStats>>,
     hosts: Mutex<BTreeMap<HostKey, Vec<Weak<HostStats>>>>,
     /// What counters stood at when `/reset_counters` was last asked for; taken off when reading,
     /// because only a cell's own writer may write it.
@@ -62,6 +66,9 @@ impl Registry {
             listener_tls: Mutex::default(),
             cluster_tls: Mutex::default(),
             grpc: Mutex::default(),
+            services: Mutex::default(),
+            service_apis: Mutex::default(),
+            service_registries: Mutex::default(),
             rpc: Mutex::default(),
             hosts: Mutex::default(),
             baseline: Mutex::default(),
@@ -165,6 +172,35 @@ impl Registry {
         lock(&self.tcp).slot(self.shards + 1, slot, prefix)
     }
 
+    /// The `services.` set, which the control thread writes; made when first asked for.
+    pub fn services(&self) -> Arc<ServicesStats> {
+        Arc::clone(lock(&self.services).get_or_insert_default())
+    }
+
+    /// The `services.api.<name>.` set, which the control thread writes; made when first asked for.
+    pub fn service_api(&self, name: &str) -> Arc<ServiceApiStats> {
+        lock(&self.service_apis).slot(1, 0, name)
+    }
+
+    /// The `services.registry.<name>.` set, which the control thread writes; made when first asked
+    /// for.
+    pub fn service_registry(&self, name: &str) -> Arc<ServiceRegistryStats> {
+        lock(&self.service_registries).slot(1, 0, name)
+    }
+
+    /// Forgets a registry that is no longer in use.
+    pub fn forget_service_registry(&self, name: &str) {
+        lock(&self.service_registries).sets.remove(name);
+    }
+
+    /// Forgets the clusters that `keeps` says are gone. A shard that has not heard of it yet counts
+    /// on, unseen.
+    pub fn retain_clusters(&self, keeps: impl Fn(&str) -> bool) {
+        lock(&self.clusters).sets.retain(|name, _| keeps(name));
+        lock(&self.cluster_http2).sets.retain(|name, _| keeps(name));
+        lock(&self.cluster_tls).sets.retain(|name, _| keeps(name));
+    }
+
     /// One slot's `<protocol>.<prefix>.` set, made when first asked for.
     pub fn rpc(&self, slot: usize, protocol: &str, prefix: &str) -> Arc<RpcStats> {
         lock(&self.rpc).slot(self.shards + 1, slot, &format!("{protocol}.{prefix}"))
@@ -206,6 +242,9 @@ impl Registry {
         lock(&self.tcp).merge_into(&mut samples, Scope::Tcp);
         lock(&self.rpc).merge_into(&mut samples, Scope::Rpc);
         lock(&self.grpc).merge_into(&mut samples);
+        merge(&mut samples, &Scope::Services, lock(&self.services).iter());
+        lock(&self.service_apis).merge_into(&mut samples, Scope::ServiceApi);
+        lock(&self.service_registries).merge_into(&mut samples, Scope::ServiceRegistry);
         self.apply_baseline(&mut samples);
         samples.sort_by_cached_key(ToString::to_string);
         samples
@@ -329,6 +368,12 @@ pub enum Scope {
     Rpc(Arc<str>),
     /// `server.`
     Server,
+    /// `services.api.<name>.`
+    ServiceApi(Arc<str>),
+    /// `services.registry.<name>.`
+    ServiceRegistry(Arc<str>),
+    /// `services.`
+    Services,
     /// `shard.<n>.`
     Shard(usize),
     /// `tcp.<stat_prefix>.`
@@ -359,6 +404,9 @@ impl Display for Scope {
             Scope::Listener(name) => write!(f, "listener.{name}."),
             Scope::Process => Ok(()),
             Scope::Server => f.write_str("server."),
+            Scope::ServiceApi(name) => write!(f, "services.api.{name}."),
+            Scope::ServiceRegistry(name) => write!(f, "services.registry.{name}."),
+            Scope::Services => f.write_str("services."),
             Scope::Shard(shard) => write!(f, "shard.{shard}."),
             Scope::Rpc(name) => write!(f, "{name}."),
             Scope::Tcp(prefix) => write!(f, "tcp.{prefix}."),
@@ -596,6 +644,31 @@ mod tests {
         assert_eq!(value(&registry, "http.i.downstream_cx_active"), Some(Value::Gauge(1)));
         registry.reset_counters();
         assert_eq!(value(&registry, "http.i.rq_total"), Some(Value::Counter(0)));
+    }
+
+    #[test]
+    fn clusters_that_are_gone_are_forgotten() {
+        let registry = Registry::new(1);
+        registry.cluster(0, "stays").upstream_rq_total.inc();
+        let gone = registry.cluster(0, "subscribed|bolt|gone");
+        registry.retain_clusters(|name| name == "stays");
+        gone.upstream_rq_total.inc();
+        assert_eq!(value(&registry, "cluster.stays.upstream_rq_total"), Some(Value::Counter(1)));
+        assert_eq!(value(&registry, "cluster.subscribed|bolt|gone.upstream_rq_total"), None);
+    }
+
+    #[test]
+    fn services_appear_once_they_are_asked_for() {
+        let registry = Registry::new(1);
+        assert_eq!(value(&registry, "services.published"), None);
+        registry.services().published.set(2);
+        registry.service_api("sofa").publish.inc();
+        registry.service_registry("zk").connected.set(1);
+        assert_eq!(value(&registry, "services.published"), Some(Value::Gauge(2)));
+        assert_eq!(value(&registry, "services.api.sofa.publish"), Some(Value::Counter(1)));
+        assert_eq!(value(&registry, "services.registry.zk.connected"), Some(Value::Gauge(1)));
+        registry.forget_service_registry("zk");
+        assert_eq!(value(&registry, "services.registry.zk.connected"), None);
     }
 
     #[test]

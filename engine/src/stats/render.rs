@@ -184,6 +184,15 @@ impl Row<'_> {
                 "outrigger_rpc"
             }
             Scope::Server => "envoy_server",
+            Scope::ServiceApi(name) => {
+                label(&mut labels, "api", name);
+                "outrigger_services_api"
+            }
+            Scope::ServiceRegistry(name) => {
+                label(&mut labels, "registry", name);
+                "outrigger_services_registry"
+            }
+            Scope::Services => "outrigger_services",
             Scope::Shard(shard) => {
                 label(&mut labels, "shard", shard);
                 "outrigger_shard"

@@ -670,6 +670,88 @@ stat_set! {
     }
 }
 
+stat_set! {
+    /// `services.`: what is published and subscribed, written by the control thread. Outrigger's own.
+    pub struct ServicesStats {
+        counters {
+            /// Snapshots that were made because a service or its providers changed.
+            update,
+            state_write,
+            state_write_failed,
+            /// State files that could not be read at start.
+            state_read_failed,
+            /// Providers left out because there were more than there may be.
+            provider_overflow,
+        }
+        gauges {}
+        levels {
+            published,
+            subscribed,
+            /// Endpoints of subscribed services.
+            providers,
+            state_bytes,
+        }
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `services.api.<name>.`: one interface for applications. Outrigger's own.
+    pub struct ServiceApiStats {
+        counters {
+            cx_total,
+            rq_total,
+            application,
+            publish,
+            unpublish,
+            subscribe,
+            unsubscribe,
+            /// Requests that were answered with a failure.
+            rq_failed,
+            /// Those of them that were not as the interface has them.
+            rq_malformed,
+            /// Bodies above the limit.
+            rq_too_large,
+            /// Changes that were not in effect, or not in the state file, when their time was over.
+            rq_late,
+        }
+        gauges { cx_active }
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `services.registry.<name>.`: one registry. Outrigger's own.
+    pub struct ServiceRegistryStats {
+        counters {
+            connect,
+            connect_fail,
+            disconnect,
+            /// Sessions that began anew, so that everything was registered again.
+            session,
+            register,
+            register_fail,
+            unregister,
+            /// Lists of providers that came.
+            update,
+            update_fail,
+            /// Providers that can't be used: another protocol, no IP address, not to be read.
+            provider_ignored,
+        }
+        gauges {}
+        levels {
+            connected,
+            /// 1 while what is known may be old because the registry is lost.
+            stale,
+            published,
+            subscribed,
+            providers,
+        }
+        histograms {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -695,6 +777,9 @@ mod tests {
         check(&TcpStats::default());
         check(&ShardStats::default());
         check(&ServerStats::default());
+        check(&ServicesStats::default());
+        check(&ServiceApiStats::default());
+        check(&ServiceRegistryStats::default());
     }
 
     #[test]

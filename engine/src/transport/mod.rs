@@ -106,6 +106,14 @@ impl Transport {
         }
     }
 
+    /// The same in bytes alone, where [`Transport::unsent`] has a weight for each chunk.
+    pub fn unsent_bytes(&self) -> usize {
+        match self {
+            Transport::Plain(socket) => socket.unsent_bytes(),
+            Transport::Tls(stream) => stream.unsent(),
+        }
+    }
+
     /// Asks for one wake when at most `mark` bytes are unsent; at once if that is so already.
     pub fn wake_at_unsent(&self, mark: usize) {
         match self {

@@ -102,8 +102,8 @@ pub(crate) fn compile(
     let context =
         Context { clusters: ids, secrets, runtime, node: &names, notes: Notes::default() };
     let mut compiled_clusters = Vec::with_capacity(clusters.len());
-    for (id, (resource, view)) in (0u32..).zip(&clusters) {
-        match cluster::compile(view, ClusterId(id), &context) {
+    for (resource, view) in &clusters {
+        match cluster::compile(view, &context) {
             Ok(cluster) => compiled_clusters.push(cluster),
             Err(found) => complaints.push((resource.clone(), found)),
         }

@@ -11,16 +11,14 @@ use crate::compile::tls::{self, FromAuthority};
 use crate::compile::{Context, http, http2, invalid};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    Address, CircuitBreakers, Cluster, ClusterHttp, ClusterId, Discovery, DnsConfig, DnsFamily,
-    DnsTarget, Endpoint, HeaderCase, Health, Http2Options, LoadBalancer, PanicPolicy,
-    UpstreamProtocol,
+    Address, CircuitBreakers, Cluster, ClusterHttp, Discovery, DnsConfig, DnsFamily, DnsTarget,
+    Endpoint, HeaderCase, Health, Http2Options, LoadBalancer, PanicPolicy, UpstreamProtocol,
 };
 use crate::view::View;
 
 /// Compiles a cluster and the endpoints that are known without asking anybody.
 pub(crate) fn compile(
     view: &View<'_>,
-    id: ClusterId,
     context: &Context<'_>,
 ) -> Result<(Cluster, Vec<Endpoint>), Found> {
     let name = view.required_text("name")?;
@@ -32,7 +30,6 @@ pub(crate) fn compile(
         return Err(view.invalid("typed_extension_protocol_options", text));
     }
     let cluster = Cluster {
-        id,
         name: name.into(),
         stat_name: view.optional_text("alt_stat_name").unwrap_or(name).into(),
         discovery,
@@ -53,6 +50,44 @@ pub(crate) fn compile(
         metadata: view.metadata(),
     };
     Ok((cluster, endpoints))
+}
+
+/// A cluster of which nothing is configured.
+pub(crate) fn plain() -> Cluster {
+    Cluster {
+        name: "".into(),
+        stat_name: "".into(),
+        discovery: Discovery::Static,
+        load_balancer: LoadBalancer::RoundRobin,
+        panic: PanicPolicy {
+            threshold_percent: PANIC_THRESHOLD_PERCENT,
+            fail_traffic: false,
+            overprovisioning_factor: OVERPROVISIONING_FACTOR,
+        },
+        connect_timeout: CONNECT_TIMEOUT,
+        per_connection_buffer_limit_bytes: BUFFER_LIMIT_BYTES,
+        circuit_breakers: BREAKERS,
+        http: plain_http(),
+        tls: None,
+        tcp_keepalive: None,
+        wait_for_warm_on_init: true,
+        metadata: None,
+    }
+}
+
+fn plain_http() -> ClusterHttp {
+    ClusterHttp {
+        protocol: UpstreamProtocol::Http1,
+        http2: Http2Options::default(),
+        max_stream_duration: None,
+        idle_timeout: Some(IDLE_TIMEOUT),
+        max_connection_duration: None,
+        max_requests_per_connection: None,
+        max_response_headers_bytes: RESPONSE_HEADERS_KB * 1024,
+        max_headers_count: HEADERS_COUNT,
+        enable_trailers: false,
+        header_case: HeaderCase::Lower,
+    }
 }
 
 fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
@@ -312,12 +347,7 @@ fn panic_policy(view: &View<'_>) -> Result<PanicPolicy, Found> {
 }
 
 fn circuit_breakers(view: &View<'_>) -> Result<CircuitBreakers, Found> {
-    let mut breakers = CircuitBreakers {
-        max_connections: BREAKER_LIMIT,
-        max_pending_requests: BREAKER_LIMIT,
-        max_requests: BREAKER_LIMIT,
-        max_retries: BREAKER_RETRIES,
-    };
+    let mut breakers = BREAKERS;
     let Some(configured) = view.message("circuit_breakers") else { return Ok(breakers) };
     // The first entry of a priority counts.
     let mut found = false;
@@ -345,18 +375,10 @@ fn http_options(
     context: &Context<'_>,
 ) -> Result<(ClusterHttp, FromAuthority), Found> {
     let mut http = ClusterHttp {
-        protocol: UpstreamProtocol::Http1,
-        http2: Http2Options::default(),
-        max_stream_duration: None,
-        idle_timeout: Some(IDLE_TIMEOUT),
-        max_connection_duration: None,
         max_requests_per_connection: view
             .wrapped_u32("max_requests_per_connection")
             .filter(|limit| *limit > 0),
-        max_response_headers_bytes: RESPONSE_HEADERS_KB * 1024,
-        max_headers_count: HEADERS_COUNT,
-        enable_trailers: false,
-        header_case: HeaderCase::Lower,
+        ..plain_http()
     };
     let mut typed = None;
     for (key, extension) in view.entries("typed_extension_protocol_options") {
@@ -499,7 +521,12 @@ const DNS_REFRESH_RATE_MIN: Duration = Duration::from_millis(1);
 const PANIC_THRESHOLD_PERCENT: f64 = 50.0;
 const OVERPROVISIONING_FACTOR: u32 = 140;
 const BREAKER_LIMIT: u32 = 1024;
-const BREAKER_RETRIES: u32 = 3;
+const BREAKERS: CircuitBreakers = CircuitBreakers {
+    max_connections: BREAKER_LIMIT,
+    max_pending_requests: BREAKER_LIMIT,
+    max_requests: BREAKER_LIMIT,
+    max_retries: 3,
+};
 const RESPONSE_HEADERS_KB: u32 = 80;
 const HEADERS_COUNT: u32 = 100;
 const CHOICE_COUNT: u32 = 2;

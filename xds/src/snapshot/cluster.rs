@@ -28,22 +28,25 @@ pub struct Clusters {
     by_name: Arc<HashMap<Box<str>, ClusterId>>,
     /// Parallel to `list`. Apart from it, so that new endpoints copy only this vector.
     endpoints: Vec<Arc<EndpointSet>>,
+    /// How many come from the configuration; those of services stand behind them.
+    configured: usize,
 }
 
 impl Clusters {
-    /// Clusters with the endpoints that are known at once. Names are unique and ids count up
-    /// from 0 (the caller has checked).
+    /// Clusters with the endpoints that are known at once; a cluster's id is its place. Names are
+    /// unique (the caller has checked).
     #[must_use]
     pub fn new(clusters: Vec<(Cluster, Vec<Endpoint>)>) -> Clusters {
         let mut by_name = HashMap::with_capacity(clusters.len());
         let mut list = Vec::with_capacity(clusters.len());
         let mut endpoints = Vec::with_capacity(clusters.len());
-        for (cluster, members) in clusters {
-            by_name.insert(cluster.name.clone(), cluster.id);
+        for (id, (cluster, members)) in (0u32..).zip(clusters) {
+            by_name.insert(cluster.name.clone(), ClusterId(id));
             endpoints.push(Arc::new(EndpointSet::new(members, cluster.panic)));
             list.push(Arc::new(cluster));
         }
-        Clusters { list: list.into(), by_name: Arc::new(by_name), endpoints }
+        let configured = list.len();
+        Clusters { list: list.into(), by_name: Arc::new(by_name), endpoints, configured }
     }
 
     /// How many there are.
@@ -76,6 +79,12 @@ impl Clusters {
         self.by_name.get(name).copied()
     }
 
+    /// Whether a cluster is a service's, rather than configured.
+    #[must_use]
+    pub fn is_service(&self, id: ClusterId) -> bool {
+        id.0 as usize >= self.configured
+    }
+
     /// Every cluster with its endpoints, in id order.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<Cluster>, &Arc<EndpointSet>)> {
         self.list.iter().zip(&self.endpoints)
@@ -88,13 +97,48 @@ impl Clusters {
         }
         copy
     }
+
+    /// A copy with the clusters `wanted` behind the configured ones, and no others. What did not
+    /// change is shared, so that shards see that it did not. A name that a configured cluster has is
+    /// that cluster's.
+    pub(super) fn with_services(
+        &self,
+        template: &Cluster,
+        wanted: impl Iterator<Item = (Box<str>, Vec<Endpoint>)>,
+    ) -> Clusters {
+        let mut list = self.list[..self.configured].to_vec();
+        let mut endpoints = self.endpoints[..self.configured].to_vec();
+        for (name, members) in wanted {
+            let before = self.id(&name).map(|id| id.0 as usize);
+            if before.is_some_and(|index| index < self.configured) {
+                continue;
+            }
+            let known = before.map(|index| (&self.list[index], &self.endpoints[index]));
+            let cluster = match known {
+                Some((cluster, _)) => Arc::clone(cluster),
+                None => Arc::new(template.of_service(name)),
+            };
+            endpoints.push(match known {
+                Some((_, set)) if *set.all() == *members => Arc::clone(set),
+                _ => Arc::new(EndpointSet::new(members, cluster.panic)),
+            });
+            list.push(cluster);
+        }
+        let unchanged = list.len() == self.list.len()
+            && list.iter().zip(&*self.list).all(|(new, old)| Arc::ptr_eq(new, old));
+        if unchanged {
+            return Clusters { endpoints, ..self.clone() };
+        }
+        let names = list.iter().map(|cluster| cluster.name.clone());
+        let by_name = names.zip((0u32..).map(ClusterId)).collect();
+        let configured = self.configured;
+        Clusters { list: list.into(), by_name: Arc::new(by_name), endpoints, configured }
+    }
 }
 
 /// One upstream service, without its endpoints.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    /// Index in its snapshot.
-    pub id: ClusterId,
     /// Unique, never empty.
     pub name: Box<str>,
     /// Stats root is `cluster.<stat_name>`, and what logs call it: `alt_stat_name`, else the name.
@@ -121,6 +165,20 @@ pub struct Cluster {
     pub wait_for_warm_on_init: bool,
     /// Filter name to struct, as configured; for logs and matching.
     pub metadata: Option<Arc<Value>>,
+}
+
+impl Cluster {
+    /// A cluster with these settings for a service: its endpoints are told at run time.
+    fn of_service(&self, name: Box<str>) -> Cluster {
+        Cluster {
+            stat_name: name.clone(),
+            name,
+            discovery: Discovery::Static,
+            wait_for_warm_on_init: false,
+            metadata: None,
+            ..self.clone()
+        }
+    }
 }
 
 /// Where a cluster's endpoints come from.

@@ -66,7 +66,8 @@ pub use self::route_table::{RouteTable, RouteTableError};
 pub use self::rpc::{
     DetectedProtocol, ProtocolDetection, RpcHeaderEdits, RpcHeaderMatcher, RpcHeaderOp,
     RpcKeepalive, RpcMatcher, RpcProtocol, RpcProxy, RpcRetry, RpcRoute, RpcRouteTable, RpcTarget,
-    RpcWeightedClusters, ServiceMatcher, ServiceSide, Services, Sharing, UpstreamConnections,
+    RpcWeightedClusters, Service, ServiceMatcher, ServiceSide, Services, Sharing,
+    UpstreamConnections,
 };
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
 pub use self::tls::{
@@ -97,6 +98,24 @@ impl Snapshot {
             clusters: self.clusters.with_endpoints(cluster, endpoints),
             services: Arc::clone(&self.services),
         }
+    }
+
+    /// A copy with the clusters of these services behind the configured ones, and of no others.
+    /// `template` has their settings, and must be the same for all successors of a snapshot. Clusters
+    /// and endpoints that stay as they were are shared with `self`.
+    #[must_use]
+    pub fn with_services(&self, template: &Cluster, mut wanted: Vec<Service>) -> Snapshot {
+        let lists = wanted
+            .iter_mut()
+            .map(|service| (service.cluster_name(), std::mem::take(&mut service.endpoints)));
+        let clusters = self.clusters.with_services(template, lists);
+        let mut services = Services::default();
+        for service in &wanted {
+            if let Some(id) = clusters.id(&service.cluster_name()) {
+                services.insert(service, id);
+            }
+        }
+        Snapshot { listeners: self.listeners.clone(), clusters, services: Arc::new(services) }
     }
 
     /// The listener called `name`.

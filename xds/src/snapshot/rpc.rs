@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log::AccessLog;
-use super::cluster::{ClusterId, ClusterRef};
+use super::cluster::{ClusterId, ClusterRef, Endpoint};
 use super::matcher::{Fraction, HeaderPredicate, StringMatcher};
 
 /// Speaks an RPC framing protocol with downstream, and the same with upstream.
@@ -296,21 +296,75 @@ pub enum ServiceSide {
     Subscribed,
 }
 
+impl ServiceSide {
+    /// Its name in the names of clusters.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ServiceSide::Published => "published",
+            ServiceSide::Subscribed => "subscribed",
+        }
+    }
+}
+
+/// A service that was published or subscribed, and where its requests go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Which way its requests go.
+    pub side: ServiceSide,
+    /// As [`RpcProtocol::name`] has it.
+    pub protocol: &'static str,
+    /// As codecs write it (`RpcCodec::put_service_key`); unique for its side and protocol.
+    pub key: Box<str>,
+    /// May be none.
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl Service {
+    /// The name of its cluster, for example `subscribed|bolt|com.foo.Hello:1.0`.
+    #[must_use]
+    pub fn cluster_name(&self) -> Box<str> {
+        format!("{}|{}|{}", self.side.name(), self.protocol, self.key).into()
+    }
+}
+
 /// The clusters of services that are published and subscribed at run time.
 #[derive(Debug, Clone, Default)]
 pub struct Services {
-    /// One map for each side and protocol that has services: few, so a walk finds it.
-    tables: Vec<(ServiceSide, &'static str, HashMap<Box<[u8]>, ClusterId>)>,
+    /// One for each side and protocol that has services: few, so a walk finds it.
+    tables: Vec<ServiceTable>,
+}
+
+#[derive(Debug, Clone)]
+struct ServiceTable {
+    side: ServiceSide,
+    protocol: &'static str,
+    by_key: HashMap<Box<[u8]>, ClusterId>,
+}
+
+impl ServiceTable {
+    fn is_of(&self, side: ServiceSide, protocol: &str) -> bool {
+        self.side == side && self.protocol == protocol
+    }
 }
 
 impl Services {
+    pub(super) fn insert(&mut self, service: &Service, cluster: ClusterId) {
+        let (side, protocol) = (service.side, service.protocol);
+        let known = self.tables.iter().position(|table| table.is_of(side, protocol));
+        let at = known.unwrap_or_else(|| {
+            self.tables.push(ServiceTable { side, protocol, by_key: HashMap::new() });
+            self.tables.len() - 1
+        });
+        self.tables[at].by_key.insert(service.key.as_bytes().into(), cluster);
+    }
+
     /// The cluster of a service. `key` is in the registry's terms, as the codecs write it
     /// (`RpcCodec::put_service_key`).
     #[must_use]
     pub fn find(&self, side: ServiceSide, protocol: &RpcProtocol, key: &[u8]) -> Option<ClusterId> {
-        let name = protocol.name();
-        let (.., table) = self.tables.iter().find(|(s, p, _)| (*s, *p) == (side, name))?;
-        table.get(key).copied()
+        let table = self.tables.iter().find(|table| table.is_of(side, protocol.name()))?;
+        table.by_key.get(key).copied()
     }
 }
 

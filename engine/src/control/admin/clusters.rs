@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use hyper::StatusCode;
-use outrigger_xds::snapshot::{Address, Cluster, Endpoint, Health, Snapshot};
+use outrigger_xds::snapshot::{Address, Cluster, ClusterId, Endpoint, Health, Snapshot};
 use serde_json::{Map, Value as Json, json};
 
 use super::page::{Answer, Ask};
@@ -50,18 +50,22 @@ pub(super) fn address_json(address: &Address) -> Json {
 
 struct View<'a> {
     cluster: &'a Cluster,
+    /// It came at run time.
+    is_service: bool,
     endpoints: Vec<(&'a Endpoint, HostSample)>,
 }
 
 fn views<'a>(snapshot: &'a Snapshot, registry: &'a Registry) -> impl Iterator<Item = View<'a>> {
-    snapshot.clusters.iter().map(|(cluster, endpoints)| {
+    let all = (0u32..).map(ClusterId).zip(snapshot.clusters.iter());
+    all.map(|(id, (cluster, endpoints))| {
         let known = registry.collect_hosts(&cluster.name);
         let endpoints = endpoints.all().iter().map(|endpoint| {
             let address = HostAddress::from(&endpoint.address);
             let sample = known.iter().find(|host| host.address == address).cloned();
             (endpoint, sample.unwrap_or_else(|| unused(address)))
         });
-        View { cluster, endpoints: endpoints.collect() }
+        let is_service = snapshot.clusters.is_service(id);
+        View { cluster, is_service, endpoints: endpoints.collect() }
     })
 }
 
@@ -78,7 +82,7 @@ impl View<'_> {
         )?;
         writeln!(out, "{name}::default_priority::max_requests::{}", limits.max_requests)?;
         writeln!(out, "{name}::default_priority::max_retries::{}", limits.max_retries)?;
-        writeln!(out, "{name}::added_via_api::false")?;
+        writeln!(out, "{name}::added_via_api::{}", self.is_service)?;
         for (endpoint, sample) in &self.endpoints {
             let host = format!("{name}::{}", endpoint.address);
             let mut stats: Vec<_> = sample.stats.iter().collect();
@@ -122,7 +126,7 @@ impl View<'_> {
                 Json::Object(host)
             })
             .collect();
-        json!({
+        let mut status = json!({
             "name": &*self.cluster.name,
             "observability_name": &*self.cluster.stat_name,
             "host_statuses": hosts,
@@ -132,7 +136,11 @@ impl View<'_> {
                 "max_requests": limits.max_requests,
                 "max_retries": limits.max_retries,
             }]},
-        })
+        });
+        if self.is_service {
+            status["added_via_api"] = true.into();
+        }
+        status
     }
 }
 
@@ -179,7 +187,7 @@ fn health_flags(health: Health) -> &'static str {
     }
 }
 
-fn eds_health_status(health: Health) -> &'static str {
+pub(super) fn eds_health_status(health: Health) -> &'static str {
     match health {
         Health::Healthy => "HEALTHY",
         Health::Degraded => "DEGRADED",

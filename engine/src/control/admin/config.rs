@@ -3,10 +3,10 @@
 use std::time::SystemTime;
 
 use hyper::StatusCode;
-use outrigger_xds::snapshot::TimePart;
+use outrigger_xds::snapshot::{Cluster, ClusterId, EndpointSet, TimePart};
 use serde_json::{Map, Value, json};
 
-use super::clusters::address_json;
+use super::clusters::{address_json, eds_health_status};
 use super::page::{Answer, Ask};
 use crate::access_log::clock::Clock;
 
@@ -33,6 +33,18 @@ pub(super) fn config_dump(ask: &Ask<'_>) -> Answer {
     let clusters: Vec<Value> = clusters
         .map(|cluster| dumped("cluster", "envoy.config.cluster.v3.Cluster", cluster, &updated))
         .collect();
+    let services: Vec<Value> = ask
+        .state
+        .snapshot()
+        .iter()
+        .flat_map(|snapshot| {
+            let all = (0u32..).map(ClusterId).zip(snapshot.clusters.iter());
+            let services = all.filter(|(id, _)| snapshot.clusters.is_service(*id));
+            services
+                .map(|(_, (cluster, endpoints))| service_cluster(cluster, endpoints))
+                .collect::<Vec<_>>()
+        })
+        .collect();
     let listeners: Vec<Value> = list("listeners")
         .into_iter()
         .flatten()
@@ -55,6 +67,7 @@ pub(super) fn config_dump(ask: &Ask<'_>) -> Answer {
         {
             "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
             "static_clusters": clusters,
+            "dynamic_active_clusters": services,
         },
         {
             "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
@@ -140,6 +153,30 @@ fn dumped(key: &str, type_name: &str, resource: &Value, updated: &str) -> Value 
     any.insert("@type".to_owned(), format!("type.googleapis.com/{type_name}").into());
     any.extend(resource.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
     json!({key: any, "last_updated": updated})
+}
+
+/// The cluster of a service, as far as it is its own; the rest is the template's.
+fn service_cluster(cluster: &Cluster, endpoints: &EndpointSet) -> Value {
+    let endpoints: Vec<Value> = endpoints
+        .all()
+        .iter()
+        .map(|endpoint| {
+            json!({
+                "endpoint": {"address": address_json(&endpoint.address)},
+                "health_status": eds_health_status(endpoint.health),
+                "load_balancing_weight": endpoint.weight,
+            })
+        })
+        .collect();
+    json!({"cluster": {
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": &*cluster.name,
+        "type": "STATIC",
+        "load_assignment": {
+            "cluster_name": &*cluster.name,
+            "endpoints": [{"lb_endpoints": endpoints}],
+        },
+    }})
 }
 
 /// The route configurations inside a listener's connection managers.

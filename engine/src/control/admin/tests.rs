@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use outrigger_xds::bootstrap::{Admin, LoadOptions, Loaded, Source, load};
+use outrigger_xds::services_config::ServicesConfig;
 use outrigger_xds::snapshot::{Address, Snapshot};
 use outrigger_xds::source::Format;
 use serde_json::{Value, json};
@@ -70,6 +71,8 @@ impl Rig {
             admin: Some(Admin { address: admin }),
             signals: false,
             publish: Arc::new(|_, _| {}),
+            services: ServicesConfig::default(),
+            publish_services: Arc::new(|_| tokio::sync::oneshot::channel().1),
             tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
             demo_origin: None,
         };

@@ -6,6 +6,7 @@ mod bolt;
 mod dubbo;
 mod grpc;
 mod h2spec;
+mod registries;
 mod sofa;
 mod testssl;
 mod triple;

@@ -127,6 +127,8 @@ mod tests {
             admin: None,
             signals: true,
             publish: Arc::new(|_, _| {}),
+            services: outrigger_xds::services_config::ServicesConfig::default(),
+            publish_services: Arc::new(|_| tokio::sync::oneshot::channel().1),
             tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
             demo_origin: None,
         };

@@ -17,13 +17,20 @@ pub struct Message {
     /// The whole frame, or what comes before `rest` once it was changed.
     head: ChunkMut,
     rest: ArrayVec<Chunk, PIECES_MAX>,
+    /// It lies in a buffer that the kernel received into.
+    is_received: bool,
 }
 
 impl Message {
-    /// A frame as it was received.
-    pub fn new(frame: Frame, bytes: ChunkMut) -> Self {
+    /// A frame where it was received.
+    pub fn received(frame: Frame, bytes: ChunkMut) -> Self {
         debug_assert_eq!(frame.len, bytes.len());
-        Self { frame, head: bytes, rest: ArrayVec::new() }
+        Self { frame, head: bytes, rest: ArrayVec::new(), is_received: true }
+    }
+
+    /// A frame that was put together in memory of its own.
+    pub fn assembled(frame: Frame, bytes: ChunkMut) -> Self {
+        Self { is_received: false, ..Self::received(frame, bytes) }
     }
 
     /// The bytes as they were received; only the front of them once they were changed.
@@ -82,7 +89,7 @@ impl Message {
         let Some(sum) = codec.seal(&self.frame, &mut { parts }) else { return };
         // Pieces may be shared, and then can't be written to.
         if !self.rest.is_empty() {
-            self.leave_receive_buffers(arena);
+            self.join(arena);
         }
         let at = self.head.len().saturating_sub(sum.len());
         self.head[at..].copy_from_slice(&sum);
@@ -90,13 +97,25 @@ impl Message {
 
     /// Moves the bytes out of the receive buffers: a peer that does not read must not keep those.
     pub fn leave_receive_buffers(&mut self, arena: &Arena) {
+        if self.is_received {
+            self.join(arena);
+        }
+    }
+
+    fn join(&mut self, arena: &Arena) {
         self.head = self.copied(arena);
         self.rest.clear();
+        self.is_received = false;
     }
 
     /// A second message with the same bytes, to be sent again; before any change.
     pub fn duplicate(&self, arena: &Arena) -> Self {
-        Self { frame: self.frame, head: self.copied(arena), rest: ArrayVec::new() }
+        Self {
+            frame: self.frame,
+            head: self.copied(arena),
+            rest: ArrayVec::new(),
+            is_received: false,
+        }
     }
 
     /// Queues it.
@@ -171,7 +190,7 @@ mod tests {
                     }
                 }
                 let bytes = arena.write_mut(|out| out.put(&frame));
-                let mut message = Message::new(parsed, bytes);
+                let mut message = Message::received(parsed, bytes);
                 message.splice(&CODEC, &splices, &arena);
                 assert_eq!(message.byte_len(), splices.new_len(frame.len()));
                 assert_eq!(*message.copied(&arena), splices.apply(&frame)[..]);

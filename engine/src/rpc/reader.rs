@@ -133,7 +133,7 @@ impl FrameReader {
                     else {
                         continue;
                     };
-                    return Ok(Read::Message(Message::new(frame, assembly.into_chunk_mut())));
+                    return Ok(Read::Message(Message::assembled(frame, assembly.into_chunk_mut())));
                 }
                 State::Skipping { left } => {
                     let skipped = input.len().min(*left);
@@ -163,7 +163,7 @@ impl FrameReader {
                 Progress::Frame(frame) if frame.len <= input.len() => {
                     self.offset += frame.len as u64;
                     let bytes = input.take(frame.len, memory.arena);
-                    return Ok(Some(Read::Message(Message::new(frame, bytes))));
+                    return Ok(Some(Read::Message(Message::received(frame, bytes))));
                 }
                 Progress::Frame(frame) => return Ok(self.begin(frame, memory)),
                 Progress::NeedMore(_) => {

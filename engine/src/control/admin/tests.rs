@@ -497,6 +497,8 @@ fn an_address_in_use_is_an_error_that_names_it() {
         admin: Some(Admin { address: address.clone() }),
         signals: false,
         publish: Arc::new(|_, _| {}),
+        services: ServicesConfig::default(),
+        publish_services: Arc::new(|_| tokio::sync::oneshot::channel().1),
         tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
         demo_origin: None,
     };

@@ -21,6 +21,7 @@ mod interop;
 mod lifecycle;
 mod load;
 mod smuggling;
+mod soap;
 mod streaming;
 mod tls;
 mod tunnels;

@@ -286,6 +286,9 @@ pub const HTTP_INSPECTOR: &str =
 /// Type of the gRPC-Web filter.
 pub const GRPC_WEB: &str = "type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 
+/// Type of the filter that looks at SOAP requests.
+pub const SOAP: &str = "type.googleapis.com/outrigger.filters.http.soap.v1.Soap";
+
 /// Type of the filter that counts gRPC calls.
 pub const GRPC_STATS: &str =
     "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";

@@ -24,6 +24,7 @@ mod load;
 mod rpc;
 mod services;
 mod smuggling;
+mod soap;
 mod streaming;
 mod tls;
 mod tunnels;

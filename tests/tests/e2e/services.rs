@@ -23,6 +23,11 @@ impl Apis {
         Apis { sofa: Address::any(), dubbo: Address::any(), scratch: Scratch::new() }
     }
 
+    /// Where the SOFA API listens.
+    pub(crate) fn sofa_address(&self) -> &Address {
+        &self.sofa
+    }
+
     pub(crate) fn state_file(&self) -> PathBuf {
         self.scratch.file("services.json")
     }

@@ -13,9 +13,11 @@ use std::{
 use outrigger_perf::report::Report;
 
 /// Far more than any of these runs takes.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 /// All protocol variants.
-const PROTOCOLS: &str = "h1,h2,h2-h1,grpc,https,https-handshake,h2-tls,h2-tls-handshake";
+const PROTOCOLS: &str = "h1,h2,h2-h1,grpc,https,https-handshake,h2-tls,h2-tls-handshake,bolt,dubbo";
+/// Those whose connections can be idle, of those that peers have.
+const IDLE_PROTOCOLS: &str = "http1,https,h2,h2-tls,bolt,dubbo";
 
 struct Directory(PathBuf);
 
@@ -212,6 +214,8 @@ fn compares_direct_in_every_protocol() {
         ("direct", "https-handshake", 1),
         ("direct", "h2-tls", 8),
         ("direct", "h2-tls-handshake", 1),
+        ("direct", "bolt", 8),
+        ("direct", "dubbo", 8),
     ];
     assert_eq!(named, expected);
     for case in &report.cases {
@@ -223,11 +227,31 @@ fn compares_direct_in_every_protocol() {
     }
     let findings = succeeds(&["check", "--json", &json]);
     let spoken = findings.lines().find(|line| line.contains("versions and TLS")).unwrap();
-    assert!(spoken.starts_with("met ") && spoken.ends_with("9 cases"), "{spoken}");
+    assert!(spoken.starts_with("met ") && spoken.ends_with("11 cases"), "{spoken}");
 }
 
 #[test]
-#[ignore = "needs nginx, haproxy and envoy"]
+fn a_second_round_goes_at_a_share_of_the_first() {
+    let directory = Directory::new("share");
+    let json = directory.file("out.json");
+    let arguments = ["compare", "--targets", "direct", "--protocol", "bolt,dubbo", "--peers", ""];
+    let load = ["--connections", "2", "--streams", "4", "--body", "128", "--repetitions", "1"];
+    let pace = ["--rate-of", "direct:0.02", "--duration", "0.5", "--warmup", "0.1"];
+    succeeds(&[&arguments[..], &load, &pace, &["--json", &json]].concat());
+    let report: Report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let [bolt, dubbo, bolt_open, dubbo_open] = &report.cases[..] else {
+        panic!("{:?}", report.cases);
+    };
+    for (closed, open, protocol) in [(bolt, bolt_open, "bolt"), (dubbo, dubbo_open, "dubbo")] {
+        assert_eq!((&*closed.protocol, &*open.protocol), (protocol, protocol));
+        assert_eq!((closed.errors, closed.rate), (0, None), "{closed:?}");
+        assert_eq!((open.errors, open.rate), (0, Some(closed.share_of_rate(0.02))), "{open:?}");
+        assert!(open.rps < closed.rps / 10.0, "{closed:?}, {open:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs nginx, haproxy, envoy and mosn"]
 fn peers_speak_every_protocol() {
     let directory = Directory::new("peers");
     let json = directory.file("out.json");
@@ -235,30 +259,35 @@ fn peers_speak_every_protocol() {
     let brief = ["--duration", "0.2", "--warmup", "0.1", "--repetitions", "1", "--json", &json];
     succeeds(&[&compare[..], &["--streams", "8", "--body", "128"], &brief].concat());
     let report: Report = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
-    assert_eq!(report.cases.len(), 4 * 8);
+    // Of RPC, Envoy has Dubbo and MOSN both; MOSN has nothing else here.
+    let rpc = ["direct", "mosn", "direct", "envoy", "mosn"];
+    assert_eq!(report.cases.len(), 4 * 8 + rpc.len());
+    let targets: Vec<_> = report.cases[4 * 8..].iter().map(|case| &*case.target).collect();
+    assert_eq!(targets, rpc);
     for case in &report.cases {
         assert_eq!((case.errors, case.errors_in_warmup), (0, 0), "{case:?}");
         assert!(case.rps > 0.0, "{case:?}");
     }
     let findings = succeeds(&["check", "--json", &json]);
     let spoken = findings.lines().find(|line| line.contains("versions and TLS")).unwrap();
-    assert!(spoken.starts_with("met ") && spoken.ends_with("32 cases"), "{spoken}");
+    assert!(spoken.starts_with("met ") && spoken.ends_with("37 cases"), "{spoken}");
 }
 
 #[test]
-#[ignore = "needs nginx, haproxy and envoy"]
+#[ignore = "needs nginx, haproxy, envoy and mosn"]
 fn idle_connections_of_peers_stay_open() {
     let directory = Directory::new("idle-peers");
     let json = directory.file("out.json");
-    let idle = ["idle", "--targets", "nginx,haproxy,envoy", "--protocol", "http1,https,h2,h2-tls"];
+    let idle = ["idle", "--targets", "nginx,haproxy,envoy,mosn", "--protocol", IDLE_PROTOCOLS];
     succeeds(&[&idle[..], &["--connections", "50", "--watch", "0.1", "--json", &json]].concat());
     let report: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     let cases = report["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 3 * 4 * 2);
+    // Three in HTTP; of RPC, MOSN has both and Envoy has Dubbo.
+    assert_eq!(cases.len(), (3 * 4 + 3) * 2);
     for case in cases {
         assert_eq!((&case["connections"], &case["lost"]), (&50.into(), &0.into()), "{case}");
     }
-    assert!(succeeds(&["check", "--idle", &json]).contains("24 cases"));
+    assert!(succeeds(&["check", "--idle", &json]).contains("30 cases"));
 }
 
 #[test]
@@ -266,8 +295,11 @@ fn what_is_impossible_is_refused() {
     let directory = Directory::new("impossible");
     let json = directory.file("out.json");
     let compare = ["compare", "--targets", "direct", "--peers", "", "--json", &json];
-    let cases: [(&[&str], &str); 3] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["--protocol", "https-handshake", "--rate", "10"], "open loop"),
+        (&["--protocol", "https-handshake", "--rate-of", "direct:0.5"], "open loop"),
+        (&["--protocol", "bolt", "--rate-of", "mosn:0.5"], "needs it among the targets"),
+        (&["--rate", "10", "--rate-of", "direct:0.5"], "cannot be used with"),
         (&["--protocol", "h2", "--streams", "101"], "from 1 to 100"),
         (&["--protocol", "h3"], "possible values"),
     ];

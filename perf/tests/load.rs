@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     num::NonZeroU64,
     path::Path,
     sync::{
@@ -244,7 +244,13 @@ fn streams_of_a_connection_are_in_flight_together() {
     // One at a time would be 50 requests a second.
     let target = origin(Duration::from_millis(20));
     let plan = Plan { connections: 1, pace: open(500), ..plan(target) };
-    for protocol in [ProtocolName::H2, ProtocolName::Grpc, ProtocolName::H2Tls] {
+    for protocol in [
+        ProtocolName::H2,
+        ProtocolName::Grpc,
+        ProtocolName::H2Tls,
+        ProtocolName::Bolt,
+        ProtocolName::Dubbo,
+    ] {
         let request = Request { body_bytes: 128, post_bytes: None, streams: 50 };
         let outcome = run_variant(protocol, &plan, request);
         assert_eq!(outcome.errors(), 0, "{outcome:?}");
@@ -280,9 +286,52 @@ fn the_origin_answers_only_in_the_version_asked_for() {
 }
 
 #[test]
-fn faults_of_http2_and_tls_are_counted_by_kind() {
+fn the_origin_answers_other_versions_heartbeats_and_only_two_way_calls() {
+    let target = origin(Duration::ZERO);
+    let bolt_heartbeats: [(&[u8], &[u8]); 2] = [
+        (
+            b"\x01\x01\0\0\x01\0\0\0\x07\x01\xff\xff\xff\xff\0\0\0\0\0\0\0\0",
+            b"\x01\0\0\0\x01\0\0\0\x07\x01\0\0\0\0\0\0\0\0\0\0",
+        ),
+        (
+            b"\x02\x01\x01\0\0\x01\0\0\0\x05\x01\0\xff\xff\xff\xff\0\0\0\0\0\0\0\0",
+            b"\x02\x01\0\0\0\x01\0\0\0\x05\x01\0\0\0\0\0\0\0\0\0\0\0",
+        ),
+    ];
+    let dubbo_heartbeat: (&[u8], &[u8]) = (
+        b"\xda\xbb\xe2\0\0\0\0\0\0\0\0\x07\0\0\0\x01N",
+        b"\xda\xbb\x22\x14\0\0\0\0\0\0\0\x07\0\0\0\x01N",
+    );
+    // One-way calls, of which only the heartbeats behind them are answered.
+    let bolt = [b"\x01\x02\0\x01".as_slice(), &[0; 18], bolt_heartbeats[0].0].concat();
+    let dubbo = [b"\xda\xbb\x82\0".as_slice(), &[0; 12], dubbo_heartbeat.0].concat();
+    // A call of v2 with a checksum, at which the origin does not look: one byte, then the checksum.
+    let v2: (&[u8], &[u8]) = (
+        b"\x02\x02\x01\0\x01\x01\0\0\0\x2a\x01\x01\0\0\x0b\xb8\0\0\0\0\0\0\0\0crc!",
+        b"\x02\x02\0\0\x02\x01\0\0\0\x2a\x01\x01\0\0\0\x2e\0\0\0\0\0\x01\
+          com.alipay.sofa.rpc.core.response.SofaResponseo\x3c\x03\xed\x03",
+    );
+    for (input, answer) in [
+        bolt_heartbeats[0],
+        bolt_heartbeats[1],
+        dubbo_heartbeat,
+        (&bolt, bolt_heartbeats[0].1),
+        (&dubbo, dubbo_heartbeat.1),
+        v2,
+    ] {
+        let mut stream = TcpStream::connect(target).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(input).unwrap();
+        let mut received = vec![0; answer.len()];
+        stream.read_exact(&mut received).unwrap();
+        assert_eq!(received, answer);
+    }
+}
+
+#[test]
+fn faults_of_every_protocol_are_counted_by_kind() {
     const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
-    let cases: [(ProtocolName, &'static [u8], Fault); 6] = [
+    let cases: [(ProtocolName, &'static [u8], Fault); 13] = [
         (ProtocolName::H2, b"HTTP/1.1 400 Bad Request\r\n\r\n", Fault::Malformed),
         (ProtocolName::H2, SETTINGS, Fault::Closed),
         // It admits a single stream.
@@ -295,6 +344,31 @@ fn faults_of_http2_and_tls_are_counted_by_kind() {
         ),
         (ProtocolName::Https, b"HTTP/1.1 400 Bad Request\r\n\r\n", Fault::Tls),
         (ProtocolName::Https, b"", Fault::Closed),
+        (ProtocolName::Bolt, b"HTTP/1.1 400 Bad Request\r\n\r\n", Fault::Malformed),
+        // Status 6, a content of 2 bytes, and an answer to a call that nobody made.
+        (
+            ProtocolName::Bolt,
+            b"\x01\0\0\x02\x01\0\0\0\x01\x01\0\x06\0\0\0\0\0\0\0\0",
+            Fault::Status,
+        ),
+        (
+            ProtocolName::Bolt,
+            b"\x01\0\0\x02\x01\0\0\0\x01\x01\0\0\0\0\0\0\0\0\0\x02xx",
+            Fault::Length,
+        ),
+        (
+            ProtocolName::Bolt,
+            b"\x01\0\0\x02\x01\0\0\0\x07\x01\0\0\0\0\0\0\0\0\0\x01x",
+            Fault::Malformed,
+        ),
+        // Status 60, an exception, and a part of an answer.
+        (ProtocolName::Dubbo, b"\xda\xbb\x02\x3c\0\0\0\0\0\0\0\x01\0\0\0\x02\x01x", Fault::Status),
+        (
+            ProtocolName::Dubbo,
+            b"\xda\xbb\x02\x14\0\0\0\0\0\0\0\x01\0\0\0\x03\x90\x01x",
+            Fault::Status,
+        ),
+        (ProtocolName::Dubbo, b"\xda\xbb\x02\x14\0\0\0\0\0\0\0\x01\0\0\0\x03\x91", Fault::Closed),
     ];
     for (protocol, answer, fault) in cases {
         let request = Request { body_bytes: 1, post_bytes: None, streams: 2 };

@@ -66,8 +66,9 @@ impl Config {
         let mut proxy = json!({
             "@type": RPC_PROXY,
             "stat_prefix": "main",
-            "route_config": {"routes": routes},
+            "route_config": {},
         });
+        proxy["route_config"]["routes"] = routes;
         proxy[protocol] = json!({});
         Config::new().filters(json!([{"name": "rpc", "typed_config": proxy}]))
     }
@@ -284,6 +285,9 @@ pub const HTTP_INSPECTOR: &str =
 
 /// Type of the gRPC-Web filter.
 pub const GRPC_WEB: &str = "type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
+
+/// Type of the filter that looks at SOAP requests.
+pub const SOAP: &str = "type.googleapis.com/outrigger.filters.http.soap.v1.Soap";
 
 /// Type of the filter that counts gRPC calls.
 pub const GRPC_STATS: &str =

@@ -4,8 +4,9 @@
 //! says; [`Client`] stands before it and sends bytes as they are. Both ends read with the strict
 //! parser of [`http`], so whatever passes through a test is also well-formed. [`http2`] has both
 //! ends of HTTP/2 by an implementation that is not ours, [`frames`] sends and reads it frame by
-//! frame, and [`tls`] makes certificates. [`load`] has many connections at once. [`bolt`] has both
-//! ends of that protocol, and [`Peer`] is a real program of some RPC framework.
+//! frame, and [`tls`] makes certificates. [`load`] has many connections at once. [`rpc`] has both
+//! ends of RPC protocols, whose frames are in [`bolt`] and [`dubbo`], and [`Peer`] is a real program
+//! of some RPC framework.
 //!
 //! `OUTRIGGER_TEST_PROXY=envoy` runs the tests against Envoy: a test that Envoy fails may expect
 //! the wrong thing.
@@ -20,6 +21,7 @@ pub mod binary;
 pub mod bolt;
 pub mod client;
 pub mod config;
+pub mod dubbo;
 pub mod frames;
 pub mod http;
 pub mod http2;
@@ -29,6 +31,7 @@ pub mod origin;
 pub mod peer;
 pub mod process;
 pub mod proxy;
+pub mod rpc;
 pub mod tls;
 
 use std::time::{Duration, Instant};

@@ -259,6 +259,8 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
         &["individual_method_stats_allowlist", "stats_for_all_methods", "enable_upstream_stats",
           "replace_dots_in_grpc_service_name"]),
+    honour("outrigger.filters.http.soap.v1.Soap",
+        &["max_inspect_bytes", "inspect_timeout", "match_body"]),
     honour("envoy.config.core.v3.GrpcMethodList", &["services"]),
     honour("envoy.config.core.v3.GrpcMethodList.Service", &["name", "method_names"]),
     honour("envoy.config.core.v3.HttpProtocolOptions",

@@ -765,6 +765,62 @@ fn section_19_grpc_filters() {
 }
 
 #[test]
+fn the_soap_filter() {
+    let filters = |filters: &[Value]| {
+        let router = json!({ "name": "router",
+            "typed_config": any("envoy.extensions.filters.http.router.v3.Router") });
+        let filters: Vec<Value> = filters.iter().cloned().chain([router]).collect();
+        set(&http(), &format!("{HCM}/http_filters"), json!(filters))
+    };
+    let soap = |fields: Value| {
+        json!({ "name": "soap",
+            "typed_config": any_with("outrigger.filters.http.soap.v1.Soap", fields) })
+    };
+    let found = |list: &[Value]| hcm(&loaded(&filters(list))).soap;
+    assert_eq!(found(&[]), None);
+    assert_eq!(found(&[set(&soap(json!({})), "/disabled", json!(true))]), None);
+    assert_eq!(found(&[soap(json!({}))]), Some(Soap { inspection: None }));
+    assert_eq!(
+        found(&[soap(json!({ "match_body": true }))]),
+        Some(Soap {
+            inspection: Some(SoapInspection {
+                bytes_max: 16 * 1024,
+                timeout: Duration::from_secs(1),
+            }),
+        })
+    );
+    let given =
+        json!({ "match_body": true, "max_inspect_bytes": 1 << 20, "inspect_timeout": "0.25s" });
+    assert_eq!(
+        found(&[soap(given)]),
+        Some(Soap {
+            inspection: Some(SoapInspection {
+                bytes_max: 1 << 20,
+                timeout: Duration::from_millis(250),
+            }),
+        })
+    );
+    let at = format!("Listener web: {HCM_PATH}.http_filters");
+    for (list, expected) in [
+        (vec![soap(json!({})), soap(json!({}))], "[1]: is there twice"),
+        (
+            vec![soap(json!({ "max_inspect_bytes": 0 }))],
+            "[0].typed_config(Soap).max_inspect_bytes: must be at least 1",
+        ),
+        (
+            vec![soap(json!({ "max_inspect_bytes": (1 << 20) + 1 }))],
+            "[0].typed_config(Soap).max_inspect_bytes: must be at most 1048576",
+        ),
+        (
+            vec![soap(json!({ "inspect_timeout": "0s" }))],
+            "[0].typed_config(Soap).inspect_timeout: must be above zero",
+        ),
+    ] {
+        assert_eq!(refusal(&filters(&list)), format!("{at}{expected}"));
+    }
+}
+
+#[test]
 fn section_6_header_edits_of_all_levels_apply_from_the_most_specific_outwards() {
     let edits = |name: &str| json!([{ "header": { "key": "x-level", "value": name }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" }]);
     let mut bootstrap = http();

@@ -1,6 +1,7 @@
 //! `engine.services`, and snapshots with the clusters of services.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::needless_pass_by_value, reason = "arguments are written where they are used")]
 
 mod common;
 

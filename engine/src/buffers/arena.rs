@@ -157,12 +157,18 @@ struct Current {
 pub(super) struct Slabs {
     slab_bytes: usize,
     free: RefCell<Vec<NonNull<Block>>>,
+    /// Larger ones.
+    large: RefCell<Vec<NonNull<Block>>>,
 }
 
 impl Slabs {
     /// A home without slabs; ordinary ones will have `slab_bytes`.
     pub(super) fn new(slab_bytes: usize) -> Rc<Self> {
-        Rc::new(Self { slab_bytes, free: RefCell::new(Vec::with_capacity(FREE_SLABS_MAX)) })
+        Rc::new(Self {
+            slab_bytes,
+            free: RefCell::new(Vec::with_capacity(FREE_SLABS_MAX)),
+            large: RefCell::new(Vec::with_capacity(LARGE_SLABS_MAX)),
+        })
     }
 
     /// A chunk over a whole slab of `bytes`, the only one of it. Its bytes have any value.
@@ -175,7 +181,11 @@ impl Slabs {
 
     /// A zero-length chunk holding a slab of at least `bytes`.
     fn take(self: &Rc<Self>, bytes: usize) -> Chunk {
-        let reused = if bytes == self.slab_bytes { self.free.borrow_mut().pop() } else { None };
+        let reused = if bytes == self.slab_bytes {
+            self.free.borrow_mut().pop()
+        } else {
+            self.take_large(bytes)
+        };
         let block = reused.unwrap_or_else(|| allocate(bytes));
         // SAFETY: the block is fresh or came back with a count of zero; it lives until it is
         // given back; an empty range needs no initialised byte.
@@ -183,15 +193,34 @@ impl Slabs {
     }
 }
 
+impl Slabs {
+    /// A large slab that came back and fits without waste.
+    fn take_large(&self, bytes: usize) -> Option<NonNull<Block>> {
+        let mut large = self.large.borrow_mut();
+        let at = large.iter().position(|block| {
+            // SAFETY: blocks in the list are valid until they are taken out of it.
+            let capacity = unsafe { block.as_ref() }.capacity();
+            (bytes..=bytes * 2).contains(&capacity)
+        })?;
+        Some(large.swap_remove(at))
+    }
+}
+
 impl Home for Slabs {
     fn give_back(&self, block: NonNull<Block>) {
         // SAFETY: a block is given back once, and is valid until we free it here or in Drop.
-        let ordinary = unsafe { block.as_ref() }.capacity() == self.slab_bytes;
-        let mut free = self.free.borrow_mut();
-        if ordinary && free.len() < FREE_SLABS_MAX {
-            free.push(block);
+        let capacity = unsafe { block.as_ref() }.capacity();
+        let (mut list, limit) = if capacity == self.slab_bytes {
+            (self.free.borrow_mut(), FREE_SLABS_MAX)
+        } else if capacity <= LARGE_SLAB_BYTES_MAX {
+            (self.large.borrow_mut(), LARGE_SLABS_MAX)
         } else {
-            drop(free);
+            return release(block);
+        };
+        if list.len() < limit {
+            list.push(block);
+        } else {
+            drop(list);
             release(block);
         }
     }
@@ -199,7 +228,7 @@ impl Home for Slabs {
 
 impl Drop for Slabs {
     fn drop(&mut self) {
-        for block in self.free.get_mut().drain(..) {
+        for block in self.free.get_mut().drain(..).chain(self.large.get_mut().drain(..)) {
             release(block);
         }
     }
@@ -228,6 +257,11 @@ fn release(block: NonNull<Block>) {
 
 /// Room for dozens of rendered heads; small enough that a pinned slab wastes little.
 const SLAB_BYTES: usize = 16 * 1024;
+
+/// Larger slabs kept for reuse, and how large each may be: 4 MiB in all, so that making room for a
+/// large message is usually no allocation.
+const LARGE_SLABS_MAX: usize = 16;
+const LARGE_SLAB_BYTES_MAX: usize = 256 * 1024;
 
 /// Slabs kept for reuse; more would only hold on to the memory of a past burst.
 const FREE_SLABS_MAX: usize = 64;

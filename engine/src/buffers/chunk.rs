@@ -264,3 +264,27 @@ impl fmt::Debug for Chunk {
         write!(f, "Chunk({} bytes)", self.len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffers::Arena;
+
+    #[test]
+    fn parts_of_a_block_are_changed_apart_and_joined_again() {
+        let arena = Arena::new();
+        let shared = arena.copy(b"shared");
+        assert!(ChunkMut::new(shared.clone()).is_err());
+        let mut rest = arena.write_mut(|out| out.extend(9).copy_from_slice(b"onetwosix"));
+        let mut one = rest.split_to(3);
+        let mut two = rest.split_to(3);
+        one.make_ascii_uppercase();
+        rest[2] = b't';
+        two[0] = b'T';
+        let mut whole = one.freeze();
+        assert!(whole.join(rest.freeze()).is_err(), "not the next one");
+        assert!(whole.join(two.freeze()).is_ok());
+        assert_eq!(&*whole, b"ONETwo");
+        assert_eq!(&*shared, b"shared");
+    }
+}

@@ -53,7 +53,7 @@ impl RecordBuffers {
         } else if len <= LARGE_BYTES {
             self.large.take_whole(LARGE_BYTES)
         } else {
-            self.large.take_whole(len.next_multiple_of(64))
+            self.large.take_whole(len.next_power_of_two())
         };
         chunk.truncate(len);
         Assembly { chunk, filled: 0 }

@@ -65,7 +65,6 @@ struct State {
     tag: Tag,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a connection is open for nearly all of its life")]
 enum Stage {
     Connecting { connector: Option<Connector>, admission: Option<Admission>, began_at: Nanos },
     Open { transport: Transport, meter: Meter },
@@ -289,7 +288,9 @@ impl RpcClient {
             return self.wait(state, message, call);
         };
         let limit = self.cluster.config.per_connection_buffer_limit_bytes as usize;
-        if transport.unsent_bytes() >= limit {
+        // Callers share a connection of their own for all services, so one that reads slowly must not
+        // stop them: what it does not read waits, up to a limit.
+        if transport.unsent_bytes() >= limit.max(UNSENT_BYTES_MAX) {
             self.cluster.stats.upstream_rq_pending_overflow.inc();
             return Err(Box::new(NotSent(message, call, Failure::Overflow)));
         }
@@ -847,6 +848,10 @@ impl Drop for Driving {
         self.client.leave();
     }
 }
+
+/// Requests that may wait for an endpoint that does not read, on one connection, unless its cluster
+/// allows for more.
+const UNSENT_BYTES_MAX: usize = 64 << 20;
 
 /// The next id behind `last` that is not in flight.
 fn free_id(bits: u32, last: u64, in_flight: impl Fn(u64) -> bool) -> u64 {

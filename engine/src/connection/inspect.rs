@@ -42,7 +42,7 @@ impl Inspector {
     /// An inspector for a connection to `port`; nothing when no filter looks at it.
     pub(super) fn new(inspection: &Inspection, port: Option<u16>) -> Option<Self> {
         let looks = |disabled: &Option<PortPredicate>| {
-            !disabled.as_ref().is_some_and(|predicate| matches(predicate, port))
+            !disabled.as_ref().is_some_and(|predicate| predicate.holds(port))
         };
         let tls = inspection.tls.as_ref().filter(|tls| looks(&tls.disabled));
         let close_on_error = tls.is_some_and(|tls| tls.close_on_parse_error);
@@ -80,18 +80,6 @@ impl Inspector {
                 Progress::Done(Findings { protocols: vec![version.into()], ..Findings::default() })
             }
         }
-    }
-}
-
-fn matches(predicate: &PortPredicate, port: Option<u16>) -> bool {
-    match predicate {
-        PortPredicate::Any => true,
-        PortPredicate::Range(start, end) => {
-            port.is_some_and(|port| (*start..*end).contains(&u32::from(port)))
-        }
-        PortPredicate::Or(all) => all.iter().any(|one| matches(one, port)),
-        PortPredicate::And(all) => all.iter().all(|one| matches(one, port)),
-        PortPredicate::Not(one) => !matches(one, port),
     }
 }
 
@@ -188,6 +176,7 @@ mod tests {
         };
         assert!(Inspector::new(&inspection, Some(79)).is_none());
         assert!(Inspector::new(&inspection, Some(80)).is_some());
-        assert!(Inspector::new(&inspection, None).is_some());
+        // A Unix socket is in every range, as in Envoy.
+        assert!(Inspector::new(&inspection, None).is_none());
     }
 }

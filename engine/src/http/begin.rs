@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use outrigger_codecs::http::{
-    BodyFraming, FieldBlock, FieldKind, Method, Put, RequestHead, Target, Version, decimal, tokens,
+    BodyFraming, FieldBlock, FieldKind, FieldStorage, Method, Put, RequestHead, Target, Version,
+    decimal, tokens,
 };
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{
@@ -28,7 +29,8 @@ use super::exchange::{Exchange, HeadForm, ResponseEdits};
 use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
 use super::origin::{Origin, is_believed};
 use super::path::{Normalized, normalize, split};
-use super::reply::{Body, Reply};
+use super::reply::{Body, DIRECT_RESPONSE, Reply};
+use super::soap::{HeadSource, Held, SoapHeaders, soap_request};
 use super::upgrade::{Asked, Tunnel, asked, websocket_key};
 use super::{HttpRuntime, HttpScratch};
 
@@ -46,14 +48,85 @@ pub(super) struct Destination {
     pub(super) host: Rc<Host>,
 }
 
-/// Fills in `exchange` from a request's head. Returns where it goes, or the reply that it gets.
+/// What a request's beginning came to.
+pub(super) enum Begun {
+    /// It goes there.
+    To(Destination),
+    /// It is answered here.
+    Answered(Reply),
+    /// Where it goes depends on its body: [`resume`] says it.
+    Held,
+}
+
+impl From<Result<Destination, Reply>> for Begun {
+    fn from(outcome: Result<Destination, Reply>) -> Self {
+        match outcome {
+            Ok(destination) => Self::To(destination),
+            Err(reply) => Self::Answered(reply),
+        }
+    }
+}
+
+/// Fills in `exchange` from a request's head. `source` is where it was read; without one, the request
+/// does not wait for its body.
 pub(super) fn begin(
     arrival: &Arrival<'_>,
     head: &RequestHead<'_, '_>,
+    source: Option<HeadSource<'_>>,
+    exchange: &mut Exchange,
+) -> Begun {
+    exchange.accept(arrival, head);
+    let soap = soap_request(arrival.http, head);
+    exchange.soap.accept(soap.as_ref());
+    if let Err(reply) = check(arrival.http, head) {
+        capture_inbound(arrival, head, None, &reply, exchange);
+        return Begun::Answered(reply);
+    }
+    if let Some(source) = source
+        && exchange.soap.hold(arrival.http, head, soap.as_ref(), source)
+    {
+        return Begun::Held;
+    }
+    find_route(arrival, head, SoapHeaders::of(arrival.http, soap, None), exchange).into()
+}
+
+/// Goes on with a request that was held back, as far as its operation was found out.
+pub(super) fn resume(arrival: &Arrival<'_>, exchange: &mut Exchange) -> Result<Destination, Reply> {
+    let held = exchange.soap.release();
+    let outcome = match &held {
+        Some(held) => resume_held(arrival, held, exchange),
+        None => Err(unreadable()),
+    };
+    if let Some(held) = held {
+        exchange.soap.give_back(held);
+    }
+    outcome
+}
+
+fn resume_held(
+    arrival: &Arrival<'_>,
+    held: &Held,
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
-    exchange.accept(arrival, head);
-    let request = match check(arrival.http, head).and_then(|()| Request::new(arrival, head)) {
+    let mut storage = FieldStorage::new();
+    let head = held.head(&arrival.http.limits, &mut storage).ok_or_else(unreadable)?;
+    let request = soap_request(arrival.http, &head);
+    let soap = SoapHeaders::of(arrival.http, request, held.operation());
+    find_route(arrival, &head, soap, exchange)
+}
+
+/// A head that was read can be read again, so that nobody will see this.
+fn unreadable() -> Reply {
+    Reply::empty(400, "http1.codec_error").closing()
+}
+
+fn find_route(
+    arrival: &Arrival<'_>,
+    head: &RequestHead<'_, '_>,
+    soap: Option<SoapHeaders<'_>>,
+    exchange: &mut Exchange,
+) -> Result<Destination, Reply> {
+    let request = match Request::new(arrival, head, soap) {
         Ok(request) => request,
         Err(reply) => {
             capture_inbound(arrival, head, None, &reply, exchange);
@@ -203,10 +276,15 @@ pub(super) struct Request<'a> {
     scheme: &'a str,
     forwarded_proto: &'a [u8],
     origin: Origin,
+    soap: Option<SoapHeaders<'a>>,
 }
 
 impl<'a> Request<'a> {
-    fn new(arrival: &'a Arrival<'a>, head: &'a RequestHead<'a, 'a>) -> Result<Self, Reply> {
+    fn new(
+        arrival: &'a Arrival<'a>,
+        head: &'a RequestHead<'a, 'a>,
+        soap: Option<SoapHeaders<'a>>,
+    ) -> Result<Self, Reply> {
         let http = arrival.http;
         let origin = Origin::of(&http.config.origin, arrival.info.peer, head.fields);
         let raw_path = match &head.target {
@@ -245,7 +323,7 @@ impl<'a> Request<'a> {
             (authority, _) => authority,
         };
         let authority = strip_authority(arrival, authority);
-        Ok(Self { arrival, head, authority, path, scheme, forwarded_proto, origin })
+        Ok(Self { arrival, head, authority, path, scheme, forwarded_proto, origin, soap })
     }
 
     /// The request id that goes upstream, and whether it is the client's.
@@ -314,13 +392,17 @@ impl RequestView for Request<'_> {
     }
 
     fn header_values<'v>(&'v self, name: &str) -> impl Iterator<Item = &'v [u8]> {
-        let own = (name == "x-forwarded-proto").then_some(self.forwarded_proto);
+        let own = match &self.soap {
+            _ if name == "x-forwarded-proto" => Some(Some(self.forwarded_proto)),
+            Some(soap) => soap.value(name),
+            None => None,
+        };
         let sent = self
             .head
             .fields
             .iter()
             .filter(move |field| own.is_none() && field.name.eq_ignore_ascii_case(name));
-        own.into_iter().chain(sent.map(|field| field.value))
+        own.flatten().into_iter().chain(sent.map(|field| field.value))
     }
 }
 
@@ -922,13 +1004,13 @@ impl Headers for InboundHeaders<'_> {
 }
 
 fn direct_reply(direct: &DirectResponse) -> Reply {
-    let mut reply = Reply::empty(direct.status, "direct_response");
+    let mut reply = Reply::empty(direct.status, DIRECT_RESPONSE);
     reply.body = Body::Configured(direct.body.clone());
     reply
 }
 
 fn redirect_reply(request: &Request<'_>, route: &Route, redirect: &Redirect) -> Reply {
-    let mut reply = Reply::empty(redirect.status, "direct_response");
+    let mut reply = Reply::empty(redirect.status, DIRECT_RESPONSE);
     let path = redirected_path(request, route, redirect);
     reply.location = Some(location(request, redirect, &path));
     if let Some(RedirectPath::Prefix(_) | RedirectPath::Regex(_)) = redirect.path {

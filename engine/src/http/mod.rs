@@ -27,6 +27,7 @@ mod meter;
 mod origin;
 mod path;
 mod reply;
+mod soap;
 mod upgrade;
 
 use std::sync::Arc;

@@ -5,7 +5,8 @@
 use bytes::Bytes;
 use outrigger_codecs::grpc::percent_encode;
 use outrigger_codecs::http::{BodyFraming, FieldKind, Put, decimal};
-use outrigger_codecs::http1::render;
+use outrigger_codecs::http1::{reason_phrase, render};
+use outrigger_codecs::soap::{FaultSide, SoapVersion, put_fault};
 use outrigger_xds::snapshot::{HeaderCase, HeaderOp};
 
 use crate::access_log::ResponseFlags;
@@ -118,6 +119,39 @@ impl Reply {
         Self::text(status, text, flag, details)
     }
 
+    /// Whether a SOAP client is told the same in a fault. What the configuration says in its own words
+    /// goes out in these.
+    pub(super) fn can_be_fault(&self) -> bool {
+        let is_configured = self.details == DIRECT_RESPONSE && !self.body_bytes().is_empty();
+        self.status >= 400 && !is_configured
+    }
+
+    /// The same reply with its text in a fault.
+    pub(super) fn to_fault(&self, version: SoapVersion) -> Self {
+        let side = match self.status {
+            // These may go well another time, as they are.
+            408 | 429 => FaultSide::Receiver,
+            400..500 => FaultSide::Sender,
+            _ => FaultSide::Receiver,
+        };
+        let reason = match self.body_bytes() {
+            b"" => reason_phrase(self.status).as_bytes(),
+            text => text,
+        };
+        let mut document = Vec::new();
+        put_fault(version, side, reason, &mut document);
+        Self {
+            status: self.status,
+            body: Body::Configured(document.into()),
+            location: self.location.clone(),
+            rewritten_path: None,
+            flags: self.flags,
+            details: self.details,
+            close: self.close,
+            grpc_status: None,
+        }
+    }
+
     /// Whether the reply has a header of its own called `name`.
     pub(super) fn has(&self, name: &str, frame: &ReplyFrame<'_>) -> bool {
         match name {
@@ -139,7 +173,7 @@ impl Reply {
     /// The gRPC status that the client gets.
     pub(super) fn grpc_status_sent(&self, form: ReplyForm) -> Option<u64> {
         let told = match form {
-            ReplyForm::Http => false,
+            ReplyForm::Http | ReplyForm::Soap(_) => false,
             ReplyForm::Grpc => true,
             // As Envoy's filter, which has nothing to make one of where there is no body.
             ReplyForm::GrpcWeb(_) => !self.body_bytes().is_empty(),
@@ -192,6 +226,9 @@ impl Reply {
         match frame.form {
             ReplyForm::Http if self.body_bytes().is_empty() => {}
             ReplyForm::Http => writer.field("content-type", b"text/plain"),
+            ReplyForm::Soap(version) => {
+                writer.field("content-type", version.content_type().as_bytes());
+            }
             // Decided by the protocol, after all edits.
             ReplyForm::Grpc => writer.verbatim("content-type", b"application/grpc"),
             ReplyForm::GrpcWeb(content_type) => {
@@ -212,7 +249,7 @@ impl Reply {
             writer.field("x-envoy-overloaded", b"true");
         }
         match frame.form {
-            ReplyForm::Http => writer.additions(),
+            ReplyForm::Http | ReplyForm::Soap(_) => writer.additions(),
             ReplyForm::Grpc | ReplyForm::GrpcWeb(_) => writer.additions_but("content-type"),
         }
     }
@@ -234,13 +271,14 @@ impl Reply {
             ReplyForm::Grpc => Some(0),
             _ if self.status == 204 => None,
             ReplyForm::GrpcWeb(_) => Some(0),
-            ReplyForm::Http => Some(self.body_bytes().len() as u64),
+            ReplyForm::Http | ReplyForm::Soap(_) => Some(self.body_bytes().len() as u64),
         }
     }
 
     /// The body that goes out.
     pub(super) fn body_sent(&self, frame: &ReplyFrame<'_>) -> &[u8] {
-        if frame.form != ReplyForm::Http || frame.head_only || self.status == 204 {
+        let has_body = matches!(frame.form, ReplyForm::Http | ReplyForm::Soap(_));
+        if !has_body || frame.head_only || self.status == 204 {
             return &[];
         }
         self.body_bytes()
@@ -284,7 +322,12 @@ pub(super) enum ReplyForm {
     Grpc,
     /// gRPC-Web's: HTTP's status, and gRPC's in the head. With the content type.
     GrpcWeb(&'static str),
+    /// SOAP's: HTTP's status, and a fault as the body.
+    Soap(SoapVersion),
 }
+
+/// Details of replies that a route has configured.
+pub(super) const DIRECT_RESPONSE: &str = "direct_response";
 
 /// The gRPC status that stands for an HTTP status (contract section 15.1, last row). Success of HTTP is
 /// none of gRPC's.

@@ -223,11 +223,8 @@ impl Downstream {
         let (codec, frame) = (&*rpc.codec, message.frame);
         let oneway = !matches!(frame.kind, Kind::Request | Kind::Bound { oneway: false });
         stats.request.inc();
-        if oneway {
-            stats.request_oneway.inc()
-        } else {
-            stats.request_twoway.inc()
-        };
+        let kind = if oneway { &stats.request_oneway } else { &stats.request_twoway };
+        kind.inc();
         let now = self.shard.clock.now();
         let random = self.shard.random();
         let serving = self.shard.serving();
@@ -302,7 +299,7 @@ impl Downstream {
             host,
             counted,
             connection_id: 0,
-            request_bytes: u32::try_from(message.len()).unwrap_or(u32::MAX),
+            request_bytes: u32::try_from(message.byte_len()).unwrap_or(u32::MAX),
             kept,
         };
         if route.retry.overload && route.retry.max > 0 && !oneway {
@@ -334,10 +331,10 @@ impl Downstream {
                 },
                 Err(failure) => NotSent(message, call, failure),
             };
-            let NotSent(back, again, failure) = unsent;
-            match self.elsewhere(again, |retry| connect_failed(retry, failure)) {
-                Ok(again) => (message, call) = (back, again),
-                Err(call) => return self.finish(state, &call, &Ending::upstream(failure)),
+            let failure;
+            NotSent(message, call, failure) = unsent;
+            if !self.elsewhere(&mut call, |retry| connect_failed(retry, failure)) {
+                return self.finish(state, &call, &Ending::upstream(failure));
             }
         }
     }
@@ -364,26 +361,22 @@ impl Downstream {
         Ok(client)
     }
 
-    /// Chooses another endpoint for a call that may be tried again; else gives it back.
-    fn elsewhere(
-        &self,
-        mut call: RpcCall,
-        may: impl Fn(&RpcRetry) -> bool,
-    ) -> Result<RpcCall, RpcCall> {
+    /// Chooses another endpoint for a call that may be tried again. False when it may not.
+    fn elsewhere(&self, call: &mut RpcCall, may: impl Fn(&RpcRetry) -> bool) -> bool {
         let retry = self.route(call.route).map(|route| route.retry).unwrap_or_default();
         let late = call.deadline.is_some_and(|at| at <= self.shard.clock.now());
         if call.oneway || late || call.attempts > retry.max || !may(&retry) {
-            return Err(call);
+            return false;
         }
         // The cluster may have other endpoints by now.
         let serving = self.shard.serving();
         let cluster = serving.cluster_by_name(&call.cluster.config.name);
         let Some(host) = cluster.and_then(|cluster| cluster.choose(&self.shard)) else {
-            return Err(call);
+            return false;
         };
         call.cluster.stats.upstream_rq_retry.inc();
         call.host = host;
-        Ok(call)
+        true
     }
 
     fn edit(
@@ -476,7 +469,7 @@ impl Downstream {
     }
 
     /// Passes an answer on.
-    fn reply(&self, state: &mut State, call: RpcCall, mut message: Message, outcome: Outcome) {
+    fn reply(&self, state: &mut State, call: &RpcCall, mut message: Message, outcome: Outcome) {
         let (codec, stats) = (&*self.rpc.codec, &self.rpc.stats);
         stats.response.inc();
         match outcome {
@@ -501,7 +494,7 @@ impl Downstream {
         stats.request_active.dec();
         let took = self.shard.clock.now() - call.began_at;
         stats.request_time_ms.record(took / NANOS_PER_MS);
-        self.log(&call, &ending);
+        self.log(call, &ending);
         state.idle_since = self.shard.clock.now();
     }
 
@@ -637,24 +630,23 @@ impl RpcCaller for Downstream {
             CallEnd::Answer(message, Outcome::Overload) => {
                 // Kept where the route lets such a request be sent again.
                 let request = call.kept.as_mut().and_then(|kept| kept.request.take());
-                match (self.elsewhere(call, |retry| retry.overload && request.is_some()), request) {
-                    (Ok(mut call), Some(request)) => {
+                match request {
+                    Some(request) if self.elsewhere(&mut call, |retry| retry.overload) => {
                         let again = request.duplicate(&self.shard.arena);
                         call.kept.get_or_insert_default().request = Some(again);
                         self.send(state, request, call);
                     }
-                    (Ok(call) | Err(call), _) => {
-                        self.reply(state, call, message, Outcome::Overload);
-                    }
+                    _ => self.reply(state, &call, message, Outcome::Overload),
                 }
             }
-            CallEnd::Answer(message, outcome) => self.reply(state, call, message, outcome),
+            CallEnd::Answer(message, outcome) => self.reply(state, &call, message, outcome),
             CallEnd::Sent => self.finish(state, &call, &Ending::sent()),
             CallEnd::Failed(failure) => self.finish(state, &call, &Ending::upstream(failure)),
             CallEnd::Unsent(message, failure) => {
-                match self.elsewhere(call, |retry| connect_failed(retry, failure)) {
-                    Ok(call) => self.send(state, message, call),
-                    Err(call) => self.finish(state, &call, &Ending::upstream(failure)),
+                if self.elsewhere(&mut call, |retry| connect_failed(retry, failure)) {
+                    self.send(state, message, call);
+                } else {
+                    self.finish(state, &call, &Ending::upstream(failure));
                 }
             }
         }

@@ -17,13 +17,20 @@ pub struct Message {
     /// The whole frame, or what comes before `rest` once it was changed.
     head: ChunkMut,
     rest: ArrayVec<Chunk, PIECES_MAX>,
+    /// It lies in a buffer that the kernel received into.
+    is_received: bool,
 }
 
 impl Message {
-    /// A frame as it was received.
-    pub fn new(frame: Frame, bytes: ChunkMut) -> Self {
+    /// A frame where it was received.
+    pub fn received(frame: Frame, bytes: ChunkMut) -> Self {
         debug_assert_eq!(frame.len, bytes.len());
-        Self { frame, head: bytes, rest: ArrayVec::new() }
+        Self { frame, head: bytes, rest: ArrayVec::new(), is_received: true }
+    }
+
+    /// A frame that was put together in memory of its own.
+    pub fn assembled(frame: Frame, bytes: ChunkMut) -> Self {
+        Self { is_received: false, ..Self::received(frame, bytes) }
     }
 
     /// The bytes as they were received; only the front of them once they were changed.
@@ -32,8 +39,8 @@ impl Message {
     }
 
     /// Bytes it has now.
-    pub fn len(&self) -> usize {
-        self.head.len() + self.rest.iter().map(|piece| piece.len()).sum::<usize>()
+    pub fn byte_len(&self) -> usize {
+        self.head.len() + self.rest.iter().map(Chunk::len).sum::<usize>()
     }
 
     /// Gives the frame another id. The checksum is [`Message::seal`]'s.
@@ -82,7 +89,7 @@ impl Message {
         let Some(sum) = codec.seal(&self.frame, &mut { parts }) else { return };
         // Pieces may be shared, and then can't be written to.
         if !self.rest.is_empty() {
-            self.leave_receive_buffers(arena);
+            self.join(arena);
         }
         let at = self.head.len().saturating_sub(sum.len());
         self.head[at..].copy_from_slice(&sum);
@@ -90,13 +97,25 @@ impl Message {
 
     /// Moves the bytes out of the receive buffers: a peer that does not read must not keep those.
     pub fn leave_receive_buffers(&mut self, arena: &Arena) {
+        if self.is_received {
+            self.join(arena);
+        }
+    }
+
+    fn join(&mut self, arena: &Arena) {
         self.head = self.copied(arena);
         self.rest.clear();
+        self.is_received = false;
     }
 
     /// A second message with the same bytes, to be sent again; before any change.
     pub fn duplicate(&self, arena: &Arena) -> Self {
-        Self { frame: self.frame, head: self.copied(arena), rest: ArrayVec::new() }
+        Self {
+            frame: self.frame,
+            head: self.copied(arena),
+            rest: ArrayVec::new(),
+            is_received: false,
+        }
     }
 
     /// Queues it.
@@ -146,3 +165,38 @@ const FRONT_BYTES: usize = 256;
 
 /// Pieces behind the front: what a few changes make. With more, what there is is written anew.
 const PIECES_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use outrigger_codecs::rpc::Bolt;
+
+    use super::*;
+
+    const CODEC: Bolt = Bolt { crc_by_switch_only: false, goaway: false, max_frame_bytes: 1 << 20 };
+
+    #[test]
+    fn changes_are_made_wherever_they_are_and_however_many() {
+        let arena = Arena::new();
+        let mut frame = vec![1, 1, 0, 1, 1, 0, 0, 0, 9, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        frame.extend_from_slice(&1000_u32.to_be_bytes());
+        frame.extend((0..1000).map(|at| at as u8));
+        let Ok(Progress::Frame(parsed)) = CODEC.frame(&frame) else { panic!("a frame") };
+        for places in [&[][..], &[22], &[300], &[30, 255, 256, 900], &[500; 1], &[1022]] {
+            for many in [1, 7] {
+                let mut splices = Splices::default();
+                for place in places {
+                    for _ in 0..many {
+                        splices.replace(*place..*place, |out| out.extend_from_slice(b"<new>"));
+                    }
+                }
+                let bytes = arena.write_mut(|out| out.put(&frame));
+                let mut message = Message::received(parsed, bytes);
+                message.splice(&CODEC, &splices, &arena);
+                assert_eq!(message.byte_len(), splices.new_len(frame.len()));
+                assert_eq!(*message.copied(&arena), splices.apply(&frame)[..]);
+                message.set_id(&CODEC, 77);
+                assert_eq!(message.bytes()[8], 77);
+            }
+        }
+    }
+}

@@ -89,19 +89,11 @@ impl RpcRuntime {
 
     /// How many upstream connections an endpoint gets.
     pub fn upstream_limits(&self) -> UpstreamLimits {
-        match self.config.sharing {
-            // As many as the circuit breaker lets through.
-            Sharing::PingPong => {
-                UpstreamLimits { max: u32::MAX, requests_each: 1, exclusive: true }
-            }
-            Sharing::Multiplex | Sharing::Bound => {
-                let limits = self.config.upstream_connections;
-                UpstreamLimits {
-                    max: limits.max,
-                    requests_each: limits.requests_each,
-                    exclusive: false,
-                }
-            }
+        let limits = self.config.upstream_connections;
+        UpstreamLimits {
+            max: limits.max,
+            requests_each: limits.requests_each,
+            exclusive: self.config.sharing == Sharing::PingPong,
         }
     }
 

@@ -133,7 +133,7 @@ impl FrameReader {
                     else {
                         continue;
                     };
-                    return Ok(Read::Message(Message::new(frame, assembly.into_chunk_mut())));
+                    return Ok(Read::Message(Message::assembled(frame, assembly.into_chunk_mut())));
                 }
                 State::Skipping { left } => {
                     let skipped = input.len().min(*left);
@@ -163,7 +163,7 @@ impl FrameReader {
                 Progress::Frame(frame) if frame.len <= input.len() => {
                     self.offset += frame.len as u64;
                     let bytes = input.take(frame.len, memory.arena);
-                    return Ok(Some(Read::Message(Message::new(frame, bytes))));
+                    return Ok(Some(Read::Message(Message::received(frame, bytes))));
                 }
                 Progress::Frame(frame) => return Ok(self.begin(frame, memory)),
                 Progress::NeedMore(_) => {
@@ -261,3 +261,99 @@ const ASSEMBLED_BYTES_MAX: usize = 256 << 20;
 
 /// Room for the front of a frame that is kept for the next one.
 const FRONT_KEPT_BYTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use outrigger_codecs::rpc::{Bolt, Kind};
+
+    use super::*;
+
+    const CODEC: Bolt =
+        Bolt { crc_by_switch_only: false, goaway: false, max_frame_bytes: 512 << 20 };
+
+    /// A Bolt request with this id and content.
+    fn request(id: u8, content: &[u8]) -> Vec<u8> {
+        let mut frame = vec![1, 1, 0, 1, 1, 0, 0, 0, id, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+        frame.extend_from_slice(&(content.len() as u32).to_be_bytes());
+        frame.extend_from_slice(content);
+        frame
+    }
+
+    struct Reading {
+        reader: FrameReader,
+        arena: Arena,
+        records: Rc<RecordBuffers>,
+        budget: AssemblyBudget,
+        seen: Vec<Vec<u8>>,
+        refused: Vec<u64>,
+    }
+
+    impl Reading {
+        fn new() -> Self {
+            Self {
+                reader: FrameReader::default(),
+                arena: Arena::new(),
+                records: RecordBuffers::new(),
+                budget: AssemblyBudget::default(),
+                seen: Vec::new(),
+                refused: Vec::new(),
+            }
+        }
+
+        fn push(&mut self, bytes: &[u8]) {
+            let mut input = Input::new(self.arena.copy(bytes));
+            let memory =
+                ReadMemory { arena: &self.arena, records: &self.records, budget: &self.budget };
+            loop {
+                match self.reader.next(&CODEC, &mut input, memory, 7).unwrap() {
+                    Read::Message(message) => {
+                        assert_eq!(message.frame.kind, Kind::Request);
+                        self.seen.push(message.bytes().to_vec());
+                    }
+                    Read::Refused(frame) => self.refused.push(frame.id),
+                    Read::NeedMore => break,
+                }
+            }
+            assert!(input.is_empty());
+        }
+    }
+
+    #[test]
+    fn frames_are_whole_however_they_come() {
+        let frames = [request(1, b""), request(2, b"two"), request(3, &[3; 40_000])];
+        let all = frames.concat();
+        for size in [1, 7, 21, 22, 23, 100, 30_000, all.len()] {
+            let mut reading = Reading::new();
+            for piece in all.chunks(size) {
+                reading.push(piece);
+            }
+            assert_eq!(reading.seen, frames, "pieces of {size}");
+            assert_eq!(reading.reader.offset(), all.len() as u64);
+            assert_eq!(reading.reader.partial_since(), None);
+            assert_eq!(reading.budget.0.get(), 0);
+        }
+    }
+
+    #[test]
+    fn a_frame_in_the_making_is_known_and_holds_its_share() {
+        let mut reading = Reading::new();
+        let frame = request(1, &[1; 100_000]);
+        reading.push(&frame[..50]);
+        assert_eq!(reading.reader.partial_since(), Some(7));
+        assert_eq!(reading.budget.0.get(), frame.len());
+        drop(reading.reader);
+        assert_eq!(reading.budget.0.get(), 0);
+    }
+
+    #[test]
+    fn above_the_budget_a_frame_is_refused_and_the_next_one_is_read() {
+        let mut reading = Reading::new();
+        reading.budget.0.set(ASSEMBLED_BYTES_MAX - 50_000);
+        let all = [request(1, &[1; 60_000]), request(2, b"next")].concat();
+        for piece in all.chunks(999) {
+            reading.push(piece);
+        }
+        assert_eq!(reading.refused, [1]);
+        assert_eq!(reading.seen, [request(2, b"next")]);
+    }
+}

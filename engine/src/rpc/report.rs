@@ -29,7 +29,7 @@ impl Ending {
             details: "via_upstream",
             flags: ResponseFlags::default(),
             status: message.frame.status,
-            response_bytes: message.len() as u64,
+            response_bytes: message.byte_len() as u64,
         }
     }
 

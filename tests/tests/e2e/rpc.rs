@@ -475,7 +475,11 @@ fn an_overloaded_server_is_asked_again_only_where_the_route_says_so() {
     let server = Server::start(move |frame| match frame.kind {
         kind::REQUEST if frame.command == command::REQUEST => {
             let count = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            if count % 2 == 0 { Reply::Status(status::SERVER_THREADPOOL_BUSY) } else { Reply::Echo }
+            if count.is_multiple_of(2) {
+                Reply::Status(status::SERVER_THREADPOOL_BUSY)
+            } else {
+                Reply::Echo
+            }
         }
         _ => Reply::usual(frame),
     });

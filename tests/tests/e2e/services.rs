@@ -23,6 +23,11 @@ impl Apis {
         Apis { sofa: Address::any(), dubbo: Address::any(), scratch: Scratch::new() }
     }
 
+    /// Where the SOFA API listens.
+    pub(crate) fn sofa_address(&self) -> &Address {
+        &self.sofa
+    }
+
     pub(crate) fn state_file(&self) -> PathBuf {
         self.scratch.file("services.json")
     }
@@ -48,11 +53,15 @@ impl Apis {
     #[track_caller]
     pub(crate) fn start_on(&mut self, base: Config, more: Value) -> Proxy {
         let mut proxy = Launch::outrigger(&self.config(base, more)).shards(2).start();
-        let log = proxy.process().stderr();
-        let address = |api: &str| {
-            let line = log.lines().find_map(|line| line.split_once(&format!("{api} address: ")));
-            let (_, address) = line.unwrap_or_else(|| panic!("no address of {api}: {log}"));
-            Address::Tcp(address.parse().unwrap())
+        // It has said it, but it may not have been heard yet.
+        let mut address = |api: &str| {
+            let words = format!("{api} address: ");
+            let address = eventually(&words, || {
+                let log = proxy.process().stderr();
+                let (_, rest) = log.split_once(&words)?;
+                rest.split_once('\n')?.0.parse().ok()
+            });
+            Address::Tcp(address)
         };
         (self.sofa, self.dubbo) = (address("sofa_api"), address("dubbo_api"));
         proxy

@@ -9,7 +9,7 @@ use crate::snapshot::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, HttpConnectionManager, HttpLimits, HttpTimeouts, InternalAddresses,
     OriginRules, PathRules, RequestIdRules, Router, SchemeRule, ServerHeader, ServerHeaderMode,
-    StripPort, UnderscoreHeaders, Upgrades,
+    Soap, SoapInspection, StripPort, UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
 
@@ -27,7 +27,7 @@ pub(crate) fn compile(
     let Some(routes) = view.message("route_config") else {
         return Err(view.required("route_config"));
     };
-    let HttpFilters { router, grpc_web, grpc_stats } = http_filters(view)?;
+    let HttpFilters { router, grpc_web, grpc_stats, soap } = http_filters(view)?;
     let limits = limits(view)?;
     let add_user_agent = view.wrapped_flag("add_user_agent").unwrap_or(false);
     Ok(HttpConnectionManager {
@@ -42,6 +42,7 @@ pub(crate) fn compile(
         http2: http2::options(view, limits.max_request_headers_bytes / 1024, context)?,
         grpc_web,
         grpc_stats,
+        soap,
         underscore_headers: underscore_headers(view)?,
         server: server(view)?,
         via: header_text(view, "via")?,
@@ -70,12 +71,14 @@ struct HttpFilters {
     router: Router,
     grpc_web: bool,
     grpc_stats: Option<GrpcStats>,
+    soap: Option<Soap>,
 }
 
 fn http_filters(view: &View<'_>) -> Result<HttpFilters, Found> {
     let mut router = None;
     let mut grpc_web = false;
     let mut grpc_stats = None;
+    let mut soap = None;
     for filter in &view.messages("http_filters") {
         filter.required_text("name")?;
         let Some(unpacked) = filter.unpack("typed_config")? else { continue };
@@ -103,11 +106,16 @@ fn http_filters(view: &View<'_>) -> Result<HttpFilters, Found> {
                 let stats = self::grpc_stats(&config)?;
                 grpc_stats = grpc_stats.or(enabled.then_some(stats));
             }
+            SOAP if enabled && soap.is_some() => return fault("is there twice"),
+            SOAP => {
+                let options = self::soap(&config)?;
+                soap = soap.or(enabled.then_some(options));
+            }
             _ => return Err(unpacked.refuse()),
         }
     }
     match router {
-        Some(router) => Ok(HttpFilters { router, grpc_web, grpc_stats }),
+        Some(router) => Ok(HttpFilters { router, grpc_web, grpc_stats, soap }),
         None => Err(invalid(view.at("http_filters"), "must end in the router filter")),
     }
 }
@@ -143,6 +151,17 @@ fn grpc_service(view: &View<'_>) -> Result<(Box<str>, Vec<Box<str>>), Found> {
         return Err(view.required("method_names"));
     }
     Ok((name.into(), methods.into_iter().map(|(method, _)| method.into()).collect()))
+}
+
+fn soap(view: &View<'_>) -> Result<Soap, Found> {
+    let bytes_max = view.positive("max_inspect_bytes")?.unwrap_or(INSPECTED_BYTES);
+    if bytes_max > INSPECTED_BYTES_MAX {
+        let text = format!("must be at most {INSPECTED_BYTES_MAX}");
+        return Err(view.invalid("max_inspect_bytes", text));
+    }
+    let timeout = view.positive_duration("inspect_timeout")?.unwrap_or(INSPECTION_TIMEOUT);
+    let inspection = SoapInspection { bytes_max, timeout };
+    Ok(Soap { inspection: view.flag("match_body").then_some(inspection) })
 }
 
 fn timeouts(view: &View<'_>) -> Result<HttpTimeouts, Found> {
@@ -370,6 +389,7 @@ fn client_cert_details(view: &View<'_>) -> ClientCertDetails {
     }
 }
 
+const SOAP: &str = "outrigger.filters.http.soap.v1.Soap";
 const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
@@ -379,6 +399,11 @@ const UUID_REQUEST_ID: &str = "envoy.extensions.request_id.uuid.v3.UuidRequestId
 
 /// Bound on both directions' `..._headers_kb`.
 pub(crate) const HEADERS_KB_MAX: u32 = 8192;
+
+// Of the SOAP filter.
+const INSPECTED_BYTES: u32 = 16 * 1024;
+const INSPECTED_BYTES_MAX: u32 = 1024 * 1024;
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 // Envoy's defaults.
 const SERVER_NAME: &str = "envoy";

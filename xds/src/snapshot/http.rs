@@ -32,6 +32,9 @@ pub struct HttpConnectionManager {
     pub grpc_web: bool,
     /// Statistics of gRPC requests (`envoy.filters.http.grpc_stats`).
     pub grpc_stats: Option<GrpcStats>,
+    /// What SOAP requests ask for is found out (`outrigger.filters.http.soap.v1.Soap`); `None`: they
+    /// are requests like others.
+    pub soap: Option<Soap>,
     /// What to do with header names that hold `_`.
     pub underscore_headers: UnderscoreHeaders,
     /// The `server` response header.
@@ -65,6 +68,22 @@ pub struct HttpConnectionManager {
     pub client_cert_details: ClientCertDetails,
     /// Invalid messages fail the stream only; false: the connection is closed.
     pub stream_error_on_invalid_http_message: bool,
+}
+
+/// How SOAP requests are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Soap {
+    /// How their bodies are; `None`: only their heads are.
+    pub inspection: Option<SoapInspection>,
+}
+
+/// How far a body is read before its request is routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SoapInspection {
+    /// 1..=1 MiB.
+    pub bytes_max: u32,
+    /// From the head's arrival on; above zero.
+    pub timeout: Duration,
 }
 
 /// Options of the router filter.

@@ -46,7 +46,7 @@ pub use self::http::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, Http2Keepalive, Http2Options, HttpConnectionManager, HttpLimits,
     HttpTimeouts, InternalAddresses, OriginRules, PathRules, RequestIdRules, Router, SchemeRule,
-    ServerHeader, ServerHeaderMode, StripPort, UnderscoreHeaders, Upgrades,
+    ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, UnderscoreHeaders, Upgrades,
 };
 pub use self::listener::{
     Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, PortPredicate,

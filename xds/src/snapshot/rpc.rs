@@ -331,28 +331,40 @@ impl Service {
 /// The clusters of services that are published and subscribed at run time.
 #[derive(Debug, Clone, Default)]
 pub struct Services {
-    /// One map for each side and protocol that has services: few, so a walk finds it.
-    tables: Vec<(ServiceSide, &'static str, HashMap<Box<[u8]>, ClusterId>)>,
+    /// One for each side and protocol that has services: few, so a walk finds it.
+    tables: Vec<ServiceTable>,
+}
+
+#[derive(Debug, Clone)]
+struct ServiceTable {
+    side: ServiceSide,
+    protocol: &'static str,
+    by_key: HashMap<Box<[u8]>, ClusterId>,
+}
+
+impl ServiceTable {
+    fn is_of(&self, side: ServiceSide, protocol: &str) -> bool {
+        self.side == side && self.protocol == protocol
+    }
 }
 
 impl Services {
     pub(super) fn insert(&mut self, service: &Service, cluster: ClusterId) {
-        let place = (service.side, service.protocol);
-        let known = self.tables.iter().position(|(side, protocol, _)| (*side, *protocol) == place);
+        let (side, protocol) = (service.side, service.protocol);
+        let known = self.tables.iter().position(|table| table.is_of(side, protocol));
         let at = known.unwrap_or_else(|| {
-            self.tables.push((place.0, place.1, HashMap::new()));
+            self.tables.push(ServiceTable { side, protocol, by_key: HashMap::new() });
             self.tables.len() - 1
         });
-        self.tables[at].2.insert(service.key.as_bytes().into(), cluster);
+        self.tables[at].by_key.insert(service.key.as_bytes().into(), cluster);
     }
 
     /// The cluster of a service. `key` is in the registry's terms, as the codecs write it
     /// (`RpcCodec::put_service_key`).
     #[must_use]
     pub fn find(&self, side: ServiceSide, protocol: &RpcProtocol, key: &[u8]) -> Option<ClusterId> {
-        let name = protocol.name();
-        let (.., table) = self.tables.iter().find(|(s, p, _)| (*s, *p) == (side, name))?;
-        table.get(key).copied()
+        let table = self.tables.iter().find(|table| table.is_of(side, protocol.name()))?;
+        table.by_key.get(key).copied()
     }
 }
 

@@ -213,12 +213,14 @@ fn timeout(value: Value<'_>) -> Option<u32> {
     Some(u32::try_from(milliseconds).unwrap_or(u32::MAX))
 }
 
-/// Shows attachments that are text, and gathers what they say; false when `visit` has seen enough.
+/// Shows attachments that are text, and gathers what they say: all or nothing, as the call does. False
+/// when `visit` has seen enough.
 fn show<'a>(
     mut attachments: Attachments<'a>,
     identity: &mut Identity<'a>,
     visit: &mut dyn FnMut(&'a [u8], &'a [u8]) -> bool,
 ) -> bool {
+    let mut is_odd = false;
     loop {
         match attachments.next() {
             Ok(Some(entry)) => {
@@ -227,13 +229,12 @@ fn show<'a>(
                 {
                     return false;
                 }
-                // What is no name is no header either.
-                _ = identity.add(&entry);
+                is_odd |= identity.add(&entry).is_err();
             }
-            Ok(None) => return true,
-            Err(_) => {
-                // As in the call: all or nothing.
-                *identity = Identity::default();
+            end => {
+                if is_odd || end.is_err() {
+                    *identity = Identity::default();
+                }
                 return true;
             }
         }

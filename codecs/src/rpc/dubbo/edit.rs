@@ -20,8 +20,8 @@ pub(super) fn list(
 ) -> Result<(), EditError> {
     let mut digits = [0; DECIMAL_LEN_MAX];
     let timeout = timeout_ms.map(|ms| decimal(u64::from(ms), &mut digits));
-    let plan = Plan { edits, timeout };
-    let done = change(frame, bytes, &plan, max_frame_bytes, splices);
+    let mut plan = Plan { edits, timeout, met: 0 };
+    let done = change(frame, bytes, &mut plan, max_frame_bytes, splices);
     if done.is_err() {
         splices.clear();
     }
@@ -31,7 +31,7 @@ pub(super) fn list(
 fn change(
     frame: &Frame,
     bytes: &[u8],
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     max_frame_bytes: usize,
     splices: &mut Splices,
 ) -> Result<(), EditError> {
@@ -49,11 +49,13 @@ fn change(
 /// Takes out what does not stay as it is, and tells where additions go.
 fn remove(
     mut attachments: Attachments<'_>,
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     splices: &mut Splices,
 ) -> Result<Tail, EditError> {
     while let Some(entry) = attachments.next().map_err(|_| EditError::Unreadable)? {
-        if entry.key.is_none_or(|key| plan.fate(key, true) == Fate::Kept) {
+        let Some(name) = entry.key else { continue };
+        plan.meet(name);
+        if plan.fate(name, true) == Fate::Kept {
             continue;
         }
         if !entry.is_removable {
@@ -77,8 +79,9 @@ fn append(
         Tail::Null(at) => (at..at + 1, true),
     };
     let mut is_first = true;
-    for name in plan.names() {
-        let Some(value) = plan.addition(name, attachments) else { continue };
+    for (index, name) in plan.names() {
+        let is_present = plan.has_met(index).unwrap_or_else(|| has(attachments.clone(), name));
+        let Fate::New(value) = plan.fate(name, is_present) else { continue };
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| EditError::Unsupported);
         let (name, value) = (text(name)?, text(value)?);
         splices.replace(range.clone(), |out| {
@@ -147,6 +150,8 @@ struct Plan<'e> {
     edits: &'e [HeaderEdit<'e>],
     /// The digits to write where there is a timeout.
     timeout: Option<&'e [u8]>,
+    /// The edits whose names have been met, one bit each, as far as there are bits.
+    met: u64,
 }
 
 /// What becomes of a name.
@@ -176,23 +181,23 @@ impl<'e> Plan<'e> {
         fate
     }
 
-    /// The value that `name` has in the end, unless it is one it had. Whether it had one is looked up
-    /// only where that matters.
-    fn addition(&self, name: &[u8], attachments: &Attachments<'_>) -> Option<&'e [u8]> {
-        let (present, absent) = (self.fate(name, true), self.fate(name, false));
-        let fate =
-            if present == absent || !has(attachments.clone(), name) { absent } else { present };
-        match fate {
-            Fate::New(value) => Some(value),
-            Fate::Kept | Fate::Gone => None,
-        }
+    /// Notes that `name` has a value now.
+    fn meet(&mut self, name: &[u8]) {
+        let bits = self.edits().zip(0..u64::BITS).filter(|((edited, _), _)| *edited == name);
+        self.met = bits.fold(self.met, |met, (_, bit)| met | 1 << bit);
     }
 
-    /// The names that are edited, each once.
-    fn names(&self) -> impl Iterator<Item = &'e [u8]> {
+    /// Whether the name of an edit has been met; `None` when that was not noted.
+    fn has_met(&self, index: usize) -> Option<bool> {
+        let bit = u32::try_from(index).ok().filter(|bit| *bit < u64::BITS)?;
+        Some(self.met >> bit & 1 == 1)
+    }
+
+    /// The names that are edited, each once, with the place of their first edit.
+    fn names(&self) -> impl Iterator<Item = (usize, &'e [u8])> {
         self.edits().enumerate().filter_map(|(index, (name, _))| {
             let is_first = self.edits().take(index).all(|(earlier, _)| earlier != name);
-            is_first.then_some(name)
+            is_first.then_some((index, name))
         })
     }
 

@@ -114,21 +114,12 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`Fault::NotString`], or when it is not well-formed.
+    #[inline]
     pub fn string(&mut self) -> Result<Text<'a>, Malformed> {
-        let start = self.at;
-        let tag = self.byte()?;
-        if tag == tag::NULL {
-            return Ok(Text::Null);
+        match self.short_ascii() {
+            Some(text) => Ok(Text::Plain(text)),
+            None => self.any_string(),
         }
-        let Some(chunk) = self.chunk(tag)? else {
-            return Err(Malformed { fault: Fault::NotString, at: start });
-        };
-        if !chunk.last {
-            self.skip_chunks()?;
-            return Ok(Text::Other);
-        }
-        let text = &self.bytes[chunk.start..self.at];
-        Ok(if is_well_formed(text) { Text::Plain(text) } else { Text::Other })
     }
 
     /// Reads an int or a long; `None` and no step forward when something else comes.
@@ -206,6 +197,9 @@ impl<'a> Reader<'a> {
 
     /// Goes over a whole value, or over the beginning of one that has others in it.
     fn begin(&mut self) -> Result<Option<Open>, Malformed> {
+        if self.short_ascii().is_some() {
+            return Ok(None);
+        }
         loop {
             let start = self.at;
             let tag = self.byte()?;
@@ -271,6 +265,40 @@ impl<'a> Reader<'a> {
             }
             return Ok(None);
         }
+    }
+
+    /// Goes over a short string of ASCII, which most are; `None` and no step forward otherwise.
+    #[inline]
+    fn short_ascii(&mut self) -> Option<&'a [u8]> {
+        let (tag, rest) = self.bytes.get(self.at..)?.split_first()?;
+        if *tag > 0x1f {
+            return None;
+        }
+        let text = rest.get(..usize::from(*tag))?;
+        if !text.is_ascii() {
+            return None;
+        }
+        self.at += 1 + text.len();
+        Some(text)
+    }
+
+    fn any_string(&mut self) -> Result<Text<'a>, Malformed> {
+        let start = self.at;
+        let tag = self.byte()?;
+        if tag == tag::NULL {
+            return Ok(Text::Null);
+        }
+        let Some(chunk) = self.chunk(tag)? else {
+            return Err(Malformed { fault: Fault::NotString, at: start });
+        };
+        if !chunk.last {
+            self.skip_chunks()?;
+            return Ok(Text::Other);
+        }
+        let text = &self.bytes[chunk.start..self.at];
+        // As many bytes as units are ASCII.
+        let is_plain = text.len() == chunk.units || is_well_formed(text);
+        Ok(if is_plain { Text::Plain(text) } else { Text::Other })
     }
 
     fn opened(&mut self, open: Open) -> Open {
@@ -389,7 +417,7 @@ impl<'a> Reader<'a> {
         let start = self.at;
         self.at =
             skip_units(self.bytes, start, units).map_err(|fault| Malformed { fault, at: start })?;
-        Ok(Some(Chunk { start, last: tag != tag::STRING_CHUNK }))
+        Ok(Some(Chunk { start, units, last: tag != tag::STRING_CHUNK }))
     }
 
     fn binary_from(&mut self, tag: u8) -> Result<(), Malformed> {
@@ -456,6 +484,8 @@ enum Open {
 struct Chunk {
     /// Where its characters begin.
     start: usize,
+    /// Its UTF-16 units.
+    units: usize,
     /// No other follows.
     last: bool,
 }

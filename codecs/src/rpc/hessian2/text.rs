@@ -11,21 +11,21 @@ pub(super) fn skip_units(bytes: &[u8], mut at: usize, units: usize) -> Result<us
     let mut left = units;
     while left > 0 {
         let rest = bytes.get(at..).unwrap_or_default();
-        if left >= BLOCK
-            && let Some(block) = rest.first_chunk::<BLOCK>()
-            && block.is_ascii()
-        {
-            at += BLOCK;
-            left -= BLOCK;
-            continue;
-        }
-        at += match rest.first() {
+        let step = match rest.first() {
             None => return Err(Fault::Truncated),
-            Some(0x00..=0x7f) => 1,
+            Some(0x00..=0x7f) => {
+                let run = &rest[..left.min(rest.len()).min(RUN)];
+                let ascii = if run.is_ascii() { None } else { run.iter().position(|b| *b > 0x7f) };
+                let ascii = ascii.unwrap_or(run.len());
+                at += ascii;
+                left -= ascii;
+                continue;
+            }
             Some(0xc0..=0xdf) => 2,
             Some(0xe0..=0xef) => 3,
             Some(_) => return Err(Fault::Character),
         };
+        at += step;
         left -= 1;
     }
     if at <= bytes.len() { Ok(at) } else { Err(Fault::Truncated) }
@@ -50,8 +50,8 @@ fn is_cesu8(mut text: &[u8]) -> bool {
     }
 }
 
-/// Looked at in one go while everything is ASCII.
-const BLOCK: usize = 16;
+/// Looked at in one go, in the hope that it is all ASCII.
+const RUN: usize = 64;
 
 #[cfg(test)]
 mod tests {

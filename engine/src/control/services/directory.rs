@@ -466,10 +466,9 @@ impl Directory {
         self.application = saved.application;
         let places = saved.places.into_iter().take(PLACES_MAX);
         self.places = places.map(|place| (place.source(), place)).collect();
-        let known = |source: &Box<str>| self.places.contains_key(source);
         let mut room = SERVICES_MAX;
         for (name, mut published) in saved.published.into_iter().take(room) {
-            published.places.retain(known);
+            published.places.retain(|source| self.places.contains_key(source));
             if !name.is_pattern() {
                 self.published.insert(name, published);
             }
@@ -479,11 +478,11 @@ impl Directory {
             |source: &str| self.config.registries.iter().any(|registry| &*registry.name == source);
         let mut providers = 0;
         for (name, mut subscribed) in saved.subscribed.into_iter().take(room) {
-            subscribed.places.retain(known);
+            subscribed.places.retain(|source| self.places.contains_key(source));
             subscribed.answers.retain(|source, list| {
                 list.truncate(PROVIDERS_PER_SERVICE_MAX.min(PROVIDERS_MAX - providers));
                 providers += list.len();
-                configured(source) || known(source)
+                configured(source) || self.places.contains_key(source)
             });
             self.subscribed.insert(name, subscribed);
         }

@@ -1,7 +1,7 @@
 //! The service directory: which services applications of this host publish and subscribe, who
 //! provides them, and what becomes of that.
 //!
-//! Applications come by the two HTTP interfaces ([`sofa_api`], [`dubbo_api`]), providers by registries
+//! Applications come by the two HTTP interfaces (`sofa_api`, `dubbo_api`), providers by registries
 //! ([`registry`]); [`directory`] has the rules. Each change becomes a new list of services for the
 //! server loop, which makes clusters of them on all shards, and a new state file. Both are written by
 //! one task each, which takes what is newest when it is free: changes that come together cost one

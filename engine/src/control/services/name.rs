@@ -117,7 +117,7 @@ impl ServiceName {
     /// that say no version or group.
     pub fn without_patterns(&self) -> ServiceName {
         let plain = |text: &str| !text.contains([',', '*']);
-        let keep = |text: &Box<str>| if plain(text) { text.clone() } else { Box::default() };
+        let keep = |text: &str| if plain(text) { text.into() } else { Box::default() };
         ServiceName { group: keep(&self.group), version: keep(&self.version), ..self.clone() }
     }
 

@@ -225,7 +225,7 @@ impl SofaApi {
 
     fn name(&self, service_name: &str, protocol_type: &str) -> Result<ServiceName, String> {
         let is_bolt = |known: &&str| known.eq_ignore_ascii_case(protocol_type);
-        if !protocol_type.is_empty() && !BOLT_NAMES.iter().any(|known| is_bolt(&known)) {
+        if !protocol_type.is_empty() && !BOLT_NAMES.iter().any(is_bolt) {
             return Err(format!("protocolType {protocol_type:?} is not served"));
         }
         ServiceName::bolt(service_name).map_err(|error| {

@@ -35,6 +35,10 @@ impl Exchange {
             self.reply(down, &Reply::upstream_failure(UpstreamFailure::ConnectTimeout));
             return Ok(());
         }
+        if passed(self.deadlines.inspection) {
+            self.end_inspection(down);
+            return Ok(());
+        }
         let expired = if passed(self.deadlines.request) {
             down.http.stats.downstream_rq_timeout.inc();
             let flags = ResponseFlags::default();

@@ -2,7 +2,7 @@
 //!
 //! | upstream state | means | goes on with |
 //! |---|---|---|
-//! | `Idle` | nothing to send to: a reply of ours, or done | - |
+//! | `Idle` | nothing to send to: a reply of ours, done, or no route yet | - |
 //! | `Waiting` | the connection limit is reached | another request ends |
 //! | `Connecting` | a connect is under way | connected, refused, timed out |
 //! | `Http1`, `Http2` | the request is being sent or its response awaited | the response ends |
@@ -17,6 +17,7 @@ mod deadlines;
 mod head;
 mod http1;
 mod http2;
+mod inspection;
 mod report;
 mod response;
 mod transfer;
@@ -37,11 +38,12 @@ use crate::cluster::{
 use crate::shard::Shard;
 use crate::timer::Nanos;
 
-use super::begin::{Arrival, Destination};
+use super::begin::{Arrival, Begun, Destination};
 use super::downstream::Downstream;
 use super::facts::Facts;
 use super::grpc::{self, GrpcCall};
 use super::reply::Reply;
+use super::soap::SoapCall;
 use super::upgrade::Tunnel;
 use super::{HttpRuntime, NANOS_PER_MS, after, earliest};
 
@@ -69,6 +71,8 @@ pub struct Exchange {
     pub(super) outbound: OutboundHead,
     /// What gRPC adds to the exchange.
     pub(super) grpc: GrpcCall,
+    /// What SOAP adds to it.
+    pub(super) soap: SoapCall,
     /// The connection was used before, so it may have died unnoticed.
     reused: bool,
     /// The request went out on HTTP/2.
@@ -198,6 +202,8 @@ struct Deadlines {
     stream: Option<Nanos>,
     request: Option<Nanos>,
     connect: Option<Nanos>,
+    /// The request's body is looked at for its operation.
+    inspection: Option<Nanos>,
 }
 
 /// What an exchange came to.
@@ -301,10 +307,19 @@ impl Exchange {
         }
     }
 
-    /// Starts towards `destination`, or answers with `reply`.
-    pub(super) fn start(&mut self, down: &mut Downstream<'_>, outcome: Result<Destination, Reply>) {
+    /// Starts with what the request's beginning came to.
+    pub(super) fn start(&mut self, down: &mut Downstream<'_>, begun: Begun) {
         down.http.stats.downstream_rq_active.inc();
         self.touch(down.shard);
+        match begun {
+            Begun::To(destination) => self.go(down, Ok(destination)),
+            Begun::Answered(reply) => self.go(down, Err(reply)),
+            Begun::Held => self.begin_inspection(down),
+        }
+    }
+
+    /// Sends the request on its way, or answers it.
+    fn go(&mut self, down: &mut Downstream<'_>, outcome: Result<Destination, Reply>) {
         match outcome {
             Ok(destination) => {
                 let Destination { cluster, host } = destination;
@@ -347,6 +362,7 @@ impl Exchange {
             deadlines.stream,
             deadlines.request,
             deadlines.connect,
+            deadlines.inspection,
         ])
     }
 
@@ -403,8 +419,11 @@ impl Exchange {
         block.shrink_to(PARTIAL_KEPT_BYTES);
         let mut outbound = std::mem::take(&mut self.outbound);
         outbound.clear();
+        let mut soap = std::mem::take(&mut self.soap);
+        soap.clear();
         *self = Self {
             facts,
+            soap,
             response: ResponseSide { partial, block, ..ResponseSide::default() },
             outbound,
             ..Self::default()

@@ -12,7 +12,7 @@ use super::super::HttpScratch;
 use super::super::begin::Arrival;
 use super::super::downstream::Side;
 use super::super::head::{HeadSink, status_text};
-use super::super::reply::{Reply, ReplyFrame};
+use super::super::reply::{Reply, ReplyForm, ReplyFrame};
 use super::super::upgrade::Tunnel;
 use super::{Deadlines, Downstream, Exchange, ResponsePhase, Upstream};
 
@@ -27,14 +27,22 @@ impl Exchange {
         if let Some((cluster, _)) = &self.destination {
             cluster.stats.response(reply.status);
         }
-        let form = self.grpc.reply_form();
+        self.soap.abandon();
+        let fault;
+        let (form, reply) = match (self.grpc.reply_form(), self.soap.version()) {
+            (ReplyForm::Http, Some(version)) if reply.can_be_fault() => {
+                fault = reply.to_fault(version);
+                (ReplyForm::Soap(version), &fault)
+            }
+            (form, _) => (form, reply),
+        };
         self.facts.code = reply.status_for(form);
         self.facts.details = reply.details;
         self.facts.flags.insert(reply.flags);
         self.facts.times.downstream_tx_begin = down.shard.clock.now();
         self.response.phase = ResponsePhase::Complete;
         // What the request still has to say is read as far as it is here already.
-        let unread = !self.request.complete;
+        let unread = !self.request.complete && !self.soap.has_end();
         self.response.closes = reply.close
             || unread
             || !self.client.keep_alive

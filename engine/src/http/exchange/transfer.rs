@@ -25,6 +25,12 @@ impl Exchange {
         if timer_fired {
             self.check_deadlines(down)?;
         }
+        if self.soap.is_holding() {
+            self.inspect(down)?;
+            if self.soap.is_holding() {
+                return Ok(());
+            }
+        }
         self.pump_request(down)?;
         self.pump_response(down)?;
         if self.is_tunnelling() {
@@ -40,7 +46,7 @@ impl Exchange {
 
     fn pump_request(&mut self, down: &mut Downstream<'_>) -> Result<(), Stop> {
         while !self.request.complete && self.upstream_has_room(down) {
-            match down.take_body() {
+            match self.next_body(down) {
                 BodyEvent::Data(data) => self.forward_request(down, data)?,
                 BodyEvent::End(trailers) if self.grpc.end_request() => {
                     self.end_request(down, trailers);
@@ -59,6 +65,14 @@ impl Exchange {
             }
         }
         Ok(())
+    }
+
+    /// What comes next of the request's body: what was kept of it, if there is any, comes first.
+    fn next_body(&mut self, down: &mut Downstream<'_>) -> BodyEvent {
+        match self.soap.next() {
+            Some(kept) => kept,
+            None => down.take_body(),
+        }
     }
 
     fn upstream_has_room(&mut self, down: &Downstream<'_>) -> bool {
@@ -112,7 +126,7 @@ impl Exchange {
     }
 
     /// The request's framing is lost: upstream must not take what came for a whole request.
-    fn bad_request_body(&mut self, down: &mut Downstream<'_>) -> Result<(), Stop> {
+    pub(super) fn bad_request_body(&mut self, down: &mut Downstream<'_>) -> Result<(), Stop> {
         self.release_upstream(down.shard);
         self.facts.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
         if self.response.phase != ResponsePhase::Head {

@@ -27,6 +27,7 @@ use crate::http::begin::{Arrival, begin};
 use crate::http::downstream::{Downstream, Side};
 use crate::http::exchange::{Exchange, Progress};
 use crate::http::reply::Reply;
+use crate::http::soap::HeadSource;
 use crate::http::{ConnectionMeter, HttpRuntime, after, earliest, max_age};
 use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
@@ -175,7 +176,7 @@ impl Http1Connection {
             return match RequestHead::parse(chunk, &mut storage, &self.http.limits) {
                 Ok(Some(head)) => {
                     let rest = chunk.slice(head.len..chunk.len());
-                    Some(self.begin(&head, rest, waker))
+                    Some(self.begin(&head, &chunk[..head.len], rest, waker))
                 }
                 Ok(None) => {
                     self.since = self.shard.clock.now();
@@ -195,7 +196,7 @@ impl Http1Connection {
         match RequestHead::parse(&partial, &mut storage, &self.http.limits) {
             Ok(Some(head)) => {
                 let rest = chunk.slice(head.len - before..chunk.len());
-                Some(self.begin(&head, rest, waker))
+                Some(self.begin(&head, &partial[..head.len], rest, waker))
             }
             Ok(None) => {
                 drop(storage);
@@ -206,7 +207,13 @@ impl Http1Connection {
         }
     }
 
-    fn begin(&mut self, head: &RequestHead<'_, '_>, rest: Chunk, waker: &Waker) -> bool {
+    fn begin(
+        &mut self,
+        head: &RequestHead<'_, '_>,
+        text: &[u8],
+        rest: Chunk,
+        waker: &Waker,
+    ) -> bool {
         self.input.put_back(rest);
         self.requests += 1;
         let mut exchange = Exchange::take(&self.shard);
@@ -224,10 +231,10 @@ impl Http1Connection {
             info: &self.info,
             local_port: &local_port,
         };
-        let outcome = begin(&arrival, head, &mut exchange);
+        let begun = begin(&arrival, head, Some(HeadSource::Text(text)), &mut exchange);
         self.body = BodyDecoder::from(head.framing);
         let mut down = self.downstream(waker);
-        exchange.start(&mut down, outcome);
+        exchange.start(&mut down, begun);
         self.exchange = Some(exchange);
         self.enter(Phase::Exchanging)
     }

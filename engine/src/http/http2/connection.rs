@@ -28,10 +28,11 @@ use outrigger_codecs::http2::{
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo, local_address};
-use crate::http::begin::{Arrival, Destination, begin};
+use crate::http::begin::{Arrival, Begun, begin};
 use crate::http::downstream::{Downstream, Side};
 use crate::http::exchange::{Exchange, Progress};
 use crate::http::reply::Reply;
+use crate::http::soap::HeadSource;
 use crate::http::{ConnectionMeter, HttpRuntime, NANOS_PER_MS, after, earliest, max_age};
 use crate::http2::{Keepalive, Link, Pumped, ReadySet, Verdict, codec_config};
 use crate::ring::{Received, Watermarks};
@@ -69,7 +70,7 @@ pub struct Http2Connection {
 /// A request that came on HTTP/1 and asked to go on in HTTP/2.
 struct FirstRequest {
     exchange: Box<Exchange>,
-    outcome: Result<Destination, Reply>,
+    begun: Begun,
     id: StreamId,
 }
 
@@ -161,8 +162,8 @@ impl Http2Connection {
             ..head.clone()
         };
         let mut exchange = Exchange::take(&self.shard);
-        let outcome = self.begin(&head, &mut exchange);
-        self.first = Some(FirstRequest { exchange, outcome, id });
+        let begun = self.begin(&head, None, &mut exchange);
+        self.first = Some(FirstRequest { exchange, begun, id });
     }
 
     fn watch(&mut self, waker: &Waker) {
@@ -170,8 +171,8 @@ impl Http2Connection {
         self.core.link.transport.register(waker);
         self.timer.register(waker);
         self.guard.wake_at_drain(waker);
-        if let Some(FirstRequest { exchange, outcome, id }) = self.first.take() {
-            self.start(id, true, exchange, outcome);
+        if let Some(FirstRequest { exchange, begun, id }) = self.first.take() {
+            self.start(id, true, exchange, begun);
         }
     }
 
@@ -314,23 +315,26 @@ impl Http2Connection {
         self.requests += 1;
         let mut exchange = Exchange::take(&self.shard);
         let mut storage = FieldStorage::new();
-        let outcome = match request_head(self.core.link.codec.block(), end_stream, &mut storage) {
-            Ok(head) => self.begin(&head, &mut exchange),
+        let block = self.core.link.codec.block();
+        let begun = match request_head(block, end_stream, &mut storage) {
+            Ok(head) => self.begin(&head, Some(HeadSource::Block(block)), &mut exchange),
             Err(error) => {
                 exchange.begin_unread(&self.shard);
                 let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
-                Err(Reply::text(error.status(), "", flags, "http2.invalid.header.field"))
+                let reply = Reply::text(error.status(), "", flags, "http2.invalid.header.field");
+                Begun::Answered(reply)
             }
         };
         drop(storage);
-        self.start(id, end_stream, exchange, outcome);
+        self.start(id, end_stream, exchange, begun);
     }
 
     fn begin(
         &self,
         head: &RequestHead<'_, '_>,
+        source: Option<HeadSource<'_>>,
         exchange: &mut Exchange,
-    ) -> Result<Destination, Reply> {
+    ) -> Begun {
         let port = Cell::new(None);
         let local_port = || {
             let known = port.get().or_else(|| {
@@ -345,17 +349,11 @@ impl Http2Connection {
             info: &self.info,
             local_port: &local_port,
         };
-        begin(&arrival, head, exchange)
+        begin(&arrival, head, source, exchange)
     }
 
     /// Gives a new stream its slot and its exchange a start.
-    fn start(
-        &mut self,
-        id: StreamId,
-        ended: bool,
-        mut exchange: Box<Exchange>,
-        outcome: Result<Destination, Reply>,
-    ) {
+    fn start(&mut self, id: StreamId, ended: bool, mut exchange: Box<Exchange>, begun: Begun) {
         let Some(index) = self.take_slot() else { return };
         self.core.link.codec.set_slot(id, index);
         let slot = &mut self.slots[index as usize];
@@ -373,7 +371,7 @@ impl Http2Connection {
             &slot.waker,
             index,
         );
-        exchange.start(&mut down, outcome);
+        exchange.start(&mut down, begun);
         slot.exchange = Some(exchange);
         self.note(index);
     }
@@ -406,7 +404,7 @@ impl Http2Connection {
         exchange.begin_unread(&self.shard);
         let flags = ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
         let reply = Reply::text(status, "", flags, "http2.invalid.header.field");
-        self.start(id, true, exchange, Err(reply));
+        self.start(id, true, exchange, Begun::Answered(reply));
         if let Some(slot) = self.core.link.codec.slot(id) {
             self.slots[slot as usize].stops = true;
         }

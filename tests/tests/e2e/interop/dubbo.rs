@@ -49,7 +49,13 @@ pub(super) fn url(protocol: &str, address: &Address, parameters: &str) -> String
 }
 
 /// What a call comes to, with a proxy and without.
-pub(super) fn calls(questions: &mut Questions, client: &mut Peer, to: &str, server: &mut Peer) {
+pub(super) fn calls(
+    questions: &mut Questions,
+    client: &mut Peer,
+    to: &str,
+    server: &mut Peer,
+    at_once: u32,
+) {
     for kind in KINDS {
         questions.value(client, &format!("call {to} kind={kind} text={kind}"), kind);
         questions.value(client, &format!("call {to} kind={kind} group=g1 text={kind}"), kind);
@@ -63,20 +69,27 @@ pub(super) fn calls(questions: &mut Questions, client: &mut Peer, to: &str, serv
     let note = format!("call {to} kind=oneway method=note text=noted");
     questions.value(client, &note, "sent");
     questions.value(server, "notes count=1", json!(["noted"]));
+    // The client's own time: who notices first, it or the proxy, has the word.
     let own = format!("call {to} method=slow text=20000 timeout=300");
-    questions.error(client, &own, &["TIMEOUT_EXCEPTION"]);
-    questions.value(client, &format!("many {to} count=1000"), 1000);
+    questions.error(client, &own, &["timeout"]);
+    questions.value(client, &format!("many {to} count={at_once}"), at_once);
 }
 
 /// What Java tells of a local error: an exception of remoting, of which who waits in place gets
 /// Dubbo's own code.
 fn local_errors(questions: &mut Questions, client: &mut Peer, to: &str) {
     for (group, more, code, exception, text) in [
-        ("none", "", "NETWORK_EXCEPTION", "RemotingException", "404|no route"),
-        ("empty", "", "NETWORK_EXCEPTION", "RemotingException", "502|no healthy upstream"),
-        ("slow", "method=slow text=20000", "TIMEOUT_EXCEPTION", "TimeoutException", "504|"),
-        ("full", "", "NETWORK_EXCEPTION", "RemotingException", "503|overflow"),
-        ("refusing", "", "NETWORK_EXCEPTION", "RemotingException", "502|upstream connection"),
+        ("none", "", "NETWORK_EXCEPTION", "RemotingException", "404|route_not_found"),
+        ("empty", "", "NETWORK_EXCEPTION", "RemotingException", "502|no_healthy_upstream"),
+        (
+            "slow",
+            "method=slow text=20000",
+            "TIMEOUT_EXCEPTION",
+            "TimeoutException",
+            "504|upstream_response_timeout",
+        ),
+        ("full", "", "NETWORK_EXCEPTION", "RemotingException", "503|upstream_overflow"),
+        ("refusing", "", "NETWORK_EXCEPTION", "RemotingException", "502|upstream_connection_lost"),
     ] {
         let exception = format!("\"org.apache.dubbo.remoting.{exception}\"");
         for kind in KINDS {
@@ -86,17 +99,17 @@ fn local_errors(questions: &mut Questions, client: &mut Peer, to: &str) {
         }
     }
     let version = format!("call {to} version=2.0.0");
-    questions.error(client, &version, &["NETWORK_EXCEPTION", "404|no route"]);
+    questions.error(client, &version, &["NETWORK_EXCEPTION", "404|route_not_found"]);
 }
 
 /// Go has one error for all of them, with the text that came.
 fn local_errors_of_go(questions: &mut Questions, client: &mut Peer, to: &str) {
     for (group, more, text) in [
-        ("none", "", "404|no route"),
-        ("empty", "", "502|no healthy upstream"),
-        ("slow", "method=slow text=20000", "504|"),
-        ("full", "", "503|overflow"),
-        ("refusing", "", "502|upstream connection"),
+        ("none", "", "404|route_not_found"),
+        ("empty", "", "502|no_healthy_upstream"),
+        ("slow", "method=slow text=20000", "504|upstream_response_timeout"),
+        ("full", "", "503|upstream_overflow"),
+        ("refusing", "", "502|upstream_connection_lost"),
     ] {
         let command = format!("call {to} group={group} {more}");
         questions.error(client, &command, &["java exception:", text]);
@@ -117,7 +130,7 @@ fn dubbo_runs_through() {
         let parameters = format!("serialization={serialization}");
         for address in [&direct, proxy.address()] {
             let to = url("dubbo", address, &parameters);
-            calls(&mut questions, &mut client, &to, &mut server);
+            calls(&mut questions, &mut client, &to, &mut server, 1000);
         }
         let to = url("dubbo", proxy.address(), &parameters);
         let header = format!("call {to} method=header text=seen-by");

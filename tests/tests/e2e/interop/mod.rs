@@ -7,6 +7,7 @@ mod dubbo;
 mod grpc;
 mod h2spec;
 mod registries;
+mod sdk;
 mod sofa;
 mod testssl;
 mod triple;

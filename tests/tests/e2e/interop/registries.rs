@@ -11,14 +11,14 @@ use super::{peer, script};
 use crate::services::{Apis, clusters};
 
 /// ZooKeeper's server, and kazoo beside it.
-struct ZooKeeper {
+pub(super) struct ZooKeeper {
     server: Peer,
     kazoo: Peer,
-    address: String,
+    pub(super) address: String,
 }
 
 impl ZooKeeper {
-    fn start() -> ZooKeeper {
+    pub(super) fn start() -> ZooKeeper {
         let mut server = peer("zookeeper-peer");
         let port = server.value("start port=0");
         let address = format!("127.0.0.1:{port}");

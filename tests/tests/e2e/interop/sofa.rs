@@ -120,8 +120,12 @@ fn sofarpc_of_node_runs_through() {
     let (_socket, refusing) = refusing();
 
     let mut questions = Questions::default();
-    for (port, server) in ports.into_iter().zip([&mut java, &mut node]) {
-        let proxy = Proxy::start(&config(&Address::port(port), &refusing));
+    // Node's server keeps, for each connection, how the first request's class was written, and so
+    // can't be sent requests of two kinds of clients on one.
+    let sharing = [json!({}), json!({"sharing": "BOUND", "upstream_connections": null})];
+    for ((port, server), sharing) in ports.into_iter().zip([&mut java, &mut node]).zip(sharing) {
+        let config = config(&Address::port(port), &refusing).rpc_proxy(sharing);
+        let proxy = Proxy::start(&config);
         for address in [Address::port(port), proxy.address().clone()] {
             let to = format!("to={address}");
             calls(&mut questions, &mut java_client, &to, server, &KINDS);
@@ -151,7 +155,7 @@ fn sofarpc_of_node_runs_through() {
 #[ignore = "needs Node with sofa-rpc-node, which .ci/run installs"]
 fn version_2_of_node_runs_through() {
     let (mut server, mut client) = (node_peer(), node_peer());
-    let port = server.serve("serve");
+    let port = server.serve("serve uniques=slow");
     let (_socket, refusing) = refusing();
     let config = config(&Address::port(port), &refusing)
         .rpc_proxy(json!({"bolt": {"crc_by_switch_only": true}}));

@@ -126,7 +126,7 @@ impl Backoff {
     }
 
     /// The pause before the next attempt: twice as long after each, of which at least half is waited.
-    pub fn next(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let doubled =
             self.first.saturating_mul(1u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1).min(31);
@@ -161,10 +161,10 @@ mod tests {
         let mut backoff = Backoff::new(first, longest);
         for step in 0..40u32 {
             let full = first.saturating_mul(1 << step.min(20)).min(longest);
-            let pause = backoff.next();
+            let pause = backoff.pause();
             assert!((full / 2..=full).contains(&pause), "{step}: {pause:?}");
         }
         backoff.reset();
-        assert!(backoff.next() <= first);
+        assert!(backoff.pause() <= first);
     }
 }

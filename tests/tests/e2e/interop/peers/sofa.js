@@ -111,7 +111,7 @@ const commands = {
 };
 
 async function answer(line) {
-  const [name, ...rest] = line.split(' ');
+  const [name, ...rest] = line.split(' ').filter(Boolean);
   const words = {};
   for (const word of rest) {
     const equals = word.indexOf('=');

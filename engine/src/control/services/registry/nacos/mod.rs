@@ -121,7 +121,7 @@ impl Client {
                 self.reports.lost().await;
             }
             let ends = async { while self.wanted.changed().await.is_ok() {} };
-            if timeout(backoff.next(), ends).await.is_ok() {
+            if timeout(backoff.pause(), ends).await.is_ok() {
                 return;
             }
         }
@@ -223,7 +223,7 @@ impl Client {
                 push = pushed.recv() => match push {
                     Some(Push::Service(info)) => {
                         heard_at = Instant::now();
-                        self.take(&mut desk, info);
+                        self.take(&mut desk, &info);
                         self.report(&mut desk).await;
                     }
                     Some(Push::Reset) => return Err(Fault::Redirected),
@@ -335,7 +335,7 @@ impl Client {
                         Known { name, last_ref_time: 0, providers: Vec::new() },
                     );
                     let WithService { service_info } = answer.body()?;
-                    self.take(desk, ServiceInfo { name: service, ..service_info });
+                    self.take(desk, &ServiceInfo { name: service, ..service_info });
                 }
                 Err(Fault::Failure(failure)) if !is_end(&failure) => {
                     self.reports.stats.update_fail.inc();
@@ -348,9 +348,9 @@ impl Client {
         Ok(())
     }
 
-    fn take(&self, desk: &mut Desk, info: ServiceInfo) {
+    fn take(&self, desk: &mut Desk, info: &ServiceInfo) {
         let service = self.scope.own_name(&info.name).to_owned();
-        let ignored = desk.take(&service, &info);
+        let ignored = desk.take(&service, info);
         let stats = &self.reports.stats;
         stats.provider_ignored.add(ignored.len() as u64);
         for error in ignored.iter().take(IGNORED_SHOWN_MAX) {
@@ -602,15 +602,13 @@ async fn post(address: &HostPort, path: &str, form: String) -> Result<(StatusCod
     };
     let mut connection = std::pin::pin!(connection);
     let mut exchange = std::pin::pin!(exchange);
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut exchange => return answer,
-            ended = &mut connection => {
-                ended.map_err(|error| failed(&error))?;
-                // What it had read is still to be had.
-                return exchange.await;
-            }
+    tokio::select! {
+        biased;
+        answer = &mut exchange => answer,
+        ended = &mut connection => {
+            ended.map_err(|error| failed(&error))?;
+            // What it had read is still to be had.
+            exchange.await
         }
     }
 }

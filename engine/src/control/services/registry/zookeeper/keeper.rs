@@ -407,7 +407,7 @@ impl Keeper {
                     self.make(path);
                 }
             }
-            (Step::Children(path), 0) => self.is_read(path, wire::read_children(body)?),
+            (Step::Children(path), 0) => self.is_read(&path, wire::read_children(body)?),
             (Step::Close, _) => return Err(Lost::Closed),
             (Step::Node(path) | Step::Owner(path), error) => {
                 self.making.remove(&path);
@@ -442,8 +442,8 @@ impl Keeper {
         self.made.insert(path);
     }
 
-    fn is_read(&mut self, path: String, children: Vec<String>) {
-        let Some(directory) = self.directories.get_mut(&path) else { return };
+    fn is_read(&mut self, path: &str, children: Vec<String>) {
+        let Some(directory) = self.directories.get_mut(path) else { return };
         if directory.reading == Reading::Asked {
             directory.reading = Reading::Watched;
         }

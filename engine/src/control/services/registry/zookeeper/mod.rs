@@ -100,7 +100,7 @@ impl Client {
                 self.is_lost = Some(true);
                 self.reports.lost().await;
             }
-            let mut pause = backoff.next();
+            let mut pause = backoff.pause();
             if matches!(fault, Fault::Lost(Lost::AuthFailed)) {
                 // It takes someone to change a password.
                 pause = BACKOFF_LONGEST;

@@ -97,7 +97,7 @@ public final class Peer {
     private Map<String, Object> answer(String line) {
         Map<String, Object> answer = new LinkedHashMap<>();
         try {
-            String[] words = line.split(" ");
+            String[] words = line.trim().split(" +");
             Command command = commands.get(words[0]);
             if (command == null) {
                 throw new IllegalArgumentException("no command " + words[0]);

@@ -366,7 +366,7 @@ fn a_client_that_waits_is_told_to_go_on() {
 #[test]
 fn local_errors_are_faults() {
     let (_socket, refused) = refusing();
-    let silent = Origin::start(|peer| peer.stall());
+    let silent = Origin::start(outrigger_tests::origin::Peer::stall);
     let by_path = |path: &str, action: Value| {
         let mut route = json!({"match": {"prefix": path}});
         route.as_object_mut().unwrap().extend(action.as_object().unwrap().clone());

@@ -140,7 +140,7 @@ impl Questions {
 }
 
 /// The longest that an answer may take: Java starts slowly on a busy machine.
-const PEER_PATIENCE: Duration = Duration::from_secs(60);
+const PEER_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Pause between two looks at its output.
 const GLANCE: Duration = Duration::from_millis(2);

@@ -5,7 +5,7 @@ use outrigger_tests::peer::Questions;
 use outrigger_tests::{Address, Config, Peer, Proxy};
 use serde_json::json;
 
-use super::peer;
+use super::{peer, with_failing_clusters};
 
 /// Version, ver1 and checksum.
 const FLAVOURS: [&str; 5] = [
@@ -19,7 +19,7 @@ const FLAVOURS: [&str; 5] = [
 /// Each local error has a service of its own; a call without a service is as good as one with.
 fn config(server: &Address, refusing: &Address) -> Config {
     let service = |name: &str| json!({"service": {"exact": name}});
-    Config::rpc(
+    let config = Config::rpc(
         "bolt",
         json!([
             {"match": service("slow"), "route": {"cluster": "origin", "timeout": "0.2s"}},
@@ -31,11 +31,8 @@ fn config(server: &Address, refusing: &Address) -> Config {
         ]),
     )
     .rpc_proxy(json!({"upstream_connections": {"max": 1, "requests_each": 2000}}))
-    .cluster("empty", &[])
-    .cluster("refusing", &[refusing])
-    .cluster("full", &[server])
-    .tune_cluster(json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}}))
-    .cluster("origin", &[server])
+    .cluster("origin", &[server]);
+    with_failing_clusters(config, server, refusing)
 }
 
 fn calls(questions: &mut Questions, client: &mut Peer, to: &str, server: &mut Peer) {

@@ -5,7 +5,7 @@ use outrigger_tests::peer::Questions;
 use outrigger_tests::{Address, Config, Peer, Proxy};
 use serde_json::json;
 
-use super::peer;
+use super::{expect_heartbeats, peer, with_failing_clusters};
 
 /// How a caller may wait for its answer in Java.
 const KINDS: [&str; 3] = ["sync", "future", "callback"];
@@ -16,7 +16,7 @@ pub(super) fn config(server: &Address, refusing: &Address) -> Config {
         json!({"service": {"exact": "peer.Echo"}, "version": {"exact": "1.0.0"},
                "group": {"exact": name}})
     };
-    Config::rpc(
+    let config = Config::rpc(
         "dubbo",
         json!([
             {"match": group(""), "route": {"cluster": "origin"},
@@ -29,12 +29,12 @@ pub(super) fn config(server: &Address, refusing: &Address) -> Config {
             {"match": {"service": {"exact": "dubbo.Watch"}}, "route": {"cluster": "origin"}},
         ]),
     )
-    .rpc_proxy(json!({"upstream_connections": {"max": 1, "requests_each": 2000}}))
-    .cluster("empty", &[])
-    .cluster("refusing", &[refusing])
-    .cluster("full", &[server])
-    .tune_cluster(json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}}))
-    .cluster("origin", &[server])
+    .rpc_proxy(json!({
+        "upstream_connections": {"max": 1, "requests_each": 2000},
+        "upstream_keepalive": {"interval": "1s", "timeout": "10s"},
+    }))
+    .cluster("origin", &[server]);
+    with_failing_clusters(config, server, refusing)
 }
 
 /// A URL of Java's client. It takes 127.0.0.1 for a mistake, and uses another address of the host;
@@ -127,7 +127,7 @@ fn dubbo_runs_through() {
         let serve = format!("serve serialization={serialization} groups=g1,slow");
         let direct = Address::port(server.serve(&serve));
         let proxy = Proxy::start(&config(&direct, &refusing));
-        let parameters = format!("serialization={serialization}");
+        let parameters = format!("serialization={serialization}&heartbeat=1000");
         for address in [&direct, proxy.address()] {
             let to = url("dubbo", address, &parameters);
             calls(&mut questions, &mut client, &to, &mut server, 1000);
@@ -136,7 +136,6 @@ fn dubbo_runs_through() {
         let header = format!("call {to} method=header text=seen-by");
         questions.value(&mut client, &header, "proxy");
         local_errors(&mut questions, &mut client, &to);
-        questions.value(&mut client, &format!("call {to} text=after"), "after");
         if serialization == "hessian2" {
             for address in [&direct, proxy.address()] {
                 let to = format!("to={address}");
@@ -150,6 +149,8 @@ fn dubbo_runs_through() {
             }
             local_errors_of_go(&mut questions, &mut go, &format!("to={}", proxy.address()));
         }
+        questions.value(&mut client, &format!("call {to} text=after"), "after");
+        expect_heartbeats(&proxy, "dubbo");
         assert_eq!(proxy.stat("dubbo.main.cx_protocol_error"), 0);
         proxy.stop();
     }

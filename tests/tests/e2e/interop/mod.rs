@@ -17,7 +17,8 @@ use std::process::Command;
 
 use outrigger_tests::process::{Limits, Process};
 use outrigger_tests::tls::{Authority, Identity, Subject};
-use outrigger_tests::{Address, Peer, eventually};
+use outrigger_tests::{Address, Config, Peer, Proxy, eventually};
+use serde_json::json;
 
 /// A script beside this file.
 fn script(name: &str) -> PathBuf {
@@ -53,6 +54,26 @@ fn node_peer() -> Peer {
     let mut command = Command::new("node");
     command.arg(script("peers/sofa.js"));
     Peer::start(command)
+}
+
+/// Adds the clusters of local errors: `empty` has no endpoint, `refusing` one that refuses, and `full`
+/// one too many with the first request.
+fn with_failing_clusters(config: Config, server: &Address, refusing: &Address) -> Config {
+    config
+        .cluster("empty", &[])
+        .cluster("refusing", &[refusing])
+        .cluster("full", &[server])
+        .tune_cluster(json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}}))
+}
+
+/// Each side hears from the proxy while nothing goes on, and finds nothing wrong with it: after three
+/// misses a connection would be closed.
+fn expect_heartbeats(proxy: &Proxy, protocol: &str) {
+    for counter in ["heartbeats_answered", "heartbeats_sent"] {
+        proxy.await_stat(&format!("{protocol}.main.{counter}"), |count| count >= 4);
+    }
+    assert_eq!(proxy.stat(&format!("{protocol}.main.upstream_dead")), 0);
+    assert_eq!(proxy.stat("cluster.origin.upstream_cx_total"), 1);
 }
 
 /// A certificate for `proxy.test` and localhost, and who signed it.

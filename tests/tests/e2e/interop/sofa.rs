@@ -3,9 +3,9 @@
 use outrigger_tests::origin::refusing;
 use outrigger_tests::peer::Questions;
 use outrigger_tests::{Address, Config, Peer, Proxy};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{node_peer, peer};
+use super::{expect_heartbeats, node_peer, peer, with_failing_clusters};
 
 /// How a caller may wait for its answer in Java.
 const KINDS: [&str; 3] = ["sync", "future", "callback"];
@@ -13,7 +13,7 @@ const KINDS: [&str; 3] = ["sync", "future", "callback"];
 /// Each local error has a service of its own, and every other but `peer.Echo:1.0` no route.
 fn config(server: &Address, refusing: &Address) -> Config {
     let service = |name: &str| json!({"service": {"exact": name}});
-    Config::rpc(
+    let config = Config::rpc(
         "bolt",
         json!([
             {"match": service("peer.Echo:1.0"), "route": {"cluster": "origin"},
@@ -26,12 +26,12 @@ fn config(server: &Address, refusing: &Address) -> Config {
         ]),
     )
     // All that is under way at once has to be on one connection.
-    .rpc_proxy(json!({"upstream_connections": {"max": 1, "requests_each": 2000}}))
-    .cluster("empty", &[])
-    .cluster("refusing", &[refusing])
-    .cluster("full", &[server])
-    .tune_cluster(json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}}))
-    .cluster("origin", &[server])
+    .rpc_proxy(json!({
+        "upstream_connections": {"max": 1, "requests_each": 2000},
+        "upstream_keepalive": {"interval": "1s", "timeout": "10s"},
+    }))
+    .cluster("origin", &[server]);
+    with_failing_clusters(config, server, refusing)
 }
 
 /// What a call comes to, with a proxy and without.
@@ -107,7 +107,9 @@ fn sofarpc_of_java_runs_through() {
     // The connection that saw them all still serves.
     questions.value(&mut client, &format!("call {to} text=after"), "after");
     questions.all_right();
-    one_connection_each(&proxy);
+    expect_heartbeats(&proxy, "bolt");
+    assert_eq!(proxy.stat("bolt.main.cx_total"), 1);
+    assert_eq!(proxy.stat("bolt.main.cx_protocol_error"), 0);
     proxy.stop();
 }
 
@@ -173,13 +175,4 @@ fn version_2_of_node_runs_through() {
     }
     questions.all_right();
     proxy.stop();
-}
-
-fn one_connection_each(proxy: &Proxy) {
-    let stats = proxy.stats();
-    let value = |name: &str| Value::from(stats.get(name).copied());
-    // The cluster is asked for by every service that has endpoints.
-    assert_eq!(value("cluster.origin.upstream_cx_total"), 1, "{stats:?}");
-    assert_eq!(value("bolt.main.cx_total"), 1, "{stats:?}");
-    assert_eq!(value("bolt.main.cx_protocol_error"), 0, "{stats:?}");
 }

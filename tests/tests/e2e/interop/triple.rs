@@ -3,36 +3,31 @@
 use outrigger_tests::origin::refusing;
 use outrigger_tests::peer::Questions;
 use outrigger_tests::{Address, Config, Peer, Proxy};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::dubbo::{calls, url};
-use super::peer;
+use super::{peer, with_failing_clusters};
 
 /// Each local error has a group of its own, and every other but `g1` and none no route.
 fn config(server: &Address, refusing: &Address) -> Config {
-    let group = |name: Value| {
+    let group = |name: &str| {
         json!({"prefix": "/peer.Echo/", "grpc": {},
                "headers": [{"name": "tri-service-group", "string_match": {"exact": name},
                             "treat_missing_header_as_empty": true}]})
     };
-    Config::to_http2(server)
-        .tune_route(json!({"match": group(json!("")), "route": {"timeout": "0s"},
+    let config = Config::to_http2(server)
+        .tune_route(json!({"match": group(""), "route": {"timeout": "0s"},
             "request_headers_to_add": [{"header": {"key": "seen-by", "value": "proxy"}}]}))
-        .route(
-            json!({"match": group(json!("g1")), "route": {"cluster": "origin", "timeout": "0s"}}),
-        )
+        .route(json!({"match": group("g1"), "route": {"cluster": "origin", "timeout": "0s"}}))
         // Only then is a timeout of the route DEADLINE_EXCEEDED, as Envoy has it.
-        .route(json!({"match": group(json!("slow")), "route": {
+        .route(json!({"match": group("slow"), "route": {
             "cluster": "origin", "timeout": "0s",
             "max_stream_duration": {"max_stream_duration": "0.2s"},
         }}))
-        .route(json!({"match": group(json!("empty")), "route": {"cluster": "empty"}}))
-        .route(json!({"match": group(json!("refusing")), "route": {"cluster": "refusing"}}))
-        .route(json!({"match": group(json!("full")), "route": {"cluster": "full"}}))
-        .cluster("empty", &[])
-        .cluster("refusing", &[refusing])
-        .cluster("full", &[server])
-        .tune_cluster(json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}}))
+        .route(json!({"match": group("empty"), "route": {"cluster": "empty"}}))
+        .route(json!({"match": group("refusing"), "route": {"cluster": "refusing"}}))
+        .route(json!({"match": group("full"), "route": {"cluster": "full"}}));
+    with_failing_clusters(config, server, refusing)
 }
 
 /// What Java tells of a local error: who waits in place gets the status by name alone, who does not

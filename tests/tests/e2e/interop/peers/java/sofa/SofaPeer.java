@@ -41,6 +41,8 @@ public final class SofaPeer {
 
     public static void main(String[] args) throws Exception {
         RpcConfigs.putValue(RpcOptions.INVOKE_BAGGAGE_ENABLE, true);
+        // After so many milliseconds of silence; three misses end the connection.
+        System.setProperty("bolt.tcp.heartbeat.interval", "500");
         new Peer(SofaPeer::code)
             .on("serve", SofaPeer::serve)
             .on("notes", arguments -> Notes.take(arguments.number("count", 1)))

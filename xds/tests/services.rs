@@ -226,6 +226,8 @@ fn services_have_clusters_behind_the_configured_ones() {
         ],
     );
     assert!(Arc::ptr_eq(third.clusters.get(now).unwrap(), published));
+    assert!(third.clusters.has_clusters_of(&second.clusters));
+    assert!(!second.clusters.has_clusters_of(&first.clusters));
     assert_eq!(endpoints(&third, now).all().len(), 2);
     let other = third.clusters.id("subscribed|bolt|b").unwrap();
     assert!(Arc::ptr_eq(&endpoints(&third, other), &endpoints(&second, other)));

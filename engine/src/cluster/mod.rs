@@ -120,23 +120,31 @@ impl Serving {
     /// What a shard serves after `self`: clusters that did not change are the same, hosts that are
     /// still there keep their connections, the others close theirs.
     pub fn succeed(&self, snapshot: Arc<Snapshot>, registry: &Registry) -> Self {
+        // New endpoints alone are frequent, and must cost little however many clusters there are.
+        let clusters = if snapshot.clusters.has_clusters_of(&self.snapshot.clusters) {
+            let pairs = self.clusters.iter().zip(snapshot.clusters.iter());
+            pairs
+                .map(|(before, (config, endpoints))| {
+                    self.successor(config, endpoints, Some(before), registry)
+                })
+                .collect()
+        } else {
+            self.match_by_name(&snapshot, registry)
+        };
+        Self { snapshot, shard: self.shard, clusters, breakers: Arc::clone(&self.breakers) }
+    }
+
+    fn match_by_name(&self, snapshot: &Snapshot, registry: &Registry) -> Vec<Rc<ClusterRuntime>> {
         let known: HashMap<&str, &Rc<ClusterRuntime>> =
             self.clusters.iter().map(|cluster| (&*cluster.config.name, cluster)).collect();
         let mut kept = 0;
-        let clusters: Vec<_> = snapshot
+        let clusters = snapshot
             .clusters
             .iter()
             .map(|(config, endpoints)| {
-                let before = known.get(&*config.name);
-                if let Some(before) = before {
-                    kept += 1;
-                    if Arc::ptr_eq(&before.config, config)
-                        && Arc::ptr_eq(&before.endpoints, endpoints)
-                    {
-                        return Rc::clone(before);
-                    }
-                }
-                Rc::new(self.build(config, endpoints, before.map(|before| &***before), registry))
+                let before = known.get(&*config.name).copied();
+                kept += usize::from(before.is_some());
+                self.successor(config, endpoints, before, registry)
             })
             .collect();
         if kept < self.clusters.len() {
@@ -146,7 +154,26 @@ impl Serving {
                 }
             }
         }
-        Self { snapshot, shard: self.shard, clusters, breakers: Arc::clone(&self.breakers) }
+        clusters
+    }
+
+    /// The same when nothing of it changed.
+    fn successor(
+        &self,
+        config: &Arc<Cluster>,
+        endpoints: &Arc<EndpointSet>,
+        before: Option<&Rc<ClusterRuntime>>,
+        registry: &Registry,
+    ) -> Rc<ClusterRuntime> {
+        match before {
+            Some(before)
+                if Arc::ptr_eq(&before.config, config)
+                    && Arc::ptr_eq(&before.endpoints, endpoints) =>
+            {
+                Rc::clone(before)
+            }
+            _ => Rc::new(self.build(config, endpoints, before.map(|before| &**before), registry)),
+        }
     }
 
     fn build(

@@ -79,6 +79,13 @@ impl Clusters {
         self.by_name.get(name).copied()
     }
 
+    /// Whether `self` has exactly the clusters of `other`, each at the same place, whatever their
+    /// endpoints. May be false for equal ones that do not stem from each other.
+    #[must_use]
+    pub fn has_clusters_of(&self, other: &Clusters) -> bool {
+        Arc::ptr_eq(&self.list, &other.list)
+    }
+
     /// Whether a cluster is a service's, rather than configured.
     #[must_use]
     pub fn is_service(&self, id: ClusterId) -> bool {

@@ -373,8 +373,7 @@ impl Directory {
         for (offered, published) in self.published.iter().filter(|(one, _)| name.takes(one)) {
             let query = self.offer(offered, published, address.into()).query();
             let name = offered.clone();
-            let provider =
-                Provider { name, address, weight: 1, healthy: true, query: query.into() };
+            let provider = Provider { name, address, weight: 1, healthy: true, query };
             found.entry((offered.clone(), address)).or_insert(provider);
         }
     }

@@ -328,16 +328,19 @@ impl Services {
     /// Puts every change into effect, several at a time where they come faster.
     async fn spread(self: Arc<Self>, mut in_effect: oneshot::Receiver<()>, mut serial: u64) {
         let mut changed = self.changed.subscribe();
+        let mut began_at = Instant::now();
         loop {
             // An error means that the server loop has ended, and so will we.
             if in_effect.await.is_err() {
                 return;
             }
             self.in_effect.send_replace(serial);
-            tokio::time::sleep(SPREAD_PAUSE).await;
+            // Half of the time is for everything else, however much there is.
+            tokio::time::sleep(SPREAD_PAUSE.max(began_at.elapsed())).await;
             if changed.wait_for(|newest| *newest != serial).await.is_err() {
                 return;
             }
+            began_at = Instant::now();
             let list;
             (list, serial) = self.list();
             self.stats.update.inc();

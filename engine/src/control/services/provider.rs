@@ -25,7 +25,9 @@ pub struct Provider {
     pub weight: u32,
     /// What the registry says of its health; it is still used when too few others are.
     pub healthy: bool,
-    /// Its parameters as they were written, without the question mark.
+    /// Of a SOFARPC provider, its parameters as they were written, without the question mark: its
+    /// subscribers are shown them. Left out when longer than [`QUERY_BYTES_MAX`].
+    #[serde(default, skip_serializing_if = "str::is_empty")]
     pub query: Box<str>,
 }
 
@@ -93,7 +95,7 @@ impl Provider {
             address: address(authority, default_port(protocol))?,
             weight: parameters.weight(),
             healthy: true,
-            query: query.into(),
+            query: shown(query, protocol),
         })
     }
 
@@ -111,7 +113,7 @@ impl Provider {
             address: address(place, default_port(name.protocol()))?,
             weight,
             healthy: true,
-            query: query.into(),
+            query: shown(query, name.protocol()),
         })
     }
 
@@ -136,9 +138,9 @@ impl Provider {
         if !read.is_for_use() {
             return Err(ProviderError::NotOurs("disabled, or of another category"));
         }
-        let weight = read.weight();
-        let address = SocketAddr::new(ip, port);
-        Ok(Provider { name, address, weight, healthy: true, query: query.into() })
+        let (weight, address) = (read.weight(), SocketAddr::new(ip, port));
+        let query = shown(&query, name.protocol());
+        Ok(Provider { name, address, weight, healthy: true, query })
     }
 
     /// As SOFARPC's registries show it: `ip:port?key=value&…`.
@@ -190,15 +192,14 @@ impl Offer {
         all
     }
 
-    /// Its parameters as subscribers of its protocol read them.
-    pub fn query(&self) -> String {
+    /// What [`Provider::query`] says of it: SOFARPC's address string (section 8).
+    pub fn query(&self) -> Box<str> {
         match self.name.protocol() {
-            ServiceProtocol::Bolt => self.sofa_query(),
-            ServiceProtocol::Dubbo => query_of(&self.url_parameters()),
+            ServiceProtocol::Bolt => shown(&self.sofa_query(), ServiceProtocol::Bolt),
+            ServiceProtocol::Dubbo => Box::default(),
         }
     }
 
-    /// The parameters of its SOFARPC address string (section 8).
     fn sofa_query(&self) -> String {
         let mut all = self.parameters.clone();
         let renamed = [("serialization", "_SERIALIZETYPE"), ("weight", "_WEIGHT")];
@@ -213,6 +214,12 @@ impl Offer {
         }
         query_of(&all)
     }
+}
+
+/// What is kept of a provider's parameters.
+fn shown(query: &str, protocol: ServiceProtocol) -> Box<str> {
+    let keeps = protocol == ServiceProtocol::Bolt && query.len() <= QUERY_BYTES_MAX;
+    if keeps { query.into() } else { Box::default() }
 }
 
 /// The parameters of a URL. Keys may be repeated; the first counts.
@@ -305,6 +312,9 @@ fn default_port(protocol: ServiceProtocol) -> u16 {
         ServiceProtocol::Dubbo => outrigger_xds::services_config::DUBBO_PORT,
     }
 }
+
+/// Parameters of a provider that are kept; those of the SDK are a few hundred bytes.
+pub const QUERY_BYTES_MAX: usize = 4096;
 
 /// What Dubbo 2 and 3 alike say that they speak.
 const DUBBO_PROTOCOL_VERSION: &str = "2.0.2";

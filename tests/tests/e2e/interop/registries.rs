@@ -1,12 +1,15 @@
 //! Registries that are not ours: ZooKeeper's and Nacos's own servers. What we write is read with
-//! kazoo and with Nacos's HTTP interface, and the other way round.
+//! kazoo, with Nacos's HTTP interface and by Dubbo itself, and the other way round.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use outrigger_tests::{Address, Client, Peer, Proxy, eventually};
 use serde_json::{Value, json};
 
+use super::dubbo::url;
+use super::sdk::{at, await_value, config, free_port};
 use super::{peer, script};
 use crate::services::{Apis, clusters};
 
@@ -358,4 +361,56 @@ fn nacos_is_registered_with_and_followed_through_its_troubles() {
     proxy.expect_stat("services.registry.nacos.stale", 0);
     proxy.stop();
     eventually("no instance", || nacos.instances(service).is_empty().then_some(()));
+}
+
+/// Java's provider and consumer, which use a registry themselves, and an application of ours on the
+/// other side of it.
+fn dubbo_meets_itself_in(registry: &str, configured: Value) {
+    let mut java = peer("registry-peer");
+    java.value(&format!("registry url={registry}"));
+    let port = java.value("serve group=java version=1.0.0");
+    let mut ours = peer("dubbo-peer");
+    let application = ours.value("serve groups=ours");
+    let (local, ingress) = (Ipv4Addr::LOCALHOST, free_port());
+    let mut apis = Apis::new();
+    let proxy = apis.start_on(
+        config("dubbo", at(local, 0), at(Ipv4Addr::UNSPECIFIED, ingress)),
+        json!({
+            "applications": {"dubbo": format!("127.0.0.1:{application}")},
+            "advertise": {"dubbo": format!("127.0.0.1:{ingress}")},
+            "registries": [configured],
+        }),
+    );
+    let nobody = "127.0.0.1:1";
+    let service =
+        |group: &str| json!({"interface": "peer.Echo", "group": group, "version": "1.0.0"});
+    apis.dubbo("/sub", nobody, service("java"));
+    eventually("Java's provider", || {
+        let mut all = clusters(&proxy).into_iter();
+        all.find(|line| {
+            line.starts_with("subscribed|dubbo|java/peer.Echo:1.0.0: ")
+                && line.ends_with(&format!(":{port}*100"))
+        })
+    });
+    let to = url("dubbo", proxy.address(), "serialization=hessian2");
+    assert_eq!(ours.value(&format!("call {to} group=java text=there")), "there");
+    apis.dubbo("/pub", nobody, service("ours"));
+    await_value(&mut java, "call group=ours version=1.0.0 text=back", "back");
+    assert!(proxy.stat("cluster.published|dubbo|ours/peer.Echo:1.0.0.upstream_rq_total") > 0);
+    proxy.stop();
+}
+
+#[test]
+#[ignore = "needs Java with Dubbo and ZooKeeper, which .ci/run installs"]
+fn dubbo_meets_itself_in_zookeeper() {
+    let zookeeper = ZooKeeper::start();
+    let configured = zookeeper_registry(&zookeeper.address, json!({}));
+    dubbo_meets_itself_in(&format!("zookeeper://{}", zookeeper.address), configured);
+}
+
+#[test]
+#[ignore = "needs Java with Dubbo and Nacos, which .ci/run installs"]
+fn dubbo_meets_itself_in_nacos() {
+    let nacos = Nacos::start();
+    dubbo_meets_itself_in(&format!("nacos://{}", nacos.address), nacos.registry());
 }

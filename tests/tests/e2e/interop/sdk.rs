@@ -24,16 +24,16 @@ fn host() -> Ipv4Addr {
 }
 
 /// A port that nobody has at this moment.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn at(ip: Ipv4Addr, port: u16) -> Value {
+pub(super) fn at(ip: Ipv4Addr, port: u16) -> Value {
     Address::Tcp(SocketAddr::from((ip, port))).to_json()
 }
 
 /// A listener to subscribed services, and `inbound` to published ones.
-fn config(protocol: &str, egress: Value, ingress: Value) -> Config {
+pub(super) fn config(protocol: &str, egress: Value, ingress: Value) -> Config {
     let routes = |side: &str| json!([{"match": {}, "route": {"service": side}}]);
     let published = Config::rpc(protocol, routes("PUBLISHED"));
     let mut inbound = published.json()["static_resources"]["listeners"][0].clone();
@@ -78,7 +78,7 @@ impl Sofa {
 
 /// Asks until the answer is right: what was published and subscribed gets known in the background.
 #[track_caller]
-fn await_value(client: &mut Peer, command: &str, expected: &str) {
+pub(super) fn await_value(client: &mut Peer, command: &str, expected: &str) {
     let mut last = Value::Null;
     eventually(command, || {
         last = client.ask(command);

@@ -79,8 +79,8 @@ pub struct Keeper {
 struct Directory {
     lookups: BTreeSet<Arc<ServiceName>>,
     reading: Reading,
-    /// What it had when it was last read.
-    children: Option<Vec<String>>,
+    /// How many entries it had when it was last read.
+    entries: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -171,18 +171,15 @@ impl Keeper {
             directories.entry(path).or_default().insert(Arc::clone(lookup));
         }
         self.directories.retain(|path, _| directories.contains_key(path));
-        let entries = |directory: &Directory| directory.children.as_ref().map_or(0, Vec::len);
-        self.entries = self.directories.values().map(entries).sum();
+        self.entries = self.directories.values().map(|directory| directory.entries).sum();
         for (path, lookups) in directories {
             let directory = self.directories.entry(path).or_default();
-            let new: Vec<_> = lookups.difference(&directory.lookups).cloned().collect();
-            directory.lookups = lookups;
-            // What was read is known already, for the new ones too.
-            if let Some(children) = &directory.children {
-                let read = Providers::read(children, &new);
-                read.note(&self.source, &self.stats);
-                self.reports.extend(read.by_lookup);
+            // A new one is told what is there by reading it again.
+            let is_more = !lookups.is_subset(&directory.lookups);
+            if is_more && matches!(directory.reading, Reading::Watched | Reading::At(_)) {
+                directory.reading = Reading::Due;
             }
+            directory.lookups = lookups;
         }
         self.stats.providers.set(self.entries as u64);
         self.stats.published.set(wanted.offers.len() as u64);
@@ -407,7 +404,7 @@ impl Keeper {
                     self.make(path);
                 }
             }
-            (Step::Children(path), 0) => self.is_read(&path, wire::read_children(body)?),
+            (Step::Children(path), 0) => self.is_read(&path, &wire::read_children(body)?),
             (Step::Close, _) => return Err(Lost::Closed),
             (Step::Node(path) | Step::Owner(path), error) => {
                 self.making.remove(&path);
@@ -442,16 +439,15 @@ impl Keeper {
         self.made.insert(path);
     }
 
-    fn is_read(&mut self, path: &str, children: Vec<String>) {
+    fn is_read(&mut self, path: &str, children: &[String]) {
         let Some(directory) = self.directories.get_mut(path) else { return };
         if directory.reading == Reading::Asked {
             directory.reading = Reading::Watched;
         }
         let lookups: Vec<_> = directory.lookups.iter().cloned().collect();
-        let read = Providers::read(&children, &lookups);
-        self.entries += children.len();
-        let before = directory.children.replace(children);
-        self.entries -= before.map_or(0, |before| before.len());
+        let read = Providers::read(children, &lookups);
+        self.entries = self.entries - directory.entries + children.len();
+        directory.entries = children.len();
         self.stats.providers.set(self.entries as u64);
         read.note(&self.source, &self.stats);
         self.reports.extend(read.by_lookup);

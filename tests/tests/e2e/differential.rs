@@ -395,8 +395,7 @@ impl Side {
             let client = self.proxy.http2();
             let mut call = client.try_open(method, path, &fields, body.is_empty())?;
             if !body.is_empty() {
-                call.try_send(body)?;
-                call.finish();
+                call.send_whole(body);
             }
             return call.response();
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
+use outrigger_tests::http::Response;
 use outrigger_tests::{Address, Client, Peer, Proxy, eventually};
 use serde_json::{Value, json};
 
@@ -256,7 +257,14 @@ impl Nacos {
     fn start() -> Nacos {
         let mut server = peer("nacos-peer");
         let port = server.value("start port=0").as_u64().unwrap();
-        Nacos { server, address: Address::port(u16::try_from(port).unwrap()) }
+        let nacos = Nacos { server, address: Address::port(u16::try_from(port).unwrap()) };
+        // For a moment after its start it answers 501: it listens before it knows its own methods.
+        eventually("Nacos's interface", || {
+            (nacos.answer("GET", "service/list", &[("pageNo", "1"), ("pageSize", "1")]).status
+                == 200)
+                .then_some(())
+        });
+        nacos
     }
 
     fn registry(&self) -> Value {
@@ -264,16 +272,20 @@ impl Nacos {
         json!({"name": "nacos", "protocols": ["dubbo"], "nacos": nacos})
     }
 
-    /// A call of the HTTP interface, with these parameters.
+    /// A call of the HTTP interface, with these parameters, which succeeds.
     fn call(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> String {
+        let response = self.answer(method, path, parameters);
+        assert_eq!(response.status, 200, "{path} {parameters:?}: {}", response.text());
+        response.text()
+    }
+
+    fn answer(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> Response {
         let query: Vec<String> =
             parameters.iter().map(|(key, value)| format!("{key}={}", encoded(value))).collect();
         let target = format!("/nacos/v1/ns/{path}?{}", query.join("&"));
         let head =
             format!("{method} {target} HTTP/1.1\r\nHost: nacos\r\nContent-Length: 0\r\n\r\n");
-        let response = Client::connect(&self.address).send(head).response();
-        assert_eq!(response.status, 200, "{target}: {}", response.text());
-        response.text()
+        Client::connect(&self.address).send(head).response()
     }
 
     /// An instance of another client's.

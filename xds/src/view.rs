@@ -321,6 +321,11 @@ impl<'a> View<'a> {
         serde_json::to_value(self.get(field)?.as_message()?).ok()
     }
 
+    /// The JSON of the message itself.
+    pub(crate) fn own_json(&self) -> Option<Json> {
+        serde_json::to_value(self.message).ok()
+    }
+
     /// What metadata holds, by filter name (U-13).
     pub(crate) fn metadata(&self) -> Option<std::sync::Arc<Json>> {
         let metadata = self.message("metadata")?;

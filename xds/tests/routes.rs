@@ -11,8 +11,8 @@ use common::*;
 use std::sync::Arc;
 
 use outrigger_xds::snapshot::{
-    ClientCertificateMatcher, HeaderEdits, HttpConnectionManager, PathMatcher, RequireTls, Route,
-    RouteAction, RouteId, RouteMatcher, RouteTable, Target, VirtualHost,
+    ClientCertificateMatcher, FilterOverrides, HeaderEdits, HttpConnectionManager, PathMatcher,
+    RequireTls, Route, RouteAction, RouteId, RouteMatcher, RouteTable, Target, VirtualHost,
 };
 use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use request::Request;
@@ -382,6 +382,9 @@ fn virtual_host(domain: &str, paths: Vec<PathMatcher>) -> VirtualHost {
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
         stat_prefix: None,
+        filters: FilterOverrides::default(),
+        body_buffer_bytes: None,
+        decorator: None,
         metadata: None,
     };
     VirtualHost {

@@ -77,7 +77,7 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
 #[test]
 fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
     let in_hcm = [
-        ("tracing", json!({}), "tracing"),
+        ("tracing", json!({ "provider": { "name": "zipkin" } }), "tracing.provider"),
         ("rds", json!({ "route_config_name": "r" }), "rds"),
         ("local_reply_config", json!({}), "local_reply_config"),
         ("http3_protocol_options", json!({}), "http3_protocol_options"),
@@ -89,8 +89,8 @@ fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
         ("route_config/vhds", json!({}), "route_config.vhds"),
         (
             "route_config/virtual_hosts/0/retry_policy",
-            json!({ "retry_on": "5xx" }),
-            "route_config.virtual_hosts[0].retry_policy",
+            json!({ "refresh_cluster_on_retry": true }),
+            "route_config.virtual_hosts[0].retry_policy.refresh_cluster_on_retry",
         ),
         (
             "route_config/virtual_hosts/0/routes/0/route/hash_policy",
@@ -98,14 +98,18 @@ fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
             "route_config.virtual_hosts[0].routes[0].route.hash_policy",
         ),
         (
-            "route_config/virtual_hosts/0/routes/0/route/cors",
+            "route_config/virtual_hosts/0/routes/0/route/internal_redirect_policy",
             json!({}),
-            "route_config.virtual_hosts[0].routes[0].route.cors",
+            "route_config.virtual_hosts[0].routes[0].route.internal_redirect_policy",
         ),
         (
             "route_config/virtual_hosts/0/routes/0/typed_per_filter_config",
-            json!({ "f": any("envoy.extensions.filters.http.router.v3.Router") }),
-            "route_config.virtual_hosts[0].routes[0].typed_per_filter_config",
+            json!({ "f": any_with(
+                "envoy.extensions.filters.http.router.v3.Router",
+                json!({ "strict_check_headers": ["x-envoy-max-retries"] }),
+            ) }),
+            "route_config.virtual_hosts[0].routes[0].typed_per_filter_config[\"f\"](Router)\
+             .strict_check_headers",
         ),
         (
             "http_filters/0/typed_config/upstream_log",
@@ -216,10 +220,10 @@ fn u_05_unknown_keys_can_be_allowed_and_are_then_reported() {
 
 #[test]
 fn u_06_an_unknown_extension_is_refused_unless_it_is_optional() {
-    let fault = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+    let lua = "envoy.extensions.filters.http.lua.v3.Lua";
     let filters = |optional: bool| {
         let filter = json!({
-            "name": "fault", "is_optional": optional, "typed_config": any_with(fault, json!({ "x": 1 })),
+            "name": "lua", "is_optional": optional, "typed_config": any_with(lua, json!({ "x": 1 })),
         });
         let router = json!({
             "name": "router", "typed_config": any("envoy.extensions.filters.http.router.v3.Router"),
@@ -230,7 +234,7 @@ fn u_06_an_unknown_extension_is_refused_unless_it_is_optional() {
         refusal(&filters(false)),
         format!(
             "Listener web: {HCM_PATH}.http_filters[0].typed_config: extension type \
-             \"type.googleapis.com/{fault}\" is not supported"
+             \"type.googleapis.com/{lua}\" is not supported"
         )
     );
     let loaded = loaded(&filters(true));
@@ -238,7 +242,7 @@ fn u_06_an_unknown_extension_is_refused_unless_it_is_optional() {
         loaded.warnings.iter().map(Warning::to_string).collect::<Vec<_>>(),
         [format!(
             "Listener web: {HCM_PATH}.http_filters[0].typed_config: optional extension \
-             \"type.googleapis.com/{fault}\" is left out"
+             \"type.googleapis.com/{lua}\" is left out"
         )]
     );
 }

@@ -750,10 +750,6 @@ fn section_19_grpc_filters() {
         (vec![stats(json!({})), stats(json!({}))], "[1]: is there twice"),
         (vec![stats(json!({})), web], "[1]: must stand before grpc_stats"),
         (
-            vec![stats(json!({ "emit_filter_state": true }))],
-            "[0].typed_config(FilterConfig).emit_filter_state: not supported",
-        ),
-        (
             vec![allow(json!([{ "name": "a.B" }]))],
             "[0].typed_config(FilterConfig).individual_method_stats_allowlist.services[0]\
              .method_names: is required",

@@ -12,7 +12,8 @@ use crate::compile::{Context, http, http2, invalid};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     Address, CircuitBreakers, Cluster, ClusterHttp, Discovery, DnsConfig, DnsFamily, DnsTarget,
-    Endpoint, HeaderCase, Health, Http2Options, LoadBalancer, PanicPolicy, UpstreamProtocol,
+    Endpoint, HeaderCase, Health, Http2Options, IstioCluster, LoadBalancer, PanicPolicy,
+    UpstreamProtocol,
 };
 use crate::view::View;
 
@@ -29,6 +30,7 @@ pub(crate) fn compile(
         let text = "auto_config chooses by ALPN, and the transport socket has none";
         return Err(view.invalid("typed_extension_protocol_options", text));
     }
+    let metadata = view.metadata();
     let cluster = Cluster {
         name: name.into(),
         stat_name: view.optional_text("alt_stat_name").unwrap_or(name).into(),
@@ -47,7 +49,8 @@ pub(crate) fn compile(
             .and_then(|options| options.message("tcp_keepalive"))
             .map(|keepalive| address::keepalive(&keepalive)),
         wait_for_warm_on_init: view.wrapped_flag("wait_for_warm_on_init").unwrap_or(true),
-        metadata: view.metadata(),
+        istio: IstioCluster::of(metadata.as_deref()),
+        metadata,
     };
     Ok((cluster, endpoints))
 }
@@ -72,6 +75,7 @@ pub(crate) fn plain() -> Cluster {
         tcp_keepalive: None,
         wait_for_warm_on_init: true,
         metadata: None,
+        istio: IstioCluster::default(),
     }
 }
 

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Context, access_log, address, header_text, http2, invalid, route};
+use crate::compile::{
+    Context, access_log, address, as_u32, cors, fault_filter, header_text, http2, invalid, istio,
+    route, runtime,
+};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
-    HeaderCase, Http1Options, HttpConnectionManager, HttpLimits, HttpTimeouts, InternalAddresses,
-    OriginRules, PathRules, RequestIdRules, RouteSource, Router, SchemeRule, ServerHeader,
-    ServerHeaderMode, Soap, SoapInspection, StripPort, UnderscoreHeaders, Upgrades,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Fraction, GrpcMethods, GrpcStats,
+    HeaderCase, Http1Options, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits,
+    HttpTimeouts, InternalAddresses, OriginRules, PathRules, RequestIdRules, RouteSource, Router,
+    SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, Tracing,
+    UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
 
@@ -27,16 +31,18 @@ pub(crate) fn compile(
     let Some(routes) = view.message("route_config") else {
         return Err(view.required("route_config"));
     };
-    let HttpFilters { router, grpc_web, grpc_stats, soap } = http_filters(view)?;
+    let HttpFilters { filters, router, grpc_web, grpc_stats, soap } = http_filters(view, context)?;
     let limits = limits(view)?;
     let add_user_agent = view.wrapped_flag("add_user_agent").unwrap_or(false);
     Ok(HttpConnectionManager {
         stat_prefix: stat_prefix.into(),
         routes: RouteSource::Inline(Arc::new(route::compile(&routes, context)?)),
+        filters: filters.into(),
         router,
         access_log: access_log::compile(view)?,
         timeouts: timeouts(view)?,
         limits,
+        tracing: tracing(view, context)?,
         codec,
         http1: http1(view)?,
         http2: http2::options(view, limits.max_request_headers_bytes / 1024, context)?,
@@ -68,23 +74,27 @@ pub(crate) fn compile(
 
 /// What the HTTP filters come to. The router is the last.
 struct HttpFilters {
+    filters: Vec<HttpFilter>,
     router: Router,
     grpc_web: bool,
     grpc_stats: Option<GrpcStats>,
     soap: Option<Soap>,
 }
 
-fn http_filters(view: &View<'_>) -> Result<HttpFilters, Found> {
+fn http_filters(view: &View<'_>, context: &Context<'_>) -> Result<HttpFilters, Found> {
+    let mut filters: Vec<HttpFilter> = Vec::new();
     let mut router = None;
     let mut grpc_web = false;
     let mut grpc_stats = None;
     let mut soap = None;
     for filter in &view.messages("http_filters") {
-        filter.required_text("name")?;
+        let name = filter.required_text("name")?;
         let Some(unpacked) = filter.unpack("typed_config")? else { continue };
         let config = unpacked.view(view.schema());
-        // Routes cannot enable a filter, so that a disabled one only has to be a valid one.
+        // Routes can enable those that they can configure; any other disabled one only has to be valid.
         let enabled = !filter.flag("disabled");
+        let mut add =
+            |kind| filters.push(HttpFilter { name: name.into(), disabled: !enabled, kind });
         let fault = |text: &str| Err(filter.fault(Problem::Invalid(text.to_owned())));
         if router.is_some() {
             return fault("the router must be the last filter");
@@ -100,24 +110,80 @@ fn http_filters(view: &View<'_>) -> Result<HttpFilters, Found> {
             GRPC_WEB if enabled && grpc_stats.is_some() => {
                 return fault("must stand before grpc_stats");
             }
-            GRPC_WEB => grpc_web |= enabled,
+            GRPC_WEB => {
+                grpc_web |= enabled;
+                add(HttpFilterKind::GrpcWeb);
+            }
             GRPC_STATS if enabled && grpc_stats.is_some() => return fault("is there twice"),
             GRPC_STATS => {
                 let stats = self::grpc_stats(&config)?;
                 grpc_stats = grpc_stats.or(enabled.then_some(stats));
+                add(HttpFilterKind::GrpcStats);
             }
             SOAP if enabled && soap.is_some() => return fault("is there twice"),
             SOAP => {
                 let options = self::soap(&config)?;
                 soap = soap.or(enabled.then_some(options));
             }
+            fault_filter::HTTP_FAULT => {
+                let fault = fault_filter::compile(&config, context)?;
+                add(HttpFilterKind::Fault(Arc::new(fault)));
+            }
+            cors::CORS => add(HttpFilterKind::Cors),
+            istio::PEER_METADATA => {
+                let exchange = istio::peer_metadata(&config, context)?;
+                add(HttpFilterKind::PeerMetadata(Arc::new(exchange)));
+            }
+            istio::ALPN => add(HttpFilterKind::Alpn(Arc::new(istio::alpn(&config)?))),
+            istio::STATS => {
+                add(HttpFilterKind::IstioStats(Arc::new(istio::stats(&config)?)));
+            }
+            COMPRESSOR if serves_metrics(view) => {
+                let text = "metrics are not compressed, which HTTP allows";
+                context.notes.ignore(filter.at("typed_config"), text);
+            }
             _ => return Err(unpacked.refuse()),
         }
     }
     match router {
-        Some(router) => Ok(HttpFilters { router, grpc_web, grpc_stats, soap }),
+        Some(router) => Ok(HttpFilters { filters, router, grpc_web, grpc_stats, soap }),
         None => Err(invalid(view.at("http_filters"), "must end in the router filter")),
     }
+}
+
+/// Whether all that a connection manager serves are metrics, as on Istio's port 15090.
+fn serves_metrics(view: &View<'_>) -> bool {
+    let hosts = view.message("route_config").map(|table| table.messages("virtual_hosts"));
+    let routes: Vec<_> = hosts.iter().flatten().flat_map(|host| host.messages("routes")).collect();
+    let is_metrics = |route: &View<'_>| {
+        let path = route.message("match");
+        path.is_some_and(|path| {
+            [path.text("prefix"), path.text("path")].contains(&"/stats/prometheus")
+        })
+    };
+    !routes.is_empty() && routes.iter().all(is_metrics)
+}
+
+/// Shares as percentages, which the runtime may change.
+fn tracing(view: &View<'_>, context: &Context<'_>) -> Result<Option<Tracing>, Found> {
+    let Some(tracing) = view.message("tracing") else { return Ok(None) };
+    let share = |field: &str, key: &str| -> Result<Fraction, Found> {
+        let percent = tracing.percent(field)?.unwrap_or(100.0);
+        // Hundredths of a percent, as finely as Envoy draws.
+        let configured =
+            Fraction { numerator: (percent * 100.0).round() as u32, denominator: 10_000 };
+        Ok(context.runtime.get(key).and_then(runtime::as_fraction).unwrap_or(configured))
+    };
+    let random = share("random_sampling", "tracing.random_sampling")?;
+    Ok(Some(Tracing {
+        client: share("client_sampling", "tracing.client_enabled")?,
+        // The one key whose whole numbers are hundredths of a percent.
+        random: match context.runtime.get("tracing.random_sampling").and_then(as_u32) {
+            Some(numerator) => Fraction { numerator: numerator.min(10_000), denominator: 10_000 },
+            None => random,
+        },
+        overall: share("overall_sampling", "tracing.global_enabled")?,
+    }))
 }
 
 fn router(view: &View<'_>) -> Router {
@@ -297,6 +363,7 @@ fn origin(view: &View<'_>) -> Result<OriginRules, Found> {
 
 fn request_id(view: &View<'_>) -> Result<RequestIdRules, Found> {
     let mut pack_trace_reason = true;
+    let mut use_for_trace_sampling = true;
     if let Some(extension) = view.message("request_id_extension") {
         let Some(unpacked) = extension.unpack("typed_config")? else {
             return Err(extension.required("typed_config"));
@@ -306,12 +373,15 @@ fn request_id(view: &View<'_>) -> Result<RequestIdRules, Found> {
         }
         let config = unpacked.view(view.schema());
         pack_trace_reason = config.wrapped_flag("pack_trace_reason").unwrap_or(true);
+        use_for_trace_sampling =
+            config.wrapped_flag("use_request_id_for_trace_sampling").unwrap_or(true);
     }
     Ok(RequestIdRules {
         generate: view.wrapped_flag("generate_request_id").unwrap_or(true),
         preserve_external: view.flag("preserve_external_request_id"),
         always_set_in_response: view.flag("always_set_request_id_in_response"),
         pack_trace_reason,
+        use_for_trace_sampling,
     })
 }
 
@@ -389,6 +459,7 @@ fn client_cert_details(view: &View<'_>) -> ClientCertDetails {
     }
 }
 
+const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor";
 const SOAP: &str = "outrigger.filters.http.soap.v1.Soap";
 const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";

@@ -17,16 +17,21 @@ pub(crate) mod access_log;
 pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
+pub(crate) mod cors;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
+pub(crate) mod fault_filter;
 pub(crate) mod filter_chain;
+pub(crate) mod filter_overrides;
 pub(crate) mod format;
 pub(crate) mod headers;
 pub(crate) mod http;
 pub(crate) mod http2;
 pub(crate) mod inspection;
+pub(crate) mod istio;
 pub(crate) mod listener;
 pub(crate) mod matcher;
+pub(crate) mod retry;
 pub(crate) mod route;
 pub(crate) mod rpc;
 pub(crate) mod rpc_route;
@@ -96,7 +101,7 @@ pub(crate) fn runtime_fraction(view: &View<'_>, context: &Context<'_>) -> Result
 }
 
 /// FractionalPercent: the numerator may not exceed the denominator.
-fn fraction(view: &View<'_>) -> Result<Fraction, Found> {
+pub(crate) fn fraction(view: &View<'_>) -> Result<Fraction, Found> {
     let denominator = match view.choice("denominator")?.as_str() {
         "HUNDRED" => 100,
         "TEN_THOUSAND" => 10_000,

@@ -7,13 +7,15 @@ use bytes::Bytes;
 
 use crate::compile::headers::{Level, flatten, header_name};
 use crate::compile::weights::{self, Weighted};
-use crate::compile::{Context, format, header_text, http, invalid, matcher, runtime_fraction};
+use crate::compile::{
+    Context, filter_overrides, format, header_text, http, invalid, matcher, retry, runtime_fraction,
+};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    ClientCertificateMatcher, ClusterRef, DirectResponse, Forward, GrpcTimeout, HeaderEdits,
-    HeaderName, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, RequireTls, Route,
-    RouteAction, RouteId, RouteMatcher, RouteTable, Target, VirtualHost, WeightedCluster,
-    WeightedClusters,
+    ClientCertificateMatcher, ClusterRef, Decorator, DirectResponse, FilterOverrides, Forward,
+    GrpcTimeout, HeaderEdits, HeaderName, HostRewrite, PathMatcher, PathRewrite, Redirect,
+    RedirectPath, RequireTls, RetryPolicy, Route, RouteAction, RouteId, RouteMatcher, RouteTable,
+    Target, VirtualHost, WeightedCluster, WeightedClusters,
 };
 use crate::view::View;
 
@@ -22,6 +24,7 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<RouteTab
     let table = Table {
         context,
         level: Level::compile(view)?,
+        filters: filter_overrides::compile(view, &FilterOverrides::default(), context)?,
         most_specific_wins: view.flag("most_specific_header_mutations_wins"),
         validate_clusters: view.wrapped_flag("validate_clusters").unwrap_or(true),
         body_bytes_max: view
@@ -45,6 +48,7 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<RouteTab
 struct Table<'a> {
     context: &'a Context<'a>,
     level: Level,
+    filters: FilterOverrides,
     most_specific_wins: bool,
     validate_clusters: bool,
     body_bytes_max: usize,
@@ -54,6 +58,9 @@ struct Table<'a> {
 struct Host<'a> {
     table: &'a Table<'a>,
     level: Level,
+    filters: FilterOverrides,
+    retry: Option<Arc<RetryPolicy>>,
+    body_buffer_bytes: Option<u64>,
     name: Arc<str>,
     include_request_attempt_count: bool,
     include_attempt_count_in_response: bool,
@@ -64,6 +71,14 @@ impl Table<'_> {
         let host = Host {
             table: self,
             level: Level::compile(view)?,
+            filters: filter_overrides::compile_with_cors(
+                view,
+                view.message("cors").as_ref(),
+                &self.filters,
+                self.context,
+            )?,
+            retry: retry_policy(view, self.context)?,
+            body_buffer_bytes: body_buffer_bytes(view),
             name: Arc::from(view.text("name")),
             include_request_attempt_count: view.flag("include_request_attempt_count"),
             include_attempt_count_in_response: view.flag("include_attempt_count_in_response"),
@@ -101,18 +116,25 @@ impl Host<'_> {
         let Some(criteria) = view.message("match") else { return Err(view.required("match")) };
         let level = Level::compile(view)?;
         let (request_headers, response_headers) = self.edits(&level, None);
+        let cors = view.message("route").and_then(|action| action.message("cors"));
+        let context = self.table.context;
+        let filters =
+            filter_overrides::compile_with_cors(view, cors.as_ref(), &self.filters, context)?;
         Ok(Route {
             // The table numbers its routes.
             id: RouteId(0),
             name: view.text("name").into(),
             virtual_host: self.name.clone(),
             matcher: route_matcher(&criteria, self.table.context)?,
-            action: self.action(view, &level)?,
+            action: self.action(view, &level, &filters)?,
             request_headers,
             response_headers,
             include_request_attempt_count: self.include_request_attempt_count,
             include_attempt_count_in_response: self.include_attempt_count_in_response,
             stat_prefix: view.optional_text("stat_prefix").map(Box::from),
+            filters,
+            body_buffer_bytes: body_buffer_bytes(view).or(self.body_buffer_bytes),
+            decorator: decorator(view)?.map(Box::new),
             metadata: view.metadata(),
         })
     }
@@ -128,12 +150,17 @@ impl Host<'_> {
         flatten(&levels)
     }
 
-    fn action(&self, view: &View<'_>, level: &Level) -> Result<RouteAction, Found> {
+    fn action(
+        &self,
+        view: &View<'_>,
+        level: &Level,
+        filters: &FilterOverrides,
+    ) -> Result<RouteAction, Found> {
         let actions = ["route", "redirect", "direct_response", "non_forwarding_action"];
         let field = view.required_which("action", &actions)?;
         let Some(action) = view.message(field) else { return Err(view.required(field)) };
         Ok(match field {
-            "route" => RouteAction::Forward(Box::new(self.forward(&action, level)?)),
+            "route" => RouteAction::Forward(Box::new(self.forward(&action, level, filters)?)),
             "redirect" => RouteAction::Redirect(Box::new(redirect(&action)?)),
             "direct_response" => {
                 RouteAction::DirectResponse(Box::new(self.direct_response(&action)?))
@@ -142,7 +169,12 @@ impl Host<'_> {
         })
     }
 
-    fn forward(&self, view: &View<'_>, level: &Level) -> Result<Forward, Found> {
+    fn forward(
+        &self,
+        view: &View<'_>,
+        level: &Level,
+        filters: &FilterOverrides,
+    ) -> Result<Forward, Found> {
         let field = view.required_which(
             "cluster_specifier",
             &["cluster", "cluster_header", "weighted_clusters"],
@@ -153,7 +185,7 @@ impl Host<'_> {
                 let name = view.required_text(field)?;
                 Target::Header(header_name(name, view.at(field))?)
             }
-            (_, Some(weighted)) => Target::Weighted(self.weighted(&weighted, level)?),
+            (_, Some(weighted)) => Target::Weighted(self.weighted(&weighted, level, filters)?),
             (field, None) => return Err(view.required(field)),
         };
         let terminate_connect = terminates_connect(view)?;
@@ -177,6 +209,8 @@ impl Host<'_> {
             idle_timeout: optional_timeout(view, "idle_timeout")?,
             max_stream_duration,
             grpc_timeout: grpc_timeout(view, self.table.context)?,
+            // The route's replaces the virtual host's as a whole.
+            retry: retry_policy(view, self.table.context)?.or_else(|| self.retry.clone()),
             upgrades: http::upgrades(view)?,
             terminate_connect,
         })
@@ -191,7 +225,12 @@ impl Host<'_> {
         Ok(self.table.context.names.refer(name))
     }
 
-    fn weighted(&self, view: &View<'_>, route: &Level) -> Result<WeightedClusters, Found> {
+    fn weighted(
+        &self,
+        view: &View<'_>,
+        route: &Level,
+        filters: &FilterOverrides,
+    ) -> Result<WeightedClusters, Found> {
         let mut clusters = Vec::new();
         let mut sums = Vec::new();
         for Weighted { view: entry, weight, sum } in weights::compile(view, self.table.context)? {
@@ -213,6 +252,7 @@ impl Host<'_> {
                 host_rewrite: header_text(&entry, "host_rewrite_literal")?,
                 request_headers,
                 response_headers,
+                filters: filter_overrides::compile(&entry, filters, self.table.context)?,
             });
         }
         Ok(WeightedClusters {
@@ -233,6 +273,42 @@ impl Host<'_> {
         };
         Ok(DirectResponse { status, body })
     }
+}
+
+/// `retry_policy` and `hedge_policy` of a route action or a virtual host.
+fn retry_policy(view: &View<'_>, context: &Context<'_>) -> Result<Option<Arc<RetryPolicy>>, Found> {
+    if let Some(hedge) = view.message("hedge_policy") {
+        let initial = hedge.wrapped_u32("initial_requests").unwrap_or(1);
+        if initial != 1 {
+            return Err(hedge.unsupported("initial_requests", &initial.to_string()));
+        }
+        let chance = hedge.message("additional_request_chance");
+        if chance.is_some_and(|chance| chance.u32("numerator") > 0) {
+            return Err(hedge.unsupported("additional_request_chance", "above zero"));
+        }
+        if hedge.flag("hedge_on_per_try_timeout") {
+            return Err(hedge.unsupported("hedge_on_per_try_timeout", "true"));
+        }
+    }
+    let policy = view.message("retry_policy");
+    policy.map(|policy| retry::compile(&policy, context).map(Arc::new)).transpose()
+}
+
+/// The newer field beats the older one.
+fn body_buffer_bytes(view: &View<'_>) -> Option<u64> {
+    let older = view.wrapped_u32("per_request_buffer_limit_bytes").map(u64::from);
+    view.wrapped_u64("request_body_buffer_limit").or(older)
+}
+
+fn decorator(view: &View<'_>) -> Result<Option<Decorator>, Found> {
+    let Some(decorator) = view.message("decorator") else { return Ok(None) };
+    let Some(operation) = header_text(&decorator, "operation")? else {
+        return Err(decorator.required("operation"));
+    };
+    Ok(Some(Decorator {
+        operation,
+        propagate: decorator.wrapped_flag("propagate").unwrap_or(true),
+    }))
 }
 
 fn route_matcher(view: &View<'_>, context: &Context<'_>) -> Result<RouteMatcher, Found> {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::cluster_names::{ClusterId, ClusterNames, ClusterRef};
+use super::istio::IstioCluster;
 
 /// All clusters of a snapshot with their present endpoints, each at the place that its name's number
 /// says.
@@ -244,6 +245,8 @@ pub struct Cluster {
     pub wait_for_warm_on_init: bool,
     /// Filter name to struct, as configured; for logs and matching.
     pub metadata: Option<Arc<Value>>,
+    /// What it says under `istio`.
+    pub istio: IstioCluster,
 }
 
 impl Cluster {
@@ -255,6 +258,7 @@ impl Cluster {
             discovery: Discovery::Static,
             wait_for_warm_on_init: false,
             metadata: None,
+            istio: IstioCluster::default(),
             ..self.clone()
         }
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::access_log::AccessLog;
 use super::config_source::ConfigSource;
+use super::http_filters::HttpFilter;
+use super::matcher::Fraction;
 use super::route_table::RouteTable;
 
 /// How one listener speaks HTTP. Everything a connection needs, defaults filled in.
@@ -15,6 +17,8 @@ pub struct HttpConnectionManager {
     pub stat_prefix: Box<str>,
     /// Routes.
     pub routes: RouteSource,
+    /// Filters that act on requests by themselves, in their order.
+    pub filters: Box<[HttpFilter]>,
     /// Options of the router filter, the last of the HTTP filters.
     pub router: Router,
     /// Written once per request, at its end.
@@ -23,6 +27,8 @@ pub struct HttpConnectionManager {
     pub timeouts: HttpTimeouts,
     /// Every limit.
     pub limits: HttpLimits,
+    /// Which requests are to be traced; `None`: nothing is said of that.
+    pub tracing: Option<Tracing>,
     /// Which versions are spoken.
     pub codec: Codec,
     /// HTTP/1 particulars.
@@ -101,6 +107,17 @@ pub struct Rds {
     pub name: Box<str>,
     /// Whom to ask.
     pub source: ConfigSource,
+}
+
+/// Which requests are to be traced. There is no tracer: the decision is passed on in the request id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracing {
+    /// Of those that ask for it by `x-client-trace-id`.
+    pub client: Fraction,
+    /// Of all others.
+    pub random: Fraction,
+    /// Of those that were chosen.
+    pub overall: Fraction,
 }
 
 /// How SOAP requests are looked at.
@@ -277,7 +294,7 @@ pub struct Http2Keepalive {
 pub struct GrpcStats {
     /// Whose methods are counted by name.
     pub methods: GrpcMethods,
-    /// Also count messages (`emit_filter_state` is refused; this is the filter's own counting).
+    /// Also count messages.
     pub count_messages: bool,
     /// Record upstream time.
     pub upstream_time: bool,
@@ -398,6 +415,8 @@ pub struct RequestIdRules {
     pub always_set_in_response: bool,
     /// Write the trace decision into the id's version nibble.
     pub pack_trace_reason: bool,
+    /// Draw the trace decision from the id, so that all proxies on the way decide alike.
+    pub use_for_trace_sampling: bool,
 }
 
 /// Upgrades (`Upgrade:` tokens in lower case, and `connect` for CONNECT) and whether each is allowed.

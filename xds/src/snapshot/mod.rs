@@ -14,14 +14,19 @@ mod address;
 mod cluster;
 mod cluster_names;
 mod config_source;
+mod cors;
+mod fault;
 mod filter_chains;
 mod format;
 mod headers;
 mod http;
+mod http_filters;
+mod istio;
 mod listener;
 mod matcher;
 mod pattern;
 mod re2;
+mod retry;
 mod route;
 mod route_table;
 mod rpc;
@@ -40,6 +45,8 @@ pub use self::config_source::{
     ApiConfigSource, ConfigPlace, ConfigSource, DynamicResources, GrpcService, PathConfigSource,
     RateLimit, Variant,
 };
+pub use self::cors::CorsPolicy;
+pub use self::fault::{Fault, FaultAbort, FaultAbortWith, FaultDelay, FaultDelayBy};
 pub use self::filter_chains::{
     COMBINATIONS_MAX, ConnectionFacts, FilterChainMatch, FilterChains, FilterChainsError,
     SourceType,
@@ -54,8 +61,15 @@ pub use self::http::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, Http2Keepalive, Http2Options, HttpConnectionManager, HttpLimits,
     HttpTimeouts, InternalAddresses, OriginRules, PathRules, Rds, RequestIdRules, RouteSource,
-    Router, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort,
+    Router, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, Tracing,
     UnderscoreHeaders, Upgrades,
+};
+pub use self::http_filters::{
+    FilterOverride, FilterOverrides, HttpFilter, HttpFilterKind, RouteFilterConfig,
+};
+pub use self::istio::{
+    AlpnOverrides, IstioCluster, IstioService, IstioStats, MetricOverride, PeerMetadata,
+    Propagation,
 };
 pub use self::listener::{
     Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, PortPredicate,
@@ -66,10 +80,11 @@ pub use self::matcher::{
     StringMatcher,
 };
 pub use self::pattern::{Pattern, PatternError, RegexRewrite};
+pub use self::retry::{AvoidHosts, BackOff, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
 pub use self::route::{
-    ClientCertificateMatcher, DirectResponse, Forward, GrpcTimeout, HostRewrite, PathMatcher,
-    PathRewrite, Redirect, RedirectPath, RequireTls, Route, RouteAction, RouteId, RouteMatcher,
-    Target, VirtualHost, WeightedCluster, WeightedClusters,
+    ClientCertificateMatcher, Decorator, DirectResponse, Forward, GrpcTimeout, HostRewrite,
+    PathMatcher, PathRewrite, Redirect, RedirectPath, RequireTls, Route, RouteAction, RouteId,
+    RouteMatcher, Target, VirtualHost, WeightedCluster, WeightedClusters,
 };
 pub use self::route_table::{RouteTable, RouteTableError};
 pub use self::rpc::{

@@ -10,8 +10,10 @@ use super::cluster_names::ClusterRef;
 use super::format::Template;
 use super::headers::{HeaderEdits, HeaderName};
 use super::http::Upgrades;
+use super::http_filters::FilterOverrides;
 use super::matcher::{Fraction, HeaderMatcher, QueryMatcher};
 use super::pattern::{Pattern, RegexRewrite};
+use super::retry::RetryPolicy;
 
 /// Index of a route in its [`RouteTable`](super::RouteTable): what a request keeps instead of a
 /// borrowed route.
@@ -66,8 +68,25 @@ pub struct Route {
     pub include_attempt_count_in_response: bool,
     /// Per-route statistics under this name.
     pub stat_prefix: Option<Box<str>>,
+    /// What is said of filters, all levels but the weighted cluster's included. For
+    /// [`Target::Weighted`] use [`WeightedCluster::filters`] instead.
+    pub filters: FilterOverrides,
+    /// What a body may have at most to be sent again or to another cluster too; `None`: what a connection
+    /// may buffer.
+    pub body_buffer_bytes: Option<u64>,
+    /// Its name in traces.
+    pub decorator: Option<Box<Decorator>>,
     /// Filter name to struct, as configured.
     pub metadata: Option<Arc<Value>>,
+}
+
+/// What a route is called in traces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decorator {
+    /// Never empty.
+    pub operation: Box<str>,
+    /// Tell upstream in `x-envoy-decorator-operation`.
+    pub propagate: bool,
 }
 
 /// When a route applies: all of it.
@@ -161,6 +180,8 @@ pub struct Forward {
     pub max_stream_duration: Option<Option<Duration>>,
     /// Whether and how far a request's `grpc-timeout` counts.
     pub grpc_timeout: GrpcTimeout,
+    /// Sending it again; `None`: it is sent once.
+    pub retry: Option<Arc<RetryPolicy>>,
     /// Overrides the connection manager's upgrades type by type.
     pub upgrades: Upgrades,
     /// CONNECT requests end here and their bytes go to the cluster as TCP.
@@ -224,6 +245,8 @@ pub struct WeightedCluster {
     pub request_headers: HeaderEdits,
     /// All edits of the response, likewise.
     pub response_headers: HeaderEdits,
+    /// What is said of filters, likewise.
+    pub filters: FilterOverrides,
 }
 
 impl WeightedClusters {

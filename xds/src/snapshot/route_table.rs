@@ -12,6 +12,7 @@ use hashbrown::HashTable;
 use thiserror::Error;
 
 use super::headers::HeaderEdits;
+use super::http_filters::FilterOverrides;
 use super::matcher::RequestView;
 use super::route::{
     ClientCertificateMatcher, PathMatcher, Redirect, RequireTls, Route, RouteAction, RouteId,
@@ -220,6 +221,9 @@ fn redirect_to_https(id: RouteId) -> Route {
         include_request_attempt_count: false,
         include_attempt_count_in_response: false,
         stat_prefix: None,
+        filters: FilterOverrides::default(),
+        body_buffer_bytes: None,
+        decorator: None,
         metadata: None,
     }
 }

@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod http;
 pub mod http1;
 pub mod http2;
+pub mod peer_metadata;
 pub mod rpc;
 pub mod soap;
 pub mod tls;

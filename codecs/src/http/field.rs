@@ -94,6 +94,10 @@ pub enum FieldKind {
     XEnvoyInternal,
     /// X-Envoy-Original-Path.
     XEnvoyOriginalPath,
+    /// X-Envoy-Peer-Metadata, by which Istio's proxies say who they are.
+    XEnvoyPeerMetadata,
+    /// X-Envoy-Peer-Metadata-Id.
+    XEnvoyPeerMetadataId,
     /// X-Envoy-Upstream-Rq-Timeout-Ms.
     XEnvoyUpstreamRqTimeoutMs,
     /// X-Forwarded-For.
@@ -142,7 +146,9 @@ impl FieldKind {
             (17, b'x') if is(name, b"x-forwarded-proto") => Self::XForwardedProto,
             (18, b'p') if is(name, b"proxy-authenticate") => Self::ProxyAuthenticate,
             (21, b'x') if is(name, b"x-envoy-original-path") => Self::XEnvoyOriginalPath,
+            (21, b'x') if is(name, b"x-envoy-peer-metadata") => Self::XEnvoyPeerMetadata,
             (24, b'x') if is(name, b"x-envoy-external-address") => Self::XEnvoyExternalAddress,
+            (24, b'x') if is(name, b"x-envoy-peer-metadata-id") => Self::XEnvoyPeerMetadataId,
             (30, b'x') if is(name, b"x-envoy-upstream-rq-timeout-ms") => {
                 Self::XEnvoyUpstreamRqTimeoutMs
             }
@@ -262,6 +268,8 @@ mod tests {
             ("X-Envoy-External-Address", FieldKind::XEnvoyExternalAddress),
             ("X-Envoy-Internal", FieldKind::XEnvoyInternal),
             ("X-Envoy-Original-Path", FieldKind::XEnvoyOriginalPath),
+            ("X-Envoy-Peer-Metadata", FieldKind::XEnvoyPeerMetadata),
+            ("X-Envoy-Peer-Metadata-Id", FieldKind::XEnvoyPeerMetadataId),
             ("X-Envoy-Upstream-Rq-Timeout-Ms", FieldKind::XEnvoyUpstreamRqTimeoutMs),
             ("X-Forwarded-For", FieldKind::XForwardedFor),
             ("X-Forwarded-Host", FieldKind::XForwardedHost),

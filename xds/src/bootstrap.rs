@@ -21,6 +21,7 @@ use crate::fault::{Fault, FieldPath, Found, Problem, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema, Warnings, nearest};
 use crate::snapshot::{Address, Cluster, Snapshot};
 use crate::source::{self, Format, SyntaxError, TEXT_BYTES_MAX, Text};
+use crate::store::Ground;
 
 /// Where a configuration comes from: one text, or a text and another merged onto it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub struct Loaded {
     pub engine: EngineConfig,
     /// Listeners, routes, clusters.
     pub snapshot: Snapshot,
+    /// What resources of management servers are compiled against.
+    pub ground: Ground,
     /// The settings of service clusters, for [`Snapshot::with_services`].
     pub service_template: Arc<Cluster>,
     /// The admin server; `None`: there is to be none.
@@ -259,6 +262,7 @@ pub fn load(source: &Source, options: &LoadOptions) -> Result<Loaded, LoadError>
     Ok(Loaded {
         engine,
         snapshot: compiled.snapshot,
+        ground: compiled.ground,
         service_template,
         admin: compiled.admin,
         node: compiled.node,

@@ -16,9 +16,9 @@ use outrigger_xds::snapshot::Address;
 use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
-    AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat,
-    StatSet, TcpStats, TlsStats,
+    AccessLogStats, ClusterStats, ConfigStats, FilesystemStats, HostStats, Http2Stats, HttpStats,
+    ListenerStats, RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats,
+    ShardStats, Stat, StatSet, TcpStats, TlsStats,
 };
 
 /// All statistics of the process.
@@ -39,6 +39,7 @@ pub struct Registry {
     listener_tls: Mutex<Family<TlsStats>>,
     cluster_tls: Mutex<Family<TlsStats>>,
     grpc: Mutex<GrpcFamily>,
+    config: Arc<ConfigStats>,
     services: Mutex<Option<Arc<ServicesStats>>>,
     service_apis: Mutex<Family<ServiceApiStats>>,
     service_registries: Mutex<Family<ServiceRegistryStats>>,
@@ -66,6 +67,7 @@ impl Registry {
             listener_tls: Mutex::default(),
             cluster_tls: Mutex::default(),
             grpc: Mutex::default(),
+            config: Arc::default(),
             services: Mutex::default(),
             service_apis: Mutex::default(),
             service_registries: Mutex::default(),
@@ -96,6 +98,11 @@ impl Registry {
     /// When `shard` is not below [`Registry::shards`]; so do the other getters above their slots.
     pub fn shard(&self, shard: usize) -> Arc<ShardStats> {
         Arc::clone(&self.shard[shard])
+    }
+
+    /// What is in force of the configuration.
+    pub fn config(&self) -> &Arc<ConfigStats> {
+        &self.config
     }
 
     /// The `access_log.` set of one slot.
@@ -229,6 +236,7 @@ impl Registry {
         merge(&mut samples, &Scope::AccessLog, &self.access_log);
         merge(&mut samples, &Scope::Filesystem, &self.filesystem);
         merge(&mut samples, &Scope::Process, &self.http2);
+        merge(&mut samples, &Scope::Process, [&self.config]);
         lock(&self.cluster_http2).merge_into(&mut samples, Scope::Cluster);
         lock(&self.cluster_tls).merge_into(&mut samples, Scope::Cluster);
         lock(&self.listener_tls).merge_into(&mut samples, Scope::Listener);

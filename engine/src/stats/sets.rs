@@ -4,6 +4,8 @@
 //! A *level* is a gauge of which every shard knows the same fact (how many members a cluster has):
 //! merging takes the largest, where a gauge's shards are added up.
 
+use std::time::Duration;
+
 use outrigger_codecs::http2::Counters;
 use outrigger_xds::snapshot::TlsVersion;
 use rustls::{CipherSuite, NamedGroup};
@@ -671,6 +673,35 @@ stat_set! {
 }
 
 stat_set! {
+    /// What is in force of the configuration, written by the control thread.
+    pub struct ConfigStats {
+        counters {
+            /// Configurations that all shards came to serve. Outrigger's own.
+            config_applied = "config.applied",
+        }
+        gauges {}
+        levels {
+            active_clusters = "cluster_manager.active_clusters",
+            warming_clusters = "cluster_manager.warming_clusters",
+            total_listeners_active = "listener_manager.total_listeners_active",
+            total_listeners_warming = "listener_manager.total_listeners_warming",
+        }
+        histograms {
+            /// From a change to its being served on every shard, in microseconds. Outrigger's own.
+            config_apply_time = "config.apply_time_us",
+        }
+    }
+}
+
+impl ConfigStats {
+    /// Every shard serves a configuration, after this time.
+    pub fn applied(&self, after: Duration) {
+        self.config_applied.inc();
+        self.config_apply_time.record(after.as_micros().try_into().unwrap_or(u64::MAX));
+    }
+}
+
+stat_set! {
     /// `services.`: what is published and subscribed, written by the control thread. Outrigger's own.
     pub struct ServicesStats {
         counters {
@@ -777,6 +808,7 @@ mod tests {
         check(&TcpStats::default());
         check(&ShardStats::default());
         check(&ServerStats::default());
+        check(&ConfigStats::default());
         check(&ServicesStats::default());
         check(&ServiceApiStats::default());
         check(&ServiceRegistryStats::default());

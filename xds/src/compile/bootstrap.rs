@@ -13,7 +13,10 @@ use crate::compile::secret::{self, Secret};
 use crate::compile::{Context, NodeNames, Note, Notes, address, cluster, listener};
 use crate::fault::{FieldPath, Found, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema};
-use crate::snapshot::{Address, ClusterNames, Clusters, EndpointSet, Origin, Snapshot};
+use crate::snapshot::{
+    Address, ClusterNames, Clusters, DynamicResources, EndpointSet, Origin, Snapshot,
+};
+use crate::store::Ground;
 use crate::support::{FAULTS_MAX, Review, Reviewer};
 use crate::view::View;
 
@@ -23,6 +26,7 @@ pub(crate) type Complaint = (Resource, Found);
 /// What a bootstrap compiles to.
 pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
+    pub(crate) ground: Ground,
     pub(crate) admin: Option<Admin>,
     pub(crate) node: Node,
     pub(crate) notes: Vec<(Resource, Note)>,
@@ -121,12 +125,12 @@ pub(crate) fn compile(
     }
 
     let mut snapshot_listeners = Vec::with_capacity(listeners.len());
-    let mut names = HashMap::new();
+    let mut listener_names = HashSet::new();
     let mut bound: HashMap<Address, Box<str>> = HashMap::new();
     for (resource, view) in &listeners {
-        match listener::compile(view, &context) {
+        match listener::compile(view, &context, &|_| None) {
             Ok(listener) => {
-                if names.insert(listener.name.clone(), ()).is_some() {
+                if !listener_names.insert(listener.name.clone()) {
                     complaints.push(twice(resource, view));
                 }
                 for listen in listener.addresses.iter().filter(|_| listener.bind.bind_to_port) {
@@ -149,7 +153,8 @@ pub(crate) fn compile(
     }
     let snapshot =
         Snapshot { listeners: snapshot_listeners.into(), clusters: served, ..Snapshot::default() };
-    Ok(Compiled { snapshot, admin, node, notes })
+    let ground = Ground { node: names, runtime, secrets, dynamic: DynamicResources::default() };
+    Ok(Compiled { snapshot, ground, admin, node, notes })
 }
 
 /// `static_resources.secrets`. Contexts refer to them, so that nothing is compiled beside a bad one.

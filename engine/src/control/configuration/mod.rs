@@ -1,0 +1,264 @@
+//! The configuration in force: what the bootstrap and management servers say, with the answers of name
+//! servers and the services that applications told of.
+//!
+//! One task owns the store of resources. Everything that changes the configuration comes to it as an
+//! [`Event`]; what it makes of them goes to the server loop as a [`Update`], the newest one only, so
+//! that nothing piles up when changes come faster than shards take them. Invariant: what is handed out
+//! can be served: sockets are bound, logs are open, keys are loaded.
+
+mod preparation;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use outrigger_xds::snapshot::{Cluster, Endpoint, Listener, Service, Snapshot};
+use outrigger_xds::store::{Changes, Ground, ListenerChange, Phase, Store};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::connection::ListenerLogs;
+use crate::listen::BoundSockets;
+use crate::tls::{self, TlsContexts};
+
+use super::state::ControlState;
+
+use self::preparation::Preparation;
+
+pub use self::preparation::PreparationError;
+
+/// Something that changes the configuration.
+pub enum Event {
+    /// What the names of a cluster stand for now.
+    Resolved(Box<str>, Vec<Endpoint>),
+    /// All services there are; tells when they are in effect.
+    Services(Vec<Service>, oneshot::Sender<()>),
+    /// Every shard serves the update that was made at this time.
+    Applied(Instant),
+}
+
+/// The way to the configuration.
+pub type Events = mpsc::UnboundedSender<Event>;
+
+/// What the server loop is to do.
+#[derive(Default)]
+pub struct Update {
+    /// To be served from now on, with its keys and certificates.
+    pub serve: Option<(Arc<Snapshot>, Arc<TlsContexts>)>,
+    /// Listeners that come, change or go, in order.
+    pub listeners: Vec<ListenerUpdate>,
+    /// When the oldest of it was made.
+    pub since: Option<Instant>,
+    /// Those who wait until it is in effect.
+    pub told: Vec<oneshot::Sender<()>>,
+    /// All that a start waits for is there.
+    pub is_live: bool,
+}
+
+/// A listener that comes, changes or goes.
+pub enum ListenerUpdate {
+    /// Serve it, in place of the one of its name if there is one.
+    Serve {
+        /// The listener.
+        config: Arc<Listener>,
+        /// The logs of its filter chains.
+        logs: ListenerLogs,
+        /// Sockets to accept on; nothing where it goes on with those that it has.
+        sockets: Option<BoundSockets>,
+    },
+    /// Drain it.
+    Remove(Box<str>),
+}
+
+/// Updates on their way to the server loop: at most one, which later ones join.
+#[derive(Clone)]
+pub struct Updates {
+    waiting: Arc<Mutex<Update>>,
+    ring: Sender<()>,
+    /// Rings when there is something to take.
+    pub bell: Receiver<()>,
+}
+
+impl Default for Updates {
+    fn default() -> Self {
+        let (ring, bell) = bounded(1);
+        Self { waiting: Arc::default(), ring, bell }
+    }
+}
+
+impl Updates {
+    /// What has come together since this was last called.
+    pub fn take(&self) -> Update {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Update)) {
+        add(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        // A bell that is ringing already is as good.
+        let _rung = self.ring.try_send(());
+    }
+}
+
+/// What a configuration starts from.
+pub struct Beginning {
+    /// The bootstrap's listeners and clusters.
+    pub snapshot: Arc<Snapshot>,
+    /// What resources of servers are compiled against.
+    pub ground: Ground,
+    /// Their keys and certificates.
+    pub tls: Arc<TlsContexts>,
+    /// The settings of service clusters.
+    pub service_template: Arc<Cluster>,
+    /// The way to the writer of access logs.
+    pub log_queue: crate::access_log::Queue,
+    /// Fields that no message has are remarks (U-05).
+    pub ignore_unknown_fields: bool,
+}
+
+/// The task.
+pub struct Configuration {
+    state: Arc<ControlState>,
+    store: Store,
+    preparation: Preparation,
+    service_template: Arc<Cluster>,
+    events: mpsc::UnboundedReceiver<Event>,
+    updates: Updates,
+    /// The clusters whose names are followed.
+    names: watch::Sender<Arc<[Arc<Cluster>]>>,
+    told: Vec<oneshot::Sender<()>>,
+    is_live: bool,
+}
+
+impl Configuration {
+    /// The configuration of the bootstrap, with its sockets bound.
+    ///
+    /// # Errors
+    /// When a listener can't be served.
+    pub fn new(
+        state: &Arc<ControlState>,
+        beginning: Beginning,
+        updates: Updates,
+    ) -> Result<(Self, Events), PreparationError> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let shards = state.registry().shards();
+        let Beginning { snapshot, ground, tls, .. } = beginning;
+        let mut preparation = Preparation::new(beginning.log_queue, shards, tls);
+        for listener in snapshot.listeners.iter() {
+            preparation.listener(listener)?;
+        }
+        let mut configuration = Self {
+            state: Arc::clone(state),
+            store: Store::new(ground, &snapshot, beginning.ignore_unknown_fields),
+            preparation,
+            service_template: beginning.service_template,
+            events,
+            updates,
+            names: watch::Sender::new(Arc::new([])),
+            told: Vec::new(),
+            is_live: false,
+        };
+        configuration.publish();
+        Ok((configuration, sender))
+    }
+
+    /// The clusters whose names are to be followed.
+    pub fn names(&self) -> watch::Receiver<Arc<[Arc<Cluster>]>> {
+        self.names.subscribe()
+    }
+
+    /// Follows events until nobody is left who could send one.
+    pub async fn run(mut self) {
+        let mut files = interval(tls::FILES_INTERVAL);
+        files.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let watches = self.preparation.has_files();
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => self.take_in(event),
+                    None => return,
+                },
+                _ = files.tick(), if watches => self.refresh_files(),
+            }
+            // Whatever has come meanwhile makes one update.
+            while let Ok(event) = self.events.try_recv() {
+                self.take_in(event);
+            }
+            self.publish();
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Resolved(name, endpoints) => self.store.resolved(&name, endpoints),
+            Event::Services(services, tell) => {
+                let template = &self.service_template;
+                self.store.edit(|snapshot| snapshot.with_services(template, services));
+                self.told.push(tell);
+            }
+            Event::Applied(since) => self.state.registry().config().applied(since.elapsed()),
+        }
+    }
+
+    /// Hands out what is new.
+    fn publish(&mut self) {
+        if let Some(clusters) = self.store.take_dns_clusters() {
+            self.names.send_replace(clusters.into());
+        }
+        for remark in self.store.take_remarks() {
+            log::info!(target: "config", "{remark}");
+        }
+        let changes = self.store.take_changes();
+        let goes_live = !self.is_live && self.store.phase() == Phase::Live;
+        self.is_live |= goes_live;
+        let told = std::mem::take(&mut self.told);
+        if changes.is_none() && told.is_empty() && !goes_live {
+            return;
+        }
+        let (serve, listeners) = match changes {
+            Some(Changes { snapshot, listeners }) => {
+                let tls = self.preparation.contexts();
+                let listeners =
+                    listeners.into_iter().filter_map(|change| self.listener(change)).collect();
+                (Some((snapshot, tls)), listeners)
+            }
+            None => (None, Vec::new()),
+        };
+        self.count();
+        self.updates.add(|update| {
+            if serve.is_some() {
+                update.serve = serve;
+                update.since.get_or_insert_with(Instant::now);
+            }
+            update.listeners.extend(listeners);
+            update.told.extend(told);
+            update.is_live |= goes_live;
+        });
+    }
+
+    fn listener(&mut self, change: ListenerChange) -> Option<ListenerUpdate> {
+        match change {
+            ListenerChange::Serve(config) => self.preparation.take(&config),
+            ListenerChange::Remove(name) => {
+                self.preparation.forget(&name);
+                Some(ListenerUpdate::Remove(name))
+            }
+        }
+    }
+
+    fn refresh_files(&self) {
+        let refreshed = self.preparation.refresh();
+        let stats = self.state.registry().server();
+        stats.tls_reload.add(refreshed.replaced.into());
+        stats.tls_reload_failed.add(refreshed.failed.into());
+    }
+
+    fn count(&self) {
+        let stats = self.state.registry().config();
+        let (active, warming) = self.store.cluster_counts();
+        stats.active_clusters.set(active as u64);
+        stats.warming_clusters.set(warming as u64);
+        let (active, warming) = self.store.listener_counts();
+        stats.total_listeners_active.set(active as u64);
+        stats.total_listeners_warming.set(warming as u64);
+    }
+}

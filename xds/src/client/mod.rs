@@ -1,0 +1,3 @@
+//! placeholder until the client is merged
+mod resource_type;
+pub use self::resource_type::ResourceType;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub mod access_log;
 mod address;
 mod cluster;
+mod config_source;
 mod filter_chains;
 mod format;
 mod headers;
@@ -31,6 +32,10 @@ pub use self::cluster::{
     Candidates, CircuitBreakers, Cluster, ClusterHttp, ClusterId, ClusterRef, Clusters, Discovery,
     DnsConfig, DnsFamily, DnsTarget, Endpoint, EndpointSet, Health, LoadBalancer, PanicPolicy,
     TcpKeepalive, UpstreamProtocol,
+};
+pub use self::config_source::{
+    ApiConfigSource, ConfigPlace, ConfigSource, DynamicResources, GrpcService, PathConfigSource,
+    RateLimit, Variant,
 };
 pub use self::filter_chains::{
     COMBINATIONS_MAX, ConnectionFacts, FilterChainMatch, FilterChains, FilterChainsError,

@@ -215,7 +215,7 @@ fn prepare_listeners(
     shards: usize,
 ) -> Result<Vec<PreparedListener>, ServerError> {
     let mut prepared = Vec::new();
-    for config in &snapshot.listeners {
+    for config in snapshot.listeners.iter() {
         let mut logs = Vec::new();
         for chain in config.filter_chains.iter() {
             chain.terminal.visit_owners(&mut |owner| {
@@ -249,10 +249,11 @@ impl Server {
             .snapshot
             .clusters
             .iter()
-            .filter(|(cluster, _)| {
+            .map(|member| &member.cluster)
+            .filter(|cluster| {
                 cluster.wait_for_warm_on_init && cluster.discovery != Discovery::Static
             })
-            .map(|(cluster, _)| cluster.name.clone())
+            .map(|cluster| cluster.name.clone())
             .collect();
         while !cold.is_empty() {
             select! {
@@ -336,11 +337,11 @@ impl Server {
         self.drain(false, false);
         let deadline = Instant::now() + limit;
         loop {
-            let left = self.connections();
-            if left == 0 {
+            if shard::all_quiet(&self.common.pulses) {
                 log::info!(target: "main", "drained");
                 return;
             }
+            let left = self.connections();
             if Instant::now() >= deadline {
                 log::warn!(target: "main", "closing {left} connections at the end of the drain time");
                 return;
@@ -402,7 +403,7 @@ impl Server {
         let clusters = &self.snapshot.clusters;
         self.common.breakers.retain(|name| clusters.id(name).is_some());
         let known: HashSet<&str> =
-            clusters.iter().map(|(cluster, _)| &*cluster.stat_name).collect();
+            clusters.iter().map(|member| &*member.cluster.stat_name).collect();
         self.common.registry.retain_clusters(|name| known.contains(name));
     }
 }

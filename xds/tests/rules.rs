@@ -377,7 +377,7 @@ fn u_13_metadata_is_stored_whatever_it_holds() {
     let stored = json!({ "anything": { "a": [1.0, { "b": null }] } });
     assert_eq!(**route(&loaded).metadata.as_ref().unwrap(), stored);
     assert_eq!(**first_cluster(&loaded).metadata.as_ref().unwrap(), stored);
-    let endpoints = loaded.snapshot.clusters.iter().next().unwrap().1;
+    let endpoints = &loaded.snapshot.clusters.iter().next().unwrap().endpoints;
     assert_eq!(**endpoints.all()[0].metadata.as_ref().unwrap(), stored);
 }
 

@@ -19,7 +19,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 use outrigger_xds::snapshot::{
-    Address, Cluster, Discovery, DnsConfig, DnsFamily, DnsTarget, Endpoint, Snapshot,
+    Address, Cluster, Discovery, DnsConfig, DnsFamily, DnsTarget, Endpoint, Member, Snapshot,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -53,7 +53,7 @@ async fn follow_snapshots(
             let cluster = snapshot.clusters.id(name).and_then(|id| snapshot.clusters.get(id));
             cluster.is_some_and(|cluster| followed.cluster.follows(cluster))
         });
-        for (cluster, endpoints) in snapshot.clusters.iter() {
+        for Member { cluster, endpoints, .. } in snapshot.clusters.iter() {
             match followed.get(&cluster.name) {
                 // Known answers hold for a new snapshot, which may have been built without them.
                 Some(known) => known.cluster.publish_unless(endpoints.all()),

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::bootstrap::Node;
-use outrigger_xds::snapshot::{Address, Snapshot};
+use outrigger_xds::snapshot::{Address, Member, Snapshot};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -169,7 +169,11 @@ impl ControlState {
     /// Says which configuration is being served, and counts its clusters' members.
     pub fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
         let slot = self.registry.control();
-        for (cluster, endpoints) in snapshot.clusters.iter() {
+        let before = self.facts().snapshot.clone().unwrap_or_default();
+        let changed = snapshot.clusters.changes_since(&before.clusters);
+        for Member { cluster, endpoints, .. } in
+            changed.filter_map(|id| snapshot.clusters.member(id))
+        {
             let stats = self.registry.cluster(slot, &cluster.stat_name);
             stats.membership_total.set(endpoints.all().len() as u64);
             stats.membership_healthy.set(endpoints.healthy().len() as u64);

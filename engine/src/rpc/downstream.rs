@@ -227,7 +227,6 @@ impl Downstream {
         kind.inc();
         let now = self.shard.clock.now();
         let random = self.shard.random();
-        let serving = self.shard.serving();
         let call = match frame.kind {
             Kind::Opaque => Ok(Call::default()),
             // What stands in front of the arguments may do where the rest can't be read.
@@ -257,7 +256,7 @@ impl Downstream {
             let ending = Ending::failed(Failure::NoRoute, "route_not_found");
             return self.refuse(&frame, oneway, now, &ending, kept.as_deref());
         };
-        let Some(cluster) = request.cluster(rpc, &route.target, &serving, random) else {
+        let Some(cluster) = request.cluster(rpc, &route.target, &self.shard.serving, random) else {
             stats.no_cluster.inc();
             let ending = Ending::failed(Failure::NoRoute, "cluster_not_found");
             return self.refuse(&frame, oneway, now, &ending, kept.as_deref());
@@ -277,7 +276,7 @@ impl Downstream {
             let ending = Ending::failed(Failure::NoHealthyUpstream, "no_healthy_upstream");
             return self.refuse(&frame, oneway, now, &ending, kept.as_deref());
         };
-        let counted = match Counted::admit(cluster, &self.shard) {
+        let counted = match Counted::admit(&cluster, &self.shard) {
             Ok(counted) => counted,
             Err(failure) => {
                 let ending = Ending::failed(failure, "upstream_overflow");
@@ -295,7 +294,7 @@ impl Downstream {
             began_at: now,
             sent_at: now,
             deadline: after(now, timeout).filter(|_| frame.kind == Kind::Request),
-            cluster: Rc::clone(cluster),
+            cluster,
             host,
             counted,
             connection_id: 0,
@@ -369,8 +368,7 @@ impl Downstream {
             return false;
         }
         // The cluster may have other endpoints by now.
-        let serving = self.shard.serving();
-        let cluster = serving.cluster_by_name(&call.cluster.config.name);
+        let cluster = self.shard.serving.cluster_by_name(&call.cluster.config.name);
         let Some(host) = cluster.and_then(|cluster| cluster.choose(&self.shard)) else {
             return false;
         };

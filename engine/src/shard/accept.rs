@@ -54,6 +54,7 @@ impl Acceptors {
             waker: RefCell::new(None),
         });
         self.open.borrow_mut().push(Rc::clone(&open));
+        shard.pulse().listening_begins();
         let timer = shard.timers.timer();
         spawn_guarded(shard, Accepting { shard: Rc::clone(shard), open, timer });
     }
@@ -82,6 +83,7 @@ impl Acceptors {
             if let Some(listener) = open.listener.borrow_mut().take() {
                 drain_backlog(shard, &open.runtime, &listener);
             }
+            shard.pulse().listening_ends();
             if let Some(waker) = open.waker.borrow_mut().take() {
                 waker.wake();
             }
@@ -179,6 +181,10 @@ fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
 /// Serves the connections that the kernel has already made for this socket, so that closing it
 /// resets none of them.
 fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
+    // Whoever comes between the last look and the close is reset; with a backlog of nothing that is
+    // one connection at the most, and the others are refused when they try again.
+    // SAFETY: a plain call on a descriptor that `listener` keeps open.
+    unsafe { libc::listen(listener.as_raw_fd(), 0) };
     while let Accepted::Connection(socket) = listener.take() {
         place(shard, runtime, socket);
     }

@@ -40,7 +40,7 @@ use self::mailbox::{Mailbox, Sender};
 pub use self::clock::Clock;
 pub use self::guard::spawn_guarded;
 pub use self::placement::place;
-pub use self::pulse::{Pulse, PulseState, Pulses, pulses};
+pub use self::pulse::{Pulse, PulseState, Pulses, all_quiet, pulses};
 pub use self::wakers::WakerRegistry;
 pub use self::watchdog::{Watchdog, Watched};
 
@@ -171,7 +171,7 @@ pub struct Shard {
     /// This shard's access log batches.
     pub logger: RefCell<ShardLogger>,
     /// What is served now.
-    serving: RefCell<Rc<Serving>>,
+    pub serving: Serving,
     pulses: Pulses,
     peers: Vec<Sender<Message>>,
     random: Cell<u64>,
@@ -345,7 +345,7 @@ impl Shard {
             },
             features: common.features,
         })?;
-        let serving = Serving::new(Arc::clone(snapshot), index, &common.registry, &common.breakers);
+        let serving = Serving::new(snapshot, index, &common.registry, &common.breakers);
         let timers = Timers::default();
         let janitor = Janitor::new(timers.timer());
         Ok(Self {
@@ -365,7 +365,7 @@ impl Shard {
             registry: common.registry,
             tls: common.tls,
             records: RecordBuffers::new(),
-            serving: RefCell::new(Rc::new(serving)),
+            serving,
             pulses: common.pulses,
             peers,
             random: Cell::new(seed(index)),
@@ -382,8 +382,7 @@ impl Shard {
     fn handle(self: &Rc<Self>, acceptors: &accept::Acceptors, message: Message) {
         match message {
             Message::Snapshot(snapshot) => {
-                let next = self.serving.borrow().succeed(snapshot, &self.registry);
-                *self.serving.borrow_mut() = Rc::new(next);
+                self.serving.advance(snapshot);
             }
             Message::Listen { config, logs, socket } => {
                 acceptors.listen(self, config, &logs, socket);
@@ -401,11 +400,6 @@ impl Shard {
             }
             Message::Stop => self.stopped.set(true),
         }
-    }
-
-    /// The configuration served now; a request keeps the one it started with.
-    pub fn serving(&self) -> Rc<Serving> {
-        Rc::clone(&self.serving.borrow())
     }
 
     /// A random number: fast, good enough to balance load and to name requests, never a secret.

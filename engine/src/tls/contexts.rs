@@ -11,7 +11,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use outrigger_xds::bootstrap::LoadError;
 use outrigger_xds::secrets::{reread_downstream, reread_upstream};
-use outrigger_xds::snapshot::{DownstreamTls, SecretFile, Snapshot, TlsParameters, UpstreamTls};
+use outrigger_xds::snapshot::{
+    DownstreamTls, Member, SecretFile, Snapshot, TlsParameters, UpstreamTls,
+};
 
 use super::client::ClientContext;
 use super::error::{TlsConfigError, TlsConfigProblem};
@@ -121,7 +123,7 @@ impl TlsContexts {
     /// When one can't be built, with the path of what is wrong.
     pub fn succeed(&self, snapshot: &Snapshot) -> Result<Self, TlsConfigError> {
         let mut servers = HashMap::new();
-        for listener in &snapshot.listeners {
+        for listener in snapshot.listeners.iter() {
             for chain in listener.filter_chains.iter() {
                 let Some(config) = &chain.tls else { continue };
                 let slot = match self.server(config) {
@@ -135,7 +137,7 @@ impl TlsContexts {
             }
         }
         let mut clients = HashMap::new();
-        for (cluster, _) in snapshot.clusters.iter() {
+        for Member { cluster, .. } in snapshot.clusters.iter() {
             let Some(config) = &cluster.tls else { continue };
             let slot = match self.client(config) {
                 Some(slot) => slot,

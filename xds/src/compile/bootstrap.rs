@@ -1,6 +1,6 @@
 //! The bootstrap's own parts and the walk over its resources.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::compile::secret::{self, Secret};
 use crate::compile::{Context, NodeNames, Note, Notes, address, cluster, listener};
 use crate::fault::{FieldPath, Found, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema};
-use crate::snapshot::{Address, ClusterId, Clusters, Snapshot};
+use crate::snapshot::{Address, ClusterNames, Clusters, EndpointSet, Origin, Snapshot};
 use crate::support::{FAULTS_MAX, Review, Reviewer};
 use crate::view::View;
 
@@ -93,18 +93,28 @@ pub(crate) fn compile(
     let secrets = secrets(of_kind("Secret"), &mut notes)?;
     let mut complaints = Vec::new();
 
-    let mut ids: HashMap<Box<str>, ClusterId> = HashMap::new();
-    for (id, (resource, view)) in (0u32..).zip(&clusters) {
-        if !resource.name.is_empty() && ids.insert(resource.name.clone(), ClusterId(id)).is_some() {
+    let mut known: HashSet<&str> = HashSet::new();
+    for (resource, view) in &clusters {
+        if !resource.name.is_empty() && !known.insert(&resource.name) {
             complaints.push(twice(resource, view));
         }
     }
-    let context =
-        Context { clusters: ids, secrets, runtime, node: &names, notes: Notes::default() };
-    let mut compiled_clusters = Vec::with_capacity(clusters.len());
+    let cluster_names = Arc::new(ClusterNames::default());
+    let context = Context {
+        names: &cluster_names,
+        has_cluster: &|name| known.contains(name),
+        secrets: &secrets,
+        runtime: &runtime,
+        node: &names,
+        notes: Notes::default(),
+    };
+    let mut served = Clusters::new(&cluster_names);
     for (resource, view) in &clusters {
         match cluster::compile(view, &context) {
-            Ok(cluster) => compiled_clusters.push(cluster),
+            Ok((cluster, endpoints)) => {
+                let endpoints = EndpointSet::new(endpoints, cluster.panic);
+                served.put(Arc::new(cluster), Arc::new(endpoints), Origin::Static);
+            }
             Err(found) => complaints.push((resource.clone(), found)),
         }
         context.notes.hand_over(resource, &mut notes);
@@ -137,11 +147,8 @@ pub(crate) fn compile(
     if !complaints.is_empty() {
         return Err(complaints);
     }
-    let snapshot = Snapshot {
-        listeners: snapshot_listeners,
-        clusters: Clusters::new(compiled_clusters),
-        services: Arc::default(),
-    };
+    let snapshot =
+        Snapshot { listeners: snapshot_listeners.into(), clusters: served, ..Snapshot::default() };
     Ok(Compiled { snapshot, admin, node, notes })
 }
 

@@ -8,8 +8,8 @@ use crate::fault::{Found, Problem};
 use crate::snapshot::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, HttpConnectionManager, HttpLimits, HttpTimeouts, InternalAddresses,
-    OriginRules, PathRules, RequestIdRules, Router, SchemeRule, ServerHeader, ServerHeaderMode,
-    Soap, SoapInspection, StripPort, UnderscoreHeaders, Upgrades,
+    OriginRules, PathRules, RequestIdRules, RouteSource, Router, SchemeRule, ServerHeader,
+    ServerHeaderMode, Soap, SoapInspection, StripPort, UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
 
@@ -32,7 +32,7 @@ pub(crate) fn compile(
     let add_user_agent = view.wrapped_flag("add_user_agent").unwrap_or(false);
     Ok(HttpConnectionManager {
         stat_prefix: stat_prefix.into(),
-        routes: Arc::new(route::compile(&routes, context)?),
+        routes: RouteSource::Inline(Arc::new(route::compile(&routes, context)?)),
         router,
         access_log: access_log::compile(view)?,
         timeouts: timeouts(view)?,

@@ -184,11 +184,11 @@ impl Host<'_> {
 
     /// A cluster by name, which must exist if the table says so.
     fn cluster(&self, view: &View<'_>, field: &str) -> Result<ClusterRef, Found> {
-        let cluster = self.table.context.cluster(view.required_text(field)?);
-        if cluster.id.is_none() && self.table.validate_clusters {
-            return Err(view.invalid(field, format!("there is no cluster {:?}", cluster.name)));
+        let name = view.required_text(field)?;
+        if self.table.validate_clusters && !(self.table.context.has_cluster)(name) {
+            return Err(view.invalid(field, format!("there is no cluster {name:?}")));
         }
-        Ok(cluster)
+        Ok(self.table.context.names.refer(name))
     }
 
     fn weighted(&self, view: &View<'_>, route: &Level) -> Result<WeightedClusters, Found> {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use hyper::StatusCode;
-use outrigger_xds::snapshot::{Cluster, ClusterId, EndpointSet, TimePart};
+use outrigger_xds::snapshot::{Cluster, EndpointSet, Origin, TimePart};
 use serde_json::{Map, Value, json};
 
 use super::clusters::{address_json, eds_health_status};
@@ -38,10 +38,10 @@ pub(super) fn config_dump(ask: &Ask<'_>) -> Answer {
         .snapshot()
         .iter()
         .flat_map(|snapshot| {
-            let all = (0u32..).map(ClusterId).zip(snapshot.clusters.iter());
-            let services = all.filter(|(id, _)| snapshot.clusters.is_service(*id));
+            let services =
+                snapshot.clusters.iter().filter(|member| member.origin == Origin::Service);
             services
-                .map(|(_, (cluster, endpoints))| service_cluster(cluster, endpoints))
+                .map(|member| service_cluster(&member.cluster, &member.endpoints))
                 .collect::<Vec<_>>()
         })
         .collect();

@@ -4,10 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use prost_reflect::DynamicMessage;
+use bytes::Bytes;
+use prost::Message;
+use prost_reflect::{DynamicMessage, Value};
 use serde_json::Value as Json;
 
 use crate::bootstrap::{Admin, Locality, Node};
+use crate::compile::config_source::{self, Sources};
 use crate::compile::runtime::Runtime;
 use crate::compile::secret::{self, Secret};
 use crate::compile::{Context, NodeNames, Note, Notes, address, cluster, listener};
@@ -93,6 +96,11 @@ pub(crate) fn compile(
     let of_kind = |kind| resources.iter().filter(move |(resource, _)| resource.kind == kind);
     let (clusters, listeners): (Vec<_>, Vec<_>) =
         (of_kind("Cluster").collect(), of_kind("Listener").collect());
+    let sources = Sources::new(&view, of_kind("Cluster"));
+    let dynamic = match view.message("dynamic_resources") {
+        Some(dynamic) => config_source::dynamic_resources(&dynamic, &sources).map_err(own)?,
+        None => DynamicResources::default(),
+    };
     let mut notes = Vec::new();
     let secrets = secrets(of_kind("Secret"), &mut notes)?;
     let mut complaints = Vec::new();
@@ -110,6 +118,7 @@ pub(crate) fn compile(
         secrets: &secrets,
         runtime: &runtime,
         node: &names,
+        sources: &sources,
         notes: Notes::default(),
     };
     let mut served = Clusters::new(&cluster_names);
@@ -153,7 +162,8 @@ pub(crate) fn compile(
     }
     let snapshot =
         Snapshot { listeners: snapshot_listeners.into(), clusters: served, ..Snapshot::default() };
-    let ground = Ground { node: names, runtime, secrets, dynamic: DynamicResources::default() };
+    let encoded_node = view.message("node").map(|node| encode_node(node.raw())).unwrap_or_default();
+    let ground = Ground { node: names, runtime, secrets, dynamic, sources, encoded_node };
     Ok(Compiled { snapshot, ground, admin, node, notes })
 }
 
@@ -196,6 +206,30 @@ fn node(bootstrap: &View<'_>) -> Node {
         locality: locality.unwrap_or_default(),
         metadata: node.json("metadata").unwrap_or(Json::Null),
     }
+}
+
+/// The node as servers are told of it: as configured, with who speaks (xds.md B4).
+fn encode_node(node: &DynamicMessage) -> Bytes {
+    let mut node = node.clone();
+    for (field, value) in [
+        ("user_agent_name", Value::String("outrigger".to_owned())),
+        ("user_agent_version", Value::String(env!("CARGO_PKG_VERSION").to_owned())),
+    ] {
+        node.set_field_by_name(field, value);
+    }
+    let features = node.get_field_by_name("client_features").map(|features| features.into_owned());
+    let mut features = match features {
+        Some(Value::List(features)) => features,
+        _ => Vec::new(),
+    };
+    // T-01: what is implemented, and no more.
+    for feature in CLIENT_FEATURES {
+        if !features.iter().any(|known| known.as_str() == Some(feature)) {
+            features.push(Value::String((*feature).to_owned()));
+        }
+    }
+    node.set_field_by_name("client_features", Value::List(features));
+    node.encode_to_vec().into()
 }
 
 /// Without an address there is no admin server.
@@ -253,5 +287,12 @@ pub(crate) fn faults(reviews: &mut Reviews) -> Vec<Complaint> {
     complaints.truncate(FAULTS_MAX);
     complaints
 }
+
+/// Of the node: time to live of resources, under both of its names.
+const CLIENT_FEATURES: &[&str] = &[
+    "xds.config.supports-resource-ttl",
+    "xds.config.resource-in-sotw",
+    "xds.config.supports-resource-in-sotw",
+];
 
 const GOOGLE_RE2: &str = "envoy.extensions.regex_engines.v3.GoogleRE2";

@@ -157,7 +157,7 @@ fn eds(view: &View<'_>, context: &Context<'_>) -> Result<Eds, Found> {
     let Some(source) = config.message("eds_config") else {
         return Err(config.required("eds_config"));
     };
-    let source = config_source::compile(&source, context)?;
+    let source = config_source::compile(&source, context.sources)?;
     let name = config.optional_text("service_name").unwrap_or(view.text("name"));
     Ok(Eds { key: source.place.key(name), name: name.into(), source })
 }

@@ -77,7 +77,7 @@ fn routes(view: &View<'_>, context: &Context<'_>) -> Result<RouteSource, Found> 
     let Some(source) = rds.message("config_source") else {
         return Err(rds.required("config_source"));
     };
-    let source = config_source::compile(&source, context)?;
+    let source = config_source::compile(&source, context.sources)?;
     let name = rds.required_text("route_config_name")?;
     Ok(RouteSource::Rds(Rds { key: source.place.key(name), name: name.into(), source }))
 }

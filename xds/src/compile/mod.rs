@@ -47,6 +47,8 @@ pub(crate) struct Context<'a> {
     pub(crate) secrets: &'a HashMap<Box<str>, secret::Secret>,
     pub(crate) runtime: &'a runtime::Runtime,
     pub(crate) node: &'a NodeNames,
+    /// What a source of resources may refer to.
+    pub(crate) sources: &'a config_source::Sources,
     pub(crate) notes: Notes,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::client::ResourceType;
-use crate::compile::{Context, Notes, cluster};
+use crate::compile::cluster;
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{Cluster, Discovery, Eds, Endpoint, EndpointSet, Origin, Snapshot};
 use crate::view::View;
@@ -119,14 +119,7 @@ impl Store {
 
     fn compile_cluster(&self, view: &View<'_>) -> Result<(Cluster, Vec<Endpoint>), String> {
         let has_cluster = |name: &str| self.has_cluster(name);
-        let context = Context {
-            names: self.snapshot.clusters.names(),
-            has_cluster: &has_cluster,
-            secrets: &self.ground.secrets,
-            runtime: &self.ground.runtime,
-            node: &self.ground.node,
-            notes: Notes::default(),
-        };
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
         cluster::compile(view, &context).map_err(|found| decode::text(&found))
     }
 

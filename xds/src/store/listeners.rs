@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::client::ResourceType;
-use crate::compile::{Context, Notes, listener};
+use crate::compile::listener;
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{FilterChain, Listener, Origin, Rds, RouteSource, Snapshot, Terminal};
 use crate::view::View;
@@ -124,14 +124,7 @@ impl Store {
 
     fn compile_listener(&self, view: &View<'_>, name: &str) -> Result<Listener, String> {
         let has_cluster = |name: &str| self.has_cluster(name);
-        let context = Context {
-            names: self.snapshot.clusters.names(),
-            has_cluster: &has_cluster,
-            secrets: &self.ground.secrets,
-            runtime: &self.ground.runtime,
-            node: &self.ground.node,
-            notes: Notes::default(),
-        };
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
         let entry = self.listeners.get(name);
         let known = |fingerprint| entry.and_then(|entry| entry.chain(fingerprint));
         listener::compile(view, &context, &known).map_err(|found| decode::text(&found))

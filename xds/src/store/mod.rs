@@ -24,12 +24,16 @@ use bytes::Bytes;
 use prost_reflect::DynamicMessage;
 
 use crate::client::ResourceType;
-use crate::compile::NodeNames;
+use crate::compile::config_source::Sources;
 use crate::compile::runtime::Runtime;
 use crate::compile::secret::Secret;
+use crate::compile::{Context, NodeNames, Notes};
 use crate::fingerprint::Fingerprint;
 use crate::mapping::{ReadOptions, Schema};
-use crate::snapshot::{Cluster, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot};
+use crate::snapshot::{
+    ApiConfigSource, Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener,
+    Snapshot,
+};
 
 use self::clusters::ClusterEntry;
 use self::endpoints::Assignment;
@@ -105,6 +109,38 @@ pub struct Ground {
     pub(crate) runtime: Runtime,
     pub(crate) secrets: HashMap<Box<str>, Secret>,
     pub(crate) dynamic: DynamicResources,
+    pub(crate) sources: Sources,
+    pub(crate) encoded_node: Bytes,
+}
+
+impl Ground {
+    fn context<'a>(
+        &'a self,
+        names: &'a ClusterNames,
+        has_cluster: &'a dyn Fn(&str) -> bool,
+    ) -> Context<'a> {
+        Context {
+            names,
+            has_cluster,
+            secrets: &self.secrets,
+            runtime: &self.runtime,
+            node: &self.node,
+            sources: &self.sources,
+            notes: Notes::default(),
+        }
+    }
+
+    /// Who this proxy is, as servers are told: an encoded `envoy.config.core.v3.Node`.
+    #[must_use]
+    pub fn node(&self) -> Bytes {
+        self.encoded_node.clone()
+    }
+
+    /// The servers of the aggregated stream.
+    #[must_use]
+    pub fn ads(&self) -> Option<&Arc<ApiConfigSource>> {
+        self.dynamic.ads.as_ref()
+    }
 }
 
 /// See the module.
@@ -220,6 +256,12 @@ impl Store {
     /// What is to be asked for since this was last asked.
     pub fn take_interests(&mut self) -> Vec<Interest> {
         std::mem::take(&mut self.interests)
+    }
+
+    /// Whether there is something to take.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.is_changed || !self.interests.is_empty() || self.dns_changed
     }
 
     /// What operators should know of resources that were accepted.

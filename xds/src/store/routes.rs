@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::client::ResourceType;
-use crate::compile::{Context, Notes, route};
+use crate::compile::route;
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{ConfigPlace, Rds, RouteTable};
 use crate::view::View;
@@ -99,14 +99,7 @@ impl Store {
         let message = self.decode(ResourceType::RouteConfiguration, incoming)?;
         let fingerprint = Fingerprint::of(&message, &[]);
         let has_cluster = |name: &str| self.has_cluster(name);
-        let context = Context {
-            names: self.snapshot.clusters.names(),
-            has_cluster: &has_cluster,
-            secrets: &self.ground.secrets,
-            runtime: &self.ground.runtime,
-            node: &self.ground.node,
-            notes: Notes::default(),
-        };
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
         let table = route::compile(&View::new(&message, &self.schema), &context, false)
             .map_err(|found| decode::text(&found))?;
         Ok((table, fingerprint))

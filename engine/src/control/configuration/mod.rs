@@ -6,10 +6,13 @@
 //! that nothing piles up when changes come faster than shards take them. Invariant: what is handed out
 //! can be served: sockets are bound, logs are open, keys are loaded.
 
+mod dial;
 mod preparation;
+mod sources;
+mod stream;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::snapshot::{Cluster, Endpoint, Listener, Service, Snapshot};
@@ -24,6 +27,8 @@ use crate::tls::{self, TlsContexts};
 use super::state::ControlState;
 
 use self::preparation::Preparation;
+use self::sources::Sources;
+use self::stream::StreamEvent;
 
 pub use self::preparation::PreparationError;
 
@@ -33,6 +38,8 @@ pub enum Event {
     Resolved(Box<str>, Vec<Endpoint>),
     /// All services there are; tells when they are in effect.
     Services(Vec<Service>, oneshot::Sender<()>),
+    /// Something happened on a stream to a management server: the number of its source, and its own.
+    Stream(usize, u64, StreamEvent),
     /// Every shard serves the update that was made at this time.
     Applied(Instant),
 }
@@ -125,6 +132,7 @@ pub struct Configuration {
     updates: Updates,
     /// The clusters whose names are followed.
     names: watch::Sender<Arc<[Arc<Cluster>]>>,
+    sources: Sources,
     told: Vec<oneshot::Sender<()>>,
     is_live: bool,
 }
@@ -142,6 +150,7 @@ impl Configuration {
         let (sender, events) = mpsc::unbounded_channel();
         let shards = state.registry().shards();
         let Beginning { snapshot, ground, tls, .. } = beginning;
+        let sources = Sources::new(ground.node(), ground.ads().cloned(), sender.clone());
         let mut preparation = Preparation::new(beginning.log_queue, shards, tls);
         for listener in snapshot.listeners.iter() {
             preparation.listener(listener)?;
@@ -154,6 +163,7 @@ impl Configuration {
             events,
             updates,
             names: watch::Sender::new(Arc::new([])),
+            sources,
             told: Vec::new(),
             is_live: false,
         };
@@ -166,24 +176,50 @@ impl Configuration {
         self.names.subscribe()
     }
 
-    /// Follows events until nobody is left who could send one.
+    /// Follows events for as long as the control thread runs.
     pub async fn run(mut self) {
         let mut files = interval(tls::FILES_INTERVAL);
         files.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut flushed_at = Instant::now();
+        let mut wake_at = None;
         loop {
-            let watches = self.preparation.has_files();
-            tokio::select! {
-                event = self.events.recv() => match event {
-                    Some(event) => self.take_in(event),
-                    None => return,
-                },
-                _ = files.tick(), if watches => self.refresh_files(),
-            }
             // Whatever has come meanwhile makes one update.
             while let Ok(event) = self.events.try_recv() {
                 self.take_in(event);
             }
+            let is_idle = self.sources.work(&mut self.store, &mut self.preparation);
+            if is_idle || flushed_at.elapsed() >= FLUSH_INTERVAL {
+                wake_at = self.flush();
+                flushed_at = Instant::now();
+            }
+            if !is_idle {
+                // Admin and the other streams have their turn between two pieces of a large response.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let watches = self.preparation.has_files();
+            tokio::select! {
+                Some(event) = self.events.recv() => self.take_in(event),
+                () = sleep_until(wake_at), if wake_at.is_some() => {}
+                _ = files.tick(), if watches => self.refresh_files(),
+            }
+        }
+    }
+
+    /// Asks servers for what is wanted, and hands out what is new. Returns when to do so again.
+    fn flush(&mut self) -> Option<Instant> {
+        loop {
             self.publish();
+            for interest in self.store.take_interests() {
+                self.sources.ask(interest, &mut self.store);
+            }
+            let tls = self.preparation.contexts();
+            let snapshot = self.store.snapshot().clone();
+            let next = self.sources.turn(&mut self.store, &snapshot, &tls);
+            // What has expired may have changed what is served, and what is wanted.
+            if !self.store.has_news() {
+                return next;
+            }
         }
     }
 
@@ -195,6 +231,7 @@ impl Configuration {
                 self.store.edit(|snapshot| snapshot.with_services(template, services));
                 self.told.push(tell);
             }
+            Event::Stream(source, number, event) => self.sources.take_in(source, number, event),
             Event::Applied(since) => self.state.registry().config().applied(since.elapsed()),
         }
     }
@@ -262,3 +299,12 @@ impl Configuration {
         stats.total_listeners_warming.set(warming as u64);
     }
 }
+
+async fn sleep_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}
+
+/// While a large response is worked on, what is done by then is asked for and served this often.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(50);

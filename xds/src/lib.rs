@@ -18,6 +18,7 @@ pub mod source;
 pub mod store;
 
 mod compile;
+mod dump;
 mod fingerprint;
 mod mapping;
 mod support;

@@ -673,6 +673,48 @@ stat_set! {
 }
 
 stat_set! {
+    /// `cluster_manager.cds.`, `listener_manager.lds.`, and `xds.<service>.` for the other types: what
+    /// servers were asked and said of one type, written by the control thread.
+    pub struct DiscoveryStats {
+        counters {
+            update_attempt,
+            update_success,
+            update_failure,
+            update_rejected,
+            init_fetch_timeout,
+            /// Responses that only kept resources alive. Outrigger's own.
+            heartbeat,
+            /// Resources that nobody had asked for. Outrigger's own.
+            unsolicited,
+            /// Resources whose time to live ran out. Outrigger's own.
+            expired,
+        }
+        gauges {}
+        levels {
+            /// A hash of the last version that was taken whole.
+            version,
+        }
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `control_plane.`: streams to management servers, written by the control thread.
+    pub struct ControlPlaneStats {
+        counters {
+            /// Responses of types that were never asked for on their stream. Outrigger's own.
+            ignored,
+        }
+        gauges {
+            /// Streams that are open, or being opened.
+            connected_state,
+        }
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
     /// What is in force of the configuration, written by the control thread.
     pub struct ConfigStats {
         counters {
@@ -809,6 +851,8 @@ mod tests {
         check(&ShardStats::default());
         check(&ServerStats::default());
         check(&ConfigStats::default());
+        check(&ControlPlaneStats::default());
+        check(&DiscoveryStats::default());
         check(&ServicesStats::default());
         check(&ServiceApiStats::default());
         check(&ServiceRegistryStats::default());

@@ -17,17 +17,20 @@ mod routes;
 mod start;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost_reflect::DynamicMessage;
+use serde_json::Value as Json;
 
 use crate::client::ResourceType;
 use crate::compile::config_source::Sources;
 use crate::compile::runtime::Runtime;
 use crate::compile::secret::Secret;
 use crate::compile::{Context, NodeNames, Notes};
+use crate::dump;
 use crate::fingerprint::Fingerprint;
 use crate::mapping::{ReadOptions, Schema};
 use crate::snapshot::{
@@ -164,6 +167,12 @@ pub struct Store {
     remarks: Vec<String>,
 }
 
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("phase", &self.start.phase()).finish_non_exhaustive()
+    }
+}
+
 impl Store {
     /// A store that has what the bootstrap has. `ignore_unknown_fields`: fields that no message has are
     /// remarks (U-05).
@@ -285,6 +294,15 @@ impl Store {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.start.phase()
+    }
+
+    /// An accepted resource as JSON, without what is secret.
+    #[must_use]
+    pub fn show(&self, kind: ResourceType, record: &Record) -> Json {
+        let descriptor = self.schema.message(kind.message());
+        let message = descriptor
+            .and_then(|descriptor| DynamicMessage::decode(descriptor, record.content.clone()).ok());
+        message.map_or(Json::Null, |message| dump::to_json(&message))
     }
 
     fn decode(

@@ -11,10 +11,11 @@ mod preparation;
 mod sources;
 mod stream;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use outrigger_xds::client::ResourceType;
 use outrigger_xds::snapshot::{Cluster, Endpoint, Listener, Service, Snapshot};
 use outrigger_xds::store::{Changes, Ground, ListenerChange, Phase, Store};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -125,7 +126,8 @@ pub struct Beginning {
 /// The task.
 pub struct Configuration {
     state: Arc<ControlState>,
-    store: Store,
+    /// Admin looks at it, too.
+    store: Arc<Mutex<Store>>,
     preparation: Preparation,
     service_template: Arc<Cluster>,
     events: mpsc::UnboundedReceiver<Event>,
@@ -155,9 +157,12 @@ impl Configuration {
         for listener in snapshot.listeners.iter() {
             preparation.listener(listener)?;
         }
+        let store = Store::new(ground, &snapshot, beginning.ignore_unknown_fields);
+        let store = Arc::new(Mutex::new(store));
+        state.set_store(Arc::clone(&store));
         let mut configuration = Self {
             state: Arc::clone(state),
-            store: Store::new(ground, &snapshot, beginning.ignore_unknown_fields),
+            store,
             preparation,
             service_template: beginning.service_template,
             events,
@@ -187,7 +192,7 @@ impl Configuration {
             while let Ok(event) = self.events.try_recv() {
                 self.take_in(event);
             }
-            let is_idle = self.sources.work(&mut self.store, &mut self.preparation);
+            let is_idle = self.sources.work(&mut lock(&self.store), &mut self.preparation);
             if is_idle || flushed_at.elapsed() >= FLUSH_INTERVAL {
                 wake_at = self.flush();
                 flushed_at = Instant::now();
@@ -210,14 +215,14 @@ impl Configuration {
     fn flush(&mut self) -> Option<Instant> {
         loop {
             self.publish();
-            for interest in self.store.take_interests() {
-                self.sources.ask(interest, &mut self.store);
+            let store = &mut *lock(&self.store);
+            for interest in store.take_interests() {
+                self.sources.ask(interest, store);
             }
-            let tls = self.preparation.contexts();
-            let snapshot = self.store.snapshot().clone();
-            let next = self.sources.turn(&mut self.store, &snapshot, &tls);
+            let next = self.sources.turn(store, &self.preparation.contexts());
             // What has expired may have changed what is served, and what is wanted.
-            if !self.store.has_news() {
+            if !store.has_news() {
+                self.count_discovery();
                 return next;
             }
         }
@@ -225,10 +230,10 @@ impl Configuration {
 
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Resolved(name, endpoints) => self.store.resolved(&name, endpoints),
+            Event::Resolved(name, endpoints) => lock(&self.store).resolved(&name, endpoints),
             Event::Services(services, tell) => {
                 let template = &self.service_template;
-                self.store.edit(|snapshot| snapshot.with_services(template, services));
+                lock(&self.store).edit(|snapshot| snapshot.with_services(template, services));
                 self.told.push(tell);
             }
             Event::Stream(source, number, event) => self.sources.take_in(source, number, event),
@@ -238,14 +243,16 @@ impl Configuration {
 
     /// Hands out what is new.
     fn publish(&mut self) {
-        if let Some(clusters) = self.store.take_dns_clusters() {
+        let mut store = lock(&self.store);
+        if let Some(clusters) = store.take_dns_clusters() {
             self.names.send_replace(clusters.into());
         }
-        for remark in self.store.take_remarks() {
+        for remark in store.take_remarks() {
             log::info!(target: "config", "{remark}");
         }
-        let changes = self.store.take_changes();
-        let goes_live = !self.is_live && self.store.phase() == Phase::Live;
+        let changes = store.take_changes();
+        let goes_live = !self.is_live && store.phase() == Phase::Live;
+        drop(store);
         self.is_live |= goes_live;
         let told = std::mem::take(&mut self.told);
         if changes.is_none() && told.is_empty() && !goes_live {
@@ -291,13 +298,53 @@ impl Configuration {
 
     fn count(&self) {
         let stats = self.state.registry().config();
-        let (active, warming) = self.store.cluster_counts();
+        let store = lock(&self.store);
+        let (active, warming) = store.cluster_counts();
         stats.active_clusters.set(active as u64);
         stats.warming_clusters.set(warming as u64);
-        let (active, warming) = self.store.listener_counts();
+        let (active, warming) = store.listener_counts();
         stats.total_listeners_active.set(active as u64);
         stats.total_listeners_warming.set(warming as u64);
     }
+
+    /// Shows what is counted by the clients of management servers.
+    fn count_discovery(&self) {
+        let registry = self.state.registry();
+        for (kind, counted) in self.sources.stats() {
+            let stats = registry.discovery(family(kind));
+            stats.update_attempt.follow(counted.update_attempt);
+            stats.update_success.follow(counted.update_success);
+            stats.update_failure.follow(counted.update_failure);
+            stats.update_rejected.follow(counted.update_rejected);
+            stats.init_fetch_timeout.follow(counted.init_fetch_timeout);
+            stats.heartbeat.follow(counted.heartbeat);
+            stats.unsolicited.follow(counted.unsolicited);
+            stats.expired.follow(counted.expired);
+            stats.version.set(counted.version);
+        }
+        let stats = registry.control_plane();
+        stats.connected_state.set(self.sources.connected() as u64);
+        stats.ignored.follow(self.sources.ignored());
+    }
+}
+
+/// What statistics of a type begin with.
+fn family(kind: ResourceType) -> &'static str {
+    match kind {
+        ResourceType::Cluster => "cluster_manager.cds",
+        ResourceType::Listener => "listener_manager.lds",
+        ResourceType::ClusterLoadAssignment => "xds.eds",
+        ResourceType::RouteConfiguration => "xds.rds",
+        ResourceType::ScopedRouteConfiguration => "xds.srds",
+        ResourceType::VirtualHost => "xds.vhds",
+        ResourceType::Secret => "xds.sds",
+        ResourceType::ExtensionConfig => "xds.ecds",
+        ResourceType::Runtime => "xds.rtds",
+    }
+}
+
+fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use outrigger_xds::client::{
-    Client, Expired, Options, Received, Rejection, ResourceType, Response, Update, Why,
+    Client, Expired, Options, Received, Rejection, ResourceType, Response, Stats, Update, Why,
     aggregated_method,
 };
 use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, ConfigSource, Snapshot};
@@ -49,6 +49,34 @@ pub(super) struct Source {
     reading: Option<oneshot::Sender<()>>,
 }
 
+/// What was counted of one type.
+#[derive(Default)]
+pub(super) struct Counted {
+    pub(super) update_attempt: u64,
+    pub(super) update_success: u64,
+    pub(super) update_failure: u64,
+    pub(super) update_rejected: u64,
+    pub(super) init_fetch_timeout: u64,
+    pub(super) heartbeat: u64,
+    pub(super) unsolicited: u64,
+    pub(super) expired: u64,
+    /// A hash of the last version that was taken whole.
+    pub(super) version: u64,
+}
+
+impl Counted {
+    fn add(&mut self, stats: &Stats) {
+        self.update_attempt += stats.update_attempt;
+        self.update_success += stats.update_success;
+        self.update_failure += stats.update_failure;
+        self.update_rejected += stats.update_rejected;
+        self.init_fetch_timeout += stats.init_fetch_timeout;
+        self.heartbeat += stats.heartbeat;
+        self.unsolicited += stats.unsolicited;
+        self.expired += stats.expired;
+    }
+}
+
 /// A response that is being put into the store.
 struct Job {
     update: Update,
@@ -61,9 +89,33 @@ impl Sources {
         Self { node, ads, all: Vec::new(), events, streams: 0 }
     }
 
-    /// Every client, for admin.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Source> {
-        self.all.iter()
+    /// What was counted of each type that is asked for, or may be: of all its sources.
+    pub(super) fn stats(&self) -> impl Iterator<Item = (ResourceType, Counted)> {
+        ResourceType::ALL.into_iter().filter_map(|kind| {
+            let asked = |source: &&Source| source.kind.is_none_or(|only| only == kind);
+            let mut sources = self.all.iter().filter(asked).peekable();
+            let always = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
+            if sources.peek().is_none() && !always {
+                return None;
+            }
+            let mut counted = Counted::default();
+            for source in sources {
+                let status = source.client.status(kind);
+                counted.add(status.stats);
+                counted.version = status.version_hash();
+            }
+            Some((kind, counted))
+        })
+    }
+
+    /// Streams that are open, or being opened.
+    pub(super) fn connected(&self) -> usize {
+        self.all.iter().filter(|source| source.stream.is_some()).count()
+    }
+
+    /// Responses of types that nobody asked for.
+    pub(super) fn ignored(&self) -> u64 {
+        self.all.iter().map(|source| source.client.ignored()).sum()
     }
 
     /// Asks for what the store wants. What can't be asked for does not exist.
@@ -158,12 +210,7 @@ impl Sources {
     }
 
     /// Opens streams, writes what can be written, and sees what has expired. Returns when to come back.
-    pub(super) fn turn(
-        &mut self,
-        store: &mut Store,
-        snapshot: &Snapshot,
-        tls: &TlsContexts,
-    ) -> Option<Instant> {
+    pub(super) fn turn(&mut self, store: &mut Store, tls: &TlsContexts) -> Option<Instant> {
         let now = Instant::now();
         let mut next: Option<Instant> = None;
         for (index, source) in self.all.iter_mut().enumerate() {
@@ -172,7 +219,7 @@ impl Sources {
             }
             if source.stream.is_none() && source.next_try.is_some_and(|at| at <= now) {
                 self.streams += 1;
-                source.open(self.streams, index, snapshot, tls, &self.events);
+                source.open(self.streams, index, store.snapshot(), tls, &self.events);
             }
             let again = source.write(now);
             if source.client.can_receive()

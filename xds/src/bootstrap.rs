@@ -19,7 +19,7 @@ use crate::compile::{Note, cluster};
 use crate::engine_config::EngineConfig;
 use crate::fault::{Fault, FieldPath, Found, Problem, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema, Warnings, nearest};
-use crate::snapshot::{Address, Cluster, Snapshot};
+use crate::snapshot::{Address, Cluster, DynamicResources, Snapshot};
 use crate::source::{self, Format, SyntaxError, TEXT_BYTES_MAX, Text};
 
 /// Where a configuration comes from: one text, or a text and another merged onto it.
@@ -48,6 +48,8 @@ pub struct Loaded {
     pub engine: EngineConfig,
     /// Listeners, routes, clusters.
     pub snapshot: Snapshot,
+    /// Where the rest comes from.
+    pub dynamic_resources: DynamicResources,
     /// The settings of service clusters, for [`Snapshot::with_services`].
     pub service_template: Arc<Cluster>,
     /// The admin server; `None`: there is to be none.
@@ -259,6 +261,7 @@ pub fn load(source: &Source, options: &LoadOptions) -> Result<Loaded, LoadError>
     Ok(Loaded {
         engine,
         snapshot: compiled.snapshot,
+        dynamic_resources: compiled.dynamic_resources,
         service_template,
         admin: compiled.admin,
         node: compiled.node,

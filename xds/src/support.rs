@@ -34,7 +34,8 @@ pub(crate) const SUPPORT: &[Support] = &[
     // Bootstrap (section 1).
     Support {
         message: "envoy.config.bootstrap.v3.Bootstrap",
-        honoured: &["node", "static_resources", "layered_runtime", "admin", "default_regex_engine"],
+        honoured: &["node", "static_resources", "dynamic_resources", "layered_runtime", "admin",
+            "default_regex_engine"],
         ignored: &[
             ("node_context_params", "only for xdstp names"),
             ("watchdog", INTERNAL), ("watchdogs", INTERNAL), ("flags_path", INTERNAL),
@@ -48,6 +49,8 @@ pub(crate) const SUPPORT: &[Support] = &[
     },
     honour("envoy.config.bootstrap.v3.Bootstrap.StaticResources",
         &["listeners", "clusters", "secrets"]),
+    honour("envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
+        &["lds_config", "cds_config", "ads_config"]),
     Support {
         message: "envoy.config.bootstrap.v3.Admin",
         honoured: &["address"],
@@ -61,6 +64,24 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("xds.core.v3.ContextParams", &["params"]),
     honour("envoy.config.core.v3.TypedExtensionConfig", &["name", "typed_config"]),
     honour("envoy.extensions.regex_engines.v3.GoogleRE2", &[]),
+
+    // Sources of resources (section 1).
+    honour("envoy.config.core.v3.ConfigSource",
+        &["path", "path_config_source", "api_config_source", "ads", "initial_fetch_timeout",
+          "resource_api_version"]),
+    honour("envoy.config.core.v3.PathConfigSource", &["path", "watched_directory"]),
+    honour("envoy.config.core.v3.WatchedDirectory", &["path"]),
+    honour("envoy.config.core.v3.AggregatedConfigSource", &[]),
+    honour("envoy.config.core.v3.ApiConfigSource",
+        &["api_type", "transport_api_version", "grpc_services", "rate_limit_settings",
+          "set_node_on_first_message_only"]),
+    honour("envoy.config.core.v3.RateLimitSettings", &["max_tokens", "fill_rate"]),
+    honour("envoy.config.core.v3.GrpcService",
+        &["envoy_grpc", "timeout", "initial_metadata", "retry_policy"]),
+    honour("envoy.config.core.v3.GrpcService.EnvoyGrpc",
+        &["cluster_name", "authority", "retry_policy", "max_receive_message_length"]),
+    honour("envoy.config.core.v3.RetryPolicy", &["retry_back_off"]),
+    honour("envoy.config.core.v3.BackoffStrategy", &["base_interval", "max_interval"]),
 
     // Addresses and sockets.
     honour("envoy.config.core.v3.Address", &["socket_address", "pipe"]),
@@ -165,10 +186,6 @@ pub(crate) const SUPPORT: &[Support] = &[
         &["name", "tls_certificate", "session_ticket_keys", "validation_context",
           "generic_secret"]),
     honour("envoy.extensions.transport_sockets.tls.v3.GenericSecret", &["secret", "secrets"]),
-    honour("envoy.config.core.v3.ConfigSource",
-        &["path", "path_config_source", "initial_fetch_timeout", "resource_api_version"]),
-    honour("envoy.config.core.v3.PathConfigSource", &["path", "watched_directory"]),
-    honour("envoy.config.core.v3.WatchedDirectory", &["path"]),
     honour("envoy.service.discovery.v3.DiscoveryResponse",
         &["version_info", "resources", "type_url", "nonce"]),
 
@@ -434,12 +451,9 @@ pub(crate) const SUPPORT: &[Support] = &[
 
 /// Refused fields whose users can be told what to do.
 const INSTEAD: &[(&str, &str, &str)] = &[
-    ("envoy.config.core.v3.ConfigSource", "ads", SECRETS_INSTEAD),
-    ("envoy.config.core.v3.ConfigSource", "api_config_source", SECRETS_INSTEAD),
-    ("envoy.config.core.v3.ConfigSource", "self", SECRETS_INSTEAD),
+    ("envoy.config.core.v3.GrpcService", "google_grpc", "name a cluster in envoy_grpc"),
+    ("envoy.config.core.v3.ConfigSource", "self", "say which source it is"),
 ];
-const SECRETS_INSTEAD: &str =
-    "secrets are read from files (path_config_source) or from static_resources.secrets";
 
 /// Messages whose content is stored, whatever it is (U-13).
 const METADATA: &str = "envoy.config.core.v3.Metadata";

@@ -14,7 +14,11 @@ use serde_json::json;
 fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
     let cases = [
         ("/hds_config", json!({ "api_type": "GRPC" }), "Bootstrap: hds_config: not supported"),
-        ("/dynamic_resources/ads_config", json!({}), "Bootstrap: dynamic_resources: not supported"),
+        (
+            "/dynamic_resources/lds_resources_locator",
+            json!("xdstp://a/b"),
+            "Bootstrap: dynamic_resources.lds_resources_locator: not supported",
+        ),
         ("/overload_manager", json!({}), "Bootstrap: overload_manager: not supported"),
         ("/header_prefix", json!("x-foo"), "Bootstrap: header_prefix: not supported"),
         ("/stats_config", json!({}), "Bootstrap: stats_config: not supported"),

@@ -8,12 +8,15 @@ use prost_reflect::DynamicMessage;
 use serde_json::Value as Json;
 
 use crate::bootstrap::{Admin, Locality, Node};
+use crate::compile::config_source::{self, Sources};
 use crate::compile::runtime::Runtime;
 use crate::compile::secret::{self, Secret};
 use crate::compile::{Context, NodeNames, Note, Notes, address, cluster, listener};
 use crate::fault::{FieldPath, Found, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema};
-use crate::snapshot::{Address, ClusterNames, Clusters, EndpointSet, Origin, Snapshot};
+use crate::snapshot::{
+    Address, ClusterNames, Clusters, DynamicResources, EndpointSet, Origin, Snapshot,
+};
 use crate::support::{FAULTS_MAX, Review, Reviewer};
 use crate::view::View;
 
@@ -23,6 +26,7 @@ pub(crate) type Complaint = (Resource, Found);
 /// What a bootstrap compiles to.
 pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
+    pub(crate) dynamic_resources: DynamicResources,
     pub(crate) admin: Option<Admin>,
     pub(crate) node: Node,
     pub(crate) notes: Vec<(Resource, Note)>,
@@ -89,6 +93,11 @@ pub(crate) fn compile(
     let of_kind = |kind| resources.iter().filter(move |(resource, _)| resource.kind == kind);
     let (clusters, listeners): (Vec<_>, Vec<_>) =
         (of_kind("Cluster").collect(), of_kind("Listener").collect());
+    let sources = Sources::new(&view, of_kind("Cluster"));
+    let dynamic_resources = match view.message("dynamic_resources") {
+        Some(dynamic) => config_source::dynamic_resources(&dynamic, &sources).map_err(own)?,
+        None => DynamicResources::default(),
+    };
     let mut notes = Vec::new();
     let secrets = secrets(of_kind("Secret"), &mut notes)?;
     let mut complaints = Vec::new();
@@ -149,7 +158,7 @@ pub(crate) fn compile(
     }
     let snapshot =
         Snapshot { listeners: snapshot_listeners.into(), clusters: served, ..Snapshot::default() };
-    Ok(Compiled { snapshot, admin, node, notes })
+    Ok(Compiled { snapshot, dynamic_resources, admin, node, notes })
 }
 
 /// `static_resources.secrets`. Contexts refer to them, so that nothing is compiled beside a bad one.

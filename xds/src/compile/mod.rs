@@ -17,6 +17,7 @@ pub(crate) mod access_log;
 pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
+pub(crate) mod config_source;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
 pub(crate) mod filter_chain;

@@ -194,7 +194,7 @@ impl<'a> Intake<'a> {
             _ if state.kind == ResourceType::VirtualHost => {
                 let names = candidate.aliases.iter().chain([&candidate.name]);
                 let asked = names.filter(|name| state.subscription.names_any(name, &[]));
-                self.sorted.removed.extend(asked.map(Arc::clone));
+                self.sorted.removed.extend(asked.map(Arc::clone).collect::<BTreeSet<_>>());
             }
             _ => {
                 let reason = format!("resource: is required: {:?} is not held", candidate.version);

@@ -85,6 +85,18 @@ impl Response {
     }
 }
 
+impl From<DiscoveryResponse> for Response {
+    fn from(response: DiscoveryResponse) -> Response {
+        Response::Sotw(response)
+    }
+}
+
+impl From<DeltaDiscoveryResponse> for Response {
+    fn from(response: DeltaDiscoveryResponse) -> Response {
+        Response::Delta(response)
+    }
+}
+
 /// `envoy.service.discovery.v3.DiscoveryRequest`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DiscoveryRequest {

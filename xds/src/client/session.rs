@@ -338,7 +338,8 @@ impl Client {
         rejected: Vec<Rejection>,
         now: Instant,
     ) -> Option<Refusal> {
-        self.types[token.kind as usize].judge(token.id, rejected, now, &mut self.timers)
+        let Token { kind, id } = token;
+        self.types[kind as usize].judge(id, rejected, now, &mut self.timers)
     }
 
     /// The next message to write, if there is one that may be written now. To be called until there is

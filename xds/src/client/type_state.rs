@@ -352,12 +352,19 @@ impl TypeState {
         Some(answer)
     }
 
-    /// Whether a request of its own is due. In the state-of-the-world variant, changes ride on an answer
-    /// if one will be sent (S-06): of two requests the server would drop one.
+    /// Whether a request of its own is due.
     pub(super) fn has_news(&self, variant: Variant) -> bool {
-        let rides = variant == Variant::StateOfTheWorld
-            && (!self.answers.is_empty() || self.has_unanswered());
-        self.subscription.has_news() && !rides
+        let wait = if !self.subscription.is_requested() {
+            // A first request says what is held. That must not change by verdicts that are still to
+            // come on responses of a stream before: the server would never know.
+            self.is_pending()
+        } else {
+            // In the state-of-the-world variant, changes ride on an answer if one will be sent (S-06):
+            // of two requests the server would drop one.
+            variant == Variant::StateOfTheWorld
+                && (!self.answers.is_empty() || self.has_unanswered())
+        };
+        self.subscription.has_news() && !wait
     }
 
     /// Of the last answered response on this stream; empty before the first.

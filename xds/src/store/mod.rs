@@ -34,8 +34,7 @@ use crate::dump;
 use crate::fingerprint::Fingerprint;
 use crate::mapping::{ReadOptions, Schema};
 use crate::snapshot::{
-    ApiConfigSource, Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener,
-    Snapshot,
+    Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot,
 };
 
 use self::clusters::ClusterEntry;
@@ -139,10 +138,10 @@ impl Ground {
         self.encoded_node.clone()
     }
 
-    /// The servers of the aggregated stream.
+    /// Where resources come from.
     #[must_use]
-    pub fn ads(&self) -> Option<&Arc<ApiConfigSource>> {
-        self.dynamic.ads.as_ref()
+    pub fn dynamic_resources(&self) -> &DynamicResources {
+        &self.dynamic
     }
 }
 

@@ -152,7 +152,8 @@ impl Configuration {
         let (sender, events) = mpsc::unbounded_channel();
         let shards = state.registry().shards();
         let Beginning { snapshot, ground, tls, .. } = beginning;
-        let sources = Sources::new(ground.node(), ground.ads().cloned(), sender.clone());
+        let sources =
+            Sources::new(ground.node(), ground.dynamic_resources().ads.clone(), sender.clone());
         let mut preparation = Preparation::new(beginning.log_queue, shards, tls);
         for listener in snapshot.listeners.iter() {
             preparation.listener(listener)?;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compile::{
-    Context, access_log, address, as_u32, cors, fault_filter, header_text, http2, invalid, istio,
-    route, runtime,
+    Context, access_log, address, as_u32, config_source, cors, fault_filter, header_text, http2,
+    invalid, istio, route, runtime,
 };
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Fraction, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits,
-    HttpTimeouts, InternalAddresses, OriginRules, PathRules, RequestIdRules, RouteSource, Router,
-    SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, Tracing,
+    HttpTimeouts, InternalAddresses, OriginRules, PathRules, Rds, RequestIdRules, RouteSource,
+    Router, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, Tracing,
     UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
@@ -28,15 +28,12 @@ pub(crate) fn compile(
         other => return Err(view.unsupported("codec_type", other)),
     };
     let stat_prefix = view.required_text("stat_prefix")?;
-    let Some(routes) = view.message("route_config") else {
-        return Err(view.required("route_config"));
-    };
     let HttpFilters { filters, router, grpc_web, grpc_stats, soap } = http_filters(view, context)?;
     let limits = limits(view)?;
     let add_user_agent = view.wrapped_flag("add_user_agent").unwrap_or(false);
     Ok(HttpConnectionManager {
         stat_prefix: stat_prefix.into(),
-        routes: RouteSource::Inline(Arc::new(route::compile(&routes, context)?)),
+        routes: routes(view, context)?,
         filters: filters.into(),
         router,
         access_log: access_log::compile(view)?,
@@ -70,6 +67,22 @@ pub(crate) fn compile(
             .wrapped_flag("stream_error_on_invalid_http_message")
             .unwrap_or(false),
     })
+}
+
+fn routes(view: &View<'_>, context: &Context<'_>) -> Result<RouteSource, Found> {
+    if view.required_which("route_specifier", &["route_config", "rds"])? == "route_config" {
+        let Some(table) = view.message("route_config") else {
+            return Err(view.required("route_config"));
+        };
+        return Ok(RouteSource::Inline(Arc::new(route::compile(&table, context, true)?)));
+    }
+    let Some(rds) = view.message("rds") else { return Err(view.required("rds")) };
+    let Some(source) = rds.message("config_source") else {
+        return Err(rds.required("config_source"));
+    };
+    let source = config_source::compile(&source, context.sources)?;
+    let name = rds.required_text("route_config_name")?;
+    Ok(RouteSource::Rds(Rds { key: source.place.key(name), name: name.into(), source }))
 }
 
 /// What the HTTP filters come to. The router is the last.

@@ -17,9 +17,11 @@ pub(crate) mod access_log;
 pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
+pub(crate) mod config_source;
 pub(crate) mod cors;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
+pub(crate) mod endpoints;
 pub(crate) mod fault_filter;
 pub(crate) mod filter_chain;
 pub(crate) mod filter_overrides;
@@ -50,6 +52,8 @@ pub(crate) struct Context<'a> {
     pub(crate) secrets: &'a HashMap<Box<str>, secret::Secret>,
     pub(crate) runtime: &'a runtime::Runtime,
     pub(crate) node: &'a NodeNames,
+    /// What a source of resources may refer to.
+    pub(crate) sources: &'a config_source::Sources,
     pub(crate) notes: Notes,
 }
 

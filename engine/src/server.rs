@@ -152,6 +152,7 @@ fn run(
     let (configuration, events) = Configuration::new(&state, beginning, updates.clone())?;
     let common = Common {
         config: Arc::new(loaded.engine),
+        node: Arc::new(state.node()),
         features,
         epoch: started,
         registry,

@@ -399,6 +399,7 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
     let registry = Arc::new(Registry::new(1));
     let writer = LogWriter::start("log", 1, Arc::default(), Arc::default()).unwrap();
     let common = Common {
+        node: Arc::default(),
         config: Arc::new(loaded.engine),
         features: ring::probe().unwrap(),
         epoch: Instant::now(),

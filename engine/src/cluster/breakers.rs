@@ -81,12 +81,13 @@ pub struct ClusterBreakers {
 pub struct Breakers {
     shards: usize,
     clusters: Mutex<HashMap<Box<str>, Arc<ClusterBreakers>>>,
+    faults: Mutex<HashMap<Box<str>, Arc<AtomicU32>>>,
 }
 
 impl Breakers {
     /// Counts for a process with so many shards.
     pub fn new(shards: usize) -> Self {
-        Self { shards, clusters: Mutex::default() }
+        Self { shards, clusters: Mutex::default(), faults: Mutex::default() }
     }
 
     /// The counts of `cluster`, the same for every shard.
@@ -103,6 +104,12 @@ impl Breakers {
         });
         clusters.insert(cluster.into(), Arc::clone(&new));
         new
+    }
+
+    /// Requests into which the connection managers called `stat_prefix` have injected faults.
+    pub fn active_faults(&self, stat_prefix: &str) -> Arc<AtomicU32> {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(faults.entry(stat_prefix.into()).or_default())
     }
 
     /// Forgets the clusters that `keeps` says are gone; what was admitted is still given back.

@@ -9,6 +9,7 @@ use std::cell::{Ref, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use outrigger_xds::snapshot::{
     ClusterId, RouteSource, RouteTable, RpcProtocol, ServiceSide, Snapshot,
@@ -158,6 +159,11 @@ impl Serving {
         let live = LiveRoutes::new(snapshot.route_tables.get(name).unwrap_or(&self.no_routes));
         routes.insert(name.clone(), Rc::clone(&live));
         live
+    }
+
+    /// Requests with injected faults, on all shards.
+    pub fn active_faults(&self, stat_prefix: &str) -> Arc<AtomicU32> {
+        self.breakers.active_faults(stat_prefix)
     }
 
     /// The configuration served now.

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use outrigger_codecs::http::{
-    BodyFraming, FieldBlock, FieldKind, FieldStorage, Method, Put, RequestHead, Target, Version,
-    decimal, tokens,
+    BodyFraming, Field, FieldBlock, FieldKind, FieldStorage, Method, Put, RequestHead, Target,
+    Version, decimal, tokens,
 };
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{
@@ -26,6 +26,7 @@ use crate::connection::ConnectionInfo;
 use super::client_cert::{FORWARDED_CERT, ForwardedCert, is_forwarded_cert};
 use super::edits::EditOutcome;
 use super::exchange::{Exchange, HeadForm, ResponseEdits};
+use super::filters::{Ask, Filtered};
 use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
 use super::origin::{Origin, is_believed};
 use super::path::{Normalized, normalize, split};
@@ -182,17 +183,42 @@ fn route(
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
     let (shard, head) = (arrival.shard, request.head);
-    exchange.bridge_grpc(arrival.http, head);
     let random = shard.random();
-    let request_id = request.request_id(exchange);
     let routes = arrival.http.routes.current();
     exchange.routes = Some(Rc::clone(&routes));
-    let Some(route) = routes.find(request, random) else {
+    let route = routes.find(request, random);
+    let filters = &arrival.http.filters;
+    if !filters.grpc_web_is_off(route.map(|route| &route.filters)) {
+        exchange.bridge_grpc(arrival.http, head);
+    }
+    let request_id = request.request_id(exchange);
+    let mut ask = Ask { shard, request, overrides: None, cluster: None };
+    let Some(route) = route else {
+        filters.apply(&ask, &mut exchange.filtered)?;
         arrival.http.stats.no_route.inc();
         let flags = ResponseFlags::NO_ROUTE_FOUND;
         return Err(Reply::text(404, "", flags, "route_not_found"));
     };
     exchange.response_edits = ResponseEdits::Route(route.id);
+    let target = match &route.action {
+        RouteAction::Forward(forward) => {
+            refuse_upgrade(arrival, forward, request, random, exchange)?;
+            Some(choose_cluster(arrival, forward, request, random))
+        }
+        _ => None,
+    };
+    let chosen = target.as_ref().and_then(|target| target.cluster.as_ref());
+    let weighted = target.as_ref().and_then(|target| target.weighted);
+    if let Some((index, _)) = weighted {
+        exchange.response_edits = ResponseEdits::Weighted(route.id, index);
+    }
+    let overrides = weighted.map_or(&route.filters, |(_, entry)| &entry.filters);
+    ask.overrides = Some(overrides);
+    ask.cluster = chosen.map(|cluster| &**cluster);
+    if let Err(reply) = filters.apply(&ask, &mut exchange.filtered) {
+        exchange.hostless_cluster = chosen.cloned();
+        return Err(reply);
+    }
     let forward = match &route.action {
         RouteAction::Forward(forward) => forward,
         RouteAction::Redirect(redirect) => {
@@ -207,29 +233,15 @@ fn route(
             return Err(Reply::empty(404, "non_forwarding_action"));
         }
     };
-    match asked(head, &arrival.http.config.upgrades, &forward.upgrades) {
-        Asked::Nothing => {}
-        Asked::Refused => {
-            arrival.http.stats.downstream_rq_ws_on_non_ws_route.inc();
-            let cluster = choose_cluster(arrival, forward, request, random);
-            exchange.hostless_cluster = cluster.ok().map(|(_, cluster)| cluster);
-            return Err(Reply::empty(403, "upgrade_failed").closing());
-        }
-        Asked::Allowed => {
-            // A CONNECT that names a protocol is HTTP/2's upgrade.
-            exchange.tunnel = match (head.method, head.upgrade) {
-                (Method::Connect, None) if forward.terminate_connect => Tunnel::ConnectTerminated,
-                (Method::Connect, None) => Tunnel::Connect,
-                _ => Tunnel::Upgrade,
-            };
-        }
+    let Some(cluster) = target.and_then(|target| target.cluster) else {
+        arrival.http.stats.no_cluster.inc();
+        let flags = ResponseFlags::NO_CLUSTER_FOUND;
+        let status = forward.cluster_not_found_status;
+        return Err(Reply::text(status, "", flags, "cluster_not_found"));
+    };
+    if !filters.grpc_stats_are_off(Some(overrides)) {
+        exchange.grpc.track(shard, arrival.http, &cluster, &request.path);
     }
-    let (weighted, cluster) = choose_cluster(arrival, forward, request, random)?;
-    if let Some(index) = weighted {
-        exchange.response_edits = ResponseEdits::Weighted(route.id, index);
-    }
-    let weighted = weighted.and_then(|index| weighted_of(forward, index));
-    exchange.grpc.track(shard, arrival.http, &cluster, &request.path);
     let Some(host) = cluster.choose(shard) else {
         exchange.hostless_cluster = Some(cluster);
         let flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
@@ -238,11 +250,43 @@ fn route(
     exchange.limit_by_route(arrival.http, forward);
     exchange.limit_by_grpc(request.head, forward);
     if exchange.tunnel != Tunnel::ConnectTerminated {
-        let mut outbound = Outbound::new(request, route, forward, weighted, &host, request_id);
+        let weighted = weighted.map(|(_, entry)| entry);
+        let filtered = std::mem::take(&mut exchange.filtered);
+        let mut outbound =
+            Outbound::new(request, route, forward, weighted, &host, request_id, &filtered);
         outbound.grpc_content_type = exchange.grpc.request_content_type();
         outbound.render(arrival, exchange, &cluster, &host);
+        exchange.filtered = filtered;
     }
     Ok(Destination { cluster, host })
+}
+
+/// Notes what the connection is to become, if the route lets it become that.
+fn refuse_upgrade(
+    arrival: &Arrival<'_>,
+    forward: &Forward,
+    request: &Request<'_>,
+    random: u64,
+    exchange: &mut Exchange,
+) -> Result<(), Reply> {
+    let head = request.head;
+    match asked(head, &arrival.http.config.upgrades, &forward.upgrades) {
+        Asked::Nothing => Ok(()),
+        Asked::Refused => {
+            arrival.http.stats.downstream_rq_ws_on_non_ws_route.inc();
+            exchange.hostless_cluster = choose_cluster(arrival, forward, request, random).cluster;
+            Err(Reply::empty(403, "upgrade_failed").closing())
+        }
+        Asked::Allowed => {
+            // A CONNECT that names a protocol is HTTP/2's upgrade.
+            exchange.tunnel = match (head.method, head.upgrade) {
+                (Method::Connect, None) if forward.terminate_connect => Tunnel::ConnectTerminated,
+                (Method::Connect, None) => Tunnel::Connect,
+                _ => Tunnel::Upgrade,
+            };
+            Ok(())
+        }
+    }
 }
 
 /// What the connection manager refuses whatever the route.
@@ -324,6 +368,16 @@ impl<'a> Request<'a> {
         };
         let authority = strip_authority(arrival, authority);
         Ok(Self { arrival, head, authority, path, scheme, forwarded_proto, origin, soap })
+    }
+
+    /// Its header fields, as they came.
+    pub(super) fn fields(&self) -> &[Field<'a>] {
+        self.head.fields
+    }
+
+    /// A header field, as it came.
+    pub(super) fn field(&self, name: &str) -> Option<&Field<'a>> {
+        self.head.field(name)
     }
 
     /// The request id that goes upstream, and whether it is the client's.
@@ -430,29 +484,29 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn weighted_of(forward: &Forward, index: usize) -> Option<&WeightedCluster> {
-    match &forward.target {
-        RouteTarget::Weighted(clusters) => clusters.all().get(index),
-        RouteTarget::Cluster(_) | RouteTarget::Header(_) => None,
-    }
+/// Where a route leads.
+struct Chosen<'a> {
+    /// Which entry of a weighted choice it was.
+    weighted: Option<(usize, &'a WeightedCluster)>,
+    /// Nothing when there is no cluster of that name.
+    cluster: Option<Rc<ClusterRuntime>>,
 }
 
-/// The cluster, and which entry of a weighted choice it was.
-fn choose_cluster(
+fn choose_cluster<'a>(
     arrival: &Arrival<'_>,
-    forward: &Forward,
+    forward: &'a Forward,
     request: &Request<'_>,
     random: u64,
-) -> Result<(Option<usize>, Rc<ClusterRuntime>), Reply> {
+) -> Chosen<'a> {
     let serving = &arrival.shard.serving;
     let by_ref = |cluster: &ClusterRef| serving.cluster(cluster.id());
     let by_header = |name: &HeaderName| {
         let value = request.header_values(name).next()?;
         serving.cluster_by_name(std::str::from_utf8(value).ok()?)
     };
-    let (index, cluster) = match &forward.target {
-        RouteTarget::Cluster(cluster) => (None, by_ref(cluster)),
-        RouteTarget::Header(name) => (None, by_header(name)),
+    match &forward.target {
+        RouteTarget::Cluster(cluster) => Chosen { weighted: None, cluster: by_ref(cluster) },
+        RouteTarget::Header(name) => Chosen { weighted: None, cluster: by_header(name) },
         RouteTarget::Weighted(clusters) => {
             let given = clusters.random_header.as_ref().and_then(|name| {
                 let value = request.header_values(name).next()?;
@@ -464,15 +518,7 @@ fn choose_cluster(
                 Ok(cluster) => by_ref(cluster),
                 Err(name) => by_header(name),
             };
-            (index, cluster)
-        }
-    };
-    match cluster {
-        Some(cluster) => Ok((index, cluster)),
-        None => {
-            arrival.http.stats.no_cluster.inc();
-            let flags = ResponseFlags::NO_CLUSTER_FOUND;
-            Err(Reply::text(forward.cluster_not_found_status, "", flags, "cluster_not_found"))
+            Chosen { weighted: index.map(|index| (index, entry)), cluster }
         }
     }
 }
@@ -492,6 +538,8 @@ struct Outbound<'a> {
     /// In place of the client's, where the body is translated.
     grpc_content_type: Option<&'static str>,
     forwarded_cert: ForwardedCert<'a>,
+    /// What filters made of the request.
+    filtered: &'a Filtered,
 }
 
 impl<'a> Outbound<'a> {
@@ -502,6 +550,7 @@ impl<'a> Outbound<'a> {
         weighted: Option<&'a WeightedCluster>,
         host: &'a Host,
         request_id: Option<RequestId<'a>>,
+        filtered: &'a Filtered,
     ) -> Self {
         let rewritten = forward
             .path_rewrite
@@ -525,6 +574,7 @@ impl<'a> Outbound<'a> {
             timeout_ms: forward.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
             attempt_count: route.include_request_attempt_count,
             grpc_content_type: None,
+            filtered,
             forwarded_cert: ForwardedCert::of(
                 &request.arrival.http.config,
                 request.arrival.info,
@@ -719,6 +769,7 @@ impl<'a> Outbound<'a> {
         for field in self.request.head.fields {
             let ends_here = field.kind.is_hop_by_hop()
                 || is_framing(field)
+                || self.filtered.drops_from_request(field)
                 || match field.kind {
                     FieldKind::Host | FieldKind::XForwardedProto | FieldKind::XRequestId => true,
                     FieldKind::Expect => !config.proxy_100_continue,
@@ -828,6 +879,7 @@ impl<'a> Outbound<'a> {
         if let Some(via) = &config.via {
             writer.field("via", via.as_bytes());
         }
+        self.filtered.write_request(writer);
     }
 
     /// The authority before its rewrite, where it is to be appended to `x-forwarded-host`.
@@ -871,9 +923,13 @@ impl<'a> Outbound<'a> {
             FORWARDED_CERT if !self.forwarded_cert.copied => self.forwarded_cert.written.as_deref(),
             "via" if config.via.is_some() => config.via.as_deref().map(str::as_bytes),
             _ => {
+                if let Some(value) = self.filtered.request_value(name) {
+                    return Some(value);
+                }
                 let field = self.request.head.field(name)?;
-                let goes_on =
-                    !field.kind.is_hop_by_hop() && is_believed(self.request.origin, field);
+                let goes_on = !field.kind.is_hop_by_hop()
+                    && is_believed(self.request.origin, field)
+                    && !self.filtered.drops_from_request(field);
                 goes_on.then_some(field.value)
             }
         }

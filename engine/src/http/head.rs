@@ -116,16 +116,16 @@ impl<S: HeadSink> FieldWriter<'_, S> {
 
     /// Writes what edits add.
     pub(super) fn additions(&mut self) {
-        self.additions_but("");
+        self.additions_but(|_| false);
     }
 
-    /// Writes what edits add, but for the field called `except`.
-    pub(super) fn additions_but(&mut self, except: &str) {
+    /// Writes what edits add, but for fields whose names are excepted.
+    pub(super) fn additions_but(&mut self, except: impl Fn(&str) -> bool) {
         if self.ops.is_empty() {
             return;
         }
         let (edits, ops) = (self.edits, self.ops);
-        for (name, value) in edits.additions(ops).filter(|(name, _)| *name != except) {
+        for (name, value) in edits.additions(ops).filter(|(name, _)| !except(name)) {
             self.verbatim(name, value);
         }
     }

@@ -19,6 +19,7 @@ mod downstream;
 mod edits;
 mod exchange;
 mod facts;
+mod filters;
 mod grpc;
 mod head;
 mod http1;
@@ -42,10 +43,12 @@ use crate::shard::Shard;
 use crate::stats::{Http2Stats, HttpStats};
 use crate::timer::{NANOS_PER_MS, Nanos, after};
 
+use self::filters::Filters;
 use self::grpc::MethodTable;
 
 pub use self::edits::EditOutcome;
 pub use self::exchange::Exchange;
+pub use self::filters::WorkloadCache;
 pub use self::http1::Http1Connection;
 pub use self::http2::Http2Connection;
 pub use self::meter::ConnectionMeter;
@@ -67,6 +70,8 @@ pub struct HttpRuntime {
     pub limits: HeadLimits,
     /// Whose gRPC methods count where.
     grpc_methods: MethodTable,
+    /// What acts on requests before the router.
+    filters: Filters,
 }
 
 impl HttpRuntime {
@@ -80,7 +85,8 @@ impl HttpRuntime {
         let stats = shard.registry.http(shard.index, &config.stat_prefix);
         let http2_stats = shard.registry.http2(shard.index);
         let grpc_methods = MethodTable::new(config.grpc_stats.as_ref(), config.grpc_web);
-        Self { config, routes, stats, http2_stats, logs, limits, grpc_methods }
+        let filters = Filters::new(shard, &config);
+        Self { config, routes, stats, http2_stats, logs, limits, grpc_methods, filters }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::access_log::ResponseFlags;
 use crate::buffers::{Arena, Chunk};
 
 use super::edits::EditOutcome;
+use super::filters::Filtered;
 use super::head::{FieldWriter, HeadSink, Text};
 
 /// An answer that no upstream gave.
@@ -28,6 +29,8 @@ pub(super) struct Reply {
     pub(super) details: &'static str,
     /// The connection can't be used any more.
     pub(super) close: bool,
+    /// The route has no say in its headers.
+    pub(super) unedited: bool,
     /// What a gRPC client is told, where that is not what stands for the status.
     pub(super) grpc_status: Option<u64>,
 }
@@ -60,6 +63,7 @@ impl Reply {
             flags,
             details,
             close: false,
+            unedited: false,
             grpc_status: None,
         }
     }
@@ -67,6 +71,12 @@ impl Reply {
     /// The same, and the connection closes after it.
     pub(super) fn closing(mut self) -> Self {
         self.close = true;
+        self
+    }
+
+    /// The same, without the header edits of its route.
+    pub(super) fn unedited(mut self) -> Self {
+        self.unedited = true;
         self
     }
 
@@ -148,6 +158,7 @@ impl Reply {
             flags: self.flags,
             details: self.details,
             close: self.close,
+            unedited: self.unedited,
             grpc_status: None,
         }
     }
@@ -248,10 +259,11 @@ impl Reply {
         if self.flags == ResponseFlags::UPSTREAM_OVERFLOW {
             writer.field("x-envoy-overloaded", b"true");
         }
-        match frame.form {
-            ReplyForm::Http | ReplyForm::Soap(_) => writer.additions(),
-            ReplyForm::Grpc | ReplyForm::GrpcWeb(_) => writer.additions_but("content-type"),
-        }
+        let is_grpc = matches!(frame.form, ReplyForm::Grpc | ReplyForm::GrpcWeb(_));
+        writer.additions_but(|name| {
+            (is_grpc && name == "content-type") || frame.filtered.overwrites(name)
+        });
+        frame.filtered.write_response(&mut writer);
     }
 
     /// The status of a trailers-only gRPC response, which stands in its header.
@@ -311,6 +323,8 @@ pub(super) struct ReplyFrame<'a> {
     /// HEAD: no body.
     pub(super) head_only: bool,
     pub(super) form: ReplyForm,
+    /// What filters add.
+    pub(super) filtered: &'a Filtered,
 }
 
 /// In whose terms a reply says what happened.

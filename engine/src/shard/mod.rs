@@ -21,6 +21,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use outrigger_xds::bootstrap::Node;
 use outrigger_xds::engine_config::EngineConfig;
 use outrigger_xds::snapshot::{Listener as ListenerConfig, Snapshot};
 
@@ -28,7 +29,7 @@ use crate::access_log::{Queue, ShardLogger};
 use crate::buffers::{Arena, ReceiveConfig, RecordBuffers};
 use crate::cluster::{Breakers, Janitor, Serving, spawn_janitor};
 use crate::connection::{DrainTimes, ListenerLogs};
-use crate::http::HttpScratch;
+use crate::http::{HttpScratch, WorkloadCache};
 use crate::ring::{Features, Ring, RingConfig, Watermarks};
 use crate::rpc::{ReadMemory, RpcShard};
 use crate::stats::{Registry, ShardStats};
@@ -133,6 +134,8 @@ pub enum ShardError {
 pub struct Common {
     /// The `engine:` section.
     pub config: Arc<EngineConfig>,
+    /// Who the process is.
+    pub node: Arc<Node>,
     /// What the kernel can do.
     pub features: Features,
     /// Zero of every shard's clock.
@@ -176,6 +179,8 @@ pub struct Shard {
     pub clock: Clock,
     /// The `engine:` section.
     pub config: Arc<EngineConfig>,
+    /// Who the process is.
+    pub node: Arc<Node>,
     /// This shard's own counters.
     pub stats: Arc<ShardStats>,
     /// Keys and certificates, as they are now.
@@ -199,6 +204,8 @@ pub struct Shard {
     pub janitor: Janitor,
     /// Memory that HTTP exchanges use one after the other.
     pub scratch: RefCell<HttpScratch>,
+    /// Workloads that said who they are.
+    pub workloads: RefCell<WorkloadCache>,
     /// What RPC connections have in common.
     pub rpc: RpcShard,
     /// Wakes connections when a drain begins.
@@ -373,6 +380,7 @@ impl Shard {
             timers,
             clock: Clock::new(common.epoch),
             config: Arc::clone(config),
+            node: common.node,
             stats: common.registry.shard(index),
             logger: RefCell::new(ShardLogger::new(
                 common.log_queue,
@@ -392,6 +400,7 @@ impl Shard {
             stopped: Cell::new(false),
             janitor,
             scratch: RefCell::default(),
+            workloads: RefCell::default(),
             rpc: RpcShard::default(),
             drain_wakers: WakerRegistry::default(),
             drain_began_at: Cell::new(None),

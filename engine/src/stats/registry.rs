@@ -16,9 +16,10 @@ use outrigger_xds::snapshot::Address;
 use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
-    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, DiscoveryStats, FilesystemStats,
-    HostStats, Http2Stats, HttpStats, ListenerStats, RpcStats, ServerStats, ServiceApiStats,
-    ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet, TcpStats, TlsStats,
+    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DiscoveryStats,
+    FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats, RpcStats,
+    ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet,
+    TcpStats, TlsStats,
 };
 
 /// All statistics of the process.
@@ -31,6 +32,8 @@ pub struct Registry {
     filesystem: Vec<Arc<FilesystemStats>>,
     listeners: Mutex<Family<ListenerStats>>,
     http: Mutex<Family<HttpStats>>,
+    fault: Mutex<Family<FaultStats>>,
+    cors: Mutex<Family<CorsStats>>,
     clusters: Mutex<Family<ClusterStats>>,
     tcp: Mutex<Family<TcpStats>>,
     rpc: Mutex<Family<RpcStats>>,
@@ -62,6 +65,8 @@ impl Registry {
             filesystem: new_slots(shards + 1),
             listeners: Mutex::default(),
             http: Mutex::default(),
+            fault: Mutex::default(),
+            cors: Mutex::default(),
             clusters: Mutex::default(),
             tcp: Mutex::default(),
             http2: new_slots(shards + 1),
@@ -139,6 +144,16 @@ impl Registry {
     /// One slot's `http.<prefix>.` set, made when first asked for.
     pub fn http(&self, slot: usize, prefix: &str) -> Arc<HttpStats> {
         lock(&self.http).slot(self.shards + 1, slot, prefix)
+    }
+
+    /// One slot's `http.<prefix>.fault.` set, made when first asked for.
+    pub fn fault(&self, slot: usize, prefix: &str) -> Arc<FaultStats> {
+        lock(&self.fault).slot(self.shards + 1, slot, prefix)
+    }
+
+    /// One slot's `http.<prefix>.cors.` set, made when first asked for.
+    pub fn cors(&self, slot: usize, prefix: &str) -> Arc<CorsStats> {
+        lock(&self.cors).slot(self.shards + 1, slot, prefix)
     }
 
     /// One slot's `cluster.<name>.` set, made when first asked for.
@@ -262,6 +277,8 @@ impl Registry {
         lock(&self.listeners).merge_into(&mut samples, Scope::Listener);
         self.workers_into(&mut samples);
         lock(&self.http).merge_into(&mut samples, Scope::Http);
+        lock(&self.fault).merge_into(&mut samples, Scope::Http);
+        lock(&self.cors).merge_into(&mut samples, Scope::Http);
         lock(&self.clusters).merge_into(&mut samples, Scope::Cluster);
         lock(&self.tcp).merge_into(&mut samples, Scope::Tcp);
         lock(&self.rpc).merge_into(&mut samples, Scope::Rpc);

@@ -195,6 +195,33 @@ impl HttpStats {
 }
 
 stat_set! {
+    /// `http.<stat_prefix>.fault.`: the fault filters of a connection manager on one shard.
+    pub struct FaultStats {
+        counters {
+            aborts_injected = "fault.aborts_injected",
+            delays_injected = "fault.delays_injected",
+            faults_overflow = "fault.faults_overflow",
+        }
+        gauges { active_faults = "fault.active_faults" }
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `http.<stat_prefix>.cors.`: the CORS filters of a connection manager on one shard.
+    pub struct CorsStats {
+        counters {
+            origin_valid = "cors.origin_valid",
+            origin_invalid = "cors.origin_invalid",
+        }
+        gauges {}
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
     /// `<protocol>.<stat_prefix>.`: one RPC proxy on one shard. The names are those of Envoy's Dubbo
     /// proxy, where it has them.
     pub struct RpcStats {

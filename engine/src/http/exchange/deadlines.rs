@@ -35,6 +35,10 @@ impl Exchange {
             self.reply(down, &Reply::upstream_failure(UpstreamFailure::ConnectTimeout));
             return Ok(());
         }
+        if passed(self.deadlines.delay) {
+            self.end_delay(down);
+            return Ok(());
+        }
         if passed(self.deadlines.inspection) {
             self.end_inspection(down);
             return Ok(());

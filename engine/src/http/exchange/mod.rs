@@ -42,6 +42,7 @@ use crate::timer::Nanos;
 use super::begin::{Arrival, Begun, Destination};
 use super::downstream::Downstream;
 use super::facts::Facts;
+use super::filters::Filtered;
 use super::grpc::{self, GrpcCall};
 use super::reply::Reply;
 use super::soap::SoapCall;
@@ -75,6 +76,10 @@ pub struct Exchange {
     pub(super) grpc: GrpcCall,
     /// What SOAP adds to it.
     pub(super) soap: SoapCall,
+    /// What filters made of it.
+    pub(super) filtered: Filtered,
+    /// What the request's beginning came to, while a fault holds the request back.
+    delayed: Option<Box<Result<Destination, Reply>>>,
     /// The connection was used before, so it may have died unnoticed.
     reused: bool,
     /// The request went out on HTTP/2.
@@ -206,6 +211,8 @@ struct Deadlines {
     connect: Option<Nanos>,
     /// The request's body is looked at for its operation.
     inspection: Option<Nanos>,
+    /// A fault has held the request back for long enough.
+    delay: Option<Nanos>,
 }
 
 /// What an exchange came to.
@@ -320,8 +327,28 @@ impl Exchange {
         }
     }
 
-    /// Sends the request on its way, or answers it.
+    /// Sends the request on its way, or answers it; later, where a fault holds it back.
     fn go(&mut self, down: &mut Downstream<'_>, outcome: Result<Destination, Reply>) {
+        match self.filtered.delay() {
+            Some(delay) => {
+                self.facts.flags.insert(ResponseFlags::DELAY_INJECTED);
+                self.deadlines.delay = after(down.shard.clock.now(), Some(delay));
+                self.delayed = Some(Box::new(outcome));
+            }
+            None => self.go_now(down, outcome),
+        }
+    }
+
+    /// A fault has held the request back for long enough.
+    fn end_delay(&mut self, down: &mut Downstream<'_>) {
+        self.deadlines.delay = None;
+        self.touch(down.shard);
+        if let Some(outcome) = self.delayed.take() {
+            self.go_now(down, *outcome);
+        }
+    }
+
+    fn go_now(&mut self, down: &mut Downstream<'_>, outcome: Result<Destination, Reply>) {
         match outcome {
             Ok(destination) => {
                 let Destination { cluster, host } = destination;
@@ -365,6 +392,7 @@ impl Exchange {
             deadlines.request,
             deadlines.connect,
             deadlines.inspection,
+            deadlines.delay,
         ])
     }
 
@@ -423,9 +451,12 @@ impl Exchange {
         outbound.clear();
         let mut soap = std::mem::take(&mut self.soap);
         soap.clear();
+        let mut filtered = std::mem::take(&mut self.filtered);
+        filtered.clear();
         *self = Self {
             facts,
             soap,
+            filtered,
             response: ResponseSide { partial, block, ..ResponseSide::default() },
             outbound,
             ..Self::default()

@@ -62,6 +62,7 @@ impl Exchange {
             http10: self.client.http10(),
             head_only: self.client.method == Method::Head,
             form,
+            filtered: &self.filtered,
         };
         let (head_len, body_len) = self.send_reply(down, reply, &frame);
         self.facts.bytes.response_headers = head_len as u64;
@@ -78,7 +79,8 @@ impl Exchange {
     ) -> (usize, usize) {
         let (shard, http) = (down.shard, down.http);
         let none = HeaderEdits::default();
-        let ops = &self.response_header_edits().unwrap_or(&none).ops;
+        let edits = self.response_header_edits().filter(|_| !reply.unedited);
+        let ops = &edits.unwrap_or(&none).ops;
         let mut scratch = shard.scratch.borrow_mut();
         let HttpScratch { edits, .. } = &mut *scratch;
         if !ops.is_empty() {

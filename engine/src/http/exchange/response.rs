@@ -15,6 +15,7 @@ use super::super::HttpScratch;
 use super::super::NANOS_PER_MS;
 use super::super::downstream::Side;
 use super::super::edits::EditOutcome;
+use super::super::filters::Filtered;
 use super::super::head::{FieldWriter, HeadSink, Text, is_framing, status_text};
 use super::super::upgrade::{Tunnel, websocket_accept};
 use super::{Downstream, Exchange, ResponseEdits, ResponsePhase, Stop, Upstream};
@@ -151,6 +152,7 @@ impl Exchange {
     ) {
         let (shard, http) = (down.shard, down.http);
         let config = &http.config;
+        self.filtered.take_response(shard, head.fields);
         let none = HeaderEdits::default();
         let routes = self.routes.clone();
         let edits = routes.as_deref().and_then(|routes| self.response_edits.of(routes));
@@ -181,6 +183,7 @@ impl Exchange {
             date: shard.clock.date(),
             via: config.via.as_deref(),
             attempts: self.counted_attempts(),
+            filtered: &self.filtered,
             // HTTP/2 has no such key and no answer to it (RFC 8441 section 5): where it ends, the
             // answer ends, and where it begins, the answer is ours.
             drops_accept: switches && (down.is_http2() || self.outbound.websocket_key.is_some()),
@@ -333,6 +336,7 @@ struct OutboundResponse<'a> {
     date: [u8; 29],
     via: Option<&'a str>,
     attempts: Option<u32>,
+    filtered: &'a Filtered,
     drops_accept: bool,
 }
 
@@ -348,7 +352,8 @@ impl OutboundResponse<'_> {
             let mut digits = [0; 20];
             writer.field("x-envoy-attempt-count", decimal(attempts.into(), &mut digits));
         }
-        writer.additions();
+        writer.additions_but(|name| self.filtered.overwrites(name));
+        self.filtered.write_response(&mut writer);
     }
 
     fn write_fields<S: HeadSink>(&self, writer: &mut FieldWriter<'_, S>) {
@@ -379,6 +384,7 @@ impl OutboundResponse<'_> {
     fn is_written_anew(&self, field: &Field<'_>) -> bool {
         field.kind.is_hop_by_hop()
             || is_framing(field)
+            || self.filtered.drops_from_response(field)
             || match field.kind {
                 FieldKind::Server => self.server.is_some(),
                 FieldKind::XRequestId => self.request_id.is_some(),

@@ -422,30 +422,30 @@ pub fn name_of(resource: &Value) -> &str {
 /// `test`. Reconnects are quick.
 #[must_use]
 pub fn aggregated(server: &Address, variant: Variant) -> Config {
-    let mut config = Config::of(json!({
-        "node": {"id": "test", "cluster": "tests"},
-        "admin": {"address": Address::any().to_json()},
-        "dynamic_resources": {
-            "ads_config": api_source(variant),
-            "cds_config": ads(),
-            "lds_config": ads(),
-        },
-        "static_resources": {"clusters": []},
-    }));
-    config = config.with(json!({"dynamic_resources": {"ads_config": {
-        "set_node_on_first_message_only": true,
-    }}}));
-    config.raw_cluster(server_cluster("xds", server))
+    let mut source = api_source(variant);
+    source["set_node_on_first_message_only"] = true.into();
+    dynamic(server, json!({"ads_config": source, "cds_config": ads(), "lds_config": ads()}))
 }
 
 /// The same with streams of their own, one for each type or each resource.
 #[must_use]
 pub fn separate(server: &Address, variant: Variant) -> Config {
-    aggregated(server, variant).with(json!({"dynamic_resources": {
-        "ads_config": null,
-        "cds_config": own_stream(variant),
-        "lds_config": own_stream(variant),
-    }}))
+    dynamic(
+        server,
+        json!({"cds_config": own_stream(variant), "lds_config": own_stream(variant)}),
+    )
+}
+
+/// A bootstrap with these `dynamic_resources`, and a server as the cluster `xds`.
+#[must_use]
+pub fn dynamic(server: &Address, resources: Value) -> Config {
+    let config = Config::of(json!({
+        "node": {"id": "test", "cluster": "tests"},
+        "admin": {"address": Address::any().to_json()},
+        "dynamic_resources": resources,
+        "static_resources": {"clusters": []},
+    }));
+    config.raw_cluster(server_cluster("xds", server))
 }
 
 /// A static cluster in which a management server is.

@@ -73,6 +73,8 @@ pub struct Event {
     pub client: String,
     /// Method of a stream that opened.
     pub method: String,
+    /// Metadata of a stream that opened, Python only.
+    pub metadata: BTreeMap<String, String>,
     /// Type URL.
     pub type_url: String,
     /// `version_info`, `system_version_info` of a delta response.
@@ -129,12 +131,18 @@ impl Event {
             items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
         };
         let error = json.get("error").filter(|error| error.is_object());
-        let initial = json["initial"].as_object().into_iter().flatten();
+        let map = |key: &str| {
+            let entries = json[key].as_object().into_iter().flatten();
+            entries
+                .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
+                .collect()
+        };
         Event {
             kind: text("event"),
             stream: json["stream"].as_u64().unwrap(),
             client: text("client"),
             method: text("method"),
+            metadata: map("metadata"),
             type_url: text("type"),
             version: text("version"),
             nonce: text("nonce"),
@@ -142,9 +150,7 @@ impl Event {
             subscribe: list("subscribe"),
             unsubscribe: list("unsubscribe"),
             removed: list("removed"),
-            initial: initial
-                .map(|(name, version)| (name.clone(), version.as_str().unwrap().to_owned()))
-                .collect(),
+            initial: map("initial"),
             error: error.map(|error| {
                 (error["code"].as_i64().unwrap(), error["message"].as_str().unwrap().to_owned())
             }),

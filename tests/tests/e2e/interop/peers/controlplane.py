@@ -156,7 +156,8 @@ def handle(request_iterator, context, method, is_delta, kind):
     with lock:
         stream = Stream(len(streams) + 1, is_delta, kind)
         streams.append(stream)
-        note(stream, "open", method=f"/{method}")
+        metadata = {one.key: str(one.value) for one in context.invocation_metadata()}
+        note(stream, "open", method=f"/{method}", metadata=metadata)
 
     def read():
         try:
@@ -226,7 +227,7 @@ def on_sotw(stream, event):
         # It crossed a response; the answer to that says it all again.
         return
     names = event["names"]
-    repeated = kind.version is not None and kind.answered and names == kind.names
+    repeated = kind.version is not None and kind.answered and set(names) == set(kind.names)
     kind.answered = True
     kind.named = kind.named or bool(names)
     kind.wildcard = "*" in names or (name in WILDCARDS and not kind.named)

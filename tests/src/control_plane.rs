@@ -389,6 +389,11 @@ impl World {
         found.unwrap_or_else(|| panic!("no {name} of {type_url}"))
     }
 
+    /// Has the resources of another state, to be published as a new one.
+    pub fn become_again(&mut self, before: &World) {
+        self.resources.clone_from(&before.resources);
+    }
+
     /// All of a type.
     #[must_use]
     pub fn all(&self, type_url: &str) -> Vec<Value> {

@@ -590,7 +590,11 @@ impl Cell {
     }
 }
 
-pub(crate) fn sample(load: Outcome, meter: Option<&Meter>, negotiated: Option<&Negotiated>) -> Sample {
+pub(crate) fn sample(
+    load: Outcome,
+    meter: Option<&Meter>,
+    negotiated: Option<&Negotiated>,
+) -> Sample {
     Sample {
         load,
         cpu_us: meter.map(Meter::cpu_us),

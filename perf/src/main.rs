@@ -191,7 +191,7 @@ struct XdsArgs {
     #[arg(long, default_value_t = 64)]
     connections: usize,
     /// Requests per second in `updates`, over all connections.
-    #[arg(long, default_value = "4000")]
+    #[arg(long, default_value = "2000")]
     rate: NonZeroU64,
     /// Pushes per second in `updates`.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]

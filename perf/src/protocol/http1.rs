@@ -94,7 +94,7 @@ impl Protocol for Http1 {
         let share = u64::from(session.wrapping_mul(STEP));
         Http1Session {
             requests: Arc::clone(&self.requests),
-            next: (share * self.requests.len() as u64 >> u32::BITS) as usize,
+            next: ((share * self.requests.len() as u64) >> u32::BITS) as usize,
             expected_body: self.expected_body,
             close: self.close,
             held: Vec::new(),

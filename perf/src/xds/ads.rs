@@ -192,7 +192,10 @@ impl Ads {
     pub fn wait(&self, patience: Duration, mut wanted: impl FnMut(&Log) -> bool) -> bool {
         let log = self.shared.lock();
         let waited = self.shared.changed.wait_timeout_while(log, patience, |log| !wanted(log));
-        waited.map_or_else(|poisoned| !poisoned.into_inner().1.timed_out(), |(_, time)| !time.timed_out())
+        waited.map_or_else(
+            |poisoned| !poisoned.into_inner().1.timed_out(),
+            |(_, time)| !time.timed_out(),
+        )
     }
 
     /// Changes a cluster's endpoints and pushes them; the nonce, or `None` if nobody has subscribed.
@@ -301,7 +304,7 @@ async fn update(server: Rc<Server>, updates: Updates) {
     const STRIDE: usize = 7919;
     let Updates { per_second, busy } = updates;
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second.max(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let clusters = server.world.borrow().size().clusters.max(1);
     for turn in 0_usize.. {
         ticks.tick().await;
@@ -337,8 +340,7 @@ async fn stream(
 ) -> Option<()> {
     let variant = Variant::of(request.uri().path());
     let mut head = Head::new(());
-    head.headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     let Some(variant) = variant else {
         const UNIMPLEMENTED: HeaderValue = HeaderValue::from_static("12");
         head.headers_mut().insert("grpc-status", UNIMPLEMENTED);
@@ -362,6 +364,7 @@ async fn stream(
     server.current.borrow_mut().take_if(|current| current.number == number);
     if let Err(words) = requests {
         server.shared.lock().complain(words);
+        server.shared.changed.notify_all();
     }
     Some(())
 }
@@ -442,5 +445,170 @@ impl Server {
         drop(log);
         // A stream that is over takes nothing, and its client begins another.
         let _ = stream.send.borrow_mut().send_data(bytes, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut;
+    use prost::Message;
+
+    use super::*;
+    use crate::xds::{
+        message::{DiscoveryRequest, DiscoveryResponse, Status, TYPE_URL_PREFIX},
+        world::Size,
+    };
+
+    /// Far more than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const SIZE: Size = Size { clusters: 20, endpoints: 2, virtual_hosts: 20, listeners: 1 };
+
+    fn start() -> Arc<Ads> {
+        let listen = "127.0.0.1:1".parse().unwrap();
+        Arc::new(Ads::start(World::new(SIZE, &[listen], [1000, 2000]), Place::default()).unwrap())
+    }
+
+    /// Waits beside the client's tasks, without which nothing comes.
+    async fn until(ads: &Arc<Ads>, wanted: fn(&Log) -> bool) {
+        let ads = Arc::clone(ads);
+        let waiting = tokio::task::spawn_blocking(move || ads.wait(PATIENCE, wanted));
+        assert!(waiting.await.unwrap());
+    }
+
+    /// A client of one stream.
+    struct Client {
+        send: SendStream<Bytes>,
+        body: RecvStream,
+        received: BytesMut,
+    }
+
+    impl Client {
+        async fn open(ads: &Ads) -> Self {
+            let socket = TcpStream::connect(ads.address()).await.unwrap();
+            let (client, connection) = h2::client::handshake(socket).await.unwrap();
+            spawn_local(async move { drop(connection.await) });
+            let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/";
+            let uri = format!("http://ads{path}StreamAggregatedResources");
+            let request = Request::post(uri).body(()).unwrap();
+            let mut client = client.ready().await.unwrap();
+            let (response, send) = client.send_request(request, false).unwrap();
+            let body = response.await.unwrap().into_body();
+            Self { send, body, received: BytesMut::new() }
+        }
+
+        fn ask(&mut self, kind: Kind, named: &[&str], nonce: &str, error: Option<Status>) {
+            let request = DiscoveryRequest {
+                resource_names: named.iter().map(|name| Bytes::from(name.to_string())).collect(),
+                type_url: format!("{TYPE_URL_PREFIX}{}", kind.type_name()),
+                response_nonce: nonce.to_owned(),
+                error_detail: error,
+                ..DiscoveryRequest::default()
+            };
+            let mut bytes = BytesMut::new();
+            bytes.put_u8(0);
+            bytes.put_u32(request.encoded_len() as u32);
+            request.encode(&mut bytes).unwrap();
+            // In two parts, as the network may cut it.
+            let second = bytes.split_off(3);
+            self.send.send_data(bytes.freeze(), false).unwrap();
+            self.send.send_data(second.freeze(), false).unwrap();
+        }
+
+        async fn response(&mut self) -> DiscoveryResponse {
+            loop {
+                if let Some(message) = message(&mut self.received).unwrap() {
+                    return DiscoveryResponse::decode(message).unwrap();
+                }
+                let chunk = self.body.data().await.unwrap().unwrap();
+                self.body.flow_control().release_capacity(chunk.len()).unwrap();
+                self.received.extend_from_slice(&chunk);
+            }
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let bounded = async { tokio::time::timeout(PATIENCE, test).await };
+        LocalSet::new().block_on(&runtime, bounded).unwrap();
+    }
+
+    #[test]
+    fn serves_pushes_and_writes_down_answers() {
+        let ads = start();
+        run(async {
+            let mut client = Client::open(&ads).await;
+            client.ask(Kind::Endpoints, &["service-3", "service-4"], "", None);
+            let first = client.response().await;
+            assert_eq!((first.resources.len(), &*first.nonce), (2, "1"));
+            assert_eq!(ads.log().unanswered, 1);
+            client.ask(Kind::Endpoints, &["service-3", "service-4"], "1", None);
+            until(&ads, |log| log.unanswered == 0).await;
+
+            assert_eq!(ads.change(5, Extent::All), None);
+            assert_eq!(ads.change(3, Extent::All), Some(2));
+            let second = client.response().await;
+            assert_eq!((second.resources.len(), &*second.version_info), (1, "2"));
+            client.ask(Kind::Endpoints, &["service-3", "service-4"], "2", None);
+            until(&ads, |log| log.exchange(2).is_some_and(|one| one.answered.is_some())).await;
+            let log = ads.log();
+            let exchange = log.exchange(2).unwrap();
+            assert_eq!(
+                (exchange.kind, exchange.resources, exchange.stream),
+                (Kind::Endpoints, 1, 1)
+            );
+            assert!(exchange.answered.unwrap() >= exchange.sent);
+            assert_eq!((log.streams, log.requests, &log.complaint), (1, 3, &None));
+            // There was nothing of the other kinds.
+            assert!(!log.is_settled());
+        });
+    }
+
+    #[test]
+    fn updates_go_on_until_they_are_ended() {
+        let ads = start();
+        run(async {
+            let mut client = Client::open(&ads).await;
+            let all: Vec<String> = (0..SIZE.clusters).map(|at| Kind::Cluster.name(at)).collect();
+            let all: Vec<&str> = all.iter().map(String::as_str).collect();
+            client.ask(Kind::Endpoints, &all, "", None);
+            assert_eq!(client.response().await.resources.len(), SIZE.clusters);
+            ads.update(Some(Updates { per_second: 1000, busy: vec![7] }));
+            for nonce in 2..40_u64 {
+                let response = client.response().await;
+                assert_eq!((response.resources.len(), response.nonce), (1, nonce.to_string()));
+            }
+            ads.update(None);
+            // Commands are taken in turn, so nothing is pushed after the reply to this.
+            let last = ads.change(0, Extent::One).unwrap();
+            while client.response().await.nonce != last.to_string() {}
+            assert_eq!(ads.log().exchanges.len() as u64, last);
+        });
+    }
+
+    #[test]
+    fn refusals_and_nonsense_are_complaints() {
+        let ads = start();
+        run(async {
+            let mut client = Client::open(&ads).await;
+            client.ask(Kind::Listener, &[], "", None);
+            assert_eq!(client.response().await.resources.len(), 1);
+            let error = Status { code: 3, message: "listener-0: no".to_owned() };
+            client.ask(Kind::Listener, &[], "1", Some(error));
+            until(&ads, |log| log.complaint.is_some()).await;
+            let words = "envoy.config.listener.v3.Listener rejected: listener-0: no";
+            assert_eq!(ads.log().complaint.as_deref(), Some(words));
+        });
+        let ads = start();
+        run(async {
+            let mut client = Client::open(&ads).await;
+            client.ask(Kind::Listener, &[], "9", None);
+            until(&ads, |log| log.complaint.is_some()).await;
+        });
+        let ads = start();
+        run(async {
+            let mut client = Client::open(&ads).await;
+            client.send.send_data(Bytes::from_static(&[1, 0, 0, 0, 0]), false).unwrap();
+            until(&ads, |log| log.complaint.is_some()).await;
+        });
     }
 }

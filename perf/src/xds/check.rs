@@ -68,7 +68,9 @@ fn applied(reports: &[XdsReport], variant: &str) -> Finding {
         .flat_map(|report| &report.changes)
         .find(|case| is_ours(&case.target) && case.variant == variant);
     judge(
-        format!("{variant}: a change of endpoints on every shard within {APPLIED_MS_MAX} ms (median)"),
+        format!(
+            "{variant}: a change of endpoints on every shard within {APPLIED_MS_MAX} ms (median)"
+        ),
         case.map(|case| (case.applied_ms.p50, APPLIED_MS_MAX, "ms", case.failed)),
     )
 }
@@ -113,10 +115,7 @@ fn lookup(
 ) -> Finding {
     let ratio = reports.iter().find_map(|report| {
         let case = |hosts| {
-            report
-                .lookups
-                .iter()
-                .find(|case| is_ours(&case.target) && case.virtual_hosts == hosts)
+            report.lookups.iter().find(|case| is_ours(&case.target) && case.virtual_hosts == hosts)
         };
         let (few, many) = (case(FEW)?, case(SIZE.virtual_hosts)?);
         Some((value(many)? / value(few)?, LOOKUP_RATIO_MAX, "x", few.errors + many.errors))
@@ -170,11 +169,9 @@ mod tests {
 
     fn both() -> Vec<XdsReport> {
         let mut sotw = report();
-        for variant in [
-            &mut sotw.loads[0].variant,
-            &mut sotw.changes[0].variant,
-            &mut sotw.updates[0].variant,
-        ] {
+        for variant in
+            [&mut sotw.loads[0].variant, &mut sotw.changes[0].variant, &mut sotw.updates[0].variant]
+        {
             "sotw".clone_into(variant);
         }
         vec![sotw, report()]
@@ -189,9 +186,12 @@ mod tests {
         }
     }
 
+    /// Words of a requirement, and what makes it missed.
+    type Miss = (&'static str, fn(&mut XdsReport));
+
     #[test]
     fn each_can_be_missed() {
-        let misses: [(&str, fn(&mut XdsReport)); 9] = [
+        let misses: [Miss; 9] = [
             ("ready within", |report| report.loads[0].ready_s = 3.1),
             ("MiB resident", |report| report.loads[0].rss_bytes = 301 << 20),
             ("on every shard", |report| report.changes[0].applied_ms.p50 = 5.1),

@@ -130,7 +130,8 @@ mod tests {
         let sized = b"HTTP/1.1 503 no\r\ncontent-length: 3\r\n\r\nabcHTTP";
         assert_eq!(parse(sized).unwrap().unwrap().0.status, 503);
         assert_eq!(body(sized), Some((b"abc".to_vec(), sized.len() - 4)));
-        let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
         assert_eq!(body(chunked), Some((b"abc".to_vec(), chunked.len())));
         for length in 0..chunked.len() {
             assert_eq!(body(&chunked[..length]), None, "{length}");

@@ -21,14 +21,8 @@ pub mod updates;
 pub mod world;
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fmt,
-    net::SocketAddr,
-    num::NonZeroU64,
-    path::PathBuf,
-    sync::atomic::AtomicBool,
-    time::Duration,
+    collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, num::NonZeroU64, path::PathBuf,
+    sync::atomic::AtomicBool, time::Duration,
 };
 
 use clap::ValueEnum;
@@ -250,7 +244,8 @@ impl Origins {
             let options = ["--all-loopback".into(), "--body".into(), body.to_string().into()];
             start_origin_with(cpu, LIFETIME, options.into_iter().collect::<Vec<OsString>>())
         };
-        let [(first, to_first), (second, to_second)] = [start(BODY_BYTES[0])?, start(BODY_BYTES[1])?];
+        let [(first, to_first), (second, to_second)] =
+            [start(BODY_BYTES[0])?, start(BODY_BYTES[1])?];
         Ok(Self { ports: [to_first.port(), to_second.port()], _servers: [first, second] })
     }
 }
@@ -271,12 +266,7 @@ impl Bench<'_> {
     }
 
     /// Starts a management server with a world of its own, and a proxy that has it from there.
-    fn serve(
-        &self,
-        setup: &Setup<'_>,
-        variant: Variant,
-        place: Place,
-    ) -> Result<Served, XdsError> {
+    fn serve(&self, setup: &Setup<'_>, variant: Variant, place: Place) -> Result<Served, XdsError> {
         let size = self.options.size;
         let mut listen = Vec::new();
         while listen.len() < size.listeners {
@@ -297,7 +287,7 @@ impl Served {
     fn questions(&self, size: Size) -> Vec<(SocketAddr, String)> {
         let listeners = self.listen.len();
         let question = |(at, address): (usize, &SocketAddr)| {
-            let last = (at..size.virtual_hosts).step_by(listeners).last()?;
+            let last = (at..size.virtual_hosts).step_by(listeners).next_back()?;
             Some((*address, world::authority(last)))
         };
         self.listen.iter().enumerate().filter_map(question).collect()

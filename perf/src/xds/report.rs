@@ -225,7 +225,8 @@ impl Side {
 #[must_use]
 pub fn render(report: &XdsReport) -> String {
     let Size { clusters, endpoints, virtual_hosts, .. } = report.size;
-    let size = format!("{clusters} clusters x {endpoints} endpoints, {virtual_hosts} virtual hosts");
+    let size =
+        format!("{clusters} clusters x {endpoints} endpoints, {virtual_hosts} virtual hosts");
     let mut text = String::new();
     let loads = report.loads.iter().map(|case| {
         vec![
@@ -256,8 +257,7 @@ pub fn render(report: &XdsReport) -> String {
     });
     let number = report.changes.first().map_or(0, |case| case.changes);
     let title = format!("{number} changes of endpoints among {size}");
-    let columns =
-        ["applied ms p50", "p99", "max", "ACK ms p50", "p99", "xds.apply_time", "failed"];
+    let columns = ["applied ms p50", "p99", "max", "ACK ms p50", "p99", "xds.apply_time", "failed"];
     table(&mut text, &title, &columns, changes.collect());
     let updates = report.updates.iter().map(|case| {
         let UpdatesCase { quiet, updating, .. } = case;
@@ -277,16 +277,8 @@ pub fn render(report: &XdsReport) -> String {
         let UpdatesCase { rate, connections, updates_per_second, .. } = case;
         format!("{rate} requests/s on {connections} connections, {updates_per_second} pushes/s")
     });
-    let columns = [
-        "p99 us without",
-        "with",
-        "ratio",
-        "p50 us",
-        "CPU %",
-        "pushes/s",
-        "ACK ms p99",
-        "failed",
-    ];
+    let columns =
+        ["p99 us without", "with", "ratio", "p50 us", "CPU %", "pushes/s", "ACK ms p99", "failed"];
     table(&mut text, &title, &columns, updates.collect());
     let lookups = report.lookups.iter().map(|case| {
         let cpu = case.cpu_us_per_request;

@@ -6,10 +6,7 @@
 //! tenth push is for one of them and replaces one of its endpoints, the others are for the rest in
 //! turn. The management server runs only when the generator leaves the CPU to it.
 
-use std::{
-    sync::atomic::AtomicBool,
-    thread,
-};
+use std::{sync::atomic::AtomicBool, thread};
 
 use super::{
     Bench, Programs, Served, Variant, XdsError,
@@ -30,7 +27,10 @@ use crate::{
 const BODY_BYTES: u64 = 128;
 
 /// Measures all targets in all variants.
-pub(super) fn measure(bench: &Bench<'_>, programs: &Programs) -> Result<Vec<UpdatesCase>, XdsError> {
+pub(super) fn measure(
+    bench: &Bench<'_>,
+    programs: &Programs,
+) -> Result<Vec<UpdatesCase>, XdsError> {
     let mut cases = Vec::new();
     let cells = bench.options.variants.len() * programs.len();
     bench.progress.inc_length((cells * bench.options.windows * 2) as u64);
@@ -45,7 +45,11 @@ pub(super) fn measure(bench: &Bench<'_>, programs: &Programs) -> Result<Vec<Upda
     Ok(cases)
 }
 
-fn windows(bench: &Bench<'_>, setup: &Setup<'_>, variant: Variant) -> Result<UpdatesCase, XdsError> {
+fn windows(
+    bench: &Bench<'_>,
+    setup: &Setup<'_>,
+    variant: Variant,
+) -> Result<UpdatesCase, XdsError> {
     let options = bench.options;
     let place = Place { cpu: Some(bench.placement.others), background: true };
     let mut served = bench.serve(setup, variant, place)?;

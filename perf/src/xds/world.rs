@@ -225,7 +225,12 @@ pub fn authority(virtual_host: usize) -> String {
 /// A bootstrap's listener, virtual hosts and clusters like those of a [`World`], without xDS: YAML of
 /// `static_resources`. Each cluster has one endpoint.
 #[must_use]
-pub fn fixed(listen: SocketAddr, origin: SocketAddr, virtual_hosts: usize, clusters: usize) -> String {
+pub fn fixed(
+    listen: SocketAddr,
+    origin: SocketAddr,
+    virtual_hosts: usize,
+    clusters: usize,
+) -> String {
     let mut yaml = format!(
         r#"static_resources:
   listeners:
@@ -348,4 +353,132 @@ fn routes(index: usize, hosts: impl Iterator<Item = usize>, clusters: usize) -> 
 
 fn encoded(message: &impl Message) -> Bytes {
     message.encode_to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
+    use serde_json::json;
+
+    use super::*;
+
+    const SIZE: Size = Size { clusters: 3, endpoints: 2, virtual_hosts: 5, listeners: 2 };
+    const PORTS: [u16; 2] = [1000, 2000];
+
+    fn world() -> World {
+        World::new(SIZE, &[1, 2].map(|port| ([127, 0, 0, 1], port).into()), PORTS)
+    }
+
+    /// A resource as Envoy's descriptors read it.
+    fn read(world: &World, kind: Kind, place: usize) -> serde_json::Value {
+        let descriptors = include_bytes!("../../../xds/descriptors/envoy.bin");
+        let pool = DescriptorPool::decode(&descriptors[..]).unwrap();
+        let descriptor = pool.get_message_by_name(kind.type_name()).unwrap();
+        let body = world.body(kind, place).unwrap();
+        let message = DynamicMessage::decode(descriptor, body).unwrap();
+        refuse_unknown(&message);
+        serde_json::to_value(&message).unwrap()
+    }
+
+    fn refuse_unknown(message: &DynamicMessage) {
+        assert_eq!(message.unknown_fields().count(), 0, "{}", message.descriptor().full_name());
+        for (_, value) in message.fields() {
+            match value {
+                Value::Message(inner) => refuse_unknown(inner),
+                Value::List(list) => {
+                    list.iter().filter_map(Value::as_message).for_each(refuse_unknown);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn resources_are_what_envoy_means_by_them() {
+        let world = world();
+        let ads = json!({"ads": {}, "resourceApiVersion": "V3"});
+        assert_eq!(
+            read(&world, Kind::Cluster, 1),
+            json!({
+                "name": "service-1",
+                "type": "EDS",
+                "edsClusterConfig": {"edsConfig": ads},
+                "connectTimeout": "5s",
+            })
+        );
+        let host = |host: usize| {
+            json!({
+                "name": format!("service-{host}"),
+                "domains": [format!("service-{host}.example")],
+                "routes": [{
+                    "match": {"prefix": "/"},
+                    "route": {"cluster": format!("service-{}", host % 3), "timeout": "60s"},
+                }],
+            })
+        };
+        let routes = json!({"name": "routes-1", "virtualHosts": [host(1), host(3)]});
+        assert_eq!(read(&world, Kind::Routes, 1), routes);
+        let listener = read(&world, Kind::Listener, 1);
+        let address = json!({"socketAddress": {"address": "127.0.0.1", "portValue": 2}});
+        assert_eq!((&listener["name"], &listener["address"]), (&json!("listener-1"), &address));
+        let filter = &listener["filterChains"][0]["filters"][0];
+        assert_eq!(
+            filter["typedConfig"],
+            json!({
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.\
+                          http_connection_manager.v3.HttpConnectionManager",
+                "codecType": "HTTP1",
+                "statPrefix": "downstream",
+                "rds": {"configSource": ads, "routeConfigName": "routes-1"},
+                "generateRequestId": false,
+                "httpFilters": [{
+                    "name": "envoy.filters.http.router",
+                    "typedConfig": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",
+                        "dynamicStats": false,
+                    },
+                }],
+            })
+        );
+    }
+
+    #[test]
+    fn changes_move_endpoints_and_raise_versions() {
+        let mut world = world();
+        let endpoints = |world: &World, cluster| {
+            let all = read(world, Kind::Endpoints, cluster);
+            assert_eq!(all["clusterName"], format!("service-{cluster}"));
+            let list = all["endpoints"][0]["lbEndpoints"].as_array().unwrap().clone();
+            let part = |one: &serde_json::Value| {
+                let address = &one["endpoint"]["address"]["socketAddress"];
+                format!("{}:{}", address["address"].as_str().unwrap(), address["portValue"])
+            };
+            list.iter().map(part).collect::<Vec<_>>()
+        };
+        assert_eq!(endpoints(&world, 1), ["127.1.0.2:1000", "127.1.0.3:1000"]);
+        world.change(1, Extent::All);
+        assert_eq!(endpoints(&world, 1), ["127.1.0.2:2000", "127.1.0.3:2000"]);
+        world.change(1, Extent::One);
+        assert_eq!(endpoints(&world, 1), ["127.1.0.2:2000", "127.1.0.3:1000"]);
+        assert_eq!(endpoints(&world, 0), ["127.1.0.0:1000", "127.1.0.1:1000"]);
+        let version = |kind, place| world.resource_version(kind, place);
+        assert_eq!([version(Kind::Endpoints, 0), version(Kind::Endpoints, 1)], ["0", "2"]);
+        assert_eq!([world.version(Kind::Endpoints), version(Kind::Cluster, 1)], ["2", "1"]);
+        world.change(99, Extent::All);
+        assert_eq!(world.version(Kind::Endpoints), "2");
+    }
+
+    #[test]
+    fn names_are_found_again() {
+        let world = world();
+        for kind in Kind::ALL {
+            for place in 0..world.count(kind) {
+                assert_eq!(world.find(kind, kind.name(place).as_bytes()), Some(place));
+            }
+            assert_eq!(world.find(kind, kind.name(world.count(kind)).as_bytes()), None);
+            assert_eq!(Kind::of(&format!("{TYPE_URL_PREFIX}{}", kind.type_name())), Some(kind));
+        }
+        assert_eq!(world.find(Kind::Cluster, b"routes-0"), None);
+        assert_eq!(Kind::of("type.googleapis.com/other"), None);
+    }
 }

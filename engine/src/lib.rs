@@ -13,6 +13,7 @@ pub mod control;
 pub mod demo;
 pub mod http;
 pub mod http2;
+pub mod istio;
 pub mod listen;
 pub mod logging;
 pub mod memory;

@@ -298,3 +298,12 @@ pub const SOAP: &str = "type.googleapis.com/outrigger.filters.http.soap.v1.Soap"
 /// Type of the filter that counts gRPC calls.
 pub const GRPC_STATS: &str =
     "type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+
+/// Type of the fault filter.
+pub const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+
+/// Type of the CORS filter.
+pub const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+
+/// Type of what routes wrap a filter's configuration in.
+pub const FILTER_CONFIG: &str = "type.googleapis.com/envoy.config.route.v3.FilterConfig";

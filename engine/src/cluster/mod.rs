@@ -12,7 +12,7 @@ mod pool;
 mod rpc;
 mod serving;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
+use outrigger_codecs::peer_metadata::Workload;
 use outrigger_xds::snapshot::{
     Address, Cluster, Endpoint, EndpointSet, Member, TcpKeepalive, UpstreamProtocol,
 };
@@ -91,6 +92,8 @@ pub struct Host {
     speaks_http1: Cell<bool>,
     /// No longer in the configuration: connections that come back are closed.
     retired: Cell<bool>,
+    /// Who it is, as its metadata says; read when it is first asked for.
+    workload: OnceCell<Option<Rc<Workload>>>,
 }
 
 impl ClusterRuntime {
@@ -215,6 +218,7 @@ impl Host {
             rpc: RefCell::new(Vec::new()),
             speaks_http1: Cell::new(false),
             retired: Cell::new(false),
+            workload: OnceCell::new(),
         }
     }
 
@@ -241,6 +245,16 @@ impl Host {
         self.idle.borrow_mut().clear();
         self.multiplexed.borrow().iter().for_each(|client| client.drain());
         self.rpc.borrow().iter().for_each(|client| client.drain());
+    }
+
+    /// Who it is, as its metadata says (xds.md B11).
+    pub fn workload(&self) -> Option<&Rc<Workload>> {
+        let read = || {
+            let metadata = self.endpoint.metadata.as_ref()?;
+            let text = metadata.get("istio")?.get("workload")?.as_str()?;
+            Workload::from_endpoint(text).map(Rc::new)
+        };
+        self.workload.get_or_init(read).as_ref()
     }
 
     /// Whether requests that may use either version are to use HTTP/1.1 here.

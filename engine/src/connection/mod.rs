@@ -14,7 +14,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use outrigger_xds::snapshot::{
-    DetectedProtocol, FilterChain, Listener, ProtocolDetection, Terminal,
+    DetectedProtocol, FilterChain, Listener, ProtocolDetection, Terminal, TrafficDirection,
 };
 
 use crate::access_log::{self, AccessLogs, Record};
@@ -76,6 +76,7 @@ impl TerminalRuntime {
     fn new<'a>(
         shard: &Shard,
         config: &Terminal,
+        direction: TrafficDirection,
         logs: &mut impl Iterator<Item = &'a Arc<AccessLogs>>,
     ) -> Self {
         if let Terminal::Detect(detection) = config {
@@ -83,12 +84,12 @@ impl TerminalRuntime {
                 choices: detection
                     .choices
                     .iter()
-                    .map(|(protocol, terminal)| (*protocol, Self::new(shard, terminal, logs)))
+                    .map(|(protocol, terminal)| (*protocol, Self::new(shard, terminal, direction, logs)))
                     .collect(),
                 fallback: detection
                     .fallback
                     .as_ref()
-                    .map(|terminal| Self::new(shard, terminal, logs)),
+                    .map(|terminal| Self::new(shard, terminal, direction, logs)),
                 config: Arc::clone(detection),
             }));
         }
@@ -96,7 +97,7 @@ impl TerminalRuntime {
             logs.next().map(Arc::clone).expect("the server opens logs for each owner, in order");
         match config {
             Terminal::Http(http) => {
-                Self::Http(Rc::new(HttpRuntime::new(shard, Arc::clone(http), logs)))
+                Self::Http(Rc::new(HttpRuntime::new(shard, Arc::clone(http), direction, logs)))
             }
             Terminal::Tcp(tcp) => Self::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), logs))),
             Terminal::Rpc(rpc) => Self::Rpc(Rc::new(RpcRuntime::new(shard, Arc::clone(rpc), logs))),
@@ -118,7 +119,12 @@ impl ListenerRuntime {
         let make = |(chain, logs): (&Arc<FilterChain>, &ChainLogs)| {
             Rc::new(ChainRuntime {
                 config: Arc::clone(chain),
-                terminal: TerminalRuntime::new(shard, &chain.terminal, &mut logs.iter()),
+                terminal: TerminalRuntime::new(
+                    shard,
+                    &chain.terminal,
+                    config.traffic_direction,
+                    &mut logs.iter(),
+                ),
                 drain: Rc::default(),
             })
         };

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use outrigger_codecs::http::{
     BodyFraming, Field, FieldBlock, FieldKind, FieldStorage, Method, Put, RequestHead, Target,
@@ -31,6 +32,7 @@ use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
 use super::origin::{Origin, is_believed};
 use super::path::{Normalized, normalize, split};
 use super::reply::{Body, DIRECT_RESPONSE, Reply};
+use super::retry::Steer;
 use super::soap::{HeadSource, Held, SoapHeaders, soap_request};
 use super::upgrade::{Asked, Tunnel, asked, websocket_key};
 use super::{HttpRuntime, HttpScratch};
@@ -249,11 +251,17 @@ fn route(
     };
     exchange.limit_by_route(arrival.http, forward);
     exchange.limit_by_grpc(request.head, forward);
+    exchange.limit_by_request(request.head, request, route, forward);
     if exchange.tunnel != Tunnel::ConnectTerminated {
         let weighted = weighted.map(|(_, entry)| entry);
         let filtered = std::mem::take(&mut exchange.filtered);
         let mut outbound =
             Outbound::new(request, route, forward, weighted, &host, request_id, &filtered);
+        outbound.timeout_ms = match exchange.tunnel {
+            Tunnel::None => exchange.expected_timeout_ms(Duration::ZERO),
+            // Told, as with Envoy, though it never begins.
+            _ => forward.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
+        };
         outbound.grpc_content_type = exchange.grpc.request_content_type();
         outbound.render(arrival, exchange, &cluster, &host);
         exchange.filtered = filtered;
@@ -571,7 +579,7 @@ impl<'a> Outbound<'a> {
             append_host: forward.append_x_forwarded_host,
             authority: authority.unwrap_or(Cow::Borrowed(request.authority)),
             request_id,
-            timeout_ms: forward.timeout.map_or(0, |timeout| timeout.as_millis() as u64),
+            timeout_ms: 0,
             attempt_count: route.include_request_attempt_count,
             grpc_content_type: None,
             filtered,
@@ -781,6 +789,8 @@ impl<'a> Outbound<'a> {
                         config.add_user_agent.is_some() && field.value.is_empty()
                     }
                     FieldKind::ContentType => self.grpc_content_type.is_some(),
+                    FieldKind::XEnvoyUpstreamRqTimeoutMs => true,
+                    FieldKind::XEnvoy => Steer::of(field.name).is_some(),
                     FieldKind::Other => {
                         (drop_underscores && field.name.contains('_'))
                             || (!self.forwarded_cert.copied && is_forwarded_cert(field.name))

@@ -28,6 +28,7 @@ mod meter;
 mod origin;
 mod path;
 mod reply;
+mod retry;
 mod soap;
 mod upgrade;
 
@@ -35,7 +36,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_codecs::http1::HeadLimits;
-use outrigger_xds::snapshot::{HttpConnectionManager, HttpTimeouts};
+use outrigger_xds::snapshot::{HttpConnectionManager, HttpTimeouts, TrafficDirection};
 
 use crate::access_log::AccessLogs;
 use crate::cluster::LiveRoutes;
@@ -75,8 +76,13 @@ pub struct HttpRuntime {
 }
 
 impl HttpRuntime {
-    /// Makes the runtime of `config`.
-    pub fn new(shard: &Shard, config: Arc<HttpConnectionManager>, logs: Arc<AccessLogs>) -> Self {
+    /// Makes the runtime of `config`, for a listener with this direction of traffic.
+    pub fn new(
+        shard: &Shard,
+        config: Arc<HttpConnectionManager>,
+        direction: TrafficDirection,
+        logs: Arc<AccessLogs>,
+    ) -> Self {
         let limits = HeadLimits {
             bytes_max: config.limits.max_request_headers_bytes as usize,
             fields_max: config.limits.max_headers_count as usize,
@@ -85,7 +91,7 @@ impl HttpRuntime {
         let stats = shard.registry.http(shard.index, &config.stat_prefix);
         let http2_stats = shard.registry.http2(shard.index);
         let grpc_methods = MethodTable::new(config.grpc_stats.as_ref(), config.grpc_web);
-        let filters = Filters::new(shard, &config);
+        let filters = Filters::new(shard, &config, direction);
         Self { config, routes, stats, http2_stats, logs, limits, grpc_methods, filters }
     }
 }

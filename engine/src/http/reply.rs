@@ -113,6 +113,22 @@ impl Reply {
                 "upstream connect error or disconnect/reset before headers. reset reason: remote \
                  reset",
             ),
+            UpstreamFailure::Refused => (
+                ResponseFlags::UPSTREAM_REMOTE_RESET,
+                "upstream_reset_before_response_started{remote_refused_stream_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote \
+                 refused stream reset",
+            ),
+            UpstreamFailure::TryTimeout => (
+                ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+                "upstream_per_try_timeout",
+                "upstream request timeout",
+            ),
+            UpstreamFailure::TryIdle => (
+                ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+                "upstream_per_try_idle_timeout",
+                "upstream request timeout",
+            ),
             UpstreamFailure::Overflow => (
                 ResponseFlags::UPSTREAM_OVERFLOW,
                 "upstream_reset_before_response_started{overflow}",
@@ -125,7 +141,11 @@ impl Reply {
                  protocol error",
             ),
         };
-        let status = if failure == UpstreamFailure::Protocol { 502 } else { 503 };
+        let status = match failure {
+            UpstreamFailure::Protocol => 502,
+            UpstreamFailure::TryTimeout | UpstreamFailure::TryIdle => 504,
+            _ => 503,
+        };
         Self::text(status, text, flag, details)
     }
 
@@ -366,5 +386,10 @@ pub(super) enum UpstreamFailure {
     Local,
     Overflow,
     Protocol,
+    /// It did nothing, and said so.
+    Refused,
     Reset,
+    /// One try took too long, as a whole or without a sign of life.
+    TryIdle,
+    TryTimeout,
 }

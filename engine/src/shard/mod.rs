@@ -204,6 +204,8 @@ pub struct Shard {
     pub janitor: Janitor,
     /// Memory that HTTP exchanges use one after the other.
     pub scratch: RefCell<HttpScratch>,
+    /// Chunks of bodies that are kept, to be sent again should that be needed.
+    pub pinned_chunks: Rc<Cell<u32>>,
     /// Workloads that said who they are.
     pub workloads: RefCell<WorkloadCache>,
     /// What RPC connections have in common.
@@ -400,6 +402,7 @@ impl Shard {
             stopped: Cell::new(false),
             janitor,
             scratch: RefCell::default(),
+            pinned_chunks: Rc::default(),
             workloads: RefCell::default(),
             rpc: RpcShard::default(),
             drain_wakers: WakerRegistry::default(),

@@ -14,6 +14,7 @@
 pub mod cell;
 pub mod grpc;
 pub mod histogram;
+pub mod istio;
 pub mod registry;
 pub mod render;
 pub mod sets;
@@ -21,6 +22,7 @@ pub mod sets;
 pub use cell::{Counter, Gauge};
 pub use grpc::{GrpcCallStats, GrpcKind};
 pub use histogram::{Histogram, HistogramSnapshot};
+pub use istio::{IstioLabels, IstioMetrics};
 pub use registry::{Registry, Sample, Scope, Value};
 pub use sets::{
     AccessLogStats, ClusterStats, CorsStats, FaultStats, FilesystemStats, HostStats, Http2Stats,

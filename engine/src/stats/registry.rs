@@ -15,6 +15,7 @@ use outrigger_xds::snapshot::Address;
 
 use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
+use super::istio::{IstioFamily, IstioLabels, IstioMetrics};
 use super::sets::{
     AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DiscoveryStats,
     FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats, RpcStats,
@@ -42,6 +43,7 @@ pub struct Registry {
     listener_tls: Mutex<Family<TlsStats>>,
     cluster_tls: Mutex<Family<TlsStats>>,
     grpc: Mutex<GrpcFamily>,
+    istio: Mutex<IstioFamily>,
     config: Arc<ConfigStats>,
     control_plane: Arc<ControlPlaneStats>,
     discovery: Mutex<Family<DiscoveryStats>>,
@@ -74,6 +76,7 @@ impl Registry {
             listener_tls: Mutex::default(),
             cluster_tls: Mutex::default(),
             grpc: Mutex::default(),
+            istio: Mutex::default(),
             config: Arc::default(),
             control_plane: Arc::default(),
             discovery: Mutex::default(),
@@ -203,6 +206,17 @@ impl Registry {
         lock(&self.grpc).slot(self.shards + 1, slot, (cluster, kind), method)
     }
 
+    /// One slot's metrics of Istio with these labels, made when first asked for. Nothing when there are
+    /// [`LABEL_SETS_MAX`](super::istio::LABEL_SETS_MAX) others.
+    pub fn istio(&self, slot: usize, labels: &IstioLabels) -> Option<Arc<IstioMetrics>> {
+        lock(&self.istio).slot(self.shards + 1, slot, labels)
+    }
+
+    /// Says which version of Istio the process is part of.
+    pub fn istio_build(&self, version: &str) {
+        lock(&self.istio).set_build(version);
+    }
+
     /// One slot's `tcp.<prefix>.` set, made when first asked for.
     pub fn tcp(&self, slot: usize, prefix: &str) -> Arc<TcpStats> {
         lock(&self.tcp).slot(self.shards + 1, slot, prefix)
@@ -283,6 +297,7 @@ impl Registry {
         lock(&self.tcp).merge_into(&mut samples, Scope::Tcp);
         lock(&self.rpc).merge_into(&mut samples, Scope::Rpc);
         lock(&self.grpc).merge_into(&mut samples);
+        lock(&self.istio).merge_into(&mut samples);
         merge(&mut samples, &Scope::Services, lock(&self.services).iter());
         lock(&self.service_apis).merge_into(&mut samples, Scope::ServiceApi);
         lock(&self.service_registries).merge_into(&mut samples, Scope::ServiceRegistry);
@@ -405,6 +420,8 @@ pub enum Scope {
     },
     /// `http.<stat_prefix>.`
     Http(Arc<str>),
+    /// Metrics of Istio, with their labels.
+    Istio(IstioLabels),
     /// `listener.<address>.`
     Listener(Arc<str>),
     /// What belongs to no single part, such as `http2.`.
@@ -448,6 +465,7 @@ impl Display for Scope {
                 }
             }
             Scope::Http(prefix) => write!(f, "http.{prefix}."),
+            Scope::Istio(_) => f.write_str("istiocustom."),
             Scope::Listener(name) => write!(f, "listener.{name}."),
             Scope::Process => Ok(()),
             Scope::Server => f.write_str("server."),

@@ -145,8 +145,14 @@ struct Row<'a> {
 
 impl Row<'_> {
     fn of<'a>(sample: &'a Sample, common: &str) -> Row<'a> {
-        let (name, code_label) = split_code(&sample.name);
         let mut labels = common.to_owned();
+        if let Scope::Istio(own) = &sample.scope {
+            own.iter().for_each(|(name, value)| label(&mut labels, name, value));
+            // The labels follow in the name.
+            let metric = sample.name.split('.').next().unwrap_or_default().to_owned();
+            return Row { metric, labels, value: &sample.value };
+        }
+        let (name, code_label) = split_code(&sample.name);
         if let Some((key, value)) = code_label {
             label(&mut labels, key, value);
         }
@@ -185,6 +191,8 @@ impl Row<'_> {
                 label(&mut labels, "envoy_listener_address", listener);
                 "envoy_listener"
             }
+            // Named above.
+            Scope::Istio(_) => "istio",
             Scope::Process => "envoy",
             Scope::Rpc(name) => {
                 let (protocol, stat_prefix) = name.split_once('.').unwrap_or((name, ""));

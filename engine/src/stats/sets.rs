@@ -622,6 +622,8 @@ stat_set! {
             mailbox_full,
             /// Connection tasks that ended in a panic.
             panics,
+            /// Requests and connections that count in no metric of Istio, because there are too many.
+            istio_metrics_overflow,
             /// Completions reaped from the socket ring.
             completions,
             /// `io_uring_enter` calls.

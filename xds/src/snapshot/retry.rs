@@ -101,7 +101,7 @@ impl RetryOn {
 
     /// Both sets.
     #[must_use]
-    pub fn with(self, other: RetryOn) -> RetryOn {
+    pub const fn with(self, other: RetryOn) -> RetryOn {
         RetryOn(self.0 | other.0)
     }
 

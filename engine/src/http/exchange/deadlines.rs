@@ -32,7 +32,7 @@ impl Exchange {
                 cluster.stats.upstream_cx_connect_fail.inc();
             }
             self.upstream = Upstream::Idle;
-            self.reply(down, &Reply::upstream_failure(UpstreamFailure::ConnectTimeout));
+            self.failed(down, UpstreamFailure::ConnectTimeout);
             return Ok(());
         }
         if passed(self.deadlines.delay) {
@@ -41,6 +41,15 @@ impl Exchange {
         }
         if passed(self.deadlines.inspection) {
             self.end_inspection(down);
+            return Ok(());
+        }
+        let is_tried = !passed(self.deadlines.response) && self.response.phase == ResponsePhase::Head;
+        if passed(self.deadlines.retry) && is_tried {
+            self.try_again(down);
+            return Ok(());
+        }
+        if (passed(self.deadlines.one_try) || passed(self.deadlines.try_idle)) && is_tried {
+            self.try_timed_out(down, !passed(self.deadlines.one_try));
             return Ok(());
         }
         let expired = if passed(self.deadlines.request) {
@@ -52,7 +61,13 @@ impl Exchange {
                 cluster.stats.upstream_rq_timeout.inc();
             }
             let flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
-            Reply::text(504, "upstream request timeout", flags, "response_timeout")
+            let status = if self.mute_timeout { 204 } else { 504 };
+            Reply::text(status, "upstream request timeout", flags, "response_timeout")
+        } else if passed(self.deadlines.try_idle) {
+            if let Some((cluster, _)) = &self.destination {
+                cluster.stats.upstream_rq_per_try_idle_timeout.inc();
+            }
+            Reply::upstream_failure(UpstreamFailure::TryIdle)
         } else if passed(self.deadlines.stream) {
             down.http.stats.downstream_rq_max_duration_reached.inc();
             let flags = ResponseFlags::DURATION_TIMEOUT;

@@ -1,10 +1,14 @@
 //! The head of a request on its way upstream, and what may have to be sent a second time with it.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use outrigger_codecs::http::{FieldBlock, Method, Put};
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::HeaderCase;
 
 use crate::buffers::{Arena, Chunk};
+use crate::shard::Shard;
 
 use super::super::head::{HeadSink, Text};
 
@@ -19,9 +23,13 @@ pub(in crate::http) struct OutboundHead {
     pub(in crate::http) server_name: Option<Box<str>>,
     /// The key of a WebSocket handshake on HTTP/1 that upstream does not see.
     pub(in crate::http) websocket_key: Option<Box<[u8]>>,
+    /// What a body may have to be sent again, where the route says it.
+    pub(super) body_limit: Option<usize>,
     /// What was sent of the body, while it may have to be sent again.
     body: Vec<Chunk>,
     body_bytes: usize,
+    /// The chunks' share of what the shard may keep.
+    pinned: Option<Pinned>,
     /// The request can't be sent again.
     pub(super) spent: bool,
 }
@@ -49,17 +57,36 @@ impl OutboundHead {
         *self = Self { fields, body, ..Self::default() };
     }
 
-    /// Keeps a chunk that was sent, until upstream has begun to answer.
-    pub(super) fn keep(&mut self, chunk: &Chunk) {
-        if self.spent {
-            return;
-        }
-        // Each chunk may hold a whole receive buffer.
-        self.body_bytes += chunk.len().max(CHUNK_LOAD);
-        if self.body_bytes > KEPT_BODY_BYTES {
-            return self.spend();
+    /// Keeps a chunk that was sent, until upstream has begun to answer. False when that is too much: the
+    /// request is not sent again.
+    pub(super) fn keep(&mut self, shard: &Shard, chunk: &Chunk, limit: usize) -> bool {
+        self.body_bytes += chunk.len();
+        let pinned = self.pinned.get_or_insert_with(|| Pinned::new(shard));
+        if self.body_bytes > limit || !pinned.one_more(shard) {
+            self.spend();
+            return false;
         }
         self.body.push(chunk.clone());
+        true
+    }
+
+    /// Replaces the value of a field that the head has.
+    pub(super) fn replace(&mut self, arena: &Arena, name: &str, value: &[u8]) {
+        match &self.form {
+            HeadForm::None => {}
+            HeadForm::Text(text) => {
+                self.form = HeadForm::Text(arena.write(|out| put_replaced(out, text, name, value)));
+            }
+            HeadForm::Fields => {
+                let name = if name == "host" { ":authority" } else { name };
+                let mut fields = FieldBlock::default();
+                for field in self.fields.iter() {
+                    let value = if field.name == name { value } else { field.value };
+                    fields.push_as(field.name, value, field.kind, field.never_indexed);
+                }
+                self.fields = fields;
+            }
+        }
     }
 
     /// What was sent of the body.
@@ -75,6 +102,7 @@ impl OutboundHead {
         }
         self.body.clear();
         self.body_bytes = 0;
+        self.pinned = None;
     }
 
     /// The head as HTTP/1 text, for a connection on which HTTP/1 was negotiated.
@@ -111,12 +139,53 @@ impl OutboundHead {
     }
 }
 
+/// Chunks that are kept to be sent again, each of which may hold a receive buffer back. They are given
+/// back when this is dropped.
+struct Pinned {
+    all: Rc<Cell<u32>>,
+    own: u32,
+}
+
+impl Pinned {
+    fn new(shard: &Shard) -> Self {
+        Self { all: Rc::clone(&shard.pinned_chunks), own: 0 }
+    }
+
+    /// Counts another one. False when the shard needs its buffers for what comes.
+    fn one_more(&mut self, shard: &Shard) -> bool {
+        if self.all.get() >= shard.config.buffers_max / PINNED_SHARE {
+            return false;
+        }
+        self.own += 1;
+        self.all.set(self.all.get() + 1);
+        true
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.own);
+    }
+}
+
+/// Copies a head in text, with another value for one field.
+fn put_replaced<P: Put>(out: &mut P, text: &[u8], name: &str, value: &[u8]) {
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let field = line.iter().position(|byte| *byte == b':').map(|colon| &line[..colon]);
+        match field.filter(|field| field.eq_ignore_ascii_case(name.as_bytes())) {
+            Some(field) => {
+                out.put(field);
+                out.put(b": ");
+                out.put(value);
+                out.put(b"\r\n");
+            }
+            None => out.put(line),
+        }
+    }
+}
+
 /// Room for fields that is kept for the next head.
 const FIELDS_KEPT_BYTES: usize = 2048;
 
-/// What is kept of a body to be sent again: Envoy's limit of a connection would be a megabyte, which a
-/// thousand requests under way could not have each.
-const KEPT_BODY_BYTES: usize = 64 * 1024;
-
-/// What a chunk weighs at least.
-const CHUNK_LOAD: usize = 2048;
+/// Of a shard's receive buffers, one in so many may be held back by bodies that are kept.
+const PINNED_SHARE: u32 = 4;

@@ -8,7 +8,7 @@ use crate::buffers::Chunk;
 use crate::ring::Received;
 
 use super::super::http1::trailers_of;
-use super::super::reply::{Reply, UpstreamFailure};
+use super::super::reply::UpstreamFailure;
 use super::{Downstream, Exchange, Progress, ResponsePhase, Stop, Upstream};
 
 impl Exchange {
@@ -26,13 +26,16 @@ impl Exchange {
 
     fn forward_response(&mut self, down: &mut Downstream<'_>, chunk: Chunk) -> Result<(), Stop> {
         self.touch(down.shard);
-        self.outbound.spend();
+        self.touch_try(down.shard);
         self.facts.bytes.upstream_wire_received += chunk.len() as u64;
         let mut rest = chunk;
         while self.response.phase == ResponsePhase::Head {
             match self.read_response_head(down, &rest)? {
                 Some(len) => rest.advance(len),
                 None => return Ok(()),
+            }
+            if self.is_between_tries() {
+                return Ok(());
             }
             if rest.is_empty() && self.response.phase == ResponsePhase::Head {
                 return Ok(());
@@ -174,12 +177,12 @@ impl Exchange {
             cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
         }
         self.release_upstream(down.shard);
-        if unanswered && !self.outbound.spent && self.replays == 0 {
+        if unanswered && self.may_replay && self.replays == 0 {
             return self.send_again(down);
         }
         if let Some((cluster, _)) = &self.destination {
             cluster.stats.upstream_rq_rx_reset.inc();
         }
-        self.reply(down, &Reply::upstream_failure(UpstreamFailure::Closed));
+        self.failed(down, UpstreamFailure::Closed);
     }
 }

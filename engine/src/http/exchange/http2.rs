@@ -18,7 +18,7 @@ impl Exchange {
             let read = match stream.take_head(&mut block) {
                 Some(ends) => {
                     self.touch(down.shard);
-                    self.outbound.spend();
+                    self.touch_try(down.shard);
                     self.facts.bytes.upstream_wire_received += block.text_len() as u64;
                     let mut storage = FieldStorage::new();
                     match response_head(&block, ends, &mut storage) {
@@ -44,6 +44,7 @@ impl Exchange {
         match stream.next() {
             StreamEvent::Data(data) => {
                 self.touch(down.shard);
+                self.touch_try(down.shard);
                 self.facts.bytes.upstream_wire_received += data.len() as u64;
                 self.send_response_body(down, data);
             }
@@ -72,6 +73,15 @@ impl Exchange {
     /// The stream ended without a response: send the request again where that is safe, else say so.
     fn stream_reset(&mut self, down: &mut Downstream<'_>, reset: Reset) {
         self.release_upstream(down.shard);
+        let failure = match reset {
+            Reset::Unprocessed => UpstreamFailure::Refused,
+            Reset::Remote | Reset::Cancelled => UpstreamFailure::Reset,
+            Reset::ConnectionLost => UpstreamFailure::Closed,
+            Reset::Protocol => UpstreamFailure::Protocol,
+        };
+        if self.retries_failure(down, failure) {
+            return;
+        }
         let safe = match reset {
             // The peer says that it did nothing.
             Reset::Unprocessed => self.replays < REPLAYS_MAX,
@@ -83,11 +93,6 @@ impl Exchange {
         if safe && !self.outbound.spent {
             return self.send_again(down);
         }
-        let failure = match reset {
-            Reset::Unprocessed | Reset::Remote | Reset::Cancelled => UpstreamFailure::Reset,
-            Reset::ConnectionLost => UpstreamFailure::Closed,
-            Reset::Protocol => UpstreamFailure::Protocol,
-        };
         self.reply(down, &Reply::upstream_failure(failure));
     }
 }

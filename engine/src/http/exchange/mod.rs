@@ -20,6 +20,7 @@ mod http2;
 mod inspection;
 mod report;
 mod response;
+mod retry;
 mod transfer;
 mod upstream;
 
@@ -45,6 +46,7 @@ use super::facts::Facts;
 use super::filters::Filtered;
 use super::grpc::{self, GrpcCall};
 use super::reply::Reply;
+use super::retry::Retries;
 use super::soap::SoapCall;
 use super::upgrade::Tunnel;
 use super::{HttpRuntime, NANOS_PER_MS, after, earliest};
@@ -80,6 +82,14 @@ pub struct Exchange {
     pub(super) filtered: Filtered,
     /// What the request's beginning came to, while a fault holds the request back.
     delayed: Option<Box<Result<Destination, Reply>>>,
+    /// How it is sent again.
+    retries: Retries,
+    /// It may be sent once more, should its connection turn out to be dead.
+    may_replay: bool,
+    /// Something of it went out in this try.
+    sent: bool,
+    /// A timeout is answered with 204, because the request wants that.
+    mute_timeout: bool,
     /// The connection was used before, so it may have died unnoticed.
     reused: bool,
     /// The request went out on HTTP/2.
@@ -213,6 +223,11 @@ struct Deadlines {
     inspection: Option<Nanos>,
     /// A fault has held the request back for long enough.
     delay: Option<Nanos>,
+    /// The next try is due.
+    retry: Option<Nanos>,
+    /// This try, as a whole and without a sign of life.
+    one_try: Option<Nanos>,
+    try_idle: Option<Nanos>,
 }
 
 /// What an exchange came to.
@@ -393,6 +408,9 @@ impl Exchange {
             deadlines.connect,
             deadlines.inspection,
             deadlines.delay,
+            deadlines.retry,
+            deadlines.one_try,
+            deadlines.try_idle,
         ])
     }
 
@@ -428,6 +446,9 @@ impl Exchange {
         }
         self.release_upstream(down.shard);
         self.facts.times.end = now;
+        if let Some(telemetry) = self.filtered.metrics.telemetry.take() {
+            self.count(down, &telemetry);
+        }
         if !down.http.logs.is_empty() {
             self.log(down);
         }
@@ -453,8 +474,11 @@ impl Exchange {
         soap.clear();
         let mut filtered = std::mem::take(&mut self.filtered);
         filtered.clear();
+        let mut retries = std::mem::take(&mut self.retries);
+        retries.clear();
         *self = Self {
             facts,
+            retries,
             soap,
             filtered,
             response: ResponseSide { partial, block, ..ResponseSide::default() },

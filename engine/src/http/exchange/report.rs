@@ -6,9 +6,11 @@ use outrigger_xds::snapshot::{HeaderEdits, HeaderOp, ServerHeaderMode};
 use crate::access_log::{self, Captured, LogType, Protocol, Record, StreamId};
 use crate::cluster::ClusterRuntime;
 use crate::connection::ConnectionInfo;
+use crate::istio::{self, Metric, Subject, Telemetry};
 use crate::shard::Shard;
 
 use super::super::HttpScratch;
+use super::super::NANOS_PER_MS;
 use super::super::begin::Arrival;
 use super::super::downstream::Side;
 use super::super::head::{HeadSink, status_text};
@@ -22,6 +24,7 @@ impl Exchange {
         self.release_upstream(down.shard);
         self.upstream = Upstream::Idle;
         self.deadlines = Deadlines::default();
+        self.retries.disarm();
         self.outbound.spend();
         self.tunnel_refused(down);
         if let Some((cluster, _)) = &self.destination {
@@ -191,6 +194,49 @@ impl Exchange {
             grpc_status: self.grpc.status(facts.code),
             log_type: LogType::DownstreamEnd,
             ..info.record()
+        }
+    }
+
+    /// Counts the exchange in Istio's metrics.
+    pub(super) fn count(&self, down: &Downstream<'_>, telemetry: &Telemetry) {
+        let is_grpc = self.grpc.is_grpc();
+        let upstream = self.destination.as_ref();
+        let cluster = upstream.map(|(cluster, _)| cluster).or(self.hostless_cluster.as_ref());
+        let peers = &self.filtered.peers;
+        let (peer, tls) = if telemetry.is_source() {
+            let said = peers.upstream.as_ref();
+            let known = || upstream.and_then(|(_, host)| host.workload());
+            (said.or_else(known), self.facts.upstream_tls.as_deref())
+        } else {
+            (peers.client.as_ref(), down.info.tls.as_deref())
+        };
+        let counted = telemetry.find(
+            down.shard,
+            &Subject {
+                peer,
+                cluster: cluster.map(|cluster| &cluster.config),
+                route: self.route().map_or("", |route| &route.name),
+                authority: &self.filtered.metrics.authority,
+                tls,
+                protocol: if is_grpc { istio::Protocol::Grpc } else { istio::Protocol::Http },
+                code: self.facts.code,
+                grpc_status: self.grpc.status(self.facts.code).and_then(|status| status.code()),
+                flags: self.facts.flags,
+            },
+        );
+        let Some(counted) = counted else { return };
+        let (times, bytes) = (&self.facts.times, &self.facts.bytes);
+        let took = (times.end - times.downstream_rx_begin) / NANOS_PER_MS;
+        let (asked, answered) = self.grpc.messages();
+        for counted in &*counted {
+            counted.add(Metric::Requests, 1);
+            counted.add(Metric::Duration, took);
+            counted.add(Metric::RequestBytes, bytes.request_headers + bytes.received);
+            counted.add(Metric::ResponseBytes, bytes.response_headers + bytes.sent);
+            if is_grpc {
+                counted.add(Metric::RequestMessages, asked);
+                counted.add(Metric::ResponseMessages, answered);
+            }
         }
     }
 

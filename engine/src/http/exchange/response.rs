@@ -41,6 +41,10 @@ impl Exchange {
             self.relay_interim(down, head);
             return Ok(());
         }
+        if !switches && self.retries_response(down, head) {
+            return Ok(());
+        }
+        self.settle();
         let framing = head.framing(self.client.method).unwrap_or(BodyFraming::None);
         self.facts.times.upstream_rx_begin = down.shard.clock.now();
         self.facts.code = match (switches && self.tunnel == Tunnel::Upgrade, down.is_http2()) {
@@ -108,7 +112,7 @@ impl Exchange {
         let sent = self.facts.times.upstream_tx_begin;
         let took = down.shard.clock.now() - sent;
         cluster.stats.upstream_rq_time.record(took / NANOS_PER_MS);
-        if self.replays > 0 {
+        if self.replays > 0 || self.retries.done > 0 {
             cluster.stats.upstream_rq_retry_success.inc();
         }
     }

@@ -109,17 +109,15 @@ impl Exchange {
         if data.is_empty() {
             return Ok(());
         }
+        if !self.is_tunnelling() {
+            self.keep_body(down, &data);
+        }
         match &self.upstream {
             Upstream::Http1(connection) => {
                 let transport = &connection.transport;
                 http1::send_body(down.shard, transport, data, self.request.chunked);
             }
-            Upstream::Http2(stream) => {
-                if self.response.phase == ResponsePhase::Head {
-                    self.outbound.keep(&data);
-                }
-                stream.send(data);
-            }
+            Upstream::Http2(stream) => stream.send(data),
             _ => {}
         }
         Ok(())
@@ -166,6 +164,11 @@ impl Exchange {
         self.facts.times.downstream_rx_end = now;
         self.facts.times.upstream_tx_end = now;
         self.begin_response_deadline(down.shard);
+        self.begin_try_deadlines(down.shard);
+        if trailers.is_some() {
+            // They are not kept.
+            self.outbound.spend();
+        }
         match &self.upstream {
             Upstream::Http1(connection) if self.is_tunnelling() => connection.transport.finish(),
             Upstream::Http1(connection) if self.request.chunked => {
@@ -174,13 +177,7 @@ impl Exchange {
                 let trailers = trailers.filter(|_| wanted);
                 http1::send_last_chunk(down.shard, &connection.transport, trailers.as_deref());
             }
-            Upstream::Http2(stream) => {
-                if trailers.is_some() {
-                    // They are not kept.
-                    self.outbound.spend();
-                }
-                stream.end(trailers);
-            }
+            Upstream::Http2(stream) => stream.end(trailers),
             _ => {}
         }
     }
@@ -290,7 +287,7 @@ impl Exchange {
             );
         }
         self.release_upstream(down.shard);
-        self.reply(down, &Reply::upstream_failure(UpstreamFailure::Protocol));
+        self.failed(down, UpstreamFailure::Protocol);
     }
 
     pub(super) fn count_protocol_error(&self) {

@@ -13,6 +13,7 @@ use crate::transport::Transport;
 
 use super::super::NANOS_PER_MS;
 use super::super::after;
+use super::super::http1;
 use super::super::reply::{Reply, UpstreamFailure};
 use super::super::upgrade::Tunnel;
 use super::head::HeadForm;
@@ -25,6 +26,7 @@ impl Exchange {
     /// queue.
     pub(super) fn acquire(&mut self, down: &mut Downstream<'_>) {
         let Some((cluster, host)) = self.destination.clone() else { return };
+        self.sent = false;
         let multiplexed = matches!(self.outbound.form, HeadForm::Fields) && !host.speaks_http1();
         let limits = cluster.config.circuit_breakers;
         if !self.admit(down.shard, &cluster, limits, multiplexed) {
@@ -164,9 +166,7 @@ impl Exchange {
             }
             Joined::NotYet => self.upstream = Upstream::Joining { client, _pending: pending },
             Joined::Failed(error) => self.not_connected(down, &error),
-            Joined::TimedOut => {
-                self.reply(down, &Reply::upstream_failure(UpstreamFailure::ConnectTimeout));
-            }
+            Joined::TimedOut => self.failed(down, UpstreamFailure::ConnectTimeout),
             Joined::Elsewhere => {
                 drop(pending);
                 self.acquire(down);
@@ -233,6 +233,9 @@ impl Exchange {
                 cluster.config.name, host.address_text
             );
         }
+        if self.retries_failure(down, failure) {
+            return;
+        }
         let mut reply = Reply::upstream_failure(failure);
         if let ConnectError::Tls(error) = error {
             let reason = format!("TLS_error: {error}");
@@ -270,7 +273,15 @@ impl Exchange {
                 connection.transport.send(head);
             }
         }
-        if !again {
+        for chunk in self.outbound.kept() {
+            let chunk = chunk.clone();
+            http1::send_body(down.shard, &connection.transport, chunk, self.request.chunked);
+        }
+        if self.request.complete && self.request.chunked {
+            http1::send_last_chunk(down.shard, &connection.transport, None);
+        }
+        self.may_replay = again;
+        if !again && !self.retries.is_armed() {
             self.outbound.spend();
         }
         self.over_http2 = false;
@@ -310,6 +321,8 @@ impl Exchange {
         host.request_begins();
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
+        self.sent = true;
+        self.begin_try_deadlines(down.shard);
     }
 
     /// RFC 9110 section 9.2.2: sending it twice does what sending it once does.

@@ -6,6 +6,7 @@
 
 mod cors;
 mod fault;
+mod metrics;
 mod peers;
 
 use std::rc::Rc;
@@ -14,9 +15,11 @@ use std::time::Duration;
 use outrigger_codecs::http::Field;
 use outrigger_xds::snapshot::{
     FilterOverride, FilterOverrides, HttpConnectionManager, HttpFilterKind, RouteFilterConfig,
+    TrafficDirection,
 };
 
 use crate::cluster::ClusterRuntime;
+use crate::istio::Telemetry;
 use crate::shard::Shard;
 
 use super::begin::Request;
@@ -25,6 +28,7 @@ use super::reply::Reply;
 
 use self::cors::{CorsCall, CorsFilter};
 use self::fault::{FaultCall, FaultFilter};
+use self::metrics::{MetricsCall, MetricsFilter};
 use self::peers::{PeerCall, PeerFilter};
 
 pub use self::peers::WorkloadCache;
@@ -41,6 +45,7 @@ struct Filter {
 enum Act {
     Cors(CorsFilter),
     Fault(FaultFilter),
+    Metrics(MetricsFilter),
     Peers(PeerFilter),
     GrpcWeb,
     GrpcStats,
@@ -51,6 +56,8 @@ enum Act {
 pub(in crate::http) struct Filtered {
     cors: CorsCall,
     fault: FaultCall,
+    /// What it is counted by.
+    pub(in crate::http) metrics: MetricsCall,
     /// Who the two ends are.
     pub(in crate::http) peers: PeerCall,
 }
@@ -79,7 +86,11 @@ impl Ask<'_> {
 
 impl Filters {
     /// The filters of `config`.
-    pub(super) fn new(shard: &Shard, config: &HttpConnectionManager) -> Self {
+    pub(super) fn new(
+        shard: &Shard,
+        config: &HttpConnectionManager,
+        direction: TrafficDirection,
+    ) -> Self {
         let filters = config.filters.iter().filter_map(|filter| {
             let act = match &filter.kind {
                 HttpFilterKind::Cors => Act::Cors(CorsFilter::new(shard, &config.stat_prefix)),
@@ -91,7 +102,11 @@ impl Filters {
                 }
                 HttpFilterKind::GrpcWeb => Act::GrpcWeb,
                 HttpFilterKind::GrpcStats => Act::GrpcStats,
-                HttpFilterKind::Alpn(_) | HttpFilterKind::IstioStats(_) => return None,
+                HttpFilterKind::IstioStats(stats) => {
+                    let telemetry = Telemetry::new(shard, stats, direction);
+                    Act::Metrics(MetricsFilter { telemetry })
+                }
+                HttpFilterKind::Alpn(_) => return None,
             };
             Some(Filter { name: filter.name.clone(), disabled: filter.disabled, act })
         });
@@ -136,6 +151,7 @@ impl Filters {
                     };
                     fault.apply(own, ask, &mut done.fault)?;
                 }
+                Act::Metrics(metrics) => metrics.apply(ask, &mut done.metrics),
                 Act::Peers(peers) => peers.apply(ask, &mut done.peers),
                 Act::GrpcWeb | Act::GrpcStats => {}
             }
@@ -153,7 +169,9 @@ impl Filtered {
     pub(super) fn clear(&mut self) {
         let mut cors = std::mem::take(&mut self.cors);
         cors.clear();
-        *self = Self { cors, ..Self::default() };
+        let mut metrics = std::mem::take(&mut self.metrics);
+        metrics.clear();
+        *self = Self { cors, metrics, ..Self::default() };
     }
 
     /// How long the request has to wait before it goes on, or is answered.

@@ -11,9 +11,9 @@ use outrigger_codecs::http::{Field, FieldKind};
 use outrigger_codecs::peer_metadata::Workload;
 use outrigger_xds::bootstrap::Node;
 use outrigger_xds::snapshot::{PeerMetadata, Propagation};
-use serde_json::Value;
 
 use crate::cluster::ClusterRuntime;
+use crate::istio::own_workload;
 use crate::shard::Shard;
 
 use super::super::head::{FieldWriter, HeadSink};
@@ -145,30 +145,7 @@ impl Own {
     fn new(node: &Node, labels: &[Box<str>]) -> Self {
         let fits = node.id.bytes().all(|byte| byte >= b' ' && byte != 0x7f);
         let id: &[u8] = if fits { node.id.as_bytes() } else { b"" };
-        Self { id: id.into(), metadata: workload_of(node, labels).to_header().into() }
-    }
-}
-
-/// A workload as its own proxy's metadata describes it; `labels` are kept beside those that always are.
-pub(in crate::http) fn workload_of(node: &Node, labels: &[Box<str>]) -> Workload {
-    let text = |value: &Value, name: &str| -> String {
-        value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let of = |name: &str| text(&node.metadata, name);
-    let none = Value::Null;
-    let own_labels = node.metadata.get("LABELS").unwrap_or(&none);
-    let others = labels.iter().map(|name| (name.to_string(), text(own_labels, name)));
-    Workload {
-        instance: of("NAME"),
-        namespace: of("NAMESPACE"),
-        name: of("WORKLOAD_NAME"),
-        cluster: of("CLUSTER_ID"),
-        canonical_name: text(own_labels, "service.istio.io/canonical-name"),
-        canonical_revision: text(own_labels, "service.istio.io/canonical-revision"),
-        app: text(own_labels, "app"),
-        version: text(own_labels, "version"),
-        owner: of("OWNER"),
-        labels: others.collect(),
+        Self { id: id.into(), metadata: own_workload(node, labels).to_header().into() }
     }
 }
 
@@ -305,7 +282,7 @@ mod tests {
         let own = Own::new(&node, &["role".into()]);
         assert_eq!(&*own.id, b"sidecar~1");
         let told = Workload::from_header(own.metadata.as_bytes(), &["role"]).unwrap();
-        assert_eq!(told, workload_of(&node, &["role".into()]));
+        assert_eq!(told, own_workload(&node, &["role".into()]));
         assert_eq!((&*told.name, &*told.canonical_name, &*told.app), ("web", "w", "web"));
         assert_eq!(told.labels, [("role".to_owned(), "front".to_owned())]);
         let odd = Own::new(&Node { id: "a\r\nb".to_owned(), ..Node::default() }, &[]);

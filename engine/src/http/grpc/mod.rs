@@ -36,6 +36,8 @@ pub(super) struct GrpcCall {
     calls: Option<Rc<Calls>>,
     request_messages: MessageWalk,
     response_messages: MessageWalk,
+    /// How many there were.
+    counted: (u64, u64),
     /// The response is one of gRPC, whose messages count.
     is_answered: bool,
     ended_with_head: bool,
@@ -88,6 +90,11 @@ impl GrpcCall {
         self.status.or_else(|| (code != 0).then(from_http))
     }
 
+    /// Messages of the request and of the response, as far as they were counted.
+    pub(super) fn messages(&self) -> (u64, u64) {
+        self.counted
+    }
+
     // ---- the request -----------------------------------------------------------------------------
 
     /// True when the request's body may change its length on the way.
@@ -107,7 +114,9 @@ impl GrpcCall {
             None => data,
         };
         if let Some(stats) = self.calls.as_ref().and_then(|calls| calls.grpc()) {
-            stats.request_message_count.add(self.request_messages.count(&data));
+            let count = self.request_messages.count(&data);
+            self.counted.0 += count;
+            stats.request_message_count.add(count);
         }
         Some(data)
     }
@@ -159,7 +168,9 @@ impl GrpcCall {
         if self.is_answered
             && let Some(stats) = self.calls.as_ref().and_then(|calls| calls.grpc())
         {
-            stats.response_message_count.add(self.response_messages.count(&data));
+            let count = self.response_messages.count(&data);
+            self.counted.1 += count;
+            stats.response_message_count.add(count);
         }
         match &mut self.bridge {
             Some(bridge) => bridge.translate_response(&shard.arena, data),

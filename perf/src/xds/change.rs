@@ -135,7 +135,8 @@ struct Probes {
 impl Probes {
     fn open(served: &Served, virtual_host: usize, workers: usize) -> io::Result<Self> {
         let address = served.listener(virtual_host);
-        let connections = (0..workers * PROBES_PER_WORKER).map(|_| Connection::open(address));
+        let connections =
+            (0..workers * PROBES_PER_WORKER).map(|_| Connection::open(address, EFFECT_TIME));
         Ok(Self {
             authority: world::authority(virtual_host),
             connections: connections.collect::<io::Result<_>>()?,

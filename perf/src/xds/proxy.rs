@@ -135,7 +135,10 @@ impl Proxy {
     /// The median and the 99 % point of a histogram of the proxy's, in its own unit; `None` where it
     /// has none of that name or nothing in it.
     pub(super) fn histogram(&self, name: &str) -> Option<(f64, f64)> {
-        let answer = http::get(self.admin, "admin", &format!("/stats?filter=^{name}$")).ok()?;
+        /// Many clusters have many statistics.
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let path = format!("/stats?filter=^{name}$");
+        let answer = http::get(self.admin, "admin", &path, PATIENCE).ok()?;
         quantiles(&String::from_utf8_lossy(&answer.body), name)
     }
 
@@ -145,7 +148,9 @@ impl Proxy {
 }
 
 fn is_ok(address: SocketAddr, authority: &str, path: &str) -> io::Result<()> {
-    match http::get(address, authority, path)?.status {
+    /// A proxy that has no time yet is asked again.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    match http::get(address, authority, path, PATIENCE)?.status {
         200 => Ok(()),
         status => Err(io::Error::other(format!("status {status}"))),
     }

@@ -191,6 +191,16 @@ impl Spread {
     }
 }
 
+impl UpdatesCase {
+    /// CPU time of the proxy that a push costs: what it used more with them, over their number.
+    #[must_use]
+    pub fn cpu_ms_per_push(&self) -> f64 {
+        const MS_PER_PERCENT: f64 = 10.0;
+        let more = (self.updating.cpu_percent - self.quiet.cpu_percent) * MS_PER_PERCENT;
+        more / self.pushed_per_second.max(f64::MIN_POSITIVE)
+    }
+}
+
 impl Side {
     /// Sums up windows.
     pub(super) fn of(windows: &[Sample]) -> Self {
@@ -272,6 +282,7 @@ pub fn render(report: &XdsReport) -> String {
             times(updating.p99_us, quiet.p99_us),
             format!("{:.0} / {:.0}", quiet.p50_us, updating.p50_us),
             format!("{:.0} / {:.0}", quiet.cpu_percent, updating.cpu_percent),
+            format!("{:.2}", case.cpu_ms_per_push()),
             format!("{:.0}", case.pushed_per_second),
             millis(case.answered_ms.p99),
             (quiet.errors + updating.errors).to_string(),
@@ -281,8 +292,17 @@ pub fn render(report: &XdsReport) -> String {
         let UpdatesCase { rate, connections, updates_per_second, .. } = case;
         format!("{rate} requests/s on {connections} connections, {updates_per_second} pushes/s")
     });
-    let columns =
-        ["p99 us without", "with", "ratio", "p50 us", "CPU %", "pushes/s", "ACK ms p99", "failed"];
+    let columns = [
+        "p99 us without",
+        "with",
+        "ratio",
+        "p50 us",
+        "CPU %",
+        "CPU ms/push",
+        "pushes/s",
+        "ACK ms p99",
+        "failed",
+    ];
     table(&mut text, &title, &columns, updates.collect());
     let lookups = report.lookups.iter().map(|case| {
         let cpu = case.cpu_us_per_request;

@@ -441,10 +441,7 @@ pub fn aggregated(server: &Address, variant: Variant) -> Config {
 /// The same with streams of their own, one for each type or each resource.
 #[must_use]
 pub fn separate(server: &Address, variant: Variant) -> Config {
-    dynamic(
-        server,
-        json!({"cds_config": own_stream(variant), "lds_config": own_stream(variant)}),
-    )
+    dynamic(server, json!({"cds_config": own_stream(variant), "lds_config": own_stream(variant)}))
 }
 
 /// A bootstrap with these `dynamic_resources`, and a server as the cluster `xds`.

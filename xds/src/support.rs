@@ -542,9 +542,18 @@ impl<'a> Reviewer<'a> {
                 self.fault(at, problem);
             }
         }
+        self.unknown(message, at);
+    }
+
+    /// U-04, and U-05 where unknown fields are allowed.
+    fn unknown(&mut self, message: &DynamicMessage, at: &Trail) {
         for unknown in message.unknown_fields() {
             let at = at.then(Segment::Unknown(unknown.number()));
-            self.fault(at, Problem::NotSupported);
+            if self.options.allow_unknown_keys {
+                self.review.warnings.push(Found::new(at, Problem::NotSupported));
+            } else {
+                self.fault(at, Problem::NotSupported);
+            }
         }
     }
 
@@ -553,7 +562,7 @@ impl<'a> Reviewer<'a> {
             Value::Message(message) => match message.descriptor().full_name() {
                 "google.protobuf.Any" => self.any(message, at, optional),
                 METADATA => {}
-                name if name.starts_with("google.protobuf.") => {}
+                name if name.starts_with("google.protobuf.") => self.unknown(message, at),
                 _ => self.fields(message, at, &[], optional),
             },
             Value::List(items) => {

@@ -14,11 +14,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
+use outrigger_tests::config::{TCP_PROXY, transport_socket};
 use outrigger_tests::control_plane::{
     CDS, EDS, LDS, RDS, RTDS, SDS, Variant, World, ads, aggregated, assignment, eds_cluster,
     endpoint, http_listener, http_manager, own_stream, rds, separate, static_cluster,
 };
-use outrigger_tests::config::{TCP_PROXY, transport_socket};
 use outrigger_tests::http::{Fault, Response};
 use outrigger_tests::proxy::Launch;
 use outrigger_tests::tls::{self, Authority, Identity, Subject};
@@ -326,27 +326,30 @@ fn start(world: &mut World, scene: &Scene) {
     // The server's own name, else both would say theirs.
     main["filter_chains"][0]["filters"][0]["typed_config"]["server_name"] = "proxy".into();
     world.put(LDS, main);
-    world.put(RDS, json!({"name": "routes", "virtual_hosts": [
-        {"name": "a", "domains": ["a.test"], "routes": [to("/", "a")]},
-        {"name": "spread", "domains": ["spread.test"], "routes": [to("/", "spread")]},
-        {"name": "b", "domains": ["b.test"], "routes": [
-            {"match": {"path": "/weighted"}, "route": {"cluster": "a"}},
-            {"match": {"path": "/shared"}, "route": {"cluster": "b too"}},
-            {"match": {"path": "/header", "headers": [
-                {"name": "x-kind", "string_match": {"exact": "gold"}},
-            ]}, "route": {"cluster": "a"}},
-            {"match": {"prefix": "/rewrite"}, "route": {"cluster": "b"}},
-            {"match": {"path": "/redirect"}, "redirect": {"path_redirect": "/elsewhere"}},
-            {"match": {"path": "/direct"}, "direct_response": {
-                "status": 200, "body": {"inline_string": "direct"},
-            }},
-            {"match": {"path": "/missing"}, "route": {"cluster": "missing"}},
-            {"match": {"path": "/fraction", "runtime_fraction": {
-                "default_value": {"numerator": 0}, "runtime_key": "xds.fraction",
-            }}, "route": {"cluster": "a"}},
-            to("/", "b"),
-        ]},
-    ]}));
+    world.put(
+        RDS,
+        json!({"name": "routes", "virtual_hosts": [
+            {"name": "a", "domains": ["a.test"], "routes": [to("/", "a")]},
+            {"name": "spread", "domains": ["spread.test"], "routes": [to("/", "spread")]},
+            {"name": "b", "domains": ["b.test"], "routes": [
+                {"match": {"path": "/weighted"}, "route": {"cluster": "a"}},
+                {"match": {"path": "/shared"}, "route": {"cluster": "b too"}},
+                {"match": {"path": "/header", "headers": [
+                    {"name": "x-kind", "string_match": {"exact": "gold"}},
+                ]}, "route": {"cluster": "a"}},
+                {"match": {"prefix": "/rewrite"}, "route": {"cluster": "b"}},
+                {"match": {"path": "/redirect"}, "redirect": {"path_redirect": "/elsewhere"}},
+                {"match": {"path": "/direct"}, "direct_response": {
+                    "status": 200, "body": {"inline_string": "direct"},
+                }},
+                {"match": {"path": "/missing"}, "route": {"cluster": "missing"}},
+                {"match": {"path": "/fraction", "runtime_fraction": {
+                    "default_value": {"numerator": 0}, "runtime_key": "xds.fraction",
+                }}, "route": {"cluster": "a"}},
+                to("/", "b"),
+            ]},
+        ]}),
+    );
 }
 
 fn to(prefix: &str, cluster: &str) -> Value {
@@ -459,9 +462,11 @@ fn settle(
     let began = Instant::now();
     for refused in step.refused {
         for client in [THEIRS, OURS] {
-            server.await_event(&format!("{}: {client} refuses {refused}", step.name), from, |event| {
-                event.client == client && event.is_nack(refused)
-            });
+            server.await_event(
+                &format!("{}: {client} refuses {refused}", step.name),
+                from,
+                |event| event.client == client && event.is_nack(refused),
+            );
         }
     }
     for (name, fact) in step.shows {
@@ -494,7 +499,12 @@ fn settle(
             let _ = writeln!(differences, "  refused:\n  - {expected:?}\n  + {found:?}");
         }
         if differences.is_empty() {
-            eprintln!("{}: {:?} to see it, {:?} to agree", step.name, start - began, start.elapsed());
+            eprintln!(
+                "{}: {:?} to see it, {:?} to agree",
+                step.name,
+                start - began,
+                start.elapsed()
+            );
             return differences;
         }
         if start.elapsed() > AGREEMENT {

@@ -191,17 +191,20 @@ fn nonces_that_are_wrong() {
         let long = "n".repeat(100_000);
         for (number, nonce) in ["same", "same", "1-1", " ", &long].into_iter().enumerate() {
             let from = scene.server.mark();
-            let table = route_table("routes", json!([
-                {"match": {"path": "/new"}, "redirect": {"path_redirect": format!("/{number}")}},
-                to_cluster("a"),
-            ]));
+            let table = route_table(
+                "routes",
+                json!([
+                    {"match": {"path": "/new"}, "redirect": {"path_redirect": format!("/{number}")}},
+                    to_cluster("a"),
+                ]),
+            );
             let mut response = scene.response(RDS, &number.to_string(), &[table]);
             response["nonce"] = nonce.into();
             scene.server.send(RDS, response);
             // C-04: whatever it is, it is given back.
-            scene.server.await_event("an answer", from, |event| {
-                event.is_ack(RDS) && event.nonce == nonce
-            });
+            scene
+                .server
+                .await_event("an answer", from, |event| event.is_ack(RDS) && event.nonce == nonce);
             await_answer(&scene.proxy, "main", "/new", nonce, |response| {
                 response.header("location").is_some_and(|to| to.ends_with(&format!("/{number}")))
             });
@@ -229,10 +232,16 @@ fn connections_that_are_cut_inside_a_message() {
             scene.expect_to_hear(&format!("heard {number}"));
             traffic.goes_on();
             let name = format!("big {number}");
-            scene.world.put(RDS, route_table("routes", json!([
-                {"match": {"path": "/new"}, "route": {"cluster": name}},
-                to_cluster("a"),
-            ])));
+            scene.world.put(
+                RDS,
+                route_table(
+                    "routes",
+                    json!([
+                        {"match": {"path": "/new"}, "route": {"cluster": name}},
+                        to_cluster("a"),
+                    ]),
+                ),
+            );
             scene.publish();
             scene.expect_origin("/new", "b");
         }
@@ -326,18 +335,30 @@ fn a_server_that_repeats_what_was_refused() {
     proxy.await_stat(rejected, |count| count >= 20);
     traffic.goes_on();
     // Others are heard.
-    world.put(RDS, route_table("routes", json!([
-        {"match": {"path": "/new"}, "direct_response": {"status": 204}},
-        to_cluster("a"),
-    ])));
+    world.put(
+        RDS,
+        route_table(
+            "routes",
+            json!([
+                {"match": {"path": "/new"}, "direct_response": {"status": 204}},
+                to_cluster("a"),
+            ]),
+        ),
+    );
     world.publish(&mut server);
     await_answer(&proxy, "main", "/new", "204", |response| response.status == 204);
     world.remove(CDS, "bad");
     world.put(CDS, static_cluster("good", &[origin.address()]));
-    world.put(RDS, route_table("routes", json!([
-        {"match": {"path": "/new"}, "route": {"cluster": "good"}},
-        to_cluster("a"),
-    ])));
+    world.put(
+        RDS,
+        route_table(
+            "routes",
+            json!([
+                {"match": {"path": "/new"}, "route": {"cluster": "good"}},
+                to_cluster("a"),
+            ]),
+        ),
+    );
     world.publish(&mut server);
     await_answer(&proxy, "main", "/new", "200", |response| response.status == 200);
     traffic.was_unharmed();

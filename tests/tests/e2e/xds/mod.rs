@@ -65,10 +65,16 @@ impl Scene {
     fn add_b(&mut self) {
         self.world.put(CDS, eds_cluster("b", ads()));
         self.world.put(EDS, assignment("b", &[self.b.address()]));
-        self.world.put(RDS, route_table("routes", json!([
-            {"match": {"prefix": "/b"}, "route": {"cluster": "b"}},
-            to_cluster("a"),
-        ])));
+        self.world.put(
+            RDS,
+            route_table(
+                "routes",
+                json!([
+                    {"match": {"prefix": "/b"}, "route": {"cluster": "b"}},
+                    to_cluster("a"),
+                ]),
+            ),
+        );
     }
 
     /// GET at the listener `main`.
@@ -152,9 +158,8 @@ fn named_origin(name: &'static str) -> Origin {
                 body += &format!(" [{}]", request.body.escape_ascii());
             }
             let length = body.len();
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nx-origin: {name}\r\ncontent-length: {length}\r\n\r\n"
-            );
+            let head =
+                format!("HTTP/1.1 200 OK\r\nx-origin: {name}\r\ncontent-length: {length}\r\n\r\n");
             peer.send(if request.method == "HEAD" { head } else { head + &body })?;
         }
     })

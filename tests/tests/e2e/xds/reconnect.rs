@@ -1,11 +1,11 @@
 //! Servers that come, go and come back, and the ways to reach them (rules F, and what C, S, D and T
 //! say of new streams).
 
+use outrigger_tests::config::transport_socket;
 use outrigger_tests::control_plane::{
     CDS, EDS, Event, LDS, RDS, SDS, Variant, WRAPPER, World, ads, aggregated, eds_cluster,
     http_listener, own_stream, rds, route_table, server_cluster, static_cluster, to_cluster,
 };
-use outrigger_tests::config::transport_socket;
 use outrigger_tests::process::Scratch;
 use outrigger_tests::tls::{self, Authority, Identity, Subject};
 use outrigger_tests::{Address, Client, ControlPlane, Proxy, eventually, origin};
@@ -106,7 +106,8 @@ fn go_control_plane_is_taken_up_again_after_a_restart() {
             proxy.expect_stat("control_plane.connected_state", 0);
             await_origin(&proxy, "main", "a");
             // It learns something while it is away.
-            let redirect = json!([{"match": {"path": target}, "redirect": {"path_redirect": "/x"}}]);
+            let redirect =
+                json!([{"match": {"path": target}, "redirect": {"path_redirect": "/x"}}]);
             world.put(RDS, route_table("routes", redirect));
             world.publish(&mut server);
             server.restart();
@@ -146,15 +147,25 @@ fn f05_however_a_stream_ends_there_is_a_new_one() {
     for variant in BOTH {
         let mut scene = Scene::start(variant);
         for (number, status) in
-            ["OK", "UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"].iter().enumerate()
+            ["OK", "UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED"]
+                .iter()
+                .enumerate()
         {
             let from = scene.server.mark();
-            scene.server.command("close", &json!({"type": CDS, "status": status, "details": "test"}));
+            scene
+                .server
+                .command("close", &json!({"type": CDS, "status": status, "details": "test"}));
             scene.server.await_event("a new stream", from, |event| event.is_request(RDS));
             let to = if number % 2 == 0 { "/x" } else { "/y" };
-            scene.world.put(RDS, route_table("routes", json!([
-                {"match": {"prefix": "/"}, "redirect": {"path_redirect": to}},
-            ])));
+            scene.world.put(
+                RDS,
+                route_table(
+                    "routes",
+                    json!([
+                        {"match": {"prefix": "/"}, "redirect": {"path_redirect": to}},
+                    ]),
+                ),
+            );
             scene.publish();
             await_answer(&scene.proxy, "main", "/", status, |response| {
                 response.header("location").is_some_and(|location| location.ends_with(to))
@@ -219,9 +230,15 @@ fn f03_the_second_server_is_asked_when_the_first_does_not_answer() {
         assert_eq!(second.events().len(), 0);
         first.stop();
         second.await_event("a stream", 0, |event| event.is_request(RDS));
-        world.put(RDS, route_table("routes", json!([
-            {"match": {"prefix": "/"}, "redirect": {"path_redirect": "/second"}},
-        ])));
+        world.put(
+            RDS,
+            route_table(
+                "routes",
+                json!([
+                    {"match": {"prefix": "/"}, "redirect": {"path_redirect": "/second"}},
+                ]),
+            ),
+        );
         world.publish(&mut second);
         await_answer(&proxy, "main", "/", "301", |response| response.status == 301);
     }
@@ -326,8 +343,9 @@ fn servers_with_tls_that_is_verified() {
                         ],
                     }},
                 });
-                aggregated(server.address(), variant)
-                    .tune_cluster(json!({"transport_socket": transport_socket(tls::UPSTREAM, context)}))
+                aggregated(server.address(), variant).tune_cluster(
+                    json!({"transport_socket": transport_socket(tls::UPSTREAM, context)}),
+                )
             };
             let (good, bad) = (config("xds.test"), config("other.test"));
             let proxy = launch(&good).start();
@@ -379,7 +397,8 @@ fn is08_and_is09_secrets_have_streams_of_their_own() {
         ]}});
         let mut listener = simple_world().get(LDS, "main").clone();
         listener["name"] = name.into();
-        listener["filter_chains"][0]["transport_socket"] = transport_socket(tls::DOWNSTREAM, context);
+        listener["filter_chains"][0]["transport_socket"] =
+            transport_socket(tls::DOWNSTREAM, context);
         world.put(LDS, listener);
     }
     world.publish(&mut server);
@@ -387,9 +406,8 @@ fn is08_and_is09_secrets_have_streams_of_their_own() {
         .raw_cluster(server_cluster("agent", agent.address()));
     let proxy = launch(&config).begin();
 
-    let asked_for = |name: &'static str| {
-        move |event: &Event| event.is_request(SDS) && event.names == [name]
-    };
+    let asked_for =
+        |name: &'static str| move |event: &Event| event.is_request(SDS) && event.names == [name];
     let good_stream = agent.await_event("a request", 0, asked_for("good")).stream;
     let bad_stream = agent.await_event("a request", 0, asked_for("bad")).stream;
     assert_ne!(good_stream, bad_stream);
@@ -424,12 +442,22 @@ fn is08_and_is09_secrets_have_streams_of_their_own() {
     secret(&mut agent, stream, "bad", &bad);
     assert_eq!(await_certificate("good", &next).text(), "from the server");
     assert_eq!(await_certificate("bad", &bad).text(), "from the server");
-    assert_eq!(agent.events().iter().filter(|event| event.stream == good_stream && event.kind == "close").count(), 0);
+    assert_eq!(
+        agent
+            .events()
+            .iter()
+            .filter(|event| event.stream == good_stream && event.kind == "close")
+            .count(),
+        0
+    );
 }
 
 /// A table with one route for all, that answers by itself.
 pub(super) fn saying(body: &str) -> Value {
-    route_table("routes", json!([{"match": {"prefix": "/"}, "direct_response": {
-        "status": 200, "body": {"inline_string": body},
-    }}]))
+    route_table(
+        "routes",
+        json!([{"match": {"prefix": "/"}, "direct_response": {
+            "status": 200, "body": {"inline_string": body},
+        }}]),
+    )
 }

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 
+use outrigger_tests::config::transport_socket;
 use outrigger_tests::control_plane::{
     CDS, EDS, LDS, RDS, SDS, VHDS, Variant, World, ads, aggregated, assignment, eds_cluster,
     http_listener, http_manager, rds, route_table, static_cluster, to_cluster,
 };
-use outrigger_tests::config::transport_socket;
 use outrigger_tests::http::Framing;
 use outrigger_tests::tls::{self, Authority, Subject};
 use outrigger_tests::{Client, ControlPlane, Origin, PATIENCE, eventually};
@@ -68,7 +68,8 @@ fn w04_a_changed_cluster_serves_as_before_until_its_endpoints_are_there() {
         scene.proxy.expect_stat("cluster_manager.warming_clusters", 1);
         scene.expect_origin("/", "a");
         // What comes for others meanwhile is theirs.
-        let table = json!([{"match": {"path": "/b"}, "direct_response": {"status": 204}}, to_cluster("a")]);
+        let table =
+            json!([{"match": {"path": "/b"}, "direct_response": {"status": 204}}, to_cluster("a")]);
         scene.world.put(RDS, route_table("routes", table));
         scene.publish();
         scene.expect_status("/b", 204);
@@ -96,7 +97,10 @@ fn w05_a_changed_cluster_asks_again_for_its_endpoints() {
         let again = scene.server.await_event("a request", from, |event| event.is_request(EDS));
         match variant {
             Variant::Sotw => assert_eq!(again.names, ["a"]),
-            Variant::Delta => assert_eq!((again.nonce.as_str(), &again.subscribe[..]), ("", &["a".to_owned()][..])),
+            Variant::Delta => assert_eq!(
+                (again.nonce.as_str(), &again.subscribe[..]),
+                ("", &["a".to_owned()][..])
+            ),
         }
         scene.server.await_event("the end of it", from, |event| event.is_ack(CDS));
         scene.proxy.expect_stat("cluster_manager.warming_clusters", 0);
@@ -166,11 +170,10 @@ fn w07_and_w11_a_listener_waits_for_its_secret_and_a_new_one_is_for_new_handshak
             {"name": "identity", "sds_config": source},
         ]}});
         let mut listener = http_listener("secure", &direct("secret"));
-        listener["filter_chains"][0]["transport_socket"] = transport_socket(tls::DOWNSTREAM, context);
+        listener["filter_chains"][0]["transport_socket"] =
+            transport_socket(tls::DOWNSTREAM, context);
         scene.world.put(LDS, listener);
-        let secret = |identity: &tls::Identity| {
-            json!({"name": "identity", "tls_certificate": identity.to_json()})
-        };
+        let secret = |identity: &tls::Identity| json!({"name": "identity", "tls_certificate": identity.to_json()});
         scene.world.put(SDS, secret(&first));
         scene.publish();
         scene.proxy.expect_stat("listener_manager.total_listeners_warming", 1);
@@ -222,7 +225,9 @@ fn w08_patience_ends() {
         scene.publish();
         scene.server.release(&[EDS, RDS]);
         says(&scene, "second", "late");
-        await_answer(&scene.proxy, "third", "/", "b", |response| response.header("x-origin") == Some("b"));
+        await_answer(&scene.proxy, "third", "/", "b", |response| {
+            response.header("x-origin") == Some("b")
+        });
     }
 }
 
@@ -343,7 +348,10 @@ fn w10_connections_stay_on_chains_that_stay() {
         }
         let stays = |client: &mut Client| {
             let response = client.get("/");
-            assert_eq!((response.text().as_str(), response.header("connection")), ("staying", None));
+            assert_eq!(
+                (response.text().as_str(), response.header("connection")),
+                ("staying", None)
+            );
         };
         stays(&mut staying);
         scene.proxy.expect_stat("listener_manager.total_filter_chains_draining", 0);
@@ -421,7 +429,10 @@ fn w13_endpoints_are_not_starved_by_clusters() {
         }
         assert_eq!(scene.server.await_answer(EDS, &endpoints).error, None);
         scene.server.await_answer(CDS, &last);
-        let answers: Vec<String> = scene.server.events().iter()
+        let answers: Vec<String> = scene
+            .server
+            .events()
+            .iter()
             .filter(|event| event.kind == "request")
             .map(|event| event.nonce.clone())
             .collect();
@@ -465,15 +476,17 @@ fn d13_and_d17_virtual_hosts_come_when_they_are_asked_for() {
     assert_eq!(request.type_url, VHDS);
     assert_eq!(request.nonce, "");
     // D-13: what it was asked for is an alias of what it is.
-    let host = |name: &str| json!({
-        "name": format!("lazy routes/{name}"),
-        "version": "1",
-        "aliases": [format!("lazy routes/{name}.test")],
-        "resource": {
-            "@type": VHDS, "name": format!("lazy routes/{name}"),
-            "domains": [format!("{name}.test")], "routes": [to_cluster("a")],
-        },
-    });
+    let host = |name: &str| {
+        json!({
+            "name": format!("lazy routes/{name}"),
+            "version": "1",
+            "aliases": [format!("lazy routes/{name}.test")],
+            "resource": {
+                "@type": VHDS, "name": format!("lazy routes/{name}"),
+                "domains": [format!("{name}.test")], "routes": [to_cluster("a")],
+            },
+        })
+    };
     let nonce = scene.server.send(VHDS, json!({"resources": [host("lazy")]}));
     assert_eq!(scene.server.await_answer(VHDS, &nonce).error, None);
     assert_eq!(waiting.response().header("x-origin"), Some("a"));

@@ -50,6 +50,7 @@ fn whole(criterion: &mut Criterion) {
     let loaded = load(&source, &LoadOptions::default()).expect("a valid configuration");
     let chain = loaded.snapshot.listeners[0].filter_chains.iter().next().expect("one chain");
     let Terminal::Http(http) = &chain.terminal else { unreachable!("an HTTP filter") };
+    let routes = http.routes.inline().expect("routes in the listener");
     let arena = Arena::new();
     let limits = HeadLimits::default();
     criterion.bench_function("request: in memory, both heads", |bencher| {
@@ -59,7 +60,7 @@ fn whole(criterion: &mut Criterion) {
             else {
                 unreachable!("a valid request")
             };
-            let found = http.routes.find(&View(&head), 0).is_some();
+            let found = routes.find(&View(&head), 0).is_some();
             let up = arena.write(|out| {
                 render::request_line(out, head.method_text, "/b/128");
                 for field in head.fields.iter().filter(|field| !field.kind.is_hop_by_hop()) {

@@ -72,7 +72,7 @@ static_resources:
         .expect("the configuration is valid");
     let chain = loaded.snapshot.listeners[0].filter_chains.iter().next().expect("there is one");
     match &chain.terminal {
-        Terminal::Http(http) => Arc::clone(&http.routes),
+        Terminal::Http(http) => Arc::clone(http.routes.inline().expect("routes in the listener")),
         _ => unreachable!("the configuration has an HTTP filter"),
     }
 }

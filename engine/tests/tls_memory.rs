@@ -135,7 +135,7 @@ static_resources:
         let contexts = TlsContexts::build(&snapshot).unwrap();
         let chain = snapshot.listeners[0].filter_chains.iter().next().unwrap();
         let server = contexts.server(chain.tls.as_ref().unwrap()).unwrap().load();
-        let cluster = snapshot.clusters.iter().next().unwrap().0;
+        let cluster = &snapshot.clusters.iter().next().unwrap().cluster;
         let client = contexts.client(cluster.tls.as_ref().unwrap()).unwrap().load();
         let receive = ReceiveConfig { buffer_bytes: 16 * 1024, buffers: 8, buffers_max: 64 };
         let config = RingConfig { entries: 64, receive, features: probe().unwrap() };

@@ -78,7 +78,7 @@ fn table(hosts: usize, routes: &Value) -> Arc<RouteTable> {
         })
         .collect();
     let loaded = loaded(&set(&http(), &format!("{TABLE}/virtual_hosts"), json!(hosts)));
-    hcm(&loaded).routes.clone()
+    Arc::clone(common::table(hcm(&loaded)))
 }
 
 fn allocations(work: impl FnOnce()) -> u64 {

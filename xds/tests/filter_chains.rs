@@ -603,8 +603,8 @@ proptest! {
 
 /// A chain that is called by its index.
 fn chain(index: usize) -> Arc<FilterChain> {
-    use outrigger_xds::snapshot::{ClusterRef, TcpProxy, TcpTarget, Terminal};
-    let target = TcpTarget::Cluster(ClusterRef { name: "c".into(), id: None });
+    use outrigger_xds::snapshot::{ClusterNames, TcpProxy, TcpTarget, Terminal};
+    let target = TcpTarget::Cluster(ClusterNames::default().refer("c"));
     let proxy = TcpProxy {
         stat_prefix: "t".into(),
         target,
@@ -614,5 +614,5 @@ fn chain(index: usize) -> Arc<FilterChain> {
         access_log: Vec::new(),
     };
     let terminal = Terminal::Tcp(Arc::new(proxy));
-    Arc::new(FilterChain { name: index.to_string().into(), tls: None, terminal })
+    Arc::new(FilterChain { name: index.to_string().into(), fingerprint: None, tls: None, terminal })
 }

@@ -32,7 +32,7 @@ fn hosts(domains: &[&str]) -> Value {
 }
 
 fn host_of<'a>(hcm: &'a HttpConnectionManager, authority: &str) -> Option<&'a str> {
-    hcm.routes.find(&Request::to(authority, "/"), 0).map(|route| &*route.virtual_host)
+    table(hcm).find(&Request::to(authority, "/"), 0).map(|route| &*route.virtual_host)
 }
 
 /// Routes of the one virtual host, named by their index.
@@ -50,7 +50,7 @@ fn routes(matches: &[Value]) -> Value {
 #[track_caller]
 fn matches(criteria: &Value, request: &Request) -> bool {
     let loaded = loaded(&routes(std::slice::from_ref(criteria)));
-    hcm(&loaded).routes.find(request, 0).is_some()
+    table(hcm(&loaded)).find(request, 0).is_some()
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn section_6_domains_exact_then_longest_suffix_then_longest_prefix_then_star() {
 fn section_6_no_virtual_host_is_no_route() {
     let loaded = loaded(&hosts(&["a.b"]));
     assert_eq!(host_of(hcm(&loaded), "b.a"), None);
-    assert_eq!(hcm(&loaded).routes.virtual_host(&Request::to("a.b", "/")), Some("a.b"));
+    assert_eq!(table(hcm(&loaded)).virtual_host(&Request::to("a.b", "/")), Some("a.b"));
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn section_6_ignore_port_in_host_matching() {
 fn section_6_require_tls_redirects_plain_requests() {
     let found = |require: &str, request: &Request| {
         let loaded = loaded(&set(&http(), &format!("{HOST}/require_tls"), json!(require)));
-        match &hcm(&loaded).routes.find(request, 0).unwrap().action {
+        match &table(hcm(&loaded)).find(request, 0).unwrap().action {
             RouteAction::Redirect(redirect) => {
                 assert_eq!((redirect.status, redirect.scheme.as_deref()), (301, Some("https")));
                 "redirect"
@@ -160,7 +160,7 @@ fn section_7_the_first_route_that_matches_wins() {
         json!({ "safe_regex": { "regex": "/r/[0-9]+" } }),
         json!({ "prefix": "/" }),
     ]));
-    let routes = &hcm(&loaded).routes;
+    let routes = table(hcm(&loaded));
     for (path, index) in [
         ("/exact", "0"),
         ("/exact?q", "0"),
@@ -340,7 +340,7 @@ fn section_7_grpc() {
 fn section_7_runtime_fraction() {
     let share = json!({ "default_value": { "numerator": 30, "denominator": "HUNDRED" } });
     let loaded = loaded(&routes(&[json!({ "prefix": "/", "runtime_fraction": share })]));
-    let routes = &hcm(&loaded).routes;
+    let routes = table(hcm(&loaded));
     let hits = (0..1000).filter(|n| routes.find(&Request::to("h", "/"), *n).is_some()).count();
     assert_eq!(hits, 300);
 }
@@ -356,7 +356,7 @@ fn section_8_weighted_clusters_are_drawn_by_weight() {
     let mut hits = [0; 2];
     for random in 0..4000 {
         let target = clusters.pick(random).target.as_ref().unwrap();
-        hits[target.id.unwrap().0 as usize] += 1;
+        hits[target.id().0 as usize] += 1;
     }
     assert_eq!(hits, [1000, 3000]);
 }

@@ -38,7 +38,7 @@ fn with_action(value: Value) -> Forward {
 }
 
 fn endpoints(loaded: &outrigger_xds::bootstrap::Loaded) -> &EndpointSet {
-    loaded.snapshot.clusters.iter().next().unwrap().1
+    &loaded.snapshot.clusters.iter().next().unwrap().endpoints
 }
 
 #[test]
@@ -163,7 +163,8 @@ fn config_yaml_is_merged_onto_the_file() {
     let loaded = load(&source, &LoadOptions::default()).unwrap();
     assert_eq!((loaded.node.id.as_str(), loaded.node.cluster.as_str()), ("b", "c"));
     assert_eq!(loaded.engine.shards, 2);
-    let names: Vec<&str> = loaded.snapshot.clusters.iter().map(|(c, _)| &*c.name).collect();
+    let names: Vec<&str> =
+        loaded.snapshot.clusters.iter().map(|member| &*member.cluster.name).collect();
     assert_eq!(names, ["x", "y"]);
 
     // The older spellings of booleans are read where a boolean is wanted, and are names elsewhere.
@@ -330,9 +331,7 @@ fn section_4_tcp_proxy() {
         (proxy.idle_timeout, proxy.max_downstream_connection_duration),
         (Some(3600 * SECOND), None)
     );
-    assert!(
-        matches!(&proxy.target, TcpTarget::Cluster(cluster) if cluster.id == Some(ClusterId(0)))
-    );
+    assert!(matches!(&proxy.target, TcpTarget::Cluster(cluster) if cluster.id() == ClusterId(0)));
     let fields = json!({
         "stat_prefix": "t",
         "weighted_clusters": { "clusters": [{ "name": "app", "weight": 1 }, { "name": "nowhere", "weight": 2 }] },
@@ -347,9 +346,9 @@ fn section_4_tcp_proxy() {
     assert_eq!((proxy.idle_timeout, proxy.max_connect_attempts), (None, 3));
     assert_eq!(proxy.max_downstream_connection_duration, Some(60 * SECOND));
     assert_eq!(proxy.access_log[0].sink, Sink::Stdout);
-    let names: Vec<_> = (0..3).map(|random| &*proxy.target.pick(random).name).collect();
+    let names: Vec<_> = (0..3).map(|random| proxy.target.pick(random).name()).collect();
     assert_eq!(names, ["app", "nowhere", "nowhere"]);
-    assert_eq!(proxy.target.pick(1).id, None);
+    assert!(loaded.snapshot.clusters.get(proxy.target.pick(1).id()).is_none());
 }
 
 #[test]
@@ -897,14 +896,16 @@ fn section_6_table_and_host_fields() {
     assert!(route(&loaded).include_request_attempt_count);
     let loaded = with(&format!("{HOST}/include_attempt_count_in_response"), json!(true));
     assert!(route(&loaded).include_attempt_count_in_response);
-    assert_eq!((hcm(&loaded).routes.name(), &*route(&loaded).virtual_host), ("r", "all"));
-    let hosts: Vec<_> = hcm(&loaded).routes.virtual_hosts().collect();
+    assert_eq!((table(hcm(&loaded)).name(), &*route(&loaded).virtual_host), ("r", "all"));
+    let hosts: Vec<_> = table(hcm(&loaded)).virtual_hosts().collect();
     assert_eq!((hosts[0].0, &*hosts[0].1[0]), ("all", "*"));
 
     let absent = set(&http(), ACTION, json!({ "cluster": "nowhere" }));
     assert!(refusal(&absent).ends_with("routes[0].route.cluster: there is no cluster \"nowhere\""));
     let lenient = loaded_without_validation(&absent);
-    assert!(matches!(&forward(&lenient).target, Target::Cluster(cluster) if cluster.id.is_none()));
+    assert!(
+        matches!(&forward(&lenient).target, Target::Cluster(cluster) if lenient.snapshot.clusters.get(cluster.id()).is_none())
+    );
 
     let body = |limit: Value, length: usize| {
         let answer = json!({
@@ -929,7 +930,7 @@ fn loaded_without_validation(bootstrap: &Value) -> outrigger_xds::bootstrap::Loa
 #[test]
 fn section_8_route_action() {
     let plain = with_action(json!({ "cluster": "app" }));
-    assert!(matches!(&plain.target, Target::Cluster(cluster) if cluster.id == Some(ClusterId(0))));
+    assert!(matches!(&plain.target, Target::Cluster(cluster) if cluster.id() == ClusterId(0)));
     assert_eq!((plain.timeout, plain.idle_timeout), (Some(15 * SECOND), None));
     assert_eq!((plain.cluster_not_found_status, plain.max_stream_duration), (503, None));
     assert!(plain.path_rewrite.is_none() && plain.host_rewrite.is_none());
@@ -1522,7 +1523,7 @@ fn an_operators_front_proxy_loads() {
         load_yaml(include_str!("data/front-proxy.yaml")).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((loaded.snapshot.listeners.len(), loaded.snapshot.clusters.len()), (1, 2));
     assert_eq!(loaded.warnings, []);
-    let routes = &hcm(&loaded).routes;
+    let routes = table(hcm(&loaded));
     assert_eq!(routes.routes().len(), 7);
     assert_eq!(
         routes.routes()[0].matcher.fraction,

@@ -12,7 +12,8 @@ use common::{cluster, http};
 use outrigger_xds::bootstrap::{LoadOptions, Loaded, Source, load};
 use outrigger_xds::services_config::{HostPort, ServiceProtocol, ServicesConfig};
 use outrigger_xds::snapshot::{
-    Address, ClusterId, Discovery, Endpoint, Health, RpcProtocol, Service, ServiceSide, Snapshot,
+    Address, ClusterId, Discovery, Endpoint, Health, Origin, RpcProtocol, Service, ServiceSide,
+    Snapshot,
 };
 use outrigger_xds::source::Format;
 use serde_json::{Value, json};
@@ -182,7 +183,8 @@ fn services_have_clusters_behind_the_configured_ones() {
         vec![service(Published, "a", &["127.0.0.1:12200"]), service(Subscribed, "a", &[])],
     );
     assert_eq!(first.clusters.len(), 3);
-    assert!(!first.clusters.is_service(ClusterId(0)) && first.clusters.is_service(ClusterId(1)));
+    let origins: Vec<Origin> = first.clusters.iter().map(|member| member.origin).collect();
+    assert_eq!(origins, [Origin::Static, Origin::Service, Origin::Service]);
     assert_eq!(found(&first, Published, "a").unwrap(), "published|bolt|a");
     assert_eq!(found(&first, Subscribed, "a").unwrap(), "subscribed|bolt|a");
     assert_eq!(found(&first, Published, "b"), None);
@@ -207,7 +209,7 @@ fn services_have_clusters_behind_the_configured_ones() {
     );
     assert_eq!(second.clusters.len(), 4);
     let now = second.clusters.id("published|bolt|a").unwrap();
-    assert_ne!(now, id);
+    assert_eq!(now, id, "a name keeps its number");
     assert!(Arc::ptr_eq(second.clusters.get(now).unwrap(), published));
     let endpoints = |snapshot: &Snapshot, id| Arc::clone(snapshot.clusters.endpoints(id).unwrap());
     assert!(Arc::ptr_eq(&endpoints(&second, now), &endpoints(&first, id)));
@@ -226,8 +228,8 @@ fn services_have_clusters_behind_the_configured_ones() {
         ],
     );
     assert!(Arc::ptr_eq(third.clusters.get(now).unwrap(), published));
-    assert!(third.clusters.has_clusters_of(&second.clusters));
-    assert!(!second.clusters.has_clusters_of(&first.clusters));
+    let changed: Vec<_> = third.clusters.changes_since(&second.clusters).collect();
+    assert_eq!(changed, [now]);
     assert_eq!(endpoints(&third, now).all().len(), 2);
     let other = third.clusters.id("subscribed|bolt|b").unwrap();
     assert!(Arc::ptr_eq(&endpoints(&third, other), &endpoints(&second, other)));

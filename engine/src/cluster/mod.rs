@@ -10,6 +10,7 @@ mod http2;
 mod meter;
 mod pool;
 mod rpc;
+mod serving;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use outrigger_xds::snapshot::{
-    Address, Cluster, ClusterId, Endpoint, EndpointSet, Snapshot, TcpKeepalive, UpstreamProtocol,
+    Address, Cluster, Endpoint, EndpointSet, Member, TcpKeepalive, UpstreamProtocol,
 };
 
 use crate::ring::{Connecting, Watermarks};
@@ -35,15 +36,7 @@ pub use self::connector::{ConnectError, Connector};
 pub use self::http2::{ClientStream, Http2Client, Joined, Reset, StreamEvent};
 pub use self::pool::{Janitor, UpstreamConnection, spawn_janitor};
 pub use self::rpc::{CallEnd, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient};
-
-/// A snapshot and what this shard holds for its clusters.
-pub struct Serving {
-    /// The configuration.
-    pub snapshot: Arc<Snapshot>,
-    shard: usize,
-    clusters: Vec<Rc<ClusterRuntime>>,
-    breakers: Arc<Breakers>,
-}
+pub use self::serving::{LiveRoutes, Serving};
 
 /// One cluster on one shard.
 pub struct ClusterRuntime {
@@ -100,89 +93,17 @@ pub struct Host {
     retired: Cell<bool>,
 }
 
-impl Serving {
-    /// What a shard serves at its start.
-    pub fn new(
-        snapshot: Arc<Snapshot>,
+impl ClusterRuntime {
+    /// The runtime of a cluster that follows on `before`: hosts that are still there keep their
+    /// connections, the others close theirs.
+    fn succeed(
+        member: &Member,
+        before: Option<&ClusterRuntime>,
         shard: usize,
         registry: &Registry,
-        breakers: &Arc<Breakers>,
-    ) -> Self {
-        let empty = Self {
-            snapshot: Arc::default(),
-            shard,
-            clusters: Vec::new(),
-            breakers: Arc::clone(breakers),
-        };
-        empty.succeed(snapshot, registry)
-    }
-
-    /// What a shard serves after `self`: clusters that did not change are the same, hosts that are
-    /// still there keep their connections, the others close theirs.
-    pub fn succeed(&self, snapshot: Arc<Snapshot>, registry: &Registry) -> Self {
-        // New endpoints alone are frequent, and must cost little however many clusters there are.
-        let clusters = if snapshot.clusters.has_clusters_of(&self.snapshot.clusters) {
-            let pairs = self.clusters.iter().zip(snapshot.clusters.iter());
-            pairs
-                .map(|(before, (config, endpoints))| {
-                    self.successor(config, endpoints, Some(before), registry)
-                })
-                .collect()
-        } else {
-            self.match_by_name(&snapshot, registry)
-        };
-        Self { snapshot, shard: self.shard, clusters, breakers: Arc::clone(&self.breakers) }
-    }
-
-    fn match_by_name(&self, snapshot: &Snapshot, registry: &Registry) -> Vec<Rc<ClusterRuntime>> {
-        let known: HashMap<&str, &Rc<ClusterRuntime>> =
-            self.clusters.iter().map(|cluster| (&*cluster.config.name, cluster)).collect();
-        let mut kept = 0;
-        let clusters = snapshot
-            .clusters
-            .iter()
-            .map(|(config, endpoints)| {
-                let before = known.get(&*config.name).copied();
-                kept += usize::from(before.is_some());
-                self.successor(config, endpoints, before, registry)
-            })
-            .collect();
-        if kept < self.clusters.len() {
-            for cluster in &self.clusters {
-                if snapshot.clusters.id(&cluster.config.name).is_none() {
-                    cluster.hosts.iter().for_each(|host| host.retire());
-                }
-            }
-        }
-        clusters
-    }
-
-    /// The same when nothing of it changed.
-    fn successor(
-        &self,
-        config: &Arc<Cluster>,
-        endpoints: &Arc<EndpointSet>,
-        before: Option<&Rc<ClusterRuntime>>,
-        registry: &Registry,
-    ) -> Rc<ClusterRuntime> {
-        match before {
-            Some(before)
-                if Arc::ptr_eq(&before.config, config)
-                    && Arc::ptr_eq(&before.endpoints, endpoints) =>
-            {
-                Rc::clone(before)
-            }
-            _ => Rc::new(self.build(config, endpoints, before.map(|before| &**before), registry)),
-        }
-    }
-
-    fn build(
-        &self,
-        config: &Arc<Cluster>,
-        endpoints: &Arc<EndpointSet>,
-        before: Option<&ClusterRuntime>,
-        registry: &Registry,
+        breakers: &Breakers,
     ) -> ClusterRuntime {
+        let (config, endpoints) = (&member.cluster, &member.endpoints);
         // Connections that were made for another protocol, or with other keys, are of no use.
         let alike = before.is_none_or(|before| {
             let same_tls = match (&before.config.tls, &config.tls) {
@@ -192,7 +113,7 @@ impl Serving {
             same_tls && before.config.http.protocol == config.http.protocol
         });
         if let Some(before) = before.filter(|_| !alike) {
-            before.hosts.iter().for_each(|host| host.retire());
+            before.retire();
         }
         let before = before.filter(|_| alike);
         let mut known: HashMap<&Address, &Rc<Host>> = before
@@ -206,7 +127,7 @@ impl Serving {
                 Some(host) => host.changed(endpoint),
                 None => {
                     let address = HostAddress::from(&endpoint.address);
-                    let stats = registry.host(self.shard, &config.stat_name, &address);
+                    let stats = registry.host(shard, &config.stat_name, &address);
                     Rc::new(Host::new(endpoint, stats))
                 }
             })
@@ -214,49 +135,34 @@ impl Serving {
         for host in known.values() {
             host.retire();
         }
-        let stats = registry.cluster(self.shard, &config.stat_name);
-        stats.membership_total.set(endpoints.all().len() as u64);
-        stats.membership_healthy.set(endpoints.healthy().len() as u64);
+        let stats = registry.cluster(shard, &config.stat_name);
         // Listed only for clusters that may need them.
         let http2_stats = match config.http.protocol {
             UpstreamProtocol::Http1 => Arc::default(),
-            _ => registry.cluster_http2(self.shard, &config.stat_name),
+            _ => registry.cluster_http2(shard, &config.stat_name),
         };
         let tls_stats = match config.tls {
             None => Arc::default(),
-            Some(_) => registry.cluster_tls(self.shard, &config.stat_name),
+            Some(_) => registry.cluster_tls(shard, &config.stat_name),
         };
         ClusterRuntime {
             config: Arc::clone(config),
             stats,
             http2_stats,
             tls_stats,
-            breakers: self.breakers.cluster(&config.name),
-            balancer: RefCell::new(Balancer::new(config.load_balancer, endpoints, self.shard)),
+            breakers: breakers.cluster(&config.name),
+            balancer: RefCell::new(Balancer::new(config.load_balancer, endpoints, shard)),
             endpoints: Arc::clone(endpoints),
             hosts,
             waiting: before.map(|before| Rc::clone(&before.waiting)).unwrap_or_default(),
         }
     }
 
-    /// The cluster with this id of this snapshot.
-    pub fn cluster(&self, id: ClusterId) -> Option<&Rc<ClusterRuntime>> {
-        self.clusters.get(id.0 as usize)
+    /// The cluster is gone: its connections are closed, when they are idle.
+    fn retire(&self) {
+        self.hosts.iter().for_each(|host| host.retire());
     }
 
-    /// The cluster called `name`.
-    pub fn cluster_by_name(&self, name: &str) -> Option<&Rc<ClusterRuntime>> {
-        self.cluster(self.snapshot.clusters.id(name)?)
-    }
-
-    pub(crate) fn hosts(&self) -> impl Iterator<Item = (&Rc<ClusterRuntime>, &Rc<Host>)> {
-        self.clusters
-            .iter()
-            .flat_map(|cluster| cluster.hosts.iter().map(move |host| (cluster, host)))
-    }
-}
-
-impl ClusterRuntime {
     /// Chooses an endpoint for one request. Nothing when none may be used.
     pub fn choose(&self, shard: &Shard) -> Option<Rc<Host>> {
         let chosen = self.balancer.borrow_mut().choose(

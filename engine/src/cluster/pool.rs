@@ -164,9 +164,10 @@ impl Future for Sweeping {
         janitor.timer.register(context.waker());
         let _fired = janitor.timer.take_fired();
         let now = self.shard.clock.now();
-        let serving = self.shard.serving();
-        let next =
-            serving.hosts().map(|(cluster, host)| host.sweep(cluster, now)).fold(None, earliest);
+        let mut next = None;
+        self.shard.serving.visit_hosts(|cluster, host| {
+            next = earliest(next, host.sweep(cluster, now));
+        });
         janitor.schedule(next);
         Poll::Pending
     }

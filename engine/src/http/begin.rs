@@ -20,7 +20,7 @@ use outrigger_xds::snapshot::{
 };
 
 use crate::access_log::{Headers, Record, ResponseFlags};
-use crate::cluster::{ClusterRuntime, Host, Serving};
+use crate::cluster::{ClusterRuntime, Host};
 use crate::connection::ConnectionInfo;
 
 use super::client_cert::{FORWARDED_CERT, ForwardedCert, is_forwarded_cert};
@@ -183,10 +183,11 @@ fn route(
 ) -> Result<Destination, Reply> {
     let (shard, head) = (arrival.shard, request.head);
     exchange.bridge_grpc(arrival.http, head);
-    let serving = shard.serving();
     let random = shard.random();
     let request_id = request.request_id(exchange);
-    let Some(route) = arrival.http.config.routes.find(request, random) else {
+    let routes = arrival.http.routes.current();
+    exchange.routes = Some(Rc::clone(&routes));
+    let Some(route) = routes.find(request, random) else {
         arrival.http.stats.no_route.inc();
         let flags = ResponseFlags::NO_ROUTE_FOUND;
         return Err(Reply::text(404, "", flags, "route_not_found"));
@@ -210,7 +211,7 @@ fn route(
         Asked::Nothing => {}
         Asked::Refused => {
             arrival.http.stats.downstream_rq_ws_on_non_ws_route.inc();
-            let cluster = choose_cluster(arrival, &serving, forward, request, random);
+            let cluster = choose_cluster(arrival, forward, request, random);
             exchange.hostless_cluster = cluster.ok().map(|(_, cluster)| cluster);
             return Err(Reply::empty(403, "upgrade_failed").closing());
         }
@@ -223,7 +224,7 @@ fn route(
             };
         }
     }
-    let (weighted, cluster) = choose_cluster(arrival, &serving, forward, request, random)?;
+    let (weighted, cluster) = choose_cluster(arrival, forward, request, random)?;
     if let Some(index) = weighted {
         exchange.response_edits = ResponseEdits::Weighted(route.id, index);
     }
@@ -234,7 +235,6 @@ fn route(
         let flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
         return Err(Reply::text(503, "no healthy upstream", flags, "no_healthy_upstream"));
     };
-    exchange.serving = Some(serving);
     exchange.limit_by_route(arrival.http, forward);
     exchange.limit_by_grpc(request.head, forward);
     if exchange.tunnel != Tunnel::ConnectTerminated {
@@ -440,12 +440,12 @@ fn weighted_of(forward: &Forward, index: usize) -> Option<&WeightedCluster> {
 /// The cluster, and which entry of a weighted choice it was.
 fn choose_cluster(
     arrival: &Arrival<'_>,
-    serving: &Serving,
     forward: &Forward,
     request: &Request<'_>,
     random: u64,
 ) -> Result<(Option<usize>, Rc<ClusterRuntime>), Reply> {
-    let by_ref = |cluster: &ClusterRef| cluster.id.and_then(|id| serving.cluster(id));
+    let serving = &arrival.shard.serving;
+    let by_ref = |cluster: &ClusterRef| serving.cluster(cluster.id());
     let by_header = |name: &HeaderName| {
         let value = request.header_values(name).next()?;
         serving.cluster_by_name(std::str::from_utf8(value).ok()?)
@@ -468,7 +468,7 @@ fn choose_cluster(
         }
     };
     match cluster {
-        Some(cluster) => Ok((index, Rc::clone(cluster))),
+        Some(cluster) => Ok((index, cluster)),
         None => {
             arrival.http.stats.no_cluster.inc();
             let flags = ResponseFlags::NO_CLUSTER_FOUND;

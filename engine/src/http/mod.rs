@@ -30,12 +30,14 @@ mod reply;
 mod soap;
 mod upgrade;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_codecs::http1::HeadLimits;
 use outrigger_xds::snapshot::{HttpConnectionManager, HttpTimeouts};
 
 use crate::access_log::AccessLogs;
+use crate::cluster::LiveRoutes;
 use crate::shard::Shard;
 use crate::stats::{Http2Stats, HttpStats};
 use crate::timer::{NANOS_PER_MS, Nanos, after};
@@ -53,6 +55,8 @@ pub use self::origin::Peer;
 pub struct HttpRuntime {
     /// Its configuration.
     pub config: Arc<HttpConnectionManager>,
+    /// What requests are routed by.
+    pub routes: Rc<LiveRoutes>,
     /// Its counters.
     pub stats: Arc<HttpStats>,
     /// Those of the HTTP/2 codecs of this shard.
@@ -72,10 +76,11 @@ impl HttpRuntime {
             bytes_max: config.limits.max_request_headers_bytes as usize,
             fields_max: config.limits.max_headers_count as usize,
         };
+        let routes = shard.serving.routes(&config.routes);
         let stats = shard.registry.http(shard.index, &config.stat_prefix);
         let http2_stats = shard.registry.http2(shard.index);
         let grpc_methods = MethodTable::new(config.grpc_stats.as_ref(), config.grpc_web);
-        Self { config, stats, http2_stats, logs, limits, grpc_methods }
+        Self { config, routes, stats, http2_stats, logs, limits, grpc_methods }
     }
 }
 

@@ -227,7 +227,6 @@ impl Downstream {
         kind.inc();
         let now = self.shard.clock.now();
         let random = self.shard.random();
-        let serving = self.shard.serving();
         let call = match frame.kind {
             Kind::Opaque => Ok(Call::default()),
             // What stands in front of the arguments may do where the rest can't be read.
@@ -257,7 +256,7 @@ impl Downstream {
             let ending = Ending::failed(Failure::NoRoute, "route_not_found");
             return self.refuse(&frame, oneway, now, &ending, kept.as_deref());
         };
-        let Some(cluster) = request.cluster(rpc, &route.target, &serving, random) else {
+        let Some(cluster) = request.cluster(rpc, &route.target, &self.shard.serving, random) else {
             stats.no_cluster.inc();
             let ending = Ending::failed(Failure::NoRoute, "cluster_not_found");
             return self.refuse(&frame, oneway, now, &ending, kept.as_deref());
@@ -277,7 +276,7 @@ impl Downstream {
             let ending = Ending::failed(Failure::NoHealthyUpstream, "no_healthy_upstream");
             return self.refuse(&frame, oneway, now, &ending, kept.as_deref());
         };
-        let counted = match Counted::admit(cluster, &self.shard) {
+        let counted = match Counted::admit(&cluster, &self.shard) {
             Ok(counted) => counted,
             Err(failure) => {
                 let ending = Ending::failed(failure, "upstream_overflow");
@@ -295,7 +294,7 @@ impl Downstream {
             began_at: now,
             sent_at: now,
             deadline: after(now, timeout).filter(|_| frame.kind == Kind::Request),
-            cluster: Rc::clone(cluster),
+            cluster,
             host,
             counted,
             connection_id: 0,
@@ -369,8 +368,7 @@ impl Downstream {
             return false;
         }
         // The cluster may have other endpoints by now.
-        let serving = self.shard.serving();
-        let cluster = serving.cluster_by_name(&call.cluster.config.name);
+        let cluster = self.shard.serving.cluster_by_name(&call.cluster.config.name);
         let Some(host) = cluster.and_then(|cluster| cluster.choose(&self.shard)) else {
             return false;
         };
@@ -546,7 +544,7 @@ impl Downstream {
 
     /// Ends the connection as the protocol allows once the shard drains.
     fn drain(&self, state: &mut State) {
-        if !self.shard.is_draining() {
+        if !self.info.is_draining(&self.shard) {
             return;
         }
         if !state.said_goodbye {
@@ -557,7 +555,7 @@ impl Downstream {
             });
             self.transport.send(goodbye);
         }
-        let at = self.shard.drain_deadline(state.idle_since, DRAIN_PATIENCE);
+        let at = self.info.drain_deadline(&self.shard, state.idle_since, DRAIN_PATIENCE);
         if state.in_flight == 0 && at.is_some_and(|at| at <= self.shard.clock.now()) {
             self.rpc.stats.cx_drain_close.inc();
             self.close(state);
@@ -651,7 +649,7 @@ impl RpcCaller for Downstream {
             }
         }
         let is_tls = matches!(self.transport, Transport::Tls(_));
-        if is_tls || was_full || self.shard.is_draining() {
+        if is_tls || was_full || self.info.is_draining(&self.shard) {
             self.wake(state);
         }
     }
@@ -700,7 +698,7 @@ impl Swept for Downstream {
         let quiet = state.in_flight == 0 && state.reverse.is_empty();
         let stalled =
             state.reader.partial_since().is_some_and(|at| passed(at, Some(config.frame_timeout)));
-        if state.closing.is_some() || self.shard.is_draining() {
+        if state.closing.is_some() || self.info.is_draining(&self.shard) {
             self.wake(state);
         } else if stalled {
             self.rpc.stats.cx_frame_timeout.inc();

@@ -73,16 +73,16 @@ impl<'a> Request<'a> {
     }
 
     /// The cluster that a target leads to; nothing when there is none.
-    pub(super) fn cluster<'s>(
+    pub(super) fn cluster(
         &self,
         rpc: &RpcRuntime,
         target: &RpcTarget,
-        serving: &'s Serving,
+        serving: &Serving,
         random: u64,
-    ) -> Option<&'s Rc<ClusterRuntime>> {
+    ) -> Option<Rc<ClusterRuntime>> {
         match target {
-            RpcTarget::Cluster(cluster) => serving.cluster(cluster.id?),
-            RpcTarget::Weighted(clusters) => serving.cluster(clusters.pick(random).id?),
+            RpcTarget::Cluster(cluster) => serving.cluster(cluster.id()),
+            RpcTarget::Weighted(clusters) => serving.cluster(clusters.pick(random).id()),
             RpcTarget::Header(name) => {
                 serving.cluster_by_name(std::str::from_utf8(self.header(name)?).ok()?)
             }
@@ -90,11 +90,7 @@ impl<'a> Request<'a> {
                 let mut key = rpc.scratch.borrow_mut();
                 key.clear();
                 self.codec.put_service_key(&self.call, &mut *key);
-                serving.cluster(serving.snapshot.services.find(
-                    *side,
-                    &rpc.config.protocol,
-                    &key,
-                )?)
+                serving.service(*side, &rpc.config.protocol, &key)
             }
         }
     }

@@ -12,6 +12,7 @@ pub struct Pulse {
     turned_at: AtomicU64,
     state: AtomicU8,
     connections: AtomicU32,
+    listening: AtomicU32,
 }
 
 /// What a shard is doing.
@@ -58,10 +59,28 @@ impl Pulse {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// This shard accepts on one more socket.
+    pub fn listening_begins(&self) {
+        self.listening.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A socket was closed, after its backlog was taken.
+    pub fn listening_ends(&self) {
+        self.listening.fetch_sub(1, Ordering::Release);
+    }
+
     /// A connection of this shard ended.
     pub fn connection_ends(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Whether nobody accepts and nobody is served: then a drain is over. A shard that is still to hear of
+/// it, or has connections in a backlog, listens.
+pub fn all_quiet(pulses: &[Pulse]) -> bool {
+    // First the one, then the other: what was taken from a backlog is counted before it is closed.
+    pulses.iter().all(|pulse| pulse.listening.load(Ordering::Acquire) == 0)
+        && pulses.iter().all(|pulse| pulse.connections() == 0)
 }
 
 /// The pulses of all shards.

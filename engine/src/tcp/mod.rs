@@ -122,14 +122,13 @@ impl TcpConnection {
 
     /// Starts to connect. False when there is nowhere to connect to.
     fn connect(&mut self, waker: &Waker) -> bool {
-        let serving = self.shard.serving();
         let target = self.tcp.config.target.pick(self.shard.random());
-        let Some(cluster) = target.id.and_then(|id| serving.cluster(id)) else {
+        let Some(cluster) = self.shard.serving.cluster(target.id()) else {
             self.tcp.stats.downstream_cx_no_route.inc();
             self.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);
             return false;
         };
-        self.cluster = Some(Rc::clone(cluster));
+        self.cluster = Some(Rc::clone(&cluster));
         while self.attempts < self.tcp.config.max_connect_attempts {
             self.attempts += 1;
             let Some(host) = cluster.choose(&self.shard) else {
@@ -144,7 +143,7 @@ impl TcpConnection {
             };
             let now = self.shard.clock.now();
             self.times.upstream_connect_begin = now;
-            let connector = Connector::start(&self.shard, cluster, &host, None, &[]);
+            let connector = Connector::start(&self.shard, &cluster, &host, None, &[]);
             self.host = Some(host);
             match connector {
                 Ok(connector) => {

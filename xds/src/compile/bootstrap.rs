@@ -1,19 +1,25 @@
 //! The bootstrap's own parts and the walk over its resources.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use prost_reflect::DynamicMessage;
+use bytes::Bytes;
+use prost::Message;
+use prost_reflect::{DynamicMessage, Value};
 use serde_json::Value as Json;
 
 use crate::bootstrap::{Admin, Locality, Node};
+use crate::compile::config_source::{self, Sources};
 use crate::compile::runtime::Runtime;
 use crate::compile::secret::{self, Secret};
 use crate::compile::{Context, NodeNames, Note, Notes, address, cluster, listener};
 use crate::fault::{FieldPath, Found, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema};
-use crate::snapshot::{Address, ClusterId, Clusters, Snapshot};
+use crate::snapshot::{
+    Address, ClusterNames, Clusters, DynamicResources, EndpointSet, Origin, Snapshot,
+};
+use crate::store::Ground;
 use crate::support::{FAULTS_MAX, Review, Reviewer};
 use crate::view::View;
 
@@ -23,6 +29,7 @@ pub(crate) type Complaint = (Resource, Found);
 /// What a bootstrap compiles to.
 pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
+    pub(crate) ground: Ground,
     pub(crate) admin: Option<Admin>,
     pub(crate) node: Node,
     pub(crate) notes: Vec<(Resource, Note)>,
@@ -89,34 +96,50 @@ pub(crate) fn compile(
     let of_kind = |kind| resources.iter().filter(move |(resource, _)| resource.kind == kind);
     let (clusters, listeners): (Vec<_>, Vec<_>) =
         (of_kind("Cluster").collect(), of_kind("Listener").collect());
+    let sources = Sources::new(&view, of_kind("Cluster"));
+    let dynamic = match view.message("dynamic_resources") {
+        Some(dynamic) => config_source::dynamic_resources(&dynamic, &sources).map_err(own)?,
+        None => DynamicResources::default(),
+    };
     let mut notes = Vec::new();
     let secrets = secrets(of_kind("Secret"), &mut notes)?;
     let mut complaints = Vec::new();
 
-    let mut ids: HashMap<Box<str>, ClusterId> = HashMap::new();
-    for (id, (resource, view)) in (0u32..).zip(&clusters) {
-        if !resource.name.is_empty() && ids.insert(resource.name.clone(), ClusterId(id)).is_some() {
+    let mut known: HashSet<&str> = HashSet::new();
+    for (resource, view) in &clusters {
+        if !resource.name.is_empty() && !known.insert(&resource.name) {
             complaints.push(twice(resource, view));
         }
     }
-    let context =
-        Context { clusters: ids, secrets, runtime, node: &names, notes: Notes::default() };
-    let mut compiled_clusters = Vec::with_capacity(clusters.len());
+    let cluster_names = Arc::new(ClusterNames::default());
+    let context = Context {
+        names: &cluster_names,
+        has_cluster: &|name| known.contains(name),
+        secrets: &secrets,
+        runtime: &runtime,
+        node: &names,
+        sources: &sources,
+        notes: Notes::default(),
+    };
+    let mut served = Clusters::new(&cluster_names);
     for (resource, view) in &clusters {
         match cluster::compile(view, &context) {
-            Ok(cluster) => compiled_clusters.push(cluster),
+            Ok((cluster, endpoints)) => {
+                let endpoints = EndpointSet::new(endpoints, cluster.panic);
+                served.put(Arc::new(cluster), Arc::new(endpoints), Origin::Static);
+            }
             Err(found) => complaints.push((resource.clone(), found)),
         }
         context.notes.hand_over(resource, &mut notes);
     }
 
     let mut snapshot_listeners = Vec::with_capacity(listeners.len());
-    let mut names = HashMap::new();
+    let mut listener_names = HashSet::new();
     let mut bound: HashMap<Address, Box<str>> = HashMap::new();
     for (resource, view) in &listeners {
-        match listener::compile(view, &context) {
+        match listener::compile(view, &context, &|_| None) {
             Ok(listener) => {
-                if names.insert(listener.name.clone(), ()).is_some() {
+                if !listener_names.insert(listener.name.clone()) {
                     complaints.push(twice(resource, view));
                 }
                 for listen in listener.addresses.iter().filter(|_| listener.bind.bind_to_port) {
@@ -137,12 +160,11 @@ pub(crate) fn compile(
     if !complaints.is_empty() {
         return Err(complaints);
     }
-    let snapshot = Snapshot {
-        listeners: snapshot_listeners,
-        clusters: Clusters::new(compiled_clusters),
-        services: Arc::default(),
-    };
-    Ok(Compiled { snapshot, admin, node, notes })
+    let snapshot =
+        Snapshot { listeners: snapshot_listeners.into(), clusters: served, ..Snapshot::default() };
+    let encoded_node = view.message("node").map(|node| encode_node(node.raw())).unwrap_or_default();
+    let ground = Ground { node: names, runtime, secrets, dynamic, sources, encoded_node };
+    Ok(Compiled { snapshot, ground, admin, node, notes })
 }
 
 /// `static_resources.secrets`. Contexts refer to them, so that nothing is compiled beside a bad one.
@@ -184,6 +206,30 @@ fn node(bootstrap: &View<'_>) -> Node {
         locality: locality.unwrap_or_default(),
         metadata: node.json("metadata").unwrap_or(Json::Null),
     }
+}
+
+/// The node as servers are told of it: as configured, with who speaks (xds.md B4).
+fn encode_node(node: &DynamicMessage) -> Bytes {
+    let mut node = node.clone();
+    for (field, value) in [
+        ("user_agent_name", Value::String("outrigger".to_owned())),
+        ("user_agent_version", Value::String(env!("CARGO_PKG_VERSION").to_owned())),
+    ] {
+        node.set_field_by_name(field, value);
+    }
+    let features = node.get_field_by_name("client_features").map(|features| features.into_owned());
+    let mut features = match features {
+        Some(Value::List(features)) => features,
+        _ => Vec::new(),
+    };
+    // T-01: what is implemented, and no more.
+    for feature in CLIENT_FEATURES {
+        if !features.iter().any(|known| known.as_str() == Some(feature)) {
+            features.push(Value::String((*feature).to_owned()));
+        }
+    }
+    node.set_field_by_name("client_features", Value::List(features));
+    node.encode_to_vec().into()
 }
 
 /// Without an address there is no admin server.
@@ -241,5 +287,12 @@ pub(crate) fn faults(reviews: &mut Reviews) -> Vec<Complaint> {
     complaints.truncate(FAULTS_MAX);
     complaints
 }
+
+/// Of the node: time to live of resources, under both of its names.
+const CLIENT_FEATURES: &[&str] = &[
+    "xds.config.supports-resource-ttl",
+    "xds.config.resource-in-sotw",
+    "xds.config.supports-resource-in-sotw",
+];
 
 const GOOGLE_RE2: &str = "envoy.extensions.regex_engines.v3.GoogleRE2";

@@ -114,9 +114,9 @@ fn exactly(text: &str) -> StringMatcher {
 fn target(view: &View<'_>, context: &Context<'_>) -> Result<RpcTarget, Found> {
     view.required_which("cluster_specifier", &["cluster", "weighted_clusters"])?;
     let Some(weighted) = view.message("weighted_clusters") else {
-        return Ok(RpcTarget::Cluster(context.cluster(view.required_text("cluster")?)));
+        return Ok(RpcTarget::Cluster(context.names.refer(view.required_text("cluster")?)));
     };
-    let by_name = |entry: &View<'_>| Ok(context.cluster(entry.required_text("name")?));
+    let by_name = |entry: &View<'_>| Ok(context.names.refer(entry.required_text("name")?));
     Ok(RpcTarget::Weighted(rpc_route::weighted_clusters(&weighted, context, by_name)?))
 }
 

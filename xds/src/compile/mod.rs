@@ -10,15 +10,17 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 
 use crate::fault::{Found, Problem, Resource, Trail};
-use crate::snapshot::{ClusterId, ClusterRef, Fraction};
+use crate::snapshot::{ClusterNames, Fraction};
 use crate::view::View;
 
 pub(crate) mod access_log;
 pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
+pub(crate) mod config_source;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
+pub(crate) mod endpoints;
 pub(crate) mod filter_chain;
 pub(crate) mod format;
 pub(crate) mod headers;
@@ -39,10 +41,14 @@ pub(crate) mod weights;
 
 /// What the parts of a configuration need of each other.
 pub(crate) struct Context<'a> {
-    pub(crate) clusters: HashMap<Box<str>, ClusterId>,
-    pub(crate) secrets: HashMap<Box<str>, secret::Secret>,
-    pub(crate) runtime: runtime::Runtime,
+    pub(crate) names: &'a ClusterNames,
+    /// Tells whether there is a cluster of a name.
+    pub(crate) has_cluster: &'a dyn Fn(&str) -> bool,
+    pub(crate) secrets: &'a HashMap<Box<str>, secret::Secret>,
+    pub(crate) runtime: &'a runtime::Runtime,
     pub(crate) node: &'a NodeNames,
+    /// What a source of resources may refer to.
+    pub(crate) sources: &'a config_source::Sources,
     pub(crate) notes: Notes,
 }
 
@@ -79,13 +85,6 @@ impl Notes {
 pub(crate) struct NodeNames {
     pub(crate) id: String,
     pub(crate) cluster: String,
-}
-
-impl Context<'_> {
-    /// A cluster that may or may not exist.
-    pub(crate) fn cluster(&self, name: &str) -> ClusterRef {
-        ClusterRef { name: name.into(), id: self.clusters.get(name).copied() }
-    }
 }
 
 /// RuntimeFractionalPercent.

@@ -17,13 +17,18 @@ use crate::snapshot::{
 };
 use crate::view::View;
 
-/// Compiles an inline RouteConfiguration.
-pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<RouteTable, Found> {
+/// Compiles a RouteConfiguration. `inline`: it is part of a listener, whose clusters must exist unless
+/// it says otherwise (W-02).
+pub(crate) fn compile(
+    view: &View<'_>,
+    context: &Context<'_>,
+    inline: bool,
+) -> Result<RouteTable, Found> {
     let table = Table {
         context,
         level: Level::compile(view)?,
         most_specific_wins: view.flag("most_specific_header_mutations_wins"),
-        validate_clusters: view.wrapped_flag("validate_clusters").unwrap_or(true),
+        validate_clusters: view.wrapped_flag("validate_clusters").unwrap_or(inline),
         body_bytes_max: view
             .wrapped_u32("max_direct_response_body_size_bytes")
             .unwrap_or(DIRECT_RESPONSE_BYTES) as usize,
@@ -184,11 +189,11 @@ impl Host<'_> {
 
     /// A cluster by name, which must exist if the table says so.
     fn cluster(&self, view: &View<'_>, field: &str) -> Result<ClusterRef, Found> {
-        let cluster = self.table.context.cluster(view.required_text(field)?);
-        if cluster.id.is_none() && self.table.validate_clusters {
-            return Err(view.invalid(field, format!("there is no cluster {:?}", cluster.name)));
+        let name = view.required_text(field)?;
+        if self.table.validate_clusters && !(self.table.context.has_cluster)(name) {
+            return Err(view.invalid(field, format!("there is no cluster {name:?}")));
         }
-        Ok(cluster)
+        Ok(self.table.context.names.refer(name))
     }
 
     fn weighted(&self, view: &View<'_>, route: &Level) -> Result<WeightedClusters, Found> {

@@ -113,11 +113,11 @@ impl Table<'_> {
 
     /// A cluster by name, which must exist if the table says so.
     fn cluster(&self, view: &View<'_>, field: &str) -> Result<ClusterRef, Found> {
-        let cluster = self.context.cluster(view.required_text(field)?);
-        if cluster.id.is_none() && self.validate_clusters {
-            return Err(view.invalid(field, format!("there is no cluster {:?}", cluster.name)));
+        let name = view.required_text(field)?;
+        if self.validate_clusters && !(self.context.has_cluster)(name) {
+            return Err(view.invalid(field, format!("there is no cluster {name:?}")));
         }
-        Ok(cluster)
+        Ok(self.context.names.refer(name))
     }
 }
 

@@ -22,12 +22,12 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<TcpProxy
 fn target(view: &View<'_>, context: &Context<'_>) -> Result<TcpTarget, Found> {
     view.required_which("cluster_specifier", &["cluster", "weighted_clusters"])?;
     let Some(weighted) = view.message("weighted_clusters") else {
-        return Ok(TcpTarget::Cluster(context.cluster(view.required_text("cluster")?)));
+        return Ok(TcpTarget::Cluster(context.names.refer(view.required_text("cluster")?)));
     };
     let mut clusters = Vec::new();
     let mut total = 0u64;
     for entry in weighted.messages("clusters") {
-        let cluster = context.cluster(entry.required_text("name")?);
+        let cluster = context.names.refer(entry.required_text("name")?);
         let weight = entry.u32("weight");
         if weight == 0 {
             return Err(entry.invalid("weight", "must be at least 1"));

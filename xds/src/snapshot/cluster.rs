@@ -1,147 +1,220 @@
 //! Clusters, their endpoints and what a load balancer may choose from (contract sections 10, 11, 14).
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::address::Address;
+use super::cluster_names::{ClusterId, ClusterNames, ClusterRef};
+use super::config_source::ConfigSource;
 
-/// Index of a cluster in its snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClusterId(pub u32);
-
-/// A cluster as configuration names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterRef {
-    /// The configured name.
-    pub name: Box<str>,
-    /// `None`: no such cluster in this snapshot, which a request meets as "cluster not found".
-    pub id: Option<ClusterId>,
-}
-
-/// All clusters of a snapshot with their present endpoints.
+/// All clusters of a snapshot with their present endpoints, each at the place that its name's number
+/// says.
+///
+/// Places are kept in chunks that successive versions share: a change of one cluster copies one chunk
+/// and the list of chunks, and to find what changed is to look at the chunks that are not the same.
 #[derive(Debug, Clone, Default)]
 pub struct Clusters {
-    list: Arc<[Arc<Cluster>]>,
-    by_name: Arc<HashMap<Box<str>, ClusterId>>,
-    /// Parallel to `list`. Apart from it, so that new endpoints copy only this vector.
-    endpoints: Vec<Arc<EndpointSet>>,
-    /// How many come from the configuration; those of services stand behind them.
-    configured: usize,
+    names: Arc<ClusterNames>,
+    chunks: Vec<Arc<Chunk>>,
+    by_name: Arc<HashSet<ClusterRef>>,
+}
+
+type Chunk = [Option<Member>; CHUNK];
+
+/// A cluster that exists.
+#[derive(Debug, Clone)]
+pub struct Member {
+    name: ClusterRef,
+    /// Its configuration.
+    pub cluster: Arc<Cluster>,
+    /// Its present endpoints.
+    pub endpoints: Arc<EndpointSet>,
+    /// Who asked for it.
+    pub origin: Origin,
+}
+
+/// Where a cluster comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The bootstrap.
+    Static,
+    /// CDS.
+    Dynamic,
+    /// A service that was published or subscribed at run time.
+    Service,
+}
+
+impl Member {
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> ClusterId {
+        self.name.id()
+    }
+
+    fn is_same(&self, other: &Member) -> bool {
+        Arc::ptr_eq(&self.cluster, &other.cluster) && Arc::ptr_eq(&self.endpoints, &other.endpoints)
+    }
 }
 
 impl Clusters {
-    /// Clusters with the endpoints that are known at once; a cluster's id is its place. Names are
-    /// unique (the caller has checked).
+    /// No clusters yet; references to them are made by `names`.
     #[must_use]
-    pub fn new(clusters: Vec<(Cluster, Vec<Endpoint>)>) -> Clusters {
-        let mut by_name = HashMap::with_capacity(clusters.len());
-        let mut list = Vec::with_capacity(clusters.len());
-        let mut endpoints = Vec::with_capacity(clusters.len());
-        for (id, (cluster, members)) in (0u32..).zip(clusters) {
-            by_name.insert(cluster.name.clone(), ClusterId(id));
-            endpoints.push(Arc::new(EndpointSet::new(members, cluster.panic)));
-            list.push(Arc::new(cluster));
-        }
-        let configured = list.len();
-        Clusters { list: list.into(), by_name: Arc::new(by_name), endpoints, configured }
+    pub fn new(names: &Arc<ClusterNames>) -> Clusters {
+        Clusters { names: Arc::clone(names), ..Clusters::default() }
+    }
+
+    /// Who makes references to these clusters.
+    #[must_use]
+    pub fn names(&self) -> &Arc<ClusterNames> {
+        &self.names
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.by_name.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.by_name.is_empty()
     }
 
-    /// The cluster with this id; `None` only for an id of another snapshot.
+    /// The cluster with this number, if it exists.
+    #[must_use]
+    pub fn member(&self, id: ClusterId) -> Option<&Member> {
+        let (chunk, place) = place(id);
+        self.chunks.get(chunk)?[place].as_ref()
+    }
+
+    /// Its configuration.
     #[must_use]
     pub fn get(&self, id: ClusterId) -> Option<&Arc<Cluster>> {
-        self.list.get(id.0 as usize)
+        self.member(id).map(|member| &member.cluster)
     }
 
-    /// The present endpoints of a cluster; `None` only for an id of another snapshot.
+    /// Its present endpoints.
     #[must_use]
     pub fn endpoints(&self, id: ClusterId) -> Option<&Arc<EndpointSet>> {
-        self.endpoints.get(id.0 as usize)
+        self.member(id).map(|member| &member.endpoints)
     }
 
     /// Looks a name up, for `cluster_header` and admin.
     #[must_use]
     pub fn id(&self, name: &str) -> Option<ClusterId> {
-        self.by_name.get(name).copied()
+        self.by_name.get(name).map(ClusterRef::id)
     }
 
-    /// Whether `self` has exactly the clusters of `other`, each at the same place, whatever their
-    /// endpoints. May be false for equal ones that do not stem from each other.
-    #[must_use]
-    pub fn has_clusters_of(&self, other: &Clusters) -> bool {
-        Arc::ptr_eq(&self.list, &other.list)
+    /// Every cluster, in the order of numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter().flatten())
     }
 
-    /// Whether a cluster is a service's, rather than configured.
-    #[must_use]
-    pub fn is_service(&self, id: ClusterId) -> bool {
-        id.0 as usize >= self.configured
+    /// The numbers whose clusters or endpoints are not those of `before`: new, changed and gone ones.
+    pub fn changes_since<'a>(
+        &'a self,
+        before: &'a Clusters,
+    ) -> impl Iterator<Item = ClusterId> + 'a {
+        let all = 0..self.chunks.len().max(before.chunks.len());
+        let changed = all.filter(|at| match (self.chunks.get(*at), before.chunks.get(*at)) {
+            (Some(now), Some(then)) => !Arc::ptr_eq(now, then),
+            _ => true,
+        });
+        let numbers = changed.flat_map(|at| (at * CHUNK) as u32..((at + 1) * CHUNK) as u32);
+        numbers.map(ClusterId).filter(|id| match (self.member(*id), before.member(*id)) {
+            (Some(now), Some(then)) => !now.is_same(then),
+            (None, None) => false,
+            _ => true,
+        })
     }
 
-    /// Every cluster with its endpoints, in id order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Cluster>, &Arc<EndpointSet>)> {
-        self.list.iter().zip(&self.endpoints)
-    }
-
-    pub(super) fn with_endpoints(&self, id: ClusterId, members: Vec<Endpoint>) -> Clusters {
-        let mut copy = self.clone();
-        if let (Some(slot), Some(cluster)) = (copy.endpoints.get_mut(id.0 as usize), self.get(id)) {
-            *slot = Arc::new(EndpointSet::new(members, cluster.panic));
+    /// Adds a cluster, or replaces the one of its name.
+    pub fn put(
+        &mut self,
+        cluster: Arc<Cluster>,
+        endpoints: Arc<EndpointSet>,
+        origin: Origin,
+    ) -> ClusterId {
+        let name = self.names.refer(&cluster.name);
+        let id = name.id();
+        if !self.by_name.contains(&*cluster.name) {
+            Arc::make_mut(&mut self.by_name).insert(name.clone());
         }
-        copy
+        *self.slot(id) = Some(Member { name, cluster, endpoints, origin });
+        id
     }
 
-    /// A copy with the clusters `wanted` behind the configured ones, and no others. What did not
-    /// change is shared, so that shards see that it did not. A name that a configured cluster has is
-    /// that cluster's.
-    pub(super) fn with_services(
-        &self,
+    /// Gives a cluster other endpoints; nothing happens to one that does not exist.
+    pub fn set_endpoints(&mut self, id: ClusterId, endpoints: Arc<EndpointSet>) {
+        if self.member(id).is_some()
+            && let Some(member) = self.slot(id)
+        {
+            member.endpoints = endpoints;
+        }
+    }
+
+    /// Takes a cluster away.
+    pub fn remove(&mut self, id: ClusterId) {
+        if let Some(member) = self.member(id) {
+            let name = member.name.clone();
+            Arc::make_mut(&mut self.by_name).remove(name.name());
+            *self.slot(id) = None;
+        }
+    }
+
+    fn slot(&mut self, id: ClusterId) -> &mut Option<Member> {
+        let (chunk, place) = place(id);
+        while self.chunks.len() <= chunk {
+            self.chunks.push(Arc::new([const { None }; CHUNK]));
+        }
+        &mut Arc::make_mut(&mut self.chunks[chunk])[place]
+    }
+
+    /// Has the clusters `wanted` beside those of the configuration, and no others. What did not change
+    /// stays the same, so that shards see that it did not. A name that a configured cluster has is that
+    /// cluster's.
+    pub(super) fn set_services(
+        &mut self,
         template: &Cluster,
         wanted: impl Iterator<Item = (Box<str>, Vec<Endpoint>)>,
-    ) -> Clusters {
-        let mut list = self.list[..self.configured].to_vec();
-        let mut endpoints = self.endpoints[..self.configured].to_vec();
+    ) {
+        let is_service = |member: &&Member| member.origin == Origin::Service;
+        let mut gone: HashSet<ClusterId> = self.iter().filter(is_service).map(Member::id).collect();
         for (name, members) in wanted {
-            let before = self.id(&name).map(|id| id.0 as usize);
-            if before.is_some_and(|index| index < self.configured) {
-                continue;
-            }
-            let known = before.map(|index| (&self.list[index], &self.endpoints[index]));
-            let cluster = match known {
-                Some((cluster, _)) => Arc::clone(cluster),
-                None => Arc::new(template.of_service(name)),
+            let known = self.id(&name).and_then(|id| self.member(id));
+            let (cluster, endpoints) = match known {
+                Some(member) if !is_service(&member) => continue,
+                Some(member) => {
+                    gone.remove(&member.id());
+                    if *member.endpoints.all() == *members {
+                        continue;
+                    }
+                    let cluster = Arc::clone(&member.cluster);
+                    let endpoints = EndpointSet::new(members, cluster.panic);
+                    (cluster, endpoints)
+                }
+                None => {
+                    let cluster = template.of_service(name);
+                    let endpoints = EndpointSet::new(members, cluster.panic);
+                    (Arc::new(cluster), endpoints)
+                }
             };
-            endpoints.push(match known {
-                Some((_, set)) if *set.all() == *members => Arc::clone(set),
-                _ => Arc::new(EndpointSet::new(members, cluster.panic)),
-            });
-            list.push(cluster);
+            self.put(cluster, Arc::new(endpoints), Origin::Service);
         }
-        let unchanged = list.len() == self.list.len()
-            && list.iter().zip(&*self.list).all(|(new, old)| Arc::ptr_eq(new, old));
-        if unchanged {
-            return Clusters { endpoints, ..self.clone() };
-        }
-        let names = list.iter().map(|cluster| cluster.name.clone());
-        let by_name = names.zip((0u32..).map(ClusterId)).collect();
-        let configured = self.configured;
-        Clusters { list: list.into(), by_name: Arc::new(by_name), endpoints, configured }
+        gone.into_iter().for_each(|id| self.remove(id));
     }
 }
+
+fn place(id: ClusterId) -> (usize, usize) {
+    (id.0 as usize / CHUNK, id.0 as usize % CHUNK)
+}
+
+/// Near the square root of ten thousand: a change copies this many places, and as many chunks.
+const CHUNK: usize = 64;
 
 /// One upstream service, without its endpoints.
 #[derive(Debug, Clone)]
@@ -197,6 +270,27 @@ pub enum Discovery {
     StrictDns(DnsConfig),
     /// DNS: the first address of the one name, for new connections; old ones stay.
     LogicalDns(DnsConfig),
+    /// A management server.
+    Eds(Eds),
+}
+
+impl Discovery {
+    /// Whether names are resolved for it.
+    #[must_use]
+    pub fn is_dns(&self) -> bool {
+        matches!(self, Discovery::StrictDns(_) | Discovery::LogicalDns(_))
+    }
+}
+
+/// Endpoints that come by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eds {
+    /// One for each source and name.
+    pub key: Box<str>,
+    /// `service_name`, else the cluster's name (W-06).
+    pub name: Box<str>,
+    /// Whom to ask.
+    pub source: ConfigSource,
 }
 
 /// How names of a cluster are resolved.

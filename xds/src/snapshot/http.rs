@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log::AccessLog;
+use super::config_source::ConfigSource;
 use super::route_table::RouteTable;
 
 /// How one listener speaks HTTP. Everything a connection needs, defaults filled in.
@@ -13,7 +14,7 @@ pub struct HttpConnectionManager {
     /// Stats root is `http.<stat_prefix>`.
     pub stat_prefix: Box<str>,
     /// Routes.
-    pub routes: Arc<RouteTable>,
+    pub routes: RouteSource,
     /// Options of the router filter, the last of the HTTP filters.
     pub router: Router,
     /// Written once per request, at its end.
@@ -68,6 +69,38 @@ pub struct HttpConnectionManager {
     pub client_cert_details: ClientCertDetails,
     /// Invalid messages fail the stream only; false: the connection is closed.
     pub stream_error_on_invalid_http_message: bool,
+}
+
+/// Where the routes of a connection manager are.
+#[derive(Debug, Clone)]
+pub enum RouteSource {
+    /// In the listener.
+    Inline(Arc<RouteTable>),
+    /// They come by name, and change without the listener.
+    Rds(Rds),
+}
+
+impl RouteSource {
+    /// The routes, where the listener has them.
+    #[must_use]
+    pub fn inline(&self) -> Option<&Arc<RouteTable>> {
+        match self {
+            RouteSource::Inline(table) => Some(table),
+            RouteSource::Rds(_) => None,
+        }
+    }
+}
+
+/// A route table that is asked for by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rds {
+    /// The place of the table in [`Snapshot::route_tables`](super::Snapshot::route_tables): one for each
+    /// source and name.
+    pub key: Box<str>,
+    /// `route_config_name`.
+    pub name: Box<str>,
+    /// Whom to ask.
+    pub source: ConfigSource,
 }
 
 /// How SOAP requests are looked at.

@@ -2,15 +2,18 @@
 //! interpret on the request path.
 //!
 //! One `Snapshot` is immutable. What an update leaves alone is shared with its predecessor through
-//! `Arc`, so that a new endpoint list costs one vector of pointers. Every reference between parts is
-//! resolved when the snapshot is built: a route holds a [`ClusterId`], which indexes
-//! [`Snapshot::clusters`] of the *same* snapshot and means nothing in another one.
+//! `Arc`, so that a new endpoint list costs a copy of a few dozen pointers. A route refers to its
+//! cluster by number ([`ClusterRef`]), which stays the same from snapshot to snapshot for as long as
+//! anything refers to that name: so a table of routes outlives its clusters and waits for others.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub mod access_log;
 mod address;
 mod cluster;
+mod cluster_names;
+mod config_source;
 mod filter_chains;
 mod format;
 mod headers;
@@ -28,9 +31,14 @@ mod tls;
 pub use self::address::Address;
 pub(crate) use self::address::network;
 pub use self::cluster::{
-    Candidates, CircuitBreakers, Cluster, ClusterHttp, ClusterId, ClusterRef, Clusters, Discovery,
-    DnsConfig, DnsFamily, DnsTarget, Endpoint, EndpointSet, Health, LoadBalancer, PanicPolicy,
+    Candidates, CircuitBreakers, Cluster, ClusterHttp, Clusters, Discovery, DnsConfig, DnsFamily,
+    DnsTarget, Eds, Endpoint, EndpointSet, Health, LoadBalancer, Member, Origin, PanicPolicy,
     TcpKeepalive, UpstreamProtocol,
+};
+pub use self::cluster_names::{ClusterId, ClusterNames, ClusterRef};
+pub use self::config_source::{
+    ApiConfigSource, ConfigPlace, ConfigSource, DynamicResources, GrpcService, PathConfigSource,
+    RateLimit, Variant,
 };
 pub use self::filter_chains::{
     COMBINATIONS_MAX, ConnectionFacts, FilterChainMatch, FilterChains, FilterChainsError,
@@ -45,8 +53,9 @@ pub use self::headers::{AppendAction, HeaderEdits, HeaderName, HeaderOp};
 pub use self::http::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, Http2Keepalive, Http2Options, HttpConnectionManager, HttpLimits,
-    HttpTimeouts, InternalAddresses, OriginRules, PathRules, RequestIdRules, Router, SchemeRule,
-    ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, UnderscoreHeaders, Upgrades,
+    HttpTimeouts, InternalAddresses, OriginRules, PathRules, Rds, RequestIdRules, RouteSource,
+    Router, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort,
+    UnderscoreHeaders, Upgrades,
 };
 pub use self::listener::{
     Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, PortPredicate,
@@ -74,12 +83,16 @@ pub use self::tls::{
     CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher,
     SecretFile, TlsParameters, TlsVersion, UpstreamSni, UpstreamTls, Validation,
 };
+pub use crate::fingerprint::Fingerprint;
 
 /// One whole configuration. Cheap to clone: every part that can be large is shared.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
-    /// Listeners in the order of the file.
-    pub listeners: Vec<Arc<Listener>>,
+    /// Listeners that accept, in the order in which they came.
+    pub listeners: Arc<[Arc<Listener>]>,
+    /// Tables of routes that listeners refer to by name (RDS). A name that is not there answers
+    /// nothing: `route_not_found`.
+    pub route_tables: Arc<HashMap<Box<str>, Arc<RouteTable>>>,
     /// Every cluster and its present endpoints.
     pub clusters: Clusters,
     /// The clusters of services that are published and subscribed at run time.
@@ -89,18 +102,18 @@ pub struct Snapshot {
 impl Snapshot {
     /// A copy in which `cluster` has `endpoints`; everything else is shared with `self`.
     ///
-    /// This is how DNS answers come in. Unknown ids cannot occur with an id taken from `self`; an id of
-    /// another snapshot that is out of range leaves the copy equal to `self`.
+    /// This is how DNS answers come in. A cluster that does not exist leaves the copy equal to `self`.
     #[must_use]
     pub fn with_endpoints(&self, cluster: ClusterId, endpoints: Vec<Endpoint>) -> Snapshot {
-        Snapshot {
-            listeners: self.listeners.clone(),
-            clusters: self.clusters.with_endpoints(cluster, endpoints),
-            services: Arc::clone(&self.services),
+        let mut copy = self.clone();
+        if let Some(member) = self.clusters.member(cluster) {
+            let endpoints = EndpointSet::new(endpoints, member.cluster.panic);
+            copy.clusters.set_endpoints(cluster, Arc::new(endpoints));
         }
+        copy
     }
 
-    /// A copy with the clusters of these services behind the configured ones, and of no others.
+    /// A copy with the clusters of these services beside the configured ones, and of no others.
     /// `template` has their settings, and must be the same for all successors of a snapshot. Clusters
     /// and endpoints that stay as they were are shared with `self`.
     #[must_use]
@@ -108,14 +121,16 @@ impl Snapshot {
         let lists = wanted
             .iter_mut()
             .map(|service| (service.cluster_name(), std::mem::take(&mut service.endpoints)));
-        let clusters = self.clusters.with_services(template, lists);
+        let mut copy = self.clone();
+        copy.clusters.set_services(template, lists);
         let mut services = Services::default();
         for service in &wanted {
-            if let Some(id) = clusters.id(&service.cluster_name()) {
+            if let Some(id) = copy.clusters.id(&service.cluster_name()) {
                 services.insert(service, id);
             }
         }
-        Snapshot { listeners: self.listeners.clone(), clusters, services: Arc::new(services) }
+        copy.services = Arc::new(services);
+        copy
     }
 
     /// The listener called `name`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::cluster::ClusterRef;
+use super::cluster_names::ClusterRef;
 use super::format::Template;
 use super::headers::{HeaderEdits, HeaderName};
 use super::http::Upgrades;

@@ -116,6 +116,20 @@ impl RouteTable {
         })
     }
 
+    /// A table without hosts, which has no route for any request.
+    #[must_use]
+    pub fn empty(name: &str) -> RouteTable {
+        let tls_redirect = RouteId(0);
+        RouteTable {
+            name: name.into(),
+            routes: Box::new([redirect_to_https(tls_redirect)]),
+            hosts: Box::default(),
+            domains: Domains::default(),
+            ignore_port: false,
+            tls_redirect,
+        }
+    }
+
     /// The configured name; may be empty.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log::AccessLog;
-use super::cluster::{ClusterId, ClusterRef, Endpoint};
+use super::cluster::Endpoint;
+use super::cluster_names::{ClusterId, ClusterRef};
 use super::matcher::{Fraction, HeaderPredicate, StringMatcher};
 
 /// Speaks an RPC framing protocol with downstream, and the same with upstream.

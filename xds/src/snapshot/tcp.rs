@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::access_log::AccessLog;
-use super::cluster::ClusterRef;
+use super::cluster_names::ClusterRef;
 
 /// Relays bytes both ways; FIN is forwarded per direction.
 #[derive(Debug, Clone)]

@@ -2,9 +2,12 @@
 
 #![allow(dead_code, reason = "every test binary uses a part")]
 
+use std::sync::Arc;
+
 use outrigger_xds::bootstrap::{LoadError, LoadOptions, Loaded, Source, load};
 use outrigger_xds::snapshot::{
-    Cluster, Forward, HttpConnectionManager, Listener, Route, RouteAction, TcpProxy, Terminal,
+    Cluster, Forward, HttpConnectionManager, Listener, Route, RouteAction, RouteSource, RouteTable,
+    TcpProxy, Terminal,
 };
 use outrigger_xds::source::Format;
 use serde_json::{Value, json};
@@ -162,8 +165,16 @@ pub(crate) fn tcp_proxy(loaded: &Loaded) -> &TcpProxy {
 }
 
 #[track_caller]
+pub(crate) fn table(hcm: &HttpConnectionManager) -> &Arc<RouteTable> {
+    match &hcm.routes {
+        RouteSource::Inline(table) => table,
+        RouteSource::Rds(rds) => panic!("routes come by RDS: {rds:?}"),
+    }
+}
+
+#[track_caller]
 pub(crate) fn route(loaded: &Loaded) -> &Route {
-    &hcm(loaded).routes.routes()[0]
+    &table(hcm(loaded)).routes()[0]
 }
 
 #[track_caller]
@@ -175,5 +186,5 @@ pub(crate) fn forward(loaded: &Loaded) -> &Forward {
 }
 
 pub(crate) fn first_cluster(loaded: &Loaded) -> &Cluster {
-    loaded.snapshot.clusters.iter().next().unwrap().0
+    &loaded.snapshot.clusters.iter().next().unwrap().cluster
 }

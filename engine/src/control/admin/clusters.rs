@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use hyper::StatusCode;
-use outrigger_xds::snapshot::{Address, Cluster, ClusterId, Endpoint, Health, Snapshot};
+use outrigger_xds::snapshot::{Address, Cluster, Endpoint, Health, Member, Origin, Snapshot};
 use serde_json::{Map, Value as Json, json};
 
 use super::page::{Answer, Ask};
@@ -50,22 +50,19 @@ pub(super) fn address_json(address: &Address) -> Json {
 
 struct View<'a> {
     cluster: &'a Cluster,
-    /// It came at run time.
-    is_service: bool,
+    origin: Origin,
     endpoints: Vec<(&'a Endpoint, HostSample)>,
 }
 
 fn views<'a>(snapshot: &'a Snapshot, registry: &'a Registry) -> impl Iterator<Item = View<'a>> {
-    let all = (0u32..).map(ClusterId).zip(snapshot.clusters.iter());
-    all.map(|(id, (cluster, endpoints))| {
+    snapshot.clusters.iter().map(|Member { cluster, endpoints, origin, .. }| {
         let known = registry.collect_hosts(&cluster.name);
         let endpoints = endpoints.all().iter().map(|endpoint| {
             let address = HostAddress::from(&endpoint.address);
             let sample = known.iter().find(|host| host.address == address).cloned();
             (endpoint, sample.unwrap_or_else(|| unused(address)))
         });
-        let is_service = snapshot.clusters.is_service(id);
-        View { cluster, is_service, endpoints: endpoints.collect() }
+        View { cluster, origin: *origin, endpoints: endpoints.collect() }
     })
 }
 
@@ -82,7 +79,7 @@ impl View<'_> {
         )?;
         writeln!(out, "{name}::default_priority::max_requests::{}", limits.max_requests)?;
         writeln!(out, "{name}::default_priority::max_retries::{}", limits.max_retries)?;
-        writeln!(out, "{name}::added_via_api::{}", self.is_service)?;
+        writeln!(out, "{name}::added_via_api::{}", self.origin != Origin::Static)?;
         for (endpoint, sample) in &self.endpoints {
             let host = format!("{name}::{}", endpoint.address);
             let mut stats: Vec<_> = sample.stats.iter().collect();
@@ -137,7 +134,7 @@ impl View<'_> {
                 "max_retries": limits.max_retries,
             }]},
         });
-        if self.is_service {
+        if self.origin != Origin::Static {
             status["added_via_api"] = true.into();
         }
         status

@@ -24,15 +24,16 @@ mod transfer;
 mod upstream;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_codecs::http::{BodyFraming, FieldBlock, Method, RequestHead, Version};
 use outrigger_codecs::http1::BodyDecoder;
-use outrigger_xds::snapshot::{Forward, GrpcTimeout, RouteId};
+use outrigger_xds::snapshot::{Forward, GrpcTimeout, RouteId, RouteTable};
 
 use crate::access_log::ResponseFlags;
 use crate::cluster::{
-    Admission, ClientStream, ClusterRuntime, Connector, Host, Http2Client, Place, Serving,
+    Admission, ClientStream, ClusterRuntime, Connector, Host, Http2Client, Place,
     UpstreamConnection,
 };
 use crate::shard::Shard;
@@ -54,7 +55,8 @@ pub(super) use self::head::{HeadForm, OutboundHead};
 pub struct Exchange {
     pub(super) facts: Facts,
     pub(super) tunnel: Tunnel,
-    pub(super) serving: Option<Rc<Serving>>,
+    /// What it was routed by; responses are edited by the same table, whatever comes meanwhile.
+    pub(super) routes: Option<Rc<Arc<RouteTable>>>,
     pub(super) response_edits: ResponseEdits,
     pub(super) request_id: Option<[u8; 36]>,
     client: Client,

@@ -47,7 +47,7 @@ impl Exchange {
             || unread
             || !self.client.keep_alive
             || down.is_last
-            || down.shard.is_draining();
+            || down.info.is_draining(down.shard);
         self.grpc.take_reply(reply.grpc_status_sent(form));
         let server = &down.http.config.server;
         let frame = ReplyFrame {
@@ -78,7 +78,7 @@ impl Exchange {
     ) -> (usize, usize) {
         let (shard, http) = (down.shard, down.http);
         let none = HeaderEdits::default();
-        let ops = &self.response_edits.of(&http.config.routes).unwrap_or(&none).ops;
+        let ops = &self.response_header_edits().unwrap_or(&none).ops;
         let mut scratch = shard.scratch.borrow_mut();
         let HttpScratch { edits, .. } = &mut *scratch;
         if !ops.is_empty() {
@@ -194,13 +194,7 @@ impl Exchange {
 
     pub(super) fn log(&self, down: &Downstream<'_>) {
         let mut record = self.record_of(down);
-        let routes = &down.http.config.routes;
-        record.route_name = self
-            .response_edits
-            .route()
-            .and_then(|id| routes.route(id))
-            .map(|route| &*route.name)
-            .filter(|name| !name.is_empty());
+        record.route_name = self.route().map(|route| &*route.name).filter(|name| !name.is_empty());
         let mut logger = down.shard.logger.borrow_mut();
         logger.log(&down.http.logs, &record, &self.facts.capture);
     }

@@ -6,7 +6,7 @@ use outrigger_codecs::http::{
 use outrigger_codecs::http1::{BodyDecoder, render};
 use outrigger_codecs::http2::response_head;
 use outrigger_xds::snapshot::{
-    HeaderEdits, HeaderOp, RouteAction, RouteId, RouteTable, ServerHeaderMode, Target,
+    HeaderEdits, HeaderOp, Route, RouteAction, RouteId, RouteTable, ServerHeaderMode, Target,
 };
 
 use crate::access_log::Headers;
@@ -90,7 +90,7 @@ impl Exchange {
         if down.is_http2() {
             return false;
         }
-        let draining = down.shard.is_draining();
+        let draining = down.info.is_draining(down.shard);
         if draining {
             down.http.stats.downstream_cx_drain_close.inc();
         }
@@ -152,7 +152,9 @@ impl Exchange {
         let (shard, http) = (down.shard, down.http);
         let config = &http.config;
         let none = HeaderEdits::default();
-        let ops = &self.response_edits.of(&config.routes).unwrap_or(&none).ops;
+        let routes = self.routes.clone();
+        let edits = routes.as_deref().and_then(|routes| self.response_edits.of(routes));
+        let ops = &edits.unwrap_or(&none).ops;
         let mut scratch = shard.scratch.borrow_mut();
         let HttpScratch { edits, .. } = &mut *scratch;
         let service_time = (shard.clock.now() - self.facts.times.upstream_tx_begin) / NANOS_PER_MS;
@@ -178,7 +180,7 @@ impl Exchange {
             content_type: self.grpc.response_content_type(),
             date: shard.clock.date(),
             via: config.via.as_deref(),
-            attempts: self.counted_attempts(http),
+            attempts: self.counted_attempts(),
             // HTTP/2 has no such key and no answer to it (RFC 8441 section 5): where it ends, the
             // answer ends, and where it begins, the answer is ours.
             drops_accept: switches && (down.is_http2() || self.outbound.websocket_key.is_some()),
@@ -281,21 +283,31 @@ impl Exchange {
     }
 
     /// How often the request was sent, where the response is to tell.
-    fn counted_attempts(&self, http: &super::HttpRuntime) -> Option<u32> {
-        let route = self.response_edits.route().and_then(|id| http.config.routes.route(id))?;
-        route.include_attempt_count_in_response.then_some(self.facts.attempts)
+    fn counted_attempts(&self) -> Option<u32> {
+        let counts = self.route()?.include_attempt_count_in_response;
+        counts.then_some(self.facts.attempts)
+    }
+
+    /// The route of the request, once it has one.
+    pub(super) fn route(&self) -> Option<&Route> {
+        self.routes.as_ref()?.route(self.response_edits.route()?)
+    }
+
+    /// What the route changes in the head of the response.
+    pub(super) fn response_header_edits(&self) -> Option<&HeaderEdits> {
+        self.response_edits.of(self.routes.as_ref()?)
     }
 }
 
 impl ResponseEdits {
-    pub(super) fn route(self) -> Option<RouteId> {
+    fn route(self) -> Option<RouteId> {
         match self {
             Self::None => None,
             Self::Route(id) | Self::Weighted(id, _) => Some(id),
         }
     }
 
-    pub(super) fn of(self, routes: &RouteTable) -> Option<&HeaderEdits> {
+    fn of(self, routes: &RouteTable) -> Option<&HeaderEdits> {
         let route = routes.route(self.route()?)?;
         let Self::Weighted(_, index) = self else { return Some(&route.response_headers) };
         match &route.action {

@@ -1,0 +1,174 @@
+//! The snapshot that a shard serves, and what it has made of it: clusters with their hosts, and the
+//! route tables that connection managers refer to by name.
+//!
+//! A cluster's runtime is made when it is first asked for, so that a shard holds nothing for the
+//! thousands of clusters that it never uses, and a new snapshot costs it only what changed. Invariant:
+//! what belongs to an endpoint survives every snapshot that keeps the endpoint.
+
+use std::cell::{Ref, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_xds::snapshot::{
+    ClusterId, RouteSource, RouteTable, RpcProtocol, ServiceSide, Snapshot,
+};
+
+use crate::stats::Registry;
+
+use super::{Breakers, ClusterRuntime, Host};
+
+/// What a shard serves.
+pub struct Serving {
+    shard: usize,
+    registry: Arc<Registry>,
+    breakers: Arc<Breakers>,
+    snapshot: RefCell<Arc<Snapshot>>,
+    /// By number; nothing where a cluster was not asked for, or is not there.
+    clusters: RefCell<Vec<Option<Rc<ClusterRuntime>>>>,
+    /// By name; those that a connection manager of this shard refers to.
+    routes: RefCell<HashMap<Box<str>, Rc<LiveRoutes>>>,
+    no_routes: Arc<RouteTable>,
+}
+
+/// The routes of connection managers that name the same table: what new requests are routed by.
+pub struct LiveRoutes {
+    // Counted twice, so that a request takes its table without a write that other shards would see.
+    current: RefCell<Rc<Arc<RouteTable>>>,
+}
+
+impl LiveRoutes {
+    fn new(table: &Arc<RouteTable>) -> Rc<Self> {
+        Rc::new(Self { current: RefCell::new(Rc::new(Arc::clone(table))) })
+    }
+
+    /// The table for a request that begins now; the request keeps it to its end.
+    pub fn current(&self) -> Rc<Arc<RouteTable>> {
+        Rc::clone(&self.current.borrow())
+    }
+
+    fn succeed(&self, table: &Arc<RouteTable>) {
+        if !Arc::ptr_eq(&self.current.borrow(), table) {
+            self.current.replace(Rc::new(Arc::clone(table)));
+        }
+    }
+}
+
+impl Serving {
+    /// What a shard serves at its start.
+    pub fn new(
+        snapshot: &Arc<Snapshot>,
+        shard: usize,
+        registry: &Arc<Registry>,
+        breakers: &Arc<Breakers>,
+    ) -> Self {
+        Self {
+            shard,
+            registry: Arc::clone(registry),
+            breakers: Arc::clone(breakers),
+            snapshot: RefCell::new(Arc::clone(snapshot)),
+            clusters: RefCell::default(),
+            routes: RefCell::default(),
+            no_routes: Arc::new(RouteTable::empty("")),
+        }
+    }
+
+    /// Goes on to the next snapshot: clusters that did not change are the same, hosts that are still
+    /// there keep their connections, the others close theirs.
+    pub fn advance(&self, snapshot: Arc<Snapshot>) {
+        let before = self.snapshot.replace(Arc::clone(&snapshot));
+        for id in snapshot.clusters.changes_since(&before.clusters) {
+            self.renew(&snapshot, id);
+        }
+        if !Arc::ptr_eq(&snapshot.route_tables, &before.route_tables) {
+            // Only this table knows those that no listener refers to any more.
+            self.routes.borrow_mut().retain(|name, live| {
+                live.succeed(snapshot.route_tables.get(name).unwrap_or(&self.no_routes));
+                Rc::strong_count(live) > 1
+            });
+        }
+    }
+
+    /// A cluster of which something changed; one that was never asked for needs nothing.
+    fn renew(&self, snapshot: &Snapshot, id: ClusterId) {
+        let mut clusters = self.clusters.borrow_mut();
+        let Some(slot) = clusters.get_mut(id.0 as usize) else { return };
+        let Some(before) = slot.take() else { return };
+        match snapshot.clusters.member(id) {
+            Some(member) => *slot = Some(self.runtime(member, Some(&before))),
+            None => before.retire(),
+        }
+    }
+
+    fn runtime(
+        &self,
+        member: &outrigger_xds::snapshot::Member,
+        before: Option<&ClusterRuntime>,
+    ) -> Rc<ClusterRuntime> {
+        // A number is given to another name only when nothing refers to the first: never while its
+        // runtime is there.
+        debug_assert!(before.is_none_or(|before| before.config.name == member.cluster.name));
+        let (registry, breakers) = (&self.registry, &self.breakers);
+        Rc::new(ClusterRuntime::succeed(member, before, self.shard, registry, breakers))
+    }
+
+    /// The cluster with this number, if it exists.
+    pub fn cluster(&self, id: ClusterId) -> Option<Rc<ClusterRuntime>> {
+        if let Some(Some(known)) = self.clusters.borrow().get(id.0 as usize) {
+            return Some(Rc::clone(known));
+        }
+        let snapshot = self.snapshot.borrow();
+        let runtime = self.runtime(snapshot.clusters.member(id)?, None);
+        let mut clusters = self.clusters.borrow_mut();
+        if clusters.len() <= id.0 as usize {
+            clusters.resize(id.0 as usize + 1, None);
+        }
+        clusters[id.0 as usize] = Some(Rc::clone(&runtime));
+        Some(runtime)
+    }
+
+    /// The cluster called `name`.
+    pub fn cluster_by_name(&self, name: &str) -> Option<Rc<ClusterRuntime>> {
+        let id = self.snapshot.borrow().clusters.id(name)?;
+        self.cluster(id)
+    }
+
+    /// The cluster of a service that was published or subscribed.
+    pub fn service(
+        &self,
+        side: ServiceSide,
+        protocol: &RpcProtocol,
+        key: &[u8],
+    ) -> Option<Rc<ClusterRuntime>> {
+        let id = self.snapshot.borrow().services.find(side, protocol, key)?;
+        self.cluster(id)
+    }
+
+    /// The routes of a connection manager, as they come to be.
+    pub fn routes(&self, source: &RouteSource) -> Rc<LiveRoutes> {
+        let name = match source {
+            RouteSource::Inline(table) => return LiveRoutes::new(table),
+            RouteSource::Rds(rds) => &rds.key,
+        };
+        let mut routes = self.routes.borrow_mut();
+        if let Some(known) = routes.get(name) {
+            return Rc::clone(known);
+        }
+        let snapshot = self.snapshot.borrow();
+        let live = LiveRoutes::new(snapshot.route_tables.get(name).unwrap_or(&self.no_routes));
+        routes.insert(name.clone(), Rc::clone(&live));
+        live
+    }
+
+    /// The configuration served now.
+    pub fn snapshot(&self) -> Ref<'_, Arc<Snapshot>> {
+        self.snapshot.borrow()
+    }
+
+    /// Hands every host of a cluster that is in use to `visit`.
+    pub(super) fn visit_hosts(&self, mut visit: impl FnMut(&Rc<ClusterRuntime>, &Rc<Host>)) {
+        for cluster in self.clusters.borrow().iter().flatten() {
+            cluster.hosts.iter().for_each(|host| visit(cluster, host));
+        }
+    }
+}

@@ -73,9 +73,9 @@ pub struct ChangeCase {
     pub answered_ms: Spread,
     /// Until requests on connections to all workers were answered by the new endpoints.
     pub applied_ms: Spread,
-    /// What the proxy itself counted from receipt to application on every worker, in its own unit,
-    /// the start included; `null` where it has no such histogram.
-    pub own_apply_time: Option<Quantiles>,
+    /// What the proxy itself measured from receipt to service on every worker, the start included;
+    /// `null` where it has no such histogram.
+    pub own_apply_us: Option<Quantiles>,
     /// Requests meanwhile with an answer other than 200.
     pub failed: u64,
     /// Streams to the management server: more than one means that the proxy reconnected.
@@ -243,7 +243,7 @@ pub fn render(report: &XdsReport) -> String {
     let columns = ["ready s", "max", "since 1st response s", "all ACKed s", "RSS MiB", "sent MiB"];
     table(&mut text, &title, &columns, loads.collect());
     let changes = report.changes.iter().map(|case| {
-        let own = case.own_apply_time;
+        let own = case.own_apply_us;
         vec![
             format!("{}, {}", case.target, case.variant),
             millis(case.applied_ms.p50),
@@ -251,13 +251,17 @@ pub fn render(report: &XdsReport) -> String {
             millis(case.applied_ms.max),
             millis(case.answered_ms.p50),
             millis(case.answered_ms.p99),
-            own.map_or_else(|| "-".to_owned(), |own| format!("{} / {}", own.p50, own.p99)),
+            own.map_or_else(
+                || "-".to_owned(),
+                |own| format!("{} / {}", millis(own.p50 / 1000.0), millis(own.p99 / 1000.0)),
+            ),
             case.failed.to_string(),
         ]
     });
     let number = report.changes.first().map_or(0, |case| case.changes);
     let title = format!("{number} changes of endpoints among {size}");
-    let columns = ["applied ms p50", "p99", "max", "ACK ms p50", "p99", "xds.apply_time", "failed"];
+    let columns =
+        ["applied ms p50", "p99", "max", "ACK ms p50", "p99", "own apply ms p50 / p99", "failed"];
     table(&mut text, &title, &columns, changes.collect());
     let updates = report.updates.iter().map(|case| {
         let UpdatesCase { quiet, updating, .. } = case;
@@ -387,7 +391,7 @@ pub(super) mod tests {
                 changes: 200,
                 answered_ms: spread,
                 applied_ms: spread,
-                own_apply_time: None,
+                own_apply_us: None,
                 failed: 0,
                 streams: 1,
             }],

@@ -36,6 +36,7 @@ use crate::mapping::{ReadOptions, Schema};
 use crate::snapshot::{
     Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot,
 };
+use crate::view::View;
 
 use self::clusters::ClusterEntry;
 use self::endpoints::Assignment;
@@ -259,6 +260,7 @@ impl Store {
             ResourceType::ClusterLoadAssignment => self.put_assignment(place, incoming),
             ResourceType::Listener => self.put_listener(incoming, host),
             ResourceType::RouteConfiguration => self.put_table(place, incoming),
+            ResourceType::Runtime => self.put_layer(incoming),
             other => Err(format!("{} is not supported", other.word())),
         }
     }
@@ -293,8 +295,23 @@ impl Store {
             ResourceType::Listener => self.remove_listener(name),
             ResourceType::ClusterLoadAssignment => self.no_assignment(&place.key(name)),
             ResourceType::RouteConfiguration => self.no_table(&place.key(name)),
+            ResourceType::Runtime => {
+                self.ground.runtime.set_layer(name, None);
+                self.start.layer_answered(name);
+                self.go_on();
+            }
             _ => {}
         }
+    }
+
+    /// A layer of the runtime. Whoever reads it sees it at once.
+    fn put_layer(&mut self, incoming: &Incoming) -> Result<(), String> {
+        let message = self.decode(ResourceType::Runtime, incoming)?;
+        let layer = View::new(&message, &self.schema).json("layer");
+        self.ground.runtime.set_layer(&incoming.name, layer);
+        self.start.layer_answered(&incoming.name);
+        self.go_on();
+        Ok(())
     }
 
     /// A first response, or none in time, of a type of which everything was asked for.

@@ -21,7 +21,7 @@ fn f_02_waits_double_with_full_jitter_and_begin_anew_after_the_first_response() 
     for variant in BOTH {
         let mut driven = Driven::new(variant);
         driven.ask(Cluster, &[]);
-        let mut fail = |driven: &mut Driven| {
+        let fail = |driven: &mut Driven| {
             // One nanosecond less than each bound is the most there can be.
             let bounds = [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000];
             for bound in bounds {

@@ -15,8 +15,11 @@ pub mod secrets;
 pub mod services_config;
 pub mod snapshot;
 pub mod source;
+pub mod store;
 
 mod compile;
+mod dump;
+mod fingerprint;
 mod mapping;
 mod support;
 mod view;

@@ -242,7 +242,7 @@ pub(crate) const SUPPORT: &[Support] = &[
 
     // HttpConnectionManager (section 5).
     honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        &["codec_type", "stat_prefix", "route_config", "http_filters", "add_user_agent",
+        &["codec_type", "stat_prefix", "rds", "route_config", "http_filters", "add_user_agent",
           "common_http_protocol_options", "http1_safe_max_connection_duration",
           "http_protocol_options", "http2_protocol_options", "server_name", "server_header_transformation",
           "scheme_header_transformation", "max_request_headers_kb", "stream_idle_timeout",
@@ -379,7 +379,7 @@ pub(crate) const SUPPORT: &[Support] = &[
     Support {
         message: "envoy.config.cluster.v3.Cluster",
         honoured: &["name", "alt_stat_name", "type", "connect_timeout",
-            "per_connection_buffer_limit_bytes", "lb_policy", "load_assignment",
+            "per_connection_buffer_limit_bytes", "lb_policy", "eds_cluster_config", "load_assignment",
             "max_requests_per_connection", "circuit_breakers", "common_http_protocol_options",
             "http_protocol_options", "http2_protocol_options", "upstream_http_protocol_options",
             "protocol_selection", "typed_extension_protocol_options", "dns_refresh_rate",
@@ -420,6 +420,9 @@ pub(crate) const SUPPORT: &[Support] = &[
         &["http_protocol_options", "http2_protocol_options"]),
     honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
         &["http_protocol_options", "http2_protocol_options"]),
+    honour("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &["eds_config", "service_name"]),
+    honour("envoy.extensions.filters.network.http_connection_manager.v3.Rds",
+        &["config_source", "route_config_name"]),
     honour("envoy.config.endpoint.v3.ClusterLoadAssignment",
         &["cluster_name", "endpoints", "policy"]),
     honour("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["overprovisioning_factor"]),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::*;
-use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, RateLimit, Variant};
+use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, DynamicResources, RateLimit, Variant};
 use serde_json::{Value, json};
 
 fn bootstrap(dynamic: Value) -> Value {
@@ -37,7 +37,7 @@ fn ads(changes: &[(&str, Value)]) -> ApiConfigSource {
     // Only static clusters that the test refers to can be compiled today.
     let mut bootstrap = bootstrap(json!({ "ads_config": api(changes) }));
     bootstrap["static_resources"]["clusters"].as_array_mut().unwrap().truncate(2);
-    (*loaded(&bootstrap).dynamic_resources.ads.unwrap()).clone()
+    (*loaded(&bootstrap).ground.dynamic_resources().ads.clone().unwrap()).clone()
 }
 
 #[track_caller]
@@ -48,7 +48,7 @@ fn refused(dynamic: Value, expected: &str) {
 #[test]
 fn section_1_without_dynamic_resources_there_are_none() {
     let loaded = loaded(&http());
-    assert_eq!(loaded.dynamic_resources, Default::default());
+    assert_eq!(*loaded.ground.dynamic_resources(), DynamicResources::default());
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn section_1_lds_and_cds_over_the_aggregated_stream() {
         "/static_resources/clusters",
         json!([cluster("control")]),
     ));
-    let dynamic = loaded.dynamic_resources;
+    let dynamic = loaded.ground.dynamic_resources().clone();
     let (lds, cds) = (dynamic.lds.unwrap(), dynamic.cds.unwrap());
     assert_eq!((&lds.place, &cds.place), (&ConfigPlace::Ads, &ConfigPlace::Ads));
     assert_eq!(lds.initial_fetch_timeout, None, "0 waits for ever");
@@ -137,7 +137,11 @@ fn section_1_files() {
             "cds_config": { "path": "/etc/cds.yaml" },
         }),
     ));
-    let paths = [loaded.dynamic_resources.lds, loaded.dynamic_resources.cds].map(|source| {
+    let paths = [
+        loaded.ground.dynamic_resources().lds.clone(),
+        loaded.ground.dynamic_resources().cds.clone(),
+    ]
+    .map(|source| {
         let ConfigPlace::Path(path) = source.unwrap().place else { panic!("not a file") };
         (path.path.clone(), path.watched_directory.clone())
     });

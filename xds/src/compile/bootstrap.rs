@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use prost_reflect::DynamicMessage;
+use bytes::Bytes;
+use prost::Message;
+use prost_reflect::{DynamicMessage, Value};
 use serde_json::Value as Json;
 
 use crate::bootstrap::{Admin, Locality, Node};
@@ -17,6 +19,7 @@ use crate::mapping::{ReadOptions, Schema};
 use crate::snapshot::{
     Address, ClusterNames, Clusters, DynamicResources, EndpointSet, Origin, Snapshot,
 };
+use crate::store::Ground;
 use crate::support::{FAULTS_MAX, Review, Reviewer};
 use crate::view::View;
 
@@ -26,7 +29,7 @@ pub(crate) type Complaint = (Resource, Found);
 /// What a bootstrap compiles to.
 pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
-    pub(crate) dynamic_resources: DynamicResources,
+    pub(crate) ground: Ground,
     pub(crate) admin: Option<Admin>,
     pub(crate) node: Node,
     pub(crate) notes: Vec<(Resource, Note)>,
@@ -94,7 +97,7 @@ pub(crate) fn compile(
     let (clusters, listeners): (Vec<_>, Vec<_>) =
         (of_kind("Cluster").collect(), of_kind("Listener").collect());
     let sources = Sources::new(&view, of_kind("Cluster"));
-    let dynamic_resources = match view.message("dynamic_resources") {
+    let dynamic = match view.message("dynamic_resources") {
         Some(dynamic) => config_source::dynamic_resources(&dynamic, &sources).map_err(own)?,
         None => DynamicResources::default(),
     };
@@ -115,6 +118,7 @@ pub(crate) fn compile(
         secrets: &secrets,
         runtime: &runtime,
         node: &names,
+        sources: &sources,
         notes: Notes::default(),
     };
     let mut served = Clusters::new(&cluster_names);
@@ -130,12 +134,12 @@ pub(crate) fn compile(
     }
 
     let mut snapshot_listeners = Vec::with_capacity(listeners.len());
-    let mut names = HashMap::new();
+    let mut listener_names = HashSet::new();
     let mut bound: HashMap<Address, Box<str>> = HashMap::new();
     for (resource, view) in &listeners {
-        match listener::compile(view, &context) {
+        match listener::compile(view, &context, &|_| None) {
             Ok(listener) => {
-                if names.insert(listener.name.clone(), ()).is_some() {
+                if !listener_names.insert(listener.name.clone()) {
                     complaints.push(twice(resource, view));
                 }
                 for listen in listener.addresses.iter().filter(|_| listener.bind.bind_to_port) {
@@ -158,7 +162,9 @@ pub(crate) fn compile(
     }
     let snapshot =
         Snapshot { listeners: snapshot_listeners.into(), clusters: served, ..Snapshot::default() };
-    Ok(Compiled { snapshot, dynamic_resources, admin, node, notes })
+    let encoded_node = view.message("node").map(|node| encode_node(node.raw())).unwrap_or_default();
+    let ground = Ground { node: names, runtime, secrets, dynamic, sources, encoded_node };
+    Ok(Compiled { snapshot, ground, admin, node, notes })
 }
 
 /// `static_resources.secrets`. Contexts refer to them, so that nothing is compiled beside a bad one.
@@ -200,6 +206,30 @@ fn node(bootstrap: &View<'_>) -> Node {
         locality: locality.unwrap_or_default(),
         metadata: node.json("metadata").unwrap_or(Json::Null),
     }
+}
+
+/// The node as servers are told of it: as configured, with who speaks (xds.md B4).
+fn encode_node(node: &DynamicMessage) -> Bytes {
+    let mut node = node.clone();
+    for (field, value) in [
+        ("user_agent_name", Value::String("outrigger".to_owned())),
+        ("user_agent_version", Value::String(env!("CARGO_PKG_VERSION").to_owned())),
+    ] {
+        node.set_field_by_name(field, value);
+    }
+    let features = node.get_field_by_name("client_features").map(|features| features.into_owned());
+    let mut features = match features {
+        Some(Value::List(features)) => features,
+        _ => Vec::new(),
+    };
+    // T-01: what is implemented, and no more.
+    for feature in CLIENT_FEATURES {
+        if !features.iter().any(|known| known.as_str() == Some(feature)) {
+            features.push(Value::String((*feature).to_owned()));
+        }
+    }
+    node.set_field_by_name("client_features", Value::List(features));
+    node.encode_to_vec().into()
 }
 
 /// Without an address there is no admin server.
@@ -257,5 +287,12 @@ pub(crate) fn faults(reviews: &mut Reviews) -> Vec<Complaint> {
     complaints.truncate(FAULTS_MAX);
     complaints
 }
+
+/// Of the node: time to live of resources, under both of its names.
+const CLIENT_FEATURES: &[&str] = &[
+    "xds.config.supports-resource-ttl",
+    "xds.config.resource-in-sotw",
+    "xds.config.supports-resource-in-sotw",
+];
 
 const GOOGLE_RE2: &str = "envoy.extensions.regex_engines.v3.GoogleRE2";

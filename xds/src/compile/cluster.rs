@@ -1,18 +1,18 @@
 //! Clusters and their endpoints (contract sections 10, 11, 13 and 14).
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::compile::address::{self, Named};
+use crate::compile::address;
+use crate::compile::endpoints::{self, Target};
 use crate::compile::tls::{self, FromAuthority};
-use crate::compile::{Context, http, http2, invalid};
+use crate::compile::{Context, config_source, http, http2, invalid};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     Address, CircuitBreakers, Cluster, ClusterHttp, Discovery, DnsConfig, DnsFamily, DnsTarget,
-    Endpoint, HeaderCase, Health, Http2Options, LoadBalancer, PanicPolicy, UpstreamProtocol,
+    Eds, Endpoint, HeaderCase, Http2Options, LoadBalancer, PanicPolicy, UpstreamProtocol,
 };
 use crate::view::View;
 
@@ -22,7 +22,7 @@ pub(crate) fn compile(
     context: &Context<'_>,
 ) -> Result<(Cluster, Vec<Endpoint>), Found> {
     let name = view.required_text("name")?;
-    let (discovery, endpoints) = discovery(view)?;
+    let (discovery, endpoints) = discovery(view, context)?;
     let (http, from_authority) = http_options(view, context)?;
     let tls = tls::upstream_socket(view, from_authority, context)?.map(Arc::new);
     if http.protocol == UpstreamProtocol::Alpn && tls.is_none() {
@@ -90,14 +90,20 @@ fn plain_http() -> ClusterHttp {
     }
 }
 
-fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
+fn discovery(view: &View<'_>, context: &Context<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
     let kind = view.choice("type")?;
-    if !matches!(kind.as_str(), "STATIC" | "STRICT_DNS" | "LOGICAL_DNS") {
+    if !matches!(kind.as_str(), "STATIC" | "STRICT_DNS" | "LOGICAL_DNS" | "EDS") {
         return Err(view.unsupported("type", &kind));
     }
-    let targets = targets(view)?;
+    let targets = match view.message("load_assignment") {
+        Some(assignment) => endpoints::targets(&assignment)?,
+        None => Vec::new(),
+    };
     // Read for every kind, so that a bad value is found whether or not it has an effect.
     let mut config = dns(view)?;
+    if kind == "EDS" {
+        return Ok((Discovery::Eds(eds(view, context)?), Vec::new()));
+    }
     if kind == "STATIC" {
         let mut endpoints = Vec::with_capacity(targets.len());
         for (target, at) in targets {
@@ -141,6 +147,21 @@ fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
     Ok((discovery, Vec::new()))
 }
 
+fn eds(view: &View<'_>, context: &Context<'_>) -> Result<Eds, Found> {
+    if view.has("load_assignment") {
+        return Err(view.invalid("load_assignment", "an EDS cluster has none of its own"));
+    }
+    let Some(config) = view.message("eds_cluster_config") else {
+        return Err(view.required("eds_cluster_config"));
+    };
+    let Some(source) = config.message("eds_config") else {
+        return Err(config.required("eds_config"));
+    };
+    let source = config_source::compile(&source, context.sources)?;
+    let name = config.optional_text("service_name").unwrap_or(view.text("name"));
+    Ok(Eds { key: source.place.key(name), name: name.into(), source })
+}
+
 /// Everything but the targets.
 fn dns(view: &View<'_>) -> Result<DnsConfig, Found> {
     let refresh_rate = view.duration("dns_refresh_rate")?.unwrap_or(DNS_REFRESH_RATE);
@@ -174,95 +195,6 @@ fn dns(view: &View<'_>) -> Result<DnsConfig, Found> {
             other => return Err(view.unsupported("dns_lookup_family", other)),
         },
     })
-}
-
-enum Target {
-    Endpoint(Endpoint),
-    Dns(DnsTarget),
-}
-
-/// Every configured endpoint with its place.
-fn targets(view: &View<'_>) -> Result<Vec<(Target, crate::fault::Trail)>, Found> {
-    let Some(assignment) = view.message("load_assignment") else { return Ok(Vec::new()) };
-    assignment.required_text("cluster_name")?;
-    let mut targets = Vec::new();
-    let mut localities = Vec::new();
-    for locality in assignment.messages("endpoints") {
-        // One priority only, so two entries of one locality are one too many.
-        let name = locality
-            .message("locality")
-            .map(|name| ["region", "zone", "sub_zone"].map(|part| name.text(part).to_owned()));
-        if let Some(name) = name {
-            if localities.contains(&name) {
-                return Err(locality.invalid("locality", "is used twice"));
-            }
-            localities.push(name);
-        }
-        locality.positive("load_balancing_weight")?;
-        for member in locality.messages("lb_endpoints") {
-            targets.push(endpoint(&member)?);
-        }
-    }
-    let mut weights = 0u64;
-    for (target, _) in &targets {
-        let (Target::Endpoint(endpoint) | Target::Dns(DnsTarget { template: endpoint, .. })) =
-            target;
-        weights += u64::from(endpoint.weight);
-    }
-    if u32::try_from(weights).is_err() {
-        let text = format!("endpoint weights must add up to at most {}", u32::MAX);
-        return Err(assignment.invalid("endpoints", text));
-    }
-    Ok(targets)
-}
-
-fn endpoint(member: &View<'_>) -> Result<(Target, crate::fault::Trail), Found> {
-    let Some(endpoint) = member.message("endpoint") else {
-        return Err(member.required("endpoint"));
-    };
-    let Some(location) = endpoint.message("address") else {
-        return Err(endpoint.required("address"));
-    };
-    let health = match member.choice("health_status")?.as_str() {
-        "UNKNOWN" | "HEALTHY" => Health::Healthy,
-        "DEGRADED" => Health::Degraded,
-        "UNHEALTHY" | "TIMEOUT" => Health::Unhealthy,
-        "DRAINING" => Health::Draining,
-        other => return Err(member.unsupported("health_status", other)),
-    };
-    let describe = |address: Address, fallback: &str| Endpoint {
-        address,
-        hostname: Arc::from(endpoint.optional_text("hostname").unwrap_or(fallback)),
-        weight: member.wrapped_u32("load_balancing_weight").unwrap_or(1),
-        health,
-        priority: 0,
-        metadata: member.metadata(),
-    };
-    member.positive("load_balancing_weight")?;
-    let target = match address::named(&location)? {
-        Named::Address(address) => {
-            if address.ip().is_some_and(|address| address.port() == 0) {
-                return Err(invalid(
-                    location.at("socket_address").field("port_value"),
-                    "must not be 0",
-                ));
-            }
-            Target::Endpoint(describe(address, ""))
-        }
-        Named::Host { host, port } => {
-            if port == 0 {
-                return Err(invalid(
-                    location.at("socket_address").field("port_value"),
-                    "must not be 0",
-                ));
-            }
-            // The address is replaced by every answer, and until then nothing connects to it.
-            let unresolved = Address::Unix(Path::new("").into());
-            let template = describe(unresolved, &host);
-            Target::Dns(DnsTarget { host, port, template })
-        }
-    };
-    Ok((target, location.at("socket_address").field("address")))
 }
 
 fn load_balancer(view: &View<'_>, context: &Context<'_>) -> Result<LoadBalancer, Found> {

@@ -15,22 +15,23 @@ use crate::view::View;
 
 /// What a source may refer to: management servers have to be there before anything comes from them
 /// (contract section 22).
-#[derive(Debug, Default)]
-pub(crate) struct Sources<'a> {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
     /// Static clusters, and whether their endpoints are dynamic.
-    clusters: HashMap<&'a str, bool>,
+    clusters: HashMap<Box<str>, bool>,
     /// There is an aggregated stream.
     has_ads: bool,
 }
 
-impl<'a> Sources<'a> {
+impl Sources {
     /// Of a bootstrap and its clusters.
-    pub(crate) fn new(
+    pub(crate) fn new<'a>(
         bootstrap: &View<'_>,
         clusters: impl Iterator<Item = &'a (Resource, View<'a>)>,
-    ) -> Sources<'a> {
+    ) -> Sources {
         let is_eds = |view: &View<'_>| view.choice("type").is_ok_and(|kind| kind == "EDS");
-        let clusters = clusters.map(|(resource, view)| (&*resource.name, is_eds(view))).collect();
+        let clusters =
+            clusters.map(|(resource, view)| (resource.name.clone(), is_eds(view))).collect();
         let dynamic = bootstrap.message("dynamic_resources");
         Sources { clusters, has_ads: dynamic.is_some_and(|dynamic| dynamic.has("ads_config")) }
     }
@@ -50,7 +51,7 @@ impl<'a> Sources<'a> {
 /// Bootstrap.DynamicResources.
 pub(crate) fn dynamic_resources(
     view: &View<'_>,
-    sources: &Sources<'_>,
+    sources: &Sources,
 ) -> Result<DynamicResources, Found> {
     let source = |field: &str| view.message(field).map(|view| compile(&view, sources)).transpose();
     let ads = view.message("ads_config").map(|view| api(&view, sources)).transpose()?;
@@ -62,7 +63,7 @@ pub(crate) fn dynamic_resources(
 }
 
 /// ConfigSource.
-pub(crate) fn compile(view: &View<'_>, sources: &Sources<'_>) -> Result<ConfigSource, Found> {
+pub(crate) fn compile(view: &View<'_>, sources: &Sources) -> Result<ConfigSource, Found> {
     match view.choice("resource_api_version")?.as_str() {
         "AUTO" | "V3" => {}
         other => return Err(view.unsupported("resource_api_version", other)),
@@ -98,7 +99,7 @@ fn path(view: &View<'_>) -> Result<PathConfigSource, Found> {
 }
 
 /// ApiConfigSource.
-fn api(view: &View<'_>, sources: &Sources<'_>) -> Result<ApiConfigSource, Found> {
+fn api(view: &View<'_>, sources: &Sources) -> Result<ApiConfigSource, Found> {
     let variant = match view.choice("api_type")?.as_str() {
         "GRPC" => Variant::StateOfTheWorld,
         "DELTA_GRPC" => Variant::Delta,
@@ -138,7 +139,7 @@ fn rate_limit(view: &View<'_>) -> Result<RateLimit, Found> {
 }
 
 /// GrpcService, by a cluster.
-fn service(view: &View<'_>, sources: &Sources<'_>) -> Result<GrpcService, Found> {
+fn service(view: &View<'_>, sources: &Sources) -> Result<GrpcService, Found> {
     view.required_which("target_specifier", &["envoy_grpc"])?;
     let Some(grpc) = view.message("envoy_grpc") else { return Err(view.required("envoy_grpc")) };
     let cluster = grpc.required_text("cluster_name")?;

@@ -20,6 +20,7 @@ pub(crate) mod cluster;
 pub(crate) mod config_source;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
+pub(crate) mod endpoints;
 pub(crate) mod filter_chain;
 pub(crate) mod format;
 pub(crate) mod headers;
@@ -46,6 +47,8 @@ pub(crate) struct Context<'a> {
     pub(crate) secrets: &'a HashMap<Box<str>, secret::Secret>,
     pub(crate) runtime: &'a runtime::Runtime,
     pub(crate) node: &'a NodeNames,
+    /// What a source of resources may refer to.
+    pub(crate) sources: &'a config_source::Sources,
     pub(crate) notes: Notes,
 }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::cluster_names::{ClusterId, ClusterNames, ClusterRef};
+use super::config_source::ConfigSource;
 
 /// All clusters of a snapshot with their present endpoints, each at the place that its name's number
 /// says.
@@ -269,6 +270,27 @@ pub enum Discovery {
     StrictDns(DnsConfig),
     /// DNS: the first address of the one name, for new connections; old ones stay.
     LogicalDns(DnsConfig),
+    /// A management server.
+    Eds(Eds),
+}
+
+impl Discovery {
+    /// Whether names are resolved for it.
+    #[must_use]
+    pub fn is_dns(&self) -> bool {
+        matches!(self, Discovery::StrictDns(_) | Discovery::LogicalDns(_))
+    }
+}
+
+/// Endpoints that come by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eds {
+    /// One for each source and name.
+    pub key: Box<str>,
+    /// `service_name`, else the cluster's name (W-06).
+    pub name: Box<str>,
+    /// Whom to ask.
+    pub source: ConfigSource,
 }
 
 /// How names of a cluster are resolved.

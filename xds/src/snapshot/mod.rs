@@ -32,7 +32,7 @@ pub use self::address::Address;
 pub(crate) use self::address::network;
 pub use self::cluster::{
     Candidates, CircuitBreakers, Cluster, ClusterHttp, Clusters, Discovery, DnsConfig, DnsFamily,
-    DnsTarget, Endpoint, EndpointSet, Health, LoadBalancer, Member, Origin, PanicPolicy,
+    DnsTarget, Eds, Endpoint, EndpointSet, Health, LoadBalancer, Member, Origin, PanicPolicy,
     TcpKeepalive, UpstreamProtocol,
 };
 pub use self::cluster_names::{ClusterId, ClusterNames, ClusterRef};
@@ -83,6 +83,7 @@ pub use self::tls::{
     CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher,
     SecretFile, TlsParameters, TlsVersion, UpstreamSni, UpstreamTls, Validation,
 };
+pub use crate::fingerprint::Fingerprint;
 
 /// One whole configuration. Cheap to clone: every part that can be large is shared.
 #[derive(Debug, Clone, Default)]

@@ -63,6 +63,9 @@ pub enum Message {
         config: Arc<ListenerConfig>,
         /// The open access logs of its filters that own connections.
         logs: ListenerLogs,
+        /// It has other sockets than before, and so other connections: those it has are asked to go,
+        /// whatever their filter chains.
+        rebound: bool,
         /// Sockets to accept on from now on, bound, listening and non-blocking; empty where other
         /// shards accept for it. Nothing: those that are there go on.
         sockets: Option<Vec<OwnedFd>>,
@@ -405,8 +408,8 @@ impl Shard {
                 self.serving.advance(snapshot);
                 applied();
             }
-            Message::Listen { config, logs, sockets } => {
-                acceptors.listen(self, &config, &logs, sockets);
+            Message::Listen { config, logs, rebound, sockets } => {
+                acceptors.listen(self, &config, &logs, rebound, sockets);
             }
             Message::Unlisten { listener } => acceptors.unlisten(self, &listener),
             Message::Adopt { listener, socket } => acceptors.adopt(self, &listener, socket),

@@ -30,3 +30,4 @@ mod tls;
 mod tunnels;
 mod upstream_faults;
 mod versions;
+mod xds;

@@ -17,6 +17,7 @@ use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, ConfigSource, Snapsh
 use outrigger_xds::store::{Host, Incoming, Interest, Store};
 use tokio::sync::oneshot;
 
+use crate::stats::{ClusterStats, Registry};
 use crate::tls::TlsContexts;
 
 use super::Events;
@@ -29,6 +30,7 @@ pub(super) struct Sources {
     ads: Option<Arc<ApiConfigSource>>,
     all: Vec<Source>,
     events: Events,
+    registry: Arc<Registry>,
     streams: u64,
 }
 
@@ -40,6 +42,8 @@ pub(super) struct Source {
     api: Arc<ApiConfigSource>,
     pub(super) client: Client,
     stream: Option<Stream>,
+    /// Of the cluster that the stream is by.
+    stats: Option<Arc<ClusterStats>>,
     /// When to try again to have a stream.
     next_try: Option<Instant>,
     /// Which of the servers is next (F-03).
@@ -62,6 +66,8 @@ pub(super) struct Counted {
     pub(super) expired: u64,
     /// A hash of the last version that was taken whole.
     pub(super) version: u64,
+    /// That version.
+    pub(super) version_text: String,
 }
 
 impl Counted {
@@ -85,8 +91,13 @@ struct Job {
 }
 
 impl Sources {
-    pub(super) fn new(node: Bytes, ads: Option<Arc<ApiConfigSource>>, events: Events) -> Self {
-        Self { node, ads, all: Vec::new(), events, streams: 0 }
+    pub(super) fn new(
+        node: Bytes,
+        ads: Option<Arc<ApiConfigSource>>,
+        events: Events,
+        registry: Arc<Registry>,
+    ) -> Self {
+        Self { node, ads, all: Vec::new(), events, registry, streams: 0 }
     }
 
     /// What was counted of each type that is asked for, or may be: of all its sources.
@@ -103,6 +114,7 @@ impl Sources {
                 let status = source.client.status(kind);
                 counted.add(status.stats);
                 counted.version = status.version_hash();
+                counted.version_text = status.version.to_owned();
             }
             Some((kind, counted))
         })
@@ -111,6 +123,11 @@ impl Sources {
     /// Streams that are open, or being opened.
     pub(super) fn connected(&self) -> usize {
         self.all.iter().filter(|source| source.stream.is_some()).count()
+    }
+
+    /// Who the aggregated stream, or else the first one, was last answered by.
+    pub(super) fn control_plane(&self) -> &str {
+        self.all.first().map_or("", |source| source.client.control_plane())
     }
 
     /// Responses of types that nobody asked for.
@@ -172,6 +189,7 @@ impl Sources {
                 client: Client::new(api.variant, self.node.clone(), options),
                 api,
                 stream: None,
+                stats: None,
                 next_try: Some(Instant::now()),
                 server: 0,
                 jobs: VecDeque::new(),
@@ -219,7 +237,14 @@ impl Sources {
             }
             if source.stream.is_none() && source.next_try.is_some_and(|at| at <= now) {
                 self.streams += 1;
-                source.open(self.streams, index, store.snapshot(), tls, &self.events);
+                source.open(
+                    self.streams,
+                    index,
+                    store.snapshot(),
+                    tls,
+                    &self.events,
+                    &self.registry,
+                );
             }
             let again = source.write(now);
             if source.client.can_receive()
@@ -243,6 +268,7 @@ impl Source {
         snapshot: &Snapshot,
         tls: &TlsContexts,
         events: &Events,
+        registry: &Registry,
     ) {
         self.next_try = None;
         let Some(service) = self.api.services.get(self.server % self.api.services.len().max(1))
@@ -258,6 +284,10 @@ impl Source {
             let text = format!("cluster {} has no endpoint", service.cluster);
             return self.ended(&StreamEnd::Connect(text));
         };
+        let stats = registry.cluster(registry.control(), &dial.cluster.stat_name);
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_http2_total.inc();
+        self.stats = Some(stats);
         let stream = Stream::open(number, dial, service, method, index, events.clone());
         self.stream = Some(stream);
         self.client.connected();
@@ -284,6 +314,9 @@ impl Source {
     fn ended(&mut self, end: &StreamEnd) {
         let server = self.api.services.get(self.server % self.api.services.len().max(1));
         let name = server.map_or("", |server| &*server.cluster);
+        if let (StreamEnd::Connect(_), Some(stats)) = (end, &self.stats) {
+            stats.upstream_cx_connect_fail.inc();
+        }
         let wait = self.client.disconnected(random());
         let what = self.kind.map_or("ADS", ResourceType::service);
         let level = match end {
@@ -307,7 +340,7 @@ impl Source {
         match (name, why) {
             (None, _) => store.answered(*kind),
             (Some(name), Why::NeverCame | Why::Unreachable) => {
-                store.absent(*kind, &self.place, name);
+                store.never_came(*kind, &self.place, name);
             }
             (Some(name), Why::Ttl) => store.remove(*kind, &self.place, name),
         }

@@ -405,7 +405,7 @@ impl Shard {
         match message {
             Message::Snapshot { snapshot, tls, applied } => {
                 self.tls.replace(tls);
-                self.serving.advance(snapshot);
+                self.serving.advance(&snapshot);
                 applied();
             }
             Message::Listen { config, logs, rebound, sockets } => {

@@ -1,5 +1,6 @@
 //! The bootstrap's own parts and the walk over its resources.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -217,7 +218,7 @@ fn encode_node(node: &DynamicMessage) -> Bytes {
     ] {
         node.set_field_by_name(field, value);
     }
-    let features = node.get_field_by_name("client_features").map(|features| features.into_owned());
+    let features = node.get_field_by_name("client_features").map(Cow::into_owned);
     let mut features = match features {
         Some(Value::List(features)) => features,
         _ => Vec::new(),

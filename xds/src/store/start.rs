@@ -22,6 +22,8 @@ pub enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Start {
     phase: Phase,
+    /// All of the bootstrap is in the store.
+    has_begun: bool,
     /// Those that no answer has come for.
     layers: Vec<String>,
     clusters_answered: bool,
@@ -53,12 +55,16 @@ impl Store {
             self.interests.push(interest);
             self.start.layers.push(name);
         }
+        self.start.has_begun = true;
         self.go_on();
     }
 
     /// Takes the steps that can be taken.
     pub(super) fn go_on(&mut self) {
         let start = &mut self.start;
+        if !start.has_begun {
+            return;
+        }
         if start.phase == Phase::Runtime && start.layers.is_empty() {
             start.phase = Phase::Clusters;
             match self.ground.dynamic.cds.clone() {

@@ -11,6 +11,7 @@
 mod clusters;
 mod decode;
 mod endpoints;
+mod file;
 mod listeners;
 mod record;
 mod routes;
@@ -44,6 +45,7 @@ use self::listeners::ListenerEntry;
 use self::routes::Table;
 use self::start::Start;
 
+pub use self::file::FileContent;
 pub use self::record::{ErrorState, Record, Shown, Stage};
 pub use self::start::Phase;
 
@@ -204,6 +206,8 @@ pub enum Outcome {
     Accepted,
     /// Something was sent, and refused.
     Refused,
+    /// It could not be read.
+    Failed,
     /// Nothing came in time.
     TimedOut,
 }
@@ -286,6 +290,19 @@ impl Store {
             _ => {}
         }
         self.absent(kind, place, name);
+    }
+
+    /// What was to be read of a resource could not be. What is there of it stays.
+    pub fn failed(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
+        match kind {
+            ResourceType::ClusterLoadAssignment => {
+                self.note_assignment(&place.key(name), Outcome::Failed);
+            }
+            ResourceType::RouteConfiguration => {
+                self.note_table(&place.key(name), Outcome::Failed);
+            }
+            _ => {}
+        }
     }
 
     /// A resource that was asked for does not exist: nobody waits for it any more.

@@ -7,6 +7,7 @@
 //! can be served: sockets are bound, logs are open, keys are loaded.
 
 mod dial;
+mod files;
 mod preparation;
 mod sources;
 mod stream;
@@ -208,7 +209,7 @@ impl Configuration {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let watches = self.preparation.has_files();
+            let watches = self.preparation.has_files() || self.sources.has_files();
             tokio::select! {
                 Some(event) = self.events.recv() => self.take_in(event),
                 () = sleep_until(wake_at), if wake_at.is_some() => {}
@@ -225,6 +226,7 @@ impl Configuration {
             for interest in store.take_interests() {
                 self.sources.ask(interest, store);
             }
+            self.sources.look_at_files(store, &mut self.preparation);
             let next = self.sources.turn(store, &self.preparation.contexts());
             // What has expired may have changed what is served, and what is wanted.
             if !store.has_news() {
@@ -296,7 +298,8 @@ impl Configuration {
         }
     }
 
-    fn refresh_files(&self) {
+    fn refresh_files(&mut self) {
+        self.sources.look_at_files(&mut lock(&self.store), &mut self.preparation);
         let refreshed = self.preparation.refresh();
         let stats = self.state.registry().server();
         stats.tls_reload.add(refreshed.replaced.into());
@@ -332,6 +335,7 @@ impl Configuration {
                         Outcome::Asked => stats.update_attempt.inc(),
                         Outcome::Accepted => stats.update_success.inc(),
                         Outcome::Refused => stats.update_rejected.inc(),
+                        Outcome::Failed => stats.update_failure.inc(),
                         Outcome::TimedOut => stats.init_fetch_timeout.inc(),
                     }
                 }
@@ -341,6 +345,7 @@ impl Configuration {
                         Outcome::Asked => stats.update_attempt.inc(),
                         Outcome::Accepted => stats.update_success.inc(),
                         Outcome::Refused => stats.update_rejected.inc(),
+                        Outcome::Failed => stats.update_failure.inc(),
                         Outcome::TimedOut => stats.init_fetch_timeout.inc(),
                     }
                 }

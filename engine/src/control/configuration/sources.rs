@@ -22,6 +22,7 @@ use crate::tls::TlsContexts;
 
 use super::Events;
 use super::dial::Dial;
+use super::files::Files;
 use super::stream::{Stream, StreamEnd, StreamEvent};
 
 pub(super) struct Sources {
@@ -29,6 +30,7 @@ pub(super) struct Sources {
     node: Bytes,
     ads: Option<Arc<ApiConfigSource>>,
     all: Vec<Source>,
+    files: Files,
     events: Events,
     registry: Arc<Registry>,
     streams: u64,
@@ -54,7 +56,7 @@ pub(super) struct Source {
 }
 
 /// What was counted of one type.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Counted {
     pub(super) update_attempt: u64,
     pub(super) update_success: u64,
@@ -97,19 +99,22 @@ impl Sources {
         events: Events,
         registry: Arc<Registry>,
     ) -> Self {
-        Self { node, ads, all: Vec::new(), events, registry, streams: 0 }
+        let files = Files::default();
+        Self { node, ads, all: Vec::new(), files, events, registry, streams: 0 }
     }
 
     /// What was counted of each type that is asked for, or may be: of all its sources.
     pub(super) fn stats(&self) -> impl Iterator<Item = (ResourceType, Counted)> {
-        ResourceType::ALL.into_iter().filter_map(|kind| {
+        let files = self.files.counted();
+        ResourceType::ALL.into_iter().filter_map(move |kind| {
             let asked = |source: &&Source| source.kind.is_none_or(|only| only == kind);
             let mut sources = self.all.iter().filter(asked).peekable();
             let always = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
-            if sources.peek().is_none() && !always {
+            let file = files.get(&kind);
+            if sources.peek().is_none() && file.is_none() && !always {
                 return None;
             }
-            let mut counted = Counted::default();
+            let mut counted = file.map(|counted| Counted::clone(counted)).unwrap_or_default();
             for source in sources {
                 let status = source.client.status(kind);
                 counted.add(status.stats);
@@ -137,6 +142,9 @@ impl Sources {
 
     /// Asks for what the store wants. What can't be asked for does not exist.
     pub(super) fn ask(&mut self, interest: Interest, store: &mut Store) {
+        if self.files.ask(&interest) {
+            return;
+        }
         let now = Instant::now();
         match interest {
             Interest::All(kind, ConfigSource { place, initial_fetch_timeout }) => {
@@ -198,6 +206,16 @@ impl Sources {
             self.all.len() - 1
         });
         self.all.get_mut(at)
+    }
+
+    /// Whether files are to be looked at from time to time.
+    pub(super) fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Reads files that were replaced, or of which something new is wanted.
+    pub(super) fn look_at_files(&mut self, store: &mut Store, host: &mut dyn Host) {
+        self.files.look(store, host);
     }
 
     /// Takes in what happened on a stream.

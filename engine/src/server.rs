@@ -350,10 +350,10 @@ impl Server {
         sockets: Option<BoundSockets>,
     ) {
         // All shards know the listener before any connection can be handed to them.
-        let message = |sockets| Message::Listen {
-            config: Arc::clone(config),
-            logs: Arc::clone(logs),
-            sockets,
+        let rebound = sockets.is_some();
+        let message = |sockets| {
+            let (config, logs) = (Arc::clone(config), Arc::clone(logs));
+            Message::Listen { config, logs, rebound, sockets }
         };
         self.shards.iter().for_each(|shard| send(shard, message(None)));
         let Some(bound) = sockets else {

@@ -4,6 +4,8 @@
 //! protocol, and one on gRPC's Python stubs, which also breaks it when told to. Both note all that
 //! goes over a stream as [`Event`]s, so a test waits for what the proxy says and does not guess.
 
+#![allow(clippy::needless_pass_by_value, reason = "JSON is written where it is passed")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -441,10 +443,7 @@ pub fn aggregated(server: &Address, variant: Variant) -> Config {
 /// The same with streams of their own, one for each type or each resource.
 #[must_use]
 pub fn separate(server: &Address, variant: Variant) -> Config {
-    dynamic(
-        server,
-        json!({"cds_config": own_stream(variant), "lds_config": own_stream(variant)}),
-    )
+    dynamic(server, json!({"cds_config": own_stream(variant), "lds_config": own_stream(variant)}))
 }
 
 /// A bootstrap with these `dynamic_resources`, and a server as the cluster `xds`.

@@ -36,9 +36,7 @@ impl Peer {
         command.current_dir(directory.path());
         let name = command.get_program().to_string_lossy().into_owned();
         match Process::spawn_reader(command, Limits::default()) {
-            Ok((process, input)) => {
-                Peer { name, process, input, read: 0, _directory: directory }
-            }
+            Ok((process, input)) => Peer { name, process, input, read: 0, _directory: directory },
             Err(error) => panic!("{name}: {error}"),
         }
     }

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value as Json;
-
 use crate::compile::address;
 use crate::compile::endpoints::{self, Target};
 use crate::compile::tls::{self, FromAuthority};
@@ -255,7 +253,7 @@ fn least_request(
         Some(bias) => context
             .runtime
             .get(bias.text("runtime_key"))
-            .and_then(Json::as_f64)
+            .and_then(|value| value.as_f64())
             .unwrap_or_else(|| bias.f64("default_value")),
     };
     if !active_request_bias.is_finite() || active_request_bias < 0.0 {

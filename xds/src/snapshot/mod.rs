@@ -30,6 +30,7 @@ mod retry;
 mod route;
 mod route_table;
 mod rpc;
+mod runtime;
 mod tcp;
 mod tls;
 
@@ -93,6 +94,7 @@ pub use self::rpc::{
     RpcWeightedClusters, Service, ServiceMatcher, ServiceSide, Services, Sharing,
     UpstreamConnections,
 };
+pub use self::runtime::{RuntimeCell, RuntimeFraction};
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
 pub use self::tls::{
     CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher,

@@ -11,9 +11,10 @@ use super::format::Template;
 use super::headers::{HeaderEdits, HeaderName};
 use super::http::Upgrades;
 use super::http_filters::FilterOverrides;
-use super::matcher::{Fraction, HeaderMatcher, QueryMatcher};
+use super::matcher::{HeaderMatcher, QueryMatcher};
 use super::pattern::{Pattern, RegexRewrite};
 use super::retry::RetryPolicy;
+use super::runtime::RuntimeFraction;
 
 /// Index of a route in its [`RouteTable`](super::RouteTable): what a request keeps instead of a
 /// borrowed route.
@@ -103,7 +104,7 @@ pub struct RouteMatcher {
     /// Condition on the client's certificate.
     pub client_certificate: ClientCertificateMatcher,
     /// Share of requests; `None` all of them.
-    pub fraction: Option<Fraction>,
+    pub fraction: Option<RuntimeFraction>,
 }
 
 /// A condition on the certificate of the client, on its connection (`tls_context`). `None` says nothing;

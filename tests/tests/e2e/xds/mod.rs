@@ -3,7 +3,6 @@
 //! Each test needs a program that `.ci/run` installs. `OUTRIGGER_TEST_PROXY=envoy` runs them against
 //! Envoy; [`is_envoy`] is where we differ on purpose, and says why.
 
-mod differential;
 mod faults;
 mod files;
 mod protocol;
@@ -65,16 +64,16 @@ impl Scene {
     fn add_b(&mut self) {
         self.world.put(CDS, eds_cluster("b", ads()));
         self.world.put(EDS, assignment("b", &[self.b.address()]));
-        self.world.put(RDS, route_table("routes", json!([
-            {"match": {"prefix": "/b"}, "route": {"cluster": "b"}},
-            to_cluster("a"),
-        ])));
-    }
-
-    /// GET at the listener `main`.
-    #[track_caller]
-    fn get(&self, target: &str) -> Response {
-        Client::connect(&await_listener(&self.proxy, "main")).get(target)
+        self.world.put(
+            RDS,
+            route_table(
+                "routes",
+                json!([
+                    {"match": {"prefix": "/b"}, "route": {"cluster": "b"}},
+                    to_cluster("a"),
+                ]),
+            ),
+        );
     }
 
     /// Waits until GET of a target is answered by that origin.
@@ -152,9 +151,8 @@ fn named_origin(name: &'static str) -> Origin {
                 body += &format!(" [{}]", request.body.escape_ascii());
             }
             let length = body.len();
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nx-origin: {name}\r\ncontent-length: {length}\r\n\r\n"
-            );
+            let head =
+                format!("HTTP/1.1 200 OK\r\nx-origin: {name}\r\ncontent-length: {length}\r\n\r\n");
             peer.send(if request.method == "HEAD" { head } else { head + &body })?;
         }
     })

@@ -4,12 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 
 use outrigger_tests::control_plane::{
-    CDS, EDS, LDS, RDS, SDS, VHDS, Variant, World, ads, aggregated, assignment, eds_cluster,
-    http_listener, http_manager, rds, route_table, static_cluster, to_cluster,
+    CDS, EDS, LDS, RDS, Variant, World, ads, aggregated, assignment, eds_cluster, http_listener,
+    http_manager, rds, route_table, static_cluster, to_cluster,
 };
-use outrigger_tests::config::transport_socket;
 use outrigger_tests::http::Framing;
-use outrigger_tests::tls::{self, Authority, Subject};
 use outrigger_tests::{Client, ControlPlane, Origin, PATIENCE, eventually};
 use serde_json::{Value, json};
 
@@ -68,7 +66,8 @@ fn w04_a_changed_cluster_serves_as_before_until_its_endpoints_are_there() {
         scene.proxy.expect_stat("cluster_manager.warming_clusters", 1);
         scene.expect_origin("/", "a");
         // What comes for others meanwhile is theirs.
-        let table = json!([{"match": {"path": "/b"}, "direct_response": {"status": 204}}, to_cluster("a")]);
+        let table =
+            json!([{"match": {"path": "/b"}, "direct_response": {"status": 204}}, to_cluster("a")]);
         scene.world.put(RDS, route_table("routes", table));
         scene.publish();
         scene.expect_status("/b", 204);
@@ -96,7 +95,10 @@ fn w05_a_changed_cluster_asks_again_for_its_endpoints() {
         let again = scene.server.await_event("a request", from, |event| event.is_request(EDS));
         match variant {
             Variant::Sotw => assert_eq!(again.names, ["a"]),
-            Variant::Delta => assert_eq!((again.nonce.as_str(), &again.subscribe[..]), ("", &["a".to_owned()][..])),
+            Variant::Delta => assert_eq!(
+                (again.nonce.as_str(), &again.subscribe[..]),
+                ("", &["a".to_owned()][..])
+            ),
         }
         scene.server.await_event("the end of it", from, |event| event.is_ack(CDS));
         scene.proxy.expect_stat("cluster_manager.warming_clusters", 0);
@@ -154,48 +156,6 @@ fn says(scene: &Scene, listener: &str, body: &str) {
 
 #[test]
 #[ignore = "needs xds-python, which .ci/run installs"]
-fn w07_and_w11_a_listener_waits_for_its_secret_and_a_new_one_is_for_new_handshakes() {
-    let authority = Authority::new("Outrigger tests");
-    let [first, second] = ["first", "second"].map(|name| authority.issue(Subject::dns(&[name])));
-    for variant in BOTH {
-        let mut scene = Scene::start(variant);
-        scene.server.hold(&[SDS]);
-        let mut source = ads();
-        source["initial_fetch_timeout"] = "0s".into();
-        let context = json!({"common_tls_context": {"tls_certificate_sds_secret_configs": [
-            {"name": "identity", "sds_config": source},
-        ]}});
-        let mut listener = http_listener("secure", &direct("secret"));
-        listener["filter_chains"][0]["transport_socket"] = transport_socket(tls::DOWNSTREAM, context);
-        scene.world.put(LDS, listener);
-        let secret = |identity: &tls::Identity| {
-            json!({"name": "identity", "tls_certificate": identity.to_json()})
-        };
-        scene.world.put(SDS, secret(&first));
-        scene.publish();
-        scene.proxy.expect_stat("listener_manager.total_listeners_warming", 1);
-        assert_eq!(scene.proxy.stat("listener_manager.total_listeners_active"), 1);
-        scene.server.release(&[SDS]);
-        let address = await_listener(&scene.proxy, "secure");
-        let connect = || Client::secure(&address, &tls::client(&[]), "first");
-        scene.proxy.expect_stat("listener_manager.total_listeners_warming", 0);
-        let mut old = connect();
-        assert_eq!(old.stream().agreed().certificate.as_ref(), Some(&first.leaf));
-        assert_eq!(old.get("/").text(), "secret");
-        scene.world.put(SDS, secret(&second));
-        scene.publish();
-        eventually("the second certificate", || {
-            let mut new = connect();
-            let is_new = new.stream().agreed().certificate.as_ref() == Some(&second.leaf);
-            is_new.then(|| assert_eq!(new.get("/").text(), "secret"))
-        });
-        let again = old.get("/");
-        assert_eq!((again.text().as_str(), again.header("connection")), ("secret", None));
-    }
-}
-
-#[test]
-#[ignore = "needs xds-python, which .ci/run installs"]
 fn w08_patience_ends() {
     for variant in BOTH {
         let mut scene = Scene::start(variant);
@@ -222,7 +182,9 @@ fn w08_patience_ends() {
         scene.publish();
         scene.server.release(&[EDS, RDS]);
         says(&scene, "second", "late");
-        await_answer(&scene.proxy, "third", "/", "b", |response| response.header("x-origin") == Some("b"));
+        await_answer(&scene.proxy, "third", "/", "b", |response| {
+            response.header("x-origin") == Some("b")
+        });
     }
 }
 
@@ -343,7 +305,10 @@ fn w10_connections_stay_on_chains_that_stay() {
         }
         let stays = |client: &mut Client| {
             let response = client.get("/");
-            assert_eq!((response.text().as_str(), response.header("connection")), ("staying", None));
+            assert_eq!(
+                (response.text().as_str(), response.header("connection")),
+                ("staying", None)
+            );
         };
         stays(&mut staying);
         scene.proxy.expect_stat("listener_manager.total_filter_chains_draining", 0);
@@ -421,7 +386,10 @@ fn w13_endpoints_are_not_starved_by_clusters() {
         }
         assert_eq!(scene.server.await_answer(EDS, &endpoints).error, None);
         scene.server.await_answer(CDS, &last);
-        let answers: Vec<String> = scene.server.events().iter()
+        let answers: Vec<String> = scene
+            .server
+            .events()
+            .iter()
             .filter(|event| event.kind == "request")
             .map(|event| event.nonce.clone())
             .collect();
@@ -429,73 +397,4 @@ fn w13_endpoints_are_not_starved_by_clusters() {
         assert!(place(&endpoints) < place(&last));
         scene.expect_origin("/", "b");
     }
-}
-
-#[test]
-#[ignore = "needs xds-python, which .ci/run installs"]
-fn d13_and_d17_virtual_hosts_come_when_they_are_asked_for() {
-    let mut scene = Scene::start(Variant::Delta);
-    scene.server.hold(&[VHDS]);
-    let on_demand = json!({"name": "on_demand", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand",
-    }});
-    let mut main = http_listener("lazy", &rds("lazy routes", ads()));
-    if is_envoy() {
-        let manager = &mut main["filter_chains"][0]["filters"][0]["typed_config"];
-        manager["http_filters"].as_array_mut().unwrap().insert(0, on_demand);
-    }
-    scene.world.put(LDS, main);
-    scene.world.put(RDS, json!({
-        "name": "lazy routes",
-        "vhds": {"config_source": impatient()},
-        "virtual_hosts": [{"name": "known", "domains": ["known.test"], "routes": [to_cluster("a")]}],
-    }));
-    scene.publish();
-    let address = await_listener(&scene.proxy, "lazy");
-    let ask = |host: &str| {
-        let mut client = Client::connect(&address);
-        client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-        client
-    };
-    assert_eq!(ask("known.test").response().header("x-origin"), Some("a"));
-    let mut waiting = ask("lazy.test");
-    let request = scene.server.await_event("a request", 0, |event| {
-        event.subscribe.contains(&"lazy routes/lazy.test".to_owned())
-    });
-    assert_eq!(request.type_url, VHDS);
-    assert_eq!(request.nonce, "");
-    // D-13: what it was asked for is an alias of what it is.
-    let host = |name: &str| json!({
-        "name": format!("lazy routes/{name}"),
-        "version": "1",
-        "aliases": [format!("lazy routes/{name}.test")],
-        "resource": {
-            "@type": VHDS, "name": format!("lazy routes/{name}"),
-            "domains": [format!("{name}.test")], "routes": [to_cluster("a")],
-        },
-    });
-    let nonce = scene.server.send(VHDS, json!({"resources": [host("lazy")]}));
-    assert_eq!(scene.server.await_answer(VHDS, &nonce).error, None);
-    assert_eq!(waiting.response().header("x-origin"), Some("a"));
-    assert_eq!(ask("lazy.test").response().header("x-origin"), Some("a"));
-    // D-17: the removal of what never was is an answer.
-    let mut hopeless = ask("never.test");
-    scene.server.await_event("a request", 0, |event| {
-        event.subscribe.contains(&"lazy routes/never.test".to_owned())
-    });
-    let none = if is_envoy() {
-        // It wants a resource with the name only.
-        json!({"resources": [{"name": "lazy routes/never.test", "aliases": ["lazy routes/never.test"]}]})
-    } else {
-        json!({"removed_resources": ["lazy routes/never.test"]})
-    };
-    let nonce = scene.server.send(VHDS, none);
-    assert_eq!(scene.server.await_answer(VHDS, &nonce).error, None);
-    assert_eq!(hopeless.response().status, 404);
-    // What comes unasked and what goes.
-    let nonce = scene.server.send(VHDS, json!({"resources": [host("more")]}));
-    assert_eq!(scene.server.await_answer(VHDS, &nonce).error, None);
-    eventually("the unasked host", || {
-        (ask("more.test").response().header("x-origin") == Some("a")).then_some(())
-    });
 }

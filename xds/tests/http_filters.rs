@@ -54,6 +54,14 @@ fn fault(fields: Value) -> Fault {
     }
 }
 
+fn delay(fault: &Fault) -> Option<(FaultDelayBy, Fraction)> {
+    fault.delay.as_ref().map(|delay| (delay.by, delay.fraction.get()))
+}
+
+fn abort(fault: &Fault) -> Option<(FaultAbortWith, Fraction)> {
+    fault.abort.as_ref().map(|abort| (abort.with, abort.fraction.get()))
+}
+
 #[test]
 fn section_19_fault() {
     let nothing = fault(json!({}));
@@ -68,9 +76,9 @@ fn section_19_fault() {
         "disable_downstream_cluster_stats": true,
     }));
     let by = FaultDelayBy::Fixed(Duration::from_secs(5));
-    assert_eq!(whole.delay, Some(FaultDelay { by, fraction: percent(10) }));
+    assert_eq!(delay(&whole), Some((by, percent(10))));
     let fraction = Fraction { numerator: 1, denominator: 1_000_000 };
-    assert_eq!(whole.abort, Some(FaultAbort { with: FaultAbortWith::Http(555), fraction }));
+    assert_eq!(abort(&whole), Some((FaultAbortWith::Http(555), fraction)));
     assert_eq!(whole.upstream_cluster.as_deref(), Some("app"));
     assert_eq!((whole.headers.len(), whole.downstream_nodes.len()), (1, 2));
     assert_eq!(whole.max_active, Some(3));
@@ -79,10 +87,7 @@ fn section_19_fault() {
         "delay": { "header_delay": {} },
         "abort": { "header_abort": {}, "percentage": { "numerator": 100 } },
     }));
-    assert_eq!(
-        by_header.delay,
-        Some(FaultDelay { by: FaultDelayBy::Header, fraction: percent(0) })
-    );
+    assert_eq!(delay(&by_header), Some((FaultDelayBy::Header, percent(0))));
     assert_eq!(by_header.abort.unwrap().with, FaultAbortWith::Header);
     let grpc = fault(json!({ "abort": { "grpc_status": 14, "percentage": { "numerator": 1 } } }));
     assert_eq!(grpc.abort.unwrap().with, FaultAbortWith::Grpc(14));
@@ -111,9 +116,9 @@ fn section_19_fault_runtime_keys() {
     let loaded = loaded(&set(&bootstrap, "/layered_runtime", layer));
     let HttpFilterKind::Fault(fault) = &hcm(&loaded).filters[0].kind else { panic!() };
     let by = FaultDelayBy::Fixed(Duration::from_millis(70));
-    assert_eq!(fault.delay, Some(FaultDelay { by, fraction: percent(20) }));
+    assert_eq!(delay(fault), Some((by, percent(20))));
     let fraction = Fraction { numerator: 5, denominator: 10_000 };
-    assert_eq!(fault.abort, Some(FaultAbort { with: FaultAbortWith::Http(418), fraction }));
+    assert_eq!(abort(fault), Some((FaultAbortWith::Http(418), fraction)));
     assert_eq!(fault.max_active, Some(9));
 }
 
@@ -165,7 +170,7 @@ fn section_19_cors_policy() {
         assert_eq!((&*policy.allow_methods, &*policy.max_age), ("GET,PUT", "60"));
         assert_eq!((&*policy.allow_headers, &*policy.expose_headers), ("x-a", "x-b"));
         assert!(policy.allow_credentials && policy.allow_private_network);
-        assert_eq!((policy.enabled, policy.shadow), (percent(50), percent(70)));
+        assert_eq!((policy.enabled.get(), policy.shadow.get()), (percent(50), percent(70)));
         assert!(!policy.forward_not_matching_preflights);
     }
     let any_origin = json!({ "allow_origin_string_match": [{ "exact": "*" }] });
@@ -173,7 +178,7 @@ fn section_19_cors_policy() {
     let loaded = loaded(&set(&bootstrap, &format!("{ROUTE}/typed_per_filter_config"), typed));
     let policy = cors_of(&route(&loaded).filters, "cors").unwrap();
     assert!(policy.allows(b"https://whoever") && policy.forward_not_matching_preflights);
-    assert_eq!((policy.enabled, policy.shadow), (Fraction::ALL, percent(0)));
+    assert_eq!((policy.enabled.get(), policy.shadow.get()), (Fraction::ALL, percent(0)));
 }
 
 fn cors_of<'a>(filters: &'a FilterOverrides, name: &str) -> Option<&'a CorsPolicy> {
@@ -617,28 +622,26 @@ fn section_8_decorator() {
 #[test]
 fn section_19_sampling_is_kept_and_spans_are_not_made() {
     let with = |tracing: Value| set(&http(), &format!("{HCM}/tracing"), tracing);
-    assert_eq!(hcm(&loaded(&http())).tracing, None);
+    assert!(hcm(&loaded(&http())).tracing.is_none());
     let share = |numerator| Fraction { numerator, denominator: 10_000 };
-    assert_eq!(
-        hcm(&loaded(&with(json!({})))).tracing,
-        Some(Tracing { client: share(10_000), random: share(10_000), overall: share(10_000) })
-    );
+    // Of those that ask for it, of all others, and of all that were chosen.
+    let shares = |loaded: &Loaded| {
+        let tracing = hcm(loaded).tracing.clone().unwrap();
+        [tracing.client.get(), tracing.random.get(), tracing.overall.get()]
+    };
+    assert_eq!(shares(&loaded(&with(json!({})))), [share(10_000); 3]);
     let tracing = json!({
         "client_sampling": { "value": 50 }, "random_sampling": { "value": 0.25 },
         "overall_sampling": { "value": 100 }, "verbose": true, "max_path_tag_length": 64,
         "custom_tags": [{ "tag": "a", "literal": { "value": "b" } }],
     });
     let kept = loaded(&with(tracing));
-    assert_eq!(
-        hcm(&kept).tracing,
-        Some(Tracing { client: share(5000), random: share(25), overall: share(10_000) })
-    );
+    assert_eq!(shares(&kept), [share(5000), share(25), share(10_000)]);
     assert!(advice(&kept).iter().any(|text| text.contains("tracing.custom_tags: ignored")));
     let runtime = json!({ "layers": [{ "name": "l", "static_layer": {
         "tracing": { "random_sampling": 1234, "global_enabled": 10 } } }] });
     let tuned = loaded(&set(&with(json!({})), "/layered_runtime", runtime));
-    let tuned = hcm(&tuned).tracing.unwrap();
-    assert_eq!((tuned.random, tuned.overall), (share(1234), percent(10)));
+    assert_eq!(shares(&tuned), [share(10_000), share(1234), percent(10)]);
     assert!(
         refusal(&with(json!({ "random_sampling": { "value": 101 } }))).ends_with("from 0 to 100")
     );

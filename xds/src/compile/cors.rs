@@ -2,7 +2,7 @@
 
 use crate::compile::{Context, header_text, matcher, runtime_fraction};
 use crate::fault::Found;
-use crate::snapshot::{CorsPolicy, Fraction};
+use crate::snapshot::{CorsPolicy, Fraction, RuntimeFraction};
 use crate::view::View;
 
 pub(crate) const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
@@ -16,7 +16,7 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<CorsPoli
     let text = |field: &str| header_text(view, field).map(Option::unwrap_or_default);
     let share = |field: &str, default: Fraction| match view.message(field) {
         Some(fraction) => runtime_fraction(&fraction, context),
-        None => Ok(default),
+        None => Ok(RuntimeFraction::fixed(default)),
     };
     Ok(CorsPolicy {
         allow_origins: origins.iter().map(matcher::string).collect::<Result<_, Found>>()?,

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::Value as Json;
-
-use crate::compile::{Context, as_u32, fraction, matcher, runtime};
+use crate::compile::{Context, as_u32, fraction, matcher};
 use crate::fault::Found;
-use crate::snapshot::{Fault, FaultAbort, FaultAbortWith, FaultDelay, FaultDelayBy, Fraction};
+use crate::snapshot::{
+    Fault, FaultAbort, FaultAbortWith, FaultDelay, FaultDelayBy, Fraction, RuntimeFraction,
+};
 use crate::view::View;
 
 pub(crate) const HTTP_FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
@@ -83,20 +83,24 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    fn get(&self, field: &str, key: &str) -> Option<&Json> {
-        self.context.runtime.get(self.view.optional_text(field).unwrap_or(key))
+    fn named<'b>(&'b self, field: &str, key: &'b str) -> &'b str {
+        self.view.optional_text(field).unwrap_or(key)
     }
 
     fn number(&self, field: &str, key: &str) -> Option<u32> {
-        self.get(field, key).and_then(as_u32)
+        self.context.runtime.get(self.named(field, key)).as_ref().and_then(as_u32)
     }
 
     /// `percentage`; without one, nothing.
-    fn fraction(&self, view: &View<'_>, (field, key): (&str, &str)) -> Result<Fraction, Found> {
+    fn fraction(
+        &self,
+        view: &View<'_>,
+        (field, key): (&str, &str),
+    ) -> Result<RuntimeFraction, Found> {
         let configured = match view.message("percentage") {
             Some(percentage) => fraction(&percentage)?,
             None => Fraction { numerator: 0, denominator: 100 },
         };
-        Ok(self.get(field, key).and_then(runtime::as_fraction).unwrap_or(configured))
+        Ok(self.context.runtime.fraction(self.named(field, key), configured))
     }
 }

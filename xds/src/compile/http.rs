@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use crate::compile::{
     Context, access_log, address, as_u32, config_source, cors, fault_filter, header_text, http2,
-    invalid, istio, route, runtime,
+    invalid, istio, route,
 };
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Fraction, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits,
     HttpTimeouts, InternalAddresses, OriginRules, PathRules, Rds, RequestIdRules, RouteSource,
-    Router, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, Tracing,
+    Router, RuntimeFraction, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, Tracing,
     UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
@@ -185,19 +185,22 @@ fn serves_metrics(view: &View<'_>) -> bool {
 /// Shares as percentages, which the runtime may change.
 fn tracing(view: &View<'_>, context: &Context<'_>) -> Result<Option<Tracing>, Found> {
     let Some(tracing) = view.message("tracing") else { return Ok(None) };
-    let share = |field: &str, key: &str| -> Result<Fraction, Found> {
+    let share = |field: &str, key: &str| -> Result<RuntimeFraction, Found> {
         let percent = tracing.percent(field)?.unwrap_or(100.0);
         // Hundredths of a percent, as finely as Envoy draws.
         let configured =
             Fraction { numerator: (percent * 100.0).round() as u32, denominator: 10_000 };
-        Ok(context.runtime.get(key).and_then(runtime::as_fraction).unwrap_or(configured))
+        Ok(context.runtime.fraction(key, configured))
     };
     let random = share("random_sampling", "tracing.random_sampling")?;
     Ok(Some(Tracing {
         client: share("client_sampling", "tracing.client_enabled")?,
         // The one key whose whole numbers are hundredths of a percent.
-        random: match context.runtime.get("tracing.random_sampling").and_then(as_u32) {
-            Some(numerator) => Fraction { numerator: numerator.min(10_000), denominator: 10_000 },
+        random: match context.runtime.get("tracing.random_sampling").as_ref().and_then(as_u32) {
+            Some(numerator) => RuntimeFraction::fixed(Fraction {
+                numerator: numerator.min(10_000),
+                denominator: 10_000,
+            }),
             None => random,
         },
         overall: share("overall_sampling", "tracing.global_enabled")?,

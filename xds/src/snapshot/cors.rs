@@ -1,6 +1,7 @@
 //! CORS policies of routes and virtual hosts (contract section 19).
 
-use super::matcher::{Fraction, StringMatcher};
+use super::matcher::StringMatcher;
+use super::runtime::RuntimeFraction;
 
 /// Which other sites may use a route's responses, and how.
 #[derive(Debug, Clone)]
@@ -20,9 +21,9 @@ pub struct CorsPolicy {
     /// Whether `access-control-allow-private-network` is written where it is asked for.
     pub allow_private_network: bool,
     /// Requests to which the policy applies.
-    pub enabled: Fraction,
+    pub enabled: RuntimeFraction,
     /// Requests that are only counted, of those to which it does not apply.
-    pub shadow: Fraction,
+    pub shadow: RuntimeFraction,
     /// Preflights from other origins go upstream; false: they are answered with nothing granted.
     pub forward_not_matching_preflights: bool,
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::matcher::{Fraction, HeaderMatcher};
+use super::matcher::HeaderMatcher;
+use super::runtime::RuntimeFraction;
 
 /// What a fault filter does. Without delay and abort it does nothing.
 #[derive(Debug, Clone, Default)]
@@ -22,12 +23,12 @@ pub struct Fault {
 }
 
 /// A delay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct FaultDelay {
     /// How long.
     pub by: FaultDelayBy,
     /// Of which requests. A request that brings its own delay may bring a lower share too.
-    pub fraction: Fraction,
+    pub fraction: RuntimeFraction,
 }
 
 /// How long a request is delayed.
@@ -40,12 +41,12 @@ pub enum FaultDelayBy {
 }
 
 /// An abort.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct FaultAbort {
     /// With what.
     pub with: FaultAbortWith,
     /// Which requests. A request that brings its own status may bring a lower share too.
-    pub fraction: Fraction,
+    pub fraction: RuntimeFraction,
 }
 
 /// What an aborted request is answered with.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::access_log::AccessLog;
 use super::config_source::ConfigSource;
 use super::http_filters::HttpFilter;
-use super::matcher::Fraction;
 use super::route_table::RouteTable;
+use super::runtime::RuntimeFraction;
 
 /// How one listener speaks HTTP. Everything a connection needs, defaults filled in.
 #[derive(Debug, Clone)]
@@ -112,14 +112,14 @@ pub struct Rds {
 }
 
 /// Which requests are to be traced. There is no tracer: the decision is passed on in the request id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Tracing {
     /// Of those that ask for it by `x-client-trace-id`.
-    pub client: Fraction,
+    pub client: RuntimeFraction,
     /// Of all others.
-    pub random: Fraction,
+    pub random: RuntimeFraction,
     /// Of those that were chosen.
-    pub overall: Fraction,
+    pub overall: RuntimeFraction,
 }
 
 /// How SOAP requests are looked at.

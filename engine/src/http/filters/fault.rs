@@ -108,20 +108,20 @@ fn is_meant(fault: &Fault, ask: &Ask<'_>) -> bool {
 }
 
 fn delay(fault: &Fault, ask: &Ask<'_>) -> Option<Duration> {
-    let delay = fault.delay?;
+    let delay = fault.delay.as_ref()?;
     let (by, fraction) = match delay.by {
-        FaultDelayBy::Fixed(by) => (by, delay.fraction),
+        FaultDelayBy::Fixed(by) => (by, delay.fraction.get()),
         FaultDelayBy::Header => {
             let by = ask.number("x-envoy-fault-delay-request")?;
             let share = ask.number("x-envoy-fault-delay-request-percentage");
-            (Duration::from_millis(by), lowered(delay.fraction, share))
+            (Duration::from_millis(by), lowered(delay.fraction.get(), share))
         }
     };
     (!by.is_zero() && fraction.contains(ask.shard.random())).then_some(by)
 }
 
 fn abort(fault: &Fault, ask: &Ask<'_>) -> Option<FaultAbortWith> {
-    let abort = fault.abort?;
+    let abort = fault.abort.as_ref()?;
     let (with, fraction) = match abort.with {
         FaultAbortWith::Header => {
             let status = ask.number("x-envoy-fault-abort-request").and_then(|status| {
@@ -133,9 +133,9 @@ fn abort(fault: &Fault, ask: &Ask<'_>) -> Option<FaultAbortWith> {
                 u32::try_from(status).ok().map(FaultAbortWith::Grpc)
             };
             let share = ask.number("x-envoy-fault-abort-request-percentage");
-            (status.or_else(grpc)?, lowered(abort.fraction, share))
+            (status.or_else(grpc)?, lowered(abort.fraction.get(), share))
         }
-        with => (with, abort.fraction),
+        with => (with, abort.fraction.get()),
     };
     fraction.contains(ask.shard.random()).then_some(with)
 }

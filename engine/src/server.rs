@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, at, never, select};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
 use outrigger_xds::snapshot::{Address, Listener, Snapshot};
 
@@ -30,7 +30,7 @@ use crate::listen::BoundSockets;
 use crate::logging::{InitError, Logging};
 use crate::memory;
 use crate::ring::{self, Unsupported};
-use crate::shard::{self, Common, Message, ShardError, ShardHandle, Watchdog};
+use crate::shard::{self, Common, Listeners, Message, ShardError, ShardHandle, Watchdog};
 use crate::stats::Registry;
 use crate::tls::{TlsConfigError, TlsContexts};
 
@@ -163,6 +163,7 @@ fn run(
         drain_times: DrainTimes {
             limit: process.drain.time,
             gradual: process.drain.strategy == DrainStrategy::Gradual,
+            closes: true,
         },
         pulses: shard::pulses(cpus.len()),
     };
@@ -195,6 +196,7 @@ fn run(
         common,
         snapshot: Arc::default(),
         listeners: Vec::new(),
+        drain: None,
         banner: extras.banner,
         updates,
         events,
@@ -220,6 +222,8 @@ struct Server {
     snapshot: Arc<Snapshot>,
     /// Those that accept, and where they really do.
     listeners: Vec<BoundListener>,
+    /// What was asked for of connections, while the process goes on.
+    drain: Option<GracefulDrain>,
     /// Printed once everything is served.
     banner: Option<String>,
     updates: Updates,
@@ -227,21 +231,31 @@ struct Server {
     commands: Receiver<Command>,
 }
 
+/// Connections are asked to go, and come all the same.
+#[derive(Clone, Copy)]
+struct GracefulDrain {
+    which: Listeners,
+    /// When the listeners close; nothing if they are to stay.
+    closes_at: Option<Instant>,
+}
+
 impl Server {
     /// Does what commands and updates ask until the process is to end.
     fn serve(&mut self, drain_time: Duration) {
         loop {
+            let closes_at = self.drain.and_then(|drain| drain.closes_at);
+            let over = closes_at.map_or_else(never, at);
             select! {
+                recv(over) -> _ => self.close_drained(),
                 recv(self.updates.bell) -> _ => self.apply_update(),
                 recv(self.commands) -> command => match command {
-                    Ok(Command::DrainListeners { inbound_only, skip_exit, .. }) => {
-                        self.state.set_lifecycle(Lifecycle::Draining);
-                        self.drain(skip_exit, inbound_only);
+                    Ok(Command::DrainListeners { graceful, inbound_only, skip_exit }) => {
+                        let which = if inbound_only { Listeners::Inbound } else { Listeners::All };
+                        let limit = graceful.then_some(drain_time);
+                        self.drain_listeners(which, limit, skip_exit);
                     }
-                    Ok(Command::HealthCheck { failing: true }) => self.drain(true, false),
-                    Ok(Command::HealthCheck { failing: false }) => {
-                        self.shards.iter().for_each(|shard| send(shard, Message::Undrain));
-                    }
+                    Ok(Command::HealthCheck { failing: true }) => self.tell(|| Message::Drain),
+                    Ok(Command::HealthCheck { failing: false }) => self.tell(|| Message::Undrain),
                     Ok(Command::Terminate { at_once: false }) => {
                         return self.drain_to_the_end(drain_time);
                     }
@@ -251,16 +265,45 @@ impl Server {
         }
     }
 
-    fn drain(&self, keep_accepting: bool, inbound_only: bool) {
-        for shard in &self.shards {
-            send(shard, Message::Drain { keep_accepting, inbound_only });
+    /// `/drain_listeners`, with its time if it is graceful.
+    fn drain_listeners(&mut self, which: Listeners, limit: Option<Duration>, stays: bool) {
+        self.state.set_lifecycle(Lifecycle::Draining);
+        match limit {
+            // One that runs goes on as it is (SH-03).
+            Some(_) if self.drain.is_some() => {}
+            Some(limit) => {
+                let closes_at = (!stays).then(|| Instant::now() + limit);
+                self.drain = Some(GracefulDrain { which, closes_at });
+                self.tell(|| Message::AskToGo(which));
+            }
+            None => {
+                if which == Listeners::All {
+                    self.tell(|| Message::Drain);
+                }
+                self.tell(|| Message::Close(which));
+            }
         }
+    }
+
+    fn close_drained(&mut self) {
+        if let Some(drain) = &mut self.drain
+            && drain.closes_at.take().is_some()
+        {
+            let which = drain.which;
+            log::info!(target: "main", "the drain time is over: listeners close");
+            self.tell(|| Message::Close(which));
+        }
+    }
+
+    fn tell(&self, message: impl Fn() -> Message) {
+        self.shards.iter().for_each(|shard| send(shard, message()));
     }
 
     /// Drains until no connection is left, the time is over, or a second signal comes.
     fn drain_to_the_end(&mut self, limit: Duration) {
         self.state.set_lifecycle(Lifecycle::Draining);
-        self.drain(false, false);
+        self.tell(|| Message::Drain);
+        self.tell(|| Message::Close(Listeners::All));
         let deadline = Instant::now() + limit;
         loop {
             if shard::all_quiet(&self.common.pulses) {

@@ -408,7 +408,7 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
         log_flush_interval_ns: 1_000_000_000,
         breakers: Arc::new(Breakers::new(1)),
         tls: Arc::new(TlsContexts::build(&snapshot).unwrap()),
-        drain_times: DrainTimes { limit: Duration::from_secs(1), gradual: false },
+        drain_times: DrainTimes { limit: Duration::from_secs(1), gradual: false, closes: true },
         pulses: shard::pulses(1),
     };
     let cpus = shard::place(1, &[]).unwrap();

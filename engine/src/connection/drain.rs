@@ -1,8 +1,8 @@
-//! Asking connections to go: those of a filter chain that was replaced, and all of a shard that is
-//! being drained.
+//! Asking connections to go: those of a filter chain that was replaced or is to be quiet, and all of a
+//! shard that is being drained.
 //!
 //! A chain's connections are asked one after the other over a while, so that their clients do not all
-//! come back at once; what is still there at the end of the drain time is closed. Invariant: a
+//! come back at once; of a chain that was replaced, what is left after the drain time is closed. Invariant: a
 //! connection that was asked to go never takes that back, unless the whole shard does.
 
 use std::cell::Cell;
@@ -32,16 +32,25 @@ struct Window {
     /// Over how long connections are asked; 0 asks them all at once.
     spread: Nanos,
     /// When what is left is closed.
-    until: Nanos,
+    until: Option<Nanos>,
 }
 
-/// How long the connections of what was replaced may stay.
+impl Window {
+    /// When nobody is left to be asked.
+    fn end(self) -> Nanos {
+        self.until.unwrap_or(self.from.saturating_add(self.spread))
+    }
+}
+
+/// How connections are asked to go.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainTimes {
-    /// Until they are closed.
+    /// The drain time.
     pub limit: Duration,
     /// Ask them one after the other, rather than all at once.
     pub gradual: bool,
+    /// Close what is left after that time.
+    pub closes: bool,
 }
 
 impl Drain {
@@ -52,21 +61,22 @@ impl Drain {
         times: DrainTimes,
         listener: Option<&Rc<DrainingListener>>,
     ) {
-        if self.began.get().is_some() {
+        let before = self.began.get();
+        if before.is_some_and(|window| window.until.is_some() || !times.closes) {
             return;
         }
         let (now, limit) = (shard.clock.now(), nanos(times.limit));
         let spread = if times.gradual { limit } else { 0 };
-        let until = now.saturating_add(limit);
-        self.began.set(Some(Window { from: now, spread, until }));
+        let Window { from, spread, .. } =
+            before.unwrap_or(Window { from: now, spread, until: None });
+        let until = times.closes.then(|| now.saturating_add(limit));
+        self.began.set(Some(Window { from, spread, until }));
         self.wakers.wake_all();
         shard.ring.note_wake();
         let timer = shard.timers.timer();
         let drain = Rc::clone(self);
-        let stats = shard.registry.drain(shard.index);
-        stats.total_filter_chains_draining.inc();
         let draining = Draining {
-            _counted: DrainingChain(stats),
+            _counted: times.closes.then(|| DrainingChain::new(shard)),
             _listener: listener.cloned(),
             shard: Rc::clone(shard),
             drain,
@@ -116,6 +126,14 @@ impl Drop for DrainingListener {
 /// Counts a chain as draining.
 struct DrainingChain(Arc<DrainStats>);
 
+impl DrainingChain {
+    fn new(shard: &Shard) -> Self {
+        let stats = shard.registry.drain(shard.index);
+        stats.total_filter_chains_draining.inc();
+        Self(stats)
+    }
+}
+
 impl Drop for DrainingChain {
     fn drop(&mut self) {
         self.0.total_filter_chains_draining.dec();
@@ -124,7 +142,7 @@ impl Drop for DrainingChain {
 
 /// Wakes the connections of a chain that drains, as their times come.
 struct Draining {
-    _counted: DrainingChain,
+    _counted: Option<DrainingChain>,
     _listener: Option<Rc<DrainingListener>>,
     shard: Rc<Shard>,
     drain: Rc<Drain>,
@@ -142,17 +160,17 @@ impl Future for Draining {
             this.timer.register(context.waker());
         }
         let Some(window) = this.drain.began.get() else { return Poll::Ready(()) };
-        let now = this.shard.clock.now();
-        this.drain.over.set(now >= window.until);
+        let (now, end) = (this.shard.clock.now(), window.end());
+        this.drain.over.set(window.until.is_some_and(|until| now >= until));
         if this.timer.take_fired() {
             this.drain.wakers.wake_all();
             this.shard.ring.note_wake();
         }
-        if this.drain.over.get() || this.drain.wakers.is_empty() {
+        if now >= end || this.drain.wakers.is_empty() {
             return Poll::Ready(());
         }
-        let step = ((window.until - window.from) / STEPS).max(1);
-        this.timer.set(Some((now + step).min(window.until)));
+        let step = ((end - window.from) / STEPS).max(1);
+        this.timer.set(Some((now + step).min(end)));
         Poll::Pending
     }
 }

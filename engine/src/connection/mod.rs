@@ -155,6 +155,12 @@ impl ListenerRuntime {
         }
     }
 
+    /// Asks the connections to go, those to come as well; they may stay until they are done.
+    pub fn ask_to_go(&self, shard: &Rc<Shard>) {
+        let times = DrainTimes { closes: false, ..shard.drain_times };
+        self.chains.iter().for_each(|chain| chain.drain.begin(shard, times, None));
+    }
+
     /// The runtime of a chain of this listener.
     fn chain(&self, chain: &Arc<FilterChain>) -> Option<&Rc<ChainRuntime>> {
         self.chains.iter().find(|runtime| Arc::ptr_eq(&runtime.config, chain))

@@ -4,7 +4,7 @@
 //! new connection goes to the shard that has fewest, through its mailbox if that is another one.
 //! Invariant: an accepted descriptor is either served by exactly one shard or closed and counted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
@@ -26,6 +26,23 @@ use super::{Message, Shard, spawn_guarded};
 pub(super) struct Acceptors {
     runtimes: RefCell<Vec<Rc<ListenerRuntime>>>,
     open: RefCell<Vec<Rc<OpenListener>>>,
+    /// Whose connections are asked to go for as long as the process lives.
+    asked: Cell<Option<Listeners>>,
+}
+
+/// Which listeners are meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Listeners {
+    /// Every one.
+    All,
+    /// Those whose traffic direction is inbound.
+    Inbound,
+}
+
+impl Listeners {
+    fn includes(self, config: &ListenerConfig) -> bool {
+        self == Listeners::All || config.traffic_direction == TrafficDirection::Inbound
+    }
 }
 
 /// One listening socket; shared with the task that accepts on it.
@@ -98,13 +115,18 @@ impl Acceptors {
         }
     }
 
-    /// Stops accepting, for inbound listeners or for all: takes what waits in the backlogs, then
-    /// closes the sockets.
-    pub(super) fn close(&self, shard: &Rc<Shard>, inbound_only: bool) {
-        let closes = |open: &OpenListener| {
-            let direction = open.runtime.borrow().config.traffic_direction;
-            !inbound_only || direction == TrafficDirection::Inbound
-        };
+    /// Asks connections to go, and goes on accepting.
+    pub(super) fn ask_to_go(&self, shard: &Rc<Shard>, which: Listeners) {
+        self.asked.set(Some(which));
+        let runtimes = self.runtimes.borrow();
+        for runtime in runtimes.iter().filter(|runtime| which.includes(&runtime.config)) {
+            runtime.ask_to_go(shard);
+        }
+    }
+
+    /// Stops accepting: takes what waits in the backlogs, then closes the sockets.
+    pub(super) fn close(&self, shard: &Rc<Shard>, which: Listeners) {
+        let closes = |open: &OpenListener| which.includes(&open.runtime.borrow().config);
         self.take_open(closes).into_iter().for_each(|open| open.close(shard));
     }
 
@@ -121,6 +143,7 @@ impl Acceptors {
         let known = runtimes.iter_mut().find(|known| known.config.name == config.name);
         let Some(known) = known else {
             let runtime = Rc::new(ListenerRuntime::succeed(shard, config, logs, None));
+            self.ask_newcomer(shard, &runtime);
             runtimes.push(Rc::clone(&runtime));
             return runtime;
         };
@@ -129,6 +152,7 @@ impl Acceptors {
         }
         let before = Some(&**known).filter(|_| !rebound);
         let next = Rc::new(ListenerRuntime::succeed(shard, config, logs, before));
+        self.ask_newcomer(shard, &next);
         let before = std::mem::replace(known, Rc::clone(&next));
         for open in &*self.open.borrow() {
             if open.runtime.borrow().config.name == config.name {
@@ -137,6 +161,12 @@ impl Acceptors {
         }
         before.drain(shard, Some(&next).filter(|_| !rebound).map(|next| &**next));
         next
+    }
+
+    fn ask_newcomer(&self, shard: &Rc<Shard>, runtime: &ListenerRuntime) {
+        if self.asked.get().is_some_and(|which| which.includes(&runtime.config)) {
+            runtime.ask_to_go(shard);
+        }
     }
 }
 

@@ -39,6 +39,7 @@ use crate::tls::TlsContexts;
 use self::driver::DriverWaker;
 use self::mailbox::{Mailbox, Sender};
 
+pub use self::accept::Listeners;
 pub use self::clock::Clock;
 pub use self::guard::spawn_guarded;
 pub use self::placement::place;
@@ -83,15 +84,14 @@ pub enum Message {
         /// Connected, non-blocking.
         socket: OwnedFd,
     },
-    /// Stop accepting, and end connections as their protocol allows.
-    Drain {
-        /// Keep accepting while connections are asked to go.
-        keep_accepting: bool,
-        /// Close only the listeners of inbound traffic, and leave connections alone.
-        inbound_only: bool,
-    },
+    /// End all connections as their protocol allows.
+    Drain,
     /// Take a drain back: connections may stay.
     Undrain,
+    /// Ask connections of these listeners to go, while they go on accepting.
+    AskToGo(Listeners),
+    /// Accept no more for these listeners, and leave connections alone.
+    Close(Listeners),
     /// Close everything and end the shard.
     Stop,
 }
@@ -425,13 +425,11 @@ impl Shard {
             }
             Message::Unlisten { listener } => acceptors.unlisten(self, &listener),
             Message::Adopt { listener, socket } => acceptors.adopt(self, &listener, socket),
-            Message::Drain { inbound_only: true, .. } => acceptors.close(self, true),
             Message::Undrain => self.drain_began_at.set(None),
-            Message::Drain { keep_accepting, .. } => {
+            Message::AskToGo(which) => acceptors.ask_to_go(self, which),
+            Message::Close(which) => acceptors.close(self, which),
+            Message::Drain => {
                 self.drain_began_at.set(Some(self.clock.now()));
-                if !keep_accepting {
-                    acceptors.close(self, false);
-                }
                 self.drain_wakers.wake_all();
                 self.ring.note_wake();
             }

@@ -33,9 +33,14 @@ impl Counter {
     }
 }
 
-/// A number that goes up and down. Written by one thread, read by any.
+/// A number that goes up and down, below 2^63. Written by one thread, read by any.
+///
+/// It knows whether it was ever written, because a zero that was is worth showing.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
+
+/// In a gauge that was written.
+const WRITTEN: u64 = 1 << 63;
 
 impl Gauge {
     /// Adds one.
@@ -53,27 +58,32 @@ impl Gauge {
     /// Adds `n`.
     #[inline]
     pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).saturating_add(n), Relaxed);
+        self.set(self.value().saturating_add(n));
     }
 
     /// Takes `n` away, stopping at zero.
     #[inline]
     pub fn sub(&self, n: u64) {
-        let value = self.0.load(Relaxed);
+        let value = self.value();
         debug_assert!(value >= n, "a gauge went below zero: one decrement too many");
-        self.0.store(value.saturating_sub(n), Relaxed);
+        self.set(value.saturating_sub(n));
     }
 
     /// Replaces the value.
     #[inline]
     pub fn set(&self, value: u64) {
-        self.0.store(value, Relaxed);
+        self.0.store(value | WRITTEN, Relaxed);
     }
 
     /// The present value.
     #[inline]
     pub fn value(&self) -> u64 {
-        self.0.load(Relaxed)
+        self.0.load(Relaxed) & !WRITTEN
+    }
+
+    /// Whether it was ever written.
+    pub fn is_used(&self) -> bool {
+        self.0.load(Relaxed) & WRITTEN != 0
     }
 }
 
@@ -141,6 +151,15 @@ mod tests {
         assert_eq!(gauge.value(), 3);
         gauge.set(9);
         gauge.sub(9);
+        assert_eq!(gauge.value(), 0);
+    }
+
+    #[test]
+    fn gauge_knows_whether_it_was_written() {
+        let gauge = Gauge::default();
+        assert!(!gauge.is_used());
+        gauge.set(0);
+        assert!(gauge.is_used());
         assert_eq!(gauge.value(), 0);
     }
 

@@ -83,7 +83,8 @@ impl Registry {
             drain: new_slots(shards),
             texts: Mutex::default(),
             control_plane: Arc::default(),
-            discovery: Mutex::default(),
+            // These are asked for by what waits for a first configuration, before there is a source.
+            discovery: Mutex::new(Family::of(1, &["cluster_manager.cds", "listener_manager.lds"])),
             services: Mutex::default(),
             service_apis: Mutex::default(),
             service_registries: Mutex::default(),
@@ -377,7 +378,9 @@ impl Registry {
         for sample in samples {
             let Value::Counter(value) = sample.value else { continue };
             if let Some(base) = baseline.get(&sample.to_string()) {
-                sample.value = Value::Counter(value.wrapping_sub(*base));
+                let since = value.wrapping_sub(*base);
+                sample.value = Value::Counter(since);
+                sample.is_used = since > 0;
             }
         }
     }
@@ -512,12 +515,15 @@ pub struct Sample {
     pub name: Cow<'static, str>,
     /// What it is.
     pub value: Value,
+    /// Whether it was ever written, or counted since the counters were reset.
+    pub is_used: bool,
 }
 
 impl Sample {
-    /// A sample of its parts.
+    /// A sample of its parts, used if it is not zero.
     pub fn new(scope: Scope, name: impl Into<Cow<'static, str>>, value: Value) -> Sample {
-        Sample { scope, name: name.into(), value }
+        let is_used = !value.is_zero();
+        Sample { scope, name: name.into(), value, is_used }
     }
 }
 
@@ -552,11 +558,22 @@ struct Family<T> {
 
 impl<T: StatSet> Family<T> {
     fn slot(&mut self, slots: usize, slot: usize, name: &str) -> Arc<T> {
+        // A name ends at a colon for those who read `/stats` line by line.
+        let name = if name.contains(':') { &name.replace(':', "_") } else { name };
         let sets = match self.sets.get_mut(name) {
             Some(sets) => sets,
             None => self.sets.entry(name.into()).or_insert_with(|| vec![None; slots]),
         };
         Arc::clone(sets[slot].get_or_insert_default())
+    }
+
+    /// With these names.
+    fn of(slots: usize, names: &[&str]) -> Family<T> {
+        let mut family = Family::default();
+        for name in names {
+            family.slot(slots, 0, name);
+        }
+        family
     }
 
     fn merge_into(&self, samples: &mut Vec<Sample>, scope: impl Fn(Arc<str>) -> Scope) {
@@ -574,7 +591,13 @@ impl<T> Default for Family<T> {
 
 /// The cells of several instances of one set, merged by name.
 #[derive(Default)]
-struct Merged(Vec<(String, Value)>);
+struct Merged(Vec<MergedCell>);
+
+struct MergedCell {
+    name: String,
+    value: Value,
+    is_used: bool,
+}
 
 impl Merged {
     fn of<'a, T: StatSet>(sets: impl IntoIterator<Item = &'a Arc<T>>) -> Merged {
@@ -586,10 +609,13 @@ impl Merged {
             set.visit(&mut |name, stat| {
                 let at = merged.position(next, name);
                 let at = at.unwrap_or_else(|| {
-                    merged.0.push((name.to_owned(), Value::zero_for(stat)));
+                    let value = Value::zero_for(stat);
+                    merged.0.push(MergedCell { name: name.to_owned(), value, is_used: false });
                     merged.0.len() - 1
                 });
-                merged.0[at].1.absorb(stat);
+                let cell = &mut merged.0[at];
+                cell.value.absorb(stat);
+                cell.is_used |= stat.is_used();
                 next = at + 1;
             });
         }
@@ -597,18 +623,25 @@ impl Merged {
     }
 
     fn position(&self, next: usize, name: &str) -> Option<usize> {
-        if self.0.get(next).is_some_and(|(known, _)| known == name) {
+        if self.0.get(next).is_some_and(|known| known.name == name) {
             return Some(next);
         }
-        self.0.iter().position(|(known, _)| known == name)
+        self.0.iter().position(|known| known.name == name)
     }
 
     fn scalars(self) -> Vec<(Cow<'static, str>, Value)> {
-        self.0.into_iter().map(|(name, value)| (Cow::Owned(name), value)).collect()
+        self.0.into_iter().map(|cell| (Cow::Owned(cell.name), cell.value)).collect()
     }
 }
 
 impl Value {
+    fn is_zero(&self) -> bool {
+        match self {
+            Value::Counter(n) | Value::Gauge(n) => *n == 0,
+            Value::Histogram(histogram) => histogram.count() == 0,
+        }
+    }
+
     fn zero_for(stat: Stat<'_>) -> Value {
         match stat {
             Stat::Counter(_) => Value::Counter(0),
@@ -620,8 +653,8 @@ impl Value {
     fn absorb(&mut self, stat: Stat<'_>) {
         match (self, stat) {
             (Value::Counter(sum), Stat::Counter(n)) => *sum = sum.wrapping_add(n),
-            (Value::Gauge(sum), Stat::Gauge(n)) => *sum = sum.saturating_add(n),
-            (Value::Gauge(max), Stat::Level(n)) => *max = n.max(*max),
+            (Value::Gauge(sum), Stat::Gauge(n)) => *sum = sum.saturating_add(n.value()),
+            (Value::Gauge(max), Stat::Level(n)) => *max = n.value().max(*max),
             (Value::Histogram(snapshot), Stat::Histogram(histogram)) => {
                 histogram.merge_into(snapshot);
             }
@@ -637,7 +670,12 @@ pub(super) fn merge<'a, T: StatSet>(
     sets: impl IntoIterator<Item = &'a Arc<T>>,
 ) {
     let merged = Merged::of(sets).0.into_iter();
-    samples.extend(merged.map(|(name, value)| Sample::new(scope.clone(), name, value)));
+    samples.extend(merged.map(|MergedCell { name, value, is_used }| Sample {
+        scope: scope.clone(),
+        name: Cow::Owned(name),
+        value,
+        is_used,
+    }));
 }
 
 fn new_slots<T: StatSet>(slots: usize) -> Vec<Arc<T>> {

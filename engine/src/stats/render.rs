@@ -22,7 +22,7 @@ pub struct Selection {
     pub filter: Option<Regex>,
     /// Turns `filter` round.
     pub invert_filter: bool,
-    /// Only those with something in them: counters and gauges not zero, histograms not empty.
+    /// Only those that were ever written: a gauge at zero too, if it was elsewhere or was set to it.
     pub used_only: bool,
     /// Only one kind.
     pub kind: Option<Kind>,
@@ -62,13 +62,13 @@ impl Selection {
     }
 
     fn takes(&self, sample: &Sample) -> bool {
-        let (kind, used) = match &sample.value {
-            Value::Counter(n) => (Kind::Counters, *n > 0),
-            Value::Gauge(n) => (Kind::Gauges, *n > 0),
-            Value::Histogram(histogram) => (Kind::Histograms, histogram.count() > 0),
+        let kind = match &sample.value {
+            Value::Counter(_) => Kind::Counters,
+            Value::Gauge(_) => Kind::Gauges,
+            Value::Histogram(_) => Kind::Histograms,
         };
         self.kind.is_none_or(|wanted| wanted == kind)
-            && (used || !self.used_only)
+            && (sample.is_used || !self.used_only)
             && (self.filter.is_none() || self.names(&sample.to_string()))
     }
 }
@@ -474,6 +474,15 @@ mod tests {
         let used = text(&used.apply(registry().collect()));
         assert!(used.contains("http.in\"g.downstream_cx_active: 1\n"));
         assert!(!used.contains(": 0\n") && !used.contains("No recorded"));
+        let registry = registry();
+        registry.server().state.set(0);
+        registry.http(1, "in\"g").downstream_cx_active.dec();
+        let filter = Some(Regex::new("state|active").unwrap());
+        let used = Selection { filter, used_only: true, ..Selection::default() };
+        assert_eq!(
+            text(&used.apply(registry.collect())),
+            "http.in\"g.downstream_cx_active: 0\nserver.state: 0\n"
+        );
         let filter = Some(Regex::new("^cluster").unwrap());
         let inverted = Selection { filter, invert_filter: true, ..Selection::default() };
         assert!(!text(&inverted.apply(registry().collect())).contains("cluster.app"));

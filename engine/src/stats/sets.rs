@@ -21,11 +21,22 @@ pub enum Stat<'a> {
     /// A growing number; shards add up.
     Counter(u64),
     /// A number that goes up and down; shards add up.
-    Gauge(u64),
+    Gauge(&'a Gauge),
     /// A number all shards agree on; the largest counts.
-    Level(u64),
+    Level(&'a Gauge),
     /// A distribution; shards are merged.
     Histogram(&'a Histogram),
+}
+
+impl Stat<'_> {
+    /// Whether it was ever written.
+    pub fn is_used(self) -> bool {
+        match self {
+            Stat::Counter(n) => n > 0,
+            Stat::Gauge(gauge) | Stat::Level(gauge) => gauge.is_used(),
+            Stat::Histogram(histogram) => histogram.is_used(),
+        }
+    }
 }
 
 /// A struct of cells that can list them.
@@ -69,8 +80,8 @@ macro_rules! stat_set {
         impl StatSet for $set {
             fn visit<'a>(&'a self, visit: &mut dyn FnMut(&str, Stat<'a>)) {
                 $( visit(stat_set!(@name $c $(= $cn)?), Stat::Counter(self.$c.value())); )*
-                $( visit(stat_set!(@name $g $(= $gn)?), Stat::Gauge(self.$g.value())); )*
-                $( visit(stat_set!(@name $l $(= $ln)?), Stat::Level(self.$l.value())); )*
+                $( visit(stat_set!(@name $g $(= $gn)?), Stat::Gauge(&self.$g)); )*
+                $( visit(stat_set!(@name $l $(= $ln)?), Stat::Level(&self.$l)); )*
                 $( visit(stat_set!(@name $h $(= $hn)?), Stat::Histogram(&self.$h)); )*
                 $( self.$x.for_each(|code, n| {
                     visit(&format!(concat!($xn, "{}"), code), Stat::Counter(n));

@@ -1,6 +1,6 @@
 //! The admin interface, with Envoy's names and shapes.
 
-use outrigger_tests::{Config, Origin, Proxy};
+use outrigger_tests::{Config, Origin, Proxy, eventually};
 use serde_json::{Value, json};
 
 fn json_of(proxy: &Proxy, path: &str) -> Value {
@@ -53,6 +53,43 @@ fn stats_in_three_formats_and_filtered() {
     let one = all["stats"].as_array().unwrap().iter();
     let one = one.filter(|stat| stat["name"] == "http.main.downstream_rq_total");
     assert_eq!(one.map(|stat| &stat["value"]).collect::<Vec<_>>(), [1]);
+    proxy.stop();
+}
+
+/// What Istio's agent asks, to know whether the proxy is ready and whether it may end.
+#[test]
+fn b_14_the_questions_of_the_agent() {
+    let (proxy, _origin) = used();
+    let ask = |filter: &str| {
+        let filter: String = filter.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        proxy.admin_get(&format!("/stats?usedonly&filter={filter}")).text()
+    };
+    let ready = ask("^(server\\.state|listener_manager\\.workers_started)");
+    assert_eq!(ready, "listener_manager.workers_started: 1\nserver.state: 0\n");
+    // Nothing is received without a control plane; the names are there.
+    let received =
+        ask("^(cluster_manager\\.cds|listener_manager\\.lds)\\.(update_success|update_rejected)$");
+    assert_eq!(received, "");
+    for name in ["cluster_manager.cds", "listener_manager.lds"] {
+        assert_eq!(proxy.stat(&format!("{name}.update_success")), 0);
+        assert_eq!(proxy.stat(&format!("{name}.update_rejected")), 0);
+    }
+    let client = proxy.client();
+    let active = |expected: &str| {
+        let line = format!("listener.127.0.0.1_0.downstream_cx_active: {expected}");
+        eventually(&line, || {
+            ask("downstream_cx_active$").lines().any(|known| known == line).then_some(())
+        });
+    };
+    active("1");
+    drop(client);
+    // A zero that was reached is told.
+    active("0");
+    // Each line is split at its first colon.
+    for line in proxy.admin_get("/stats").text().lines() {
+        let (name, value) = line.split_once(": ").unwrap();
+        assert!(!name.contains(':') && !value.is_empty(), "{line}");
+    }
     proxy.stop();
 }
 

@@ -171,6 +171,100 @@ fn drain_listeners_drains_and_keeps_the_process() {
     proxy.stop();
 }
 
+/// `main` is for inbound traffic, `out` for outbound.
+fn two_directions(origin: &Origin) -> Config {
+    let config = Config::to(origin.address());
+    let mut out = config.json()["static_resources"]["listeners"][0].clone();
+    out["name"] = "out".into();
+    out["traffic_direction"] = "OUTBOUND".into();
+    config.listener(json!({"traffic_direction": "INBOUND"})).raw_listener(out)
+}
+
+fn draining(arguments: &[&str], path: &str) -> (Proxy, Origin) {
+    let origin = Origin::ok();
+    let proxy = Launch::outrigger(&two_directions(&origin)).arguments(arguments).start();
+    assert_eq!(proxy.client().get("/").header("connection"), None);
+    assert_eq!(proxy.admin_post(path).status, 200);
+    (proxy, origin)
+}
+
+#[test]
+fn sh_01_a_graceful_drain_accepts_until_its_time_is_over() {
+    let (proxy, _origin) = draining(&["--drain-time-s", "2"], "/drain_listeners?graceful");
+    let asked = Instant::now();
+    // Asking again changes nothing (SH-03).
+    assert_eq!(proxy.admin_post("/drain_listeners?graceful&skip_exit").status, 200);
+    let response = eventually("the drain has begun", || {
+        Some(proxy.client().get("/")).filter(|response| response.header("connection").is_some())
+    });
+    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    assert_eq!(proxy.admin_get("/ready").text(), "DRAINING\n");
+    for name in ["main", "out"] {
+        let address = proxy.listener(name);
+        eventually("the listener is closed", || Client::try_connect(address).err().map(drop));
+    }
+    assert!(asked.elapsed() > Duration::from_millis(1500), "{:?}", asked.elapsed());
+    assert_eq!(proxy.admin_get("/server_info").status, 200);
+    proxy.stop();
+}
+
+#[test]
+fn sh_01_with_skip_exit_a_drain_goes_on() {
+    let arguments = ["--drain-time-s", "1", "--drain-strategy", "immediate"];
+    let (proxy, _origin) = draining(&arguments, "/drain_listeners?graceful&skip_exit");
+    std::thread::sleep(Duration::from_millis(1500));
+    for name in ["main", "out"] {
+        let mut client = Client::connect(proxy.listener(name));
+        assert_eq!(client.get("/").header("connection"), Some("close"), "{name}");
+    }
+    proxy.expect_stat("server.state", 1);
+    proxy.stop();
+}
+
+#[test]
+fn sh_01_a_connection_may_outlive_the_drain() {
+    let (origin, release) = gated();
+    let proxy = Launch::outrigger(&two_directions(&origin))
+        .arguments(&["--drain-time-s", "1", "--drain-strategy", "immediate"])
+        .start();
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    origin.nth_request(1);
+    assert_eq!(proxy.admin_post("/drain_listeners?graceful").status, 200);
+    eventually("the listener is closed", || Client::try_connect(proxy.address()).err().map(drop));
+    std::thread::sleep(Duration::from_millis(300));
+    release.send(()).unwrap();
+    let response = client.response();
+    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    client.expect_close();
+    proxy.stop();
+}
+
+#[test]
+fn sh_02_a_drain_may_be_for_inbound_listeners_only() {
+    let arguments = ["--drain-time-s", "1", "--drain-strategy", "immediate"];
+    let (proxy, _origin) = draining(&arguments, "/drain_listeners?inboundonly&graceful");
+    let closing = eventually("the drain has begun", || {
+        Some(proxy.client().get("/")).filter(|response| response.header("connection").is_some())
+    });
+    assert_eq!(closing.header("connection"), Some("close"));
+    let mut outbound = Client::connect(proxy.listener("out"));
+    assert_eq!(outbound.get("/").header("connection"), None);
+    eventually("the listener is closed", || Client::try_connect(proxy.address()).err().map(drop));
+    assert_eq!(outbound.get("/").header("connection"), None);
+    assert_eq!(Client::connect(proxy.listener("out")).get("/").status, 200);
+    proxy.stop();
+}
+
+#[test]
+fn sh_02_without_graceful_listeners_stop_at_once() {
+    let (proxy, _origin) = draining(&[], "/drain_listeners?inboundonly");
+    eventually("the listener is closed", || Client::try_connect(proxy.address()).err().map(drop));
+    assert_eq!(Client::connect(proxy.listener("out")).get("/").header("connection"), None);
+    assert_eq!(proxy.admin_post("/drain_listeners?skip_exit").status, 400);
+    proxy.stop();
+}
+
 #[test]
 fn quitquitquit_ends_the_process() {
     let origin = Origin::ok();

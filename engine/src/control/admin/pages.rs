@@ -50,18 +50,12 @@ pub(super) const PAGES: &[Page] = &[
         path: "/drain_listeners",
         help: "drain listeners",
         parameters: &[
-            ("graceful", "Drain connections for the drain time before closing the listeners"),
+            ("graceful", "Ask connections to go, and close the listeners after the drain time"),
             ("inboundonly", "Drain only listeners whose traffic_direction is INBOUND"),
-            ("skip_exit", "Drain connections and leave the listeners open"),
+            ("skip_exit", "With graceful: leave the listeners open"),
         ],
         changes: true,
-        render: |ask| {
-            acknowledge(ask.state.command(Command::DrainListeners {
-                graceful: ask.flag("graceful"),
-                inbound_only: ask.flag("inboundonly"),
-                skip_exit: ask.flag("skip_exit"),
-            }))
-        },
+        render: drain_listeners,
     },
     Page {
         path: "/healthcheck/fail",
@@ -230,6 +224,15 @@ fn home() -> String {
          <style>body {{ font-family: sans-serif }} td {{ padding: 4px }} form {{ margin: 0 }}</style>\n\
          </head>\n<body><table>\n{rows}</table></body>\n</html>\n"
     )
+}
+
+fn drain_listeners(ask: &Ask<'_>) -> Answer {
+    let (graceful, skip_exit) = (ask.flag("graceful"), ask.flag("skip_exit"));
+    if skip_exit && !graceful {
+        return Answer::bad_request("skip_exit requires graceful\n");
+    }
+    let inbound_only = ask.flag("inboundonly");
+    acknowledge(ask.state.command(Command::DrainListeners { graceful, inbound_only, skip_exit }))
 }
 
 fn acknowledge(taken: Result<(), NotTaken>) -> Answer {

@@ -195,7 +195,8 @@ fn commands_reach_the_server_loop() {
     let rig = Rig::new();
     assert_eq!(rig.post("/drain_listeners").body, "OK\n");
     assert_eq!(rig.post("/drain_listeners?graceful&inboundonly").body, "OK\n");
-    assert_eq!(rig.post("/drain_listeners?skip_exit").body, "OK\n");
+    assert_eq!(rig.post("/drain_listeners?graceful&skip_exit").body, "OK\n");
+    assert_eq!(rig.post("/drain_listeners?skip_exit").status, 400);
     assert_eq!(rig.post("/quitquitquit").body, "OK\n");
     assert_eq!(rig.post("/reopen_logs").body, "OK\n");
     let commands: Vec<_> = rig.commands.try_iter().collect();
@@ -209,7 +210,7 @@ fn commands_reach_the_server_loop() {
         [
             drain(false, false, false),
             drain(true, true, false),
-            drain(false, false, true),
+            drain(true, false, true),
             Command::Quit
         ]
     );

@@ -242,8 +242,43 @@ pub struct Process {
     pub stats_tags: Vec<StatsTag>,
     /// The application log.
     pub logging: logging::Options,
+    /// What of the command line is without effect, to be logged as a warning or not.
+    pub remarks: Vec<Remark>,
+    /// Core files may be written.
+    pub core_dump: bool,
+    /// A batch of access log lines is written when it has this many bytes.
+    pub file_flush_min_bytes: usize,
     /// `command_line_options` of `/server_info`.
     pub echo: Value,
+}
+
+/// Something about the command line that its author should know.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Remark {
+    /// What.
+    pub text: String,
+    /// Whether it is probably not meant.
+    pub is_warning: bool,
+}
+
+/// A `component:level`, of a component that we may not have.
+#[derive(Clone, Debug)]
+struct ComponentChoice {
+    text: String,
+    known: Option<ComponentLevel>,
+}
+
+impl FromStr for ComponentChoice {
+    type Err = ComponentLevelError;
+
+    fn from_str(text: &str) -> Result<ComponentChoice, ComponentLevelError> {
+        let known = match text.parse() {
+            Ok(known) => Some(known),
+            Err(ComponentLevelError::UnknownComponent(_)) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(ComponentChoice { text: text.to_owned(), known })
+    }
 }
 
 /// How draining goes.
@@ -463,15 +498,15 @@ struct Log {
 
     /// Levels of single components, such as `upstream:debug,config:trace`.
     #[arg(long, value_name = "LEVELS", value_delimiter = ',')]
-    component_log_level: Vec<ComponentLevel>,
+    component_log_level: Vec<ComponentChoice>,
 
     /// File for the application log, instead of standard error; reopened on SIGUSR1.
     #[arg(long, value_name = "FILE")]
     log_path: Option<PathBuf>,
 
-    /// Shape of a line, with spdlog's flags.
-    #[arg(long, value_name = "PATTERN", default_value = Pattern::DEFAULT)]
-    log_format: Pattern,
+    /// Shape of a line, with spdlog's flags; `[%Y-%m-%d %T.%e][%t][%l][%n] %v` if nothing says otherwise.
+    #[arg(long, value_name = "PATTERN")]
+    log_format: Option<Pattern>,
 
     /// Write control characters in messages as escape sequences.
     #[arg(long)]
@@ -522,7 +557,7 @@ struct Compatibility {
     #[arg(long, value_name = "MODE", default_value = "600")]
     socket_mode: String,
 
-    /// No effect: batches are 64 KiB.
+    /// Access log lines are written when there are so many; 64 is the most.
     #[arg(long, value_name = "KB", default_value_t = 64)]
     file_flush_min_size_kb: u32,
 
@@ -538,7 +573,7 @@ struct Compatibility {
     #[arg(long)]
     enable_mutex_tracing: bool,
 
-    /// No effect.
+    /// Core files may be written.
     #[arg(long)]
     enable_core_dump: bool,
 
@@ -585,7 +620,7 @@ impl Options {
             stats_tags: run.stats_tag.clone(),
             logging: logging::Options {
                 level: log.log_level,
-                components: log.component_log_level.clone(),
+                components: log.component_log_level.iter().filter_map(|c| c.known).collect(),
                 pattern: log.log_format.clone(),
                 escaped: log.log_format_escaped,
                 target: match &log.log_path {
@@ -593,18 +628,44 @@ impl Options {
                     None => LogTarget::Stderr,
                 },
             },
+            remarks: self.remarks(),
+            core_dump: compatibility.enable_core_dump,
+            file_flush_min_bytes: compatibility.file_flush_min_size_kb as usize * 1024,
             echo: self.echo(),
         }
+    }
+
+    fn remarks(&self) -> Vec<Remark> {
+        let given = &self.compatibility;
+        let unknown = self.log.component_log_level.iter().filter(|choice| choice.known.is_none());
+        let unknown = unknown.map(|choice| Remark {
+            text: format!("--component-log-level {}: there is no such component", choice.text),
+            is_warning: true,
+        });
+        let without_effect = [
+            (given.disable_hot_restart, "--disable-hot-restart: there is no restart over shared memory"),
+            (given.cpuset_threads, "--cpuset-threads: shards are on allowed CPUs in any case"),
+            (given.use_dynamic_base_id, "--use-dynamic-base-id: no effect"),
+            (given.base_id_path.is_some(), "--base-id-path: no effect"),
+            (given.skip_hot_restart_on_no_parent, "--skip-hot-restart-on-no-parent: no effect"),
+            (given.skip_hot_restart_parent_stats, "--skip-hot-restart-parent-stats: no effect"),
+            (given.disable_extensions.is_some(), "--disable-extensions: no effect"),
+            (given.enable_fine_grain_logging, "--enable-fine-grain-logging: no effect"),
+            (given.enable_mutex_tracing, "--enable-mutex-tracing: no effect"),
+            (given.log_stacktrace_single_entry, "--log-stacktrace-single-entry: no effect"),
+            (given.skip_deprecated_logs, "--skip-deprecated-logs: no effect"),
+        ];
+        let without_effect = without_effect.into_iter().filter(|(is_given, _)| *is_given);
+        let without_effect =
+            without_effect.map(|(_, text)| Remark { text: text.to_owned(), is_warning: false });
+        unknown.chain(without_effect).collect()
     }
 
     /// The options as Envoy's `CommandLineOptions` message, in its JSON form.
     fn echo(&self) -> Value {
         let Options { source, mode, run, log, compatibility } = self;
-        let components: Vec<_> = log
-            .component_log_level
-            .iter()
-            .map(|entry| format!("{}:{}", entry.component(), entry.level))
-            .collect();
+        let components: Vec<&str> =
+            log.component_log_level.iter().map(|choice| choice.text.as_str()).collect();
         let tags: Vec<_> =
             run.stats_tag.iter().map(|tag| format!("{}:{}", tag.name, tag.value)).collect();
         let extensions = compatibility.disable_extensions.as_deref().unwrap_or_default();
@@ -625,7 +686,7 @@ impl Options {
             },
             "log_level": log.log_level.name(),
             "component_log_level": components.join(","),
-            "log_format": log.log_format.to_string(),
+            "log_format": log.log_format.clone().unwrap_or_default().to_string(),
             "log_format_escaped": log.log_format_escaped,
             "log_path": path_text(log.log_path.as_ref()),
             "service_cluster": run.service_cluster.as_deref().unwrap_or_default(),
@@ -726,7 +787,7 @@ mod tests {
             "-l",
             "warning",
             "--component-log-level",
-            "misc:error,upstream:debug",
+            "misc:error,upstream:debug,wasm:info",
             "--log-format",
             "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t",
             "--concurrency",
@@ -740,6 +801,9 @@ mod tests {
             "--stats-tag",
             "zone:a",
             "--skip-deprecated-logs",
+            "--enable-core-dump",
+            "--file-flush-min-size-kb",
+            "16",
         ]);
         let Ok(Invocation::Serve(ConfigSource::File(path), process)) = invocation else {
             panic!("{invocation:?}")
@@ -755,7 +819,18 @@ mod tests {
         assert_eq!((process.base_id, process.restart_epoch), (7, 1));
         assert_eq!(process.stats_tags[0], StatsTag { name: "zone".into(), value: "a".into() });
         assert_eq!(process.echo["file_flush_interval"], "1s");
-        assert_eq!(process.echo["component_log_level"], "misc:error,upstream:debug");
+        assert_eq!(process.echo["component_log_level"], "misc:error,upstream:debug,wasm:info");
+        assert!(process.core_dump);
+        assert_eq!(process.file_flush_min_bytes, 16 << 10);
+        let remarks: Vec<_> = process.remarks.iter().map(|remark| remark.text.as_str()).collect();
+        assert_eq!(
+            remarks,
+            [
+                "--component-log-level wasm:info: there is no such component",
+                "--disable-hot-restart: there is no restart over shared memory",
+                "--skip-deprecated-logs: no effect",
+            ]
+        );
     }
 
     #[test]
@@ -811,7 +886,8 @@ mod tests {
             &["--log-format", "%Q"],
             &["--stats-tag", "a.b:c"],
             &["--stats-tag", "a:b.c"],
-            &["--component-log-level", "nope:info"],
+            &["--component-log-level", "misc:loud"],
+            &["--component-log-level", "misc"],
             &["--listen", "x", "--upstream", ":1"],
         ] {
             assert_eq!(parse(arguments), Err(ErrorKind::ValueValidation), "{arguments:?}");

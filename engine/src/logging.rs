@@ -187,6 +187,13 @@ pub struct Pattern {
     pieces: Vec<Piece>,
 }
 
+impl Default for Pattern {
+    fn default() -> Pattern {
+        // Every flag of it is supported, as the tests see to.
+        Pattern::DEFAULT.parse().unwrap_or(Pattern { text: String::new(), pieces: Vec::new() })
+    }
+}
+
 impl Pattern {
     /// Envoy's default without the source position.
     pub const DEFAULT: &'static str = "[%Y-%m-%d %T.%e][%t][%l][%n] %v";
@@ -245,8 +252,8 @@ pub struct Options {
     pub level: Level,
     /// Levels of single components.
     pub components: Vec<ComponentLevel>,
-    /// The shape of a line.
-    pub pattern: Pattern,
+    /// The shape of a line; `None`: [`Pattern::DEFAULT`], or what the configuration says.
+    pub pattern: Option<Pattern>,
     /// Write line feeds and other control characters in messages as `\n` and so on.
     pub escaped: bool,
     /// Standard error, or a file.
@@ -280,12 +287,19 @@ impl Logging {
         let writer = LogWriter::start("log", QUEUE_LINES, Default::default(), Default::default())?;
         let queue = writer.queue();
         let sink = queue.open(&options.target)?;
-        let output = Output { queue, sink, pattern: options.pattern, escaped: options.escaped };
+        let pattern = options.pattern.unwrap_or_default();
+        let output = Output { queue, sink, pattern, escaped: options.escaped };
         set_all(options.level);
         options.components.into_iter().for_each(set);
         LOGGER.output.set(output).map_err(|_| InitError::AlreadyStarted)?;
         log::set_logger(&LOGGER).map_err(|_| InitError::AlreadyStarted)?;
         Ok(Logging { writer })
+    }
+
+    /// Lines have this shape from now on. Once per process, for the configuration's.
+    pub fn set_pattern(pattern: Pattern) {
+        // The first stays; there is one configuration.
+        let _again = LOGGER.configured.set(pattern);
     }
 
     /// Opens the log file again, after it was moved away.
@@ -329,12 +343,15 @@ pub fn set_all(level: Level) {
 struct Logger {
     levels: [AtomicU8; COMPONENTS.len()],
     output: OnceLock<Output>,
+    /// In place of the output's own.
+    configured: OnceLock<Pattern>,
     lost: AtomicU64,
 }
 
 static LOGGER: Logger = Logger {
     levels: [const { AtomicU8::new(Level::Info as u8) }; COMPONENTS.len()],
     output: OnceLock::new(),
+    configured: OnceLock::new(),
     lost: AtomicU64::new(0),
 };
 
@@ -371,7 +388,7 @@ impl Logger {
             line.message = line.message.escape_default().to_string();
         }
         let mut bytes = output.queue.spare().unwrap_or_default();
-        output.pattern.write(&line, &mut bytes);
+        self.configured.get().unwrap_or(&output.pattern).write(&line, &mut bytes);
         let batch = Batch { sink: output.sink.clone(), bytes, lines: 1, by_timer: false };
         if output.queue.send(batch).is_err() {
             self.lost.fetch_add(weight, Relaxed);
@@ -631,7 +648,7 @@ mod tests {
         let logging = Logging::start(Options {
             level: Level::Off,
             components: vec!["tcp:warning".parse().unwrap(), "upgrade:debug".parse().unwrap()],
-            pattern: "%l %n %v".parse().unwrap(),
+            pattern: Some("%l %n %v".parse().unwrap()),
             escaped: true,
             target: Target::File(path.clone().into()),
         })
@@ -646,9 +663,13 @@ mod tests {
         set("tcp:error".parse().unwrap());
         assert!(levels().any(|pair| pair == ("tcp", Level::Error)));
         log::error!(target: "tcp", "seen");
+        // As a configuration says it.
+        Logging::set_pattern(r#"{"level":"%l","text":"%j"}"#.parse().unwrap());
+        log::error!(target: "tcp", "a \"b\"");
         logging.shutdown(Duration::from_secs(10));
         let written = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(written, "warning tcp seen\ndebug upgrade two\\nlines\nerror tcp seen\n");
+        assert_eq!(written, "warning tcp seen\ndebug upgrade two\\nlines\nerror tcp seen\n\
+             {\"level\":\"error\",\"text\":\"a \\\"b\\\"\"}\n");
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

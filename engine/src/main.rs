@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use outrigger_engine::cli::Invocation;
-use outrigger_engine::server::{Extras, ServerError, load_config, serve};
+use outrigger_engine::server::{Extras, ServerError, load_config, log_pattern, serve};
 use outrigger_engine::tls::TlsContexts;
 use outrigger_engine::{demo, memory};
 use outrigger_xds::bootstrap;
@@ -32,6 +32,7 @@ fn run(invocation: Invocation) -> Result<(), ServerError> {
             for warning in &loaded.warnings {
                 eprintln!("warning: {warning}");
             }
+            log_pattern(&loaded, &process)?;
             TlsContexts::build(&loaded.snapshot)?;
             println!("configuration OK");
             Ok(())

@@ -18,7 +18,7 @@ use outrigger_xds::snapshot::{Address, Listener, Snapshot};
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
 use crate::access_log::{LogWriter, Queue};
-use crate::cli::{DrainStrategy, Process, UnknownFields};
+use crate::cli::{DrainStrategy, Process, Remark, UnknownFields};
 use crate::cluster::Breakers;
 use crate::connection::{DrainTimes, ListenerLogs};
 use crate::control::configuration::{ListenerUpdate, PreparationError, Update};
@@ -27,7 +27,7 @@ use crate::control::{
     ControlState, Event, Events, Lifecycle, Updates, signals,
 };
 use crate::listen::BoundSockets;
-use crate::logging::{InitError, Logging};
+use crate::logging::{InitError, Logging, Pattern, PatternError};
 use crate::memory;
 use crate::ring::{self, Unsupported};
 use crate::shard::{self, Common, Listeners, Message, ShardError, ShardHandle, Watchdog};
@@ -55,6 +55,12 @@ pub enum ServerError {
     /// The application log.
     #[error(transparent)]
     Logging(#[from] InitError),
+    /// The shape of its lines.
+    #[error("application_log_config: {0}")]
+    LogFormat(#[from] PatternError),
+    /// The shape of its lines, twice.
+    #[error("application_log_config.log_format and --log-format: there may be only one of them")]
+    TwoLogFormats,
     /// A shard.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -88,8 +94,21 @@ pub fn load_config(source: &Source, process: &Process) -> Result<Loaded, LoadErr
         concurrency: process.concurrency,
         service_cluster: process.node.cluster.clone(),
         service_node: process.node.id.clone(),
+        service_zone: process.node.zone.clone(),
     };
     load(source, &options)
+}
+
+/// The shape of log lines that the configuration asks for.
+///
+/// # Errors
+/// When it has a flag that is not supported, or the command line asks for one too.
+pub fn log_pattern(loaded: &Loaded, process: &Process) -> Result<Option<Pattern>, ServerError> {
+    match &loaded.process.log_format {
+        None => Ok(None),
+        Some(_) if process.logging.pattern.is_some() => Err(ServerError::TwoLogFormats),
+        Some(format) => Ok(Some(format.parse()?)),
+    }
 }
 
 /// Serves `source` until told to end.
@@ -116,14 +135,34 @@ fn run(
     started: Instant,
 ) -> Result<(), ServerError> {
     let loaded = load_config(source, process)?;
+    if let Some(pattern) = log_pattern(&loaded, process)? {
+        Logging::set_pattern(pattern);
+    }
+    for Remark { text, is_warning } in &process.remarks {
+        let level = if *is_warning { log::Level::Warn } else { log::Level::Info };
+        log::log!(target: "main", level, "{text}");
+    }
     for warning in &loaded.warnings {
         log::warn!(target: "config", "{warning}");
+    }
+    if process.core_dump {
+        allow_core_files();
     }
     raise_open_files();
     let features = ring::probe()?;
     log::info!(target: "main", "kernel features: {features:?}");
-    let cpus = shard::place(loaded.engine.shards, &loaded.engine.cores)?;
-    let registry = Arc::new(Registry::new(cpus.len()));
+    let cpus = match shard::place(loaded.engine.shards, &loaded.engine.cores) {
+        Err(ShardError::TooManyShards { shards, allowed }) if process.concurrency.is_some() => {
+            log::warn!(
+                target: "main",
+                "--concurrency {shards}: there is one shard for each of the {} CPUs allowed",
+                allowed.len()
+            );
+            allowed
+        }
+        placed => placed?,
+    };
+    let registry = Arc::new(Registry::showing(cpus.len(), loaded.process.stats));
     let slot = registry.control();
     let log_writer = LogWriter::start(
         "access-log",
@@ -140,6 +179,8 @@ fn run(
     );
     state.set_bootstrap(&loaded.config_dump);
     state.set_node(loaded.node);
+    state.set_tls(Arc::clone(&tls));
+    state.set_runtime(loaded.ground.runtime_layers());
     let updates = Updates::default();
     let beginning = Beginning {
         snapshot: Arc::clone(&snapshot),
@@ -158,6 +199,8 @@ fn run(
         registry,
         log_queue: log_writer.queue(),
         log_flush_interval_ns: process.file_flush_interval.as_nanos() as u64,
+        log_batch_bytes: process.file_flush_min_bytes,
+        connections_max: loaded.process.connections_max.unwrap_or(u32::MAX),
         breakers: Arc::new(Breakers::new(cpus.len())),
         tls,
         drain_times: DrainTimes {
@@ -340,6 +383,7 @@ impl Server {
             let any_gone = gone.into_iter().any(|id| snapshot.clusters.get(id).is_none());
             self.snapshot = snapshot;
             self.state.set_snapshot(Arc::clone(&self.snapshot));
+            self.state.set_tls(Arc::clone(&tls));
             let applied = self.applied(since.unwrap_or_else(Instant::now));
             for shard in &self.shards {
                 let (snapshot, tls) = (Arc::clone(&self.snapshot), Arc::clone(&tls));
@@ -454,6 +498,20 @@ fn send(shard: &ShardHandle, message: Message) {
     while let Err(back) = shard.send(message) {
         message = back;
         std::thread::sleep(MAILBOX_RETRY);
+    }
+}
+
+/// Core files are as large as they are, and this process may have one.
+fn allow_core_files() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: prctl and setrlimit read what they are given; the structure outlives the call.
+    let refused = unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) != 0
+            || libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) != 0
+    };
+    if refused {
+        let error = io::Error::last_os_error();
+        log::warn!(target: "main", "--enable-core-dump: {error}");
     }
 }
 

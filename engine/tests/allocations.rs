@@ -406,6 +406,8 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
         registry: Arc::clone(&registry),
         log_queue: writer.queue(),
         log_flush_interval_ns: 1_000_000_000,
+        log_batch_bytes: 64 << 10,
+        connections_max: u32::MAX,
         breakers: Arc::new(Breakers::new(1)),
         tls: Arc::new(TlsContexts::build(&snapshot).unwrap()),
         drain_times: DrainTimes { limit: Duration::from_secs(1), gradual: false, closes: true },

@@ -20,7 +20,9 @@ use crate::dump;
 use crate::engine_config::EngineConfig;
 use crate::fault::{Fault, FieldPath, Found, Problem, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema, Warnings, nearest};
-use crate::snapshot::{Address, Cluster, Snapshot};
+use crate::process_config::ProcessConfig;
+use crate::snapshot::access_log::AccessLog;
+use crate::snapshot::{Address, Cluster, Snapshot, StringMatcher};
 use crate::source::{self, Format, SyntaxError, TEXT_BYTES_MAX, Text};
 use crate::store::Ground;
 
@@ -41,6 +43,8 @@ pub struct LoadOptions {
     pub service_cluster: Option<String>,
     /// Replaces `node.id`.
     pub service_node: Option<String>,
+    /// Replaces `node.locality.zone`.
+    pub service_zone: Option<String>,
 }
 
 /// A configuration that can be served.
@@ -58,17 +62,31 @@ pub struct Loaded {
     pub admin: Option<Admin>,
     /// Who we are.
     pub node: Node,
+    /// The process's log, statistics and limits.
+    pub process: ProcessConfig,
     /// To be logged, at info.
     pub warnings: Vec<Warning>,
     /// The bootstrap as JSON with proto field names, for `/config_dump`.
     pub config_dump: String,
 }
 
-/// The admin server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The admin server. It is never one of those whose connections are limited.
+#[derive(Debug, Clone)]
 pub struct Admin {
     /// Where it listens.
     pub address: Address,
+    /// Written once per request.
+    pub access_log: Vec<Arc<AccessLog>>,
+    /// Paths that are served, with their query; empty: all.
+    pub allow_paths: Box<[StringMatcher]>,
+}
+
+impl Admin {
+    /// One that serves everything at `address`.
+    #[must_use]
+    pub fn at(address: Address) -> Admin {
+        Admin { address, access_log: Vec::new(), allow_paths: Box::default() }
+    }
 }
 
 /// Who this proxy is.
@@ -267,6 +285,7 @@ pub fn load(source: &Source, options: &LoadOptions) -> Result<Loaded, LoadError>
         service_template,
         admin: compiled.admin,
         node: compiled.node,
+        process: compiled.process,
         warnings,
         config_dump: dump::to_json(&bootstrap).to_string(),
     })
@@ -389,6 +408,12 @@ fn override_node(bootstrap: &mut DynamicMessage, options: &LoadOptions) {
         {
             node.set_field_by_name(field, Value::String(value.clone()));
         }
+    }
+    if let Some(zone) = &options.service_zone
+        && let Some(Value::Message(node)) = bootstrap.get_field_by_name_mut("node")
+        && let Some(Value::Message(locality)) = node.get_field_by_name_mut("locality")
+    {
+        locality.set_field_by_name("zone", Value::String(zone.clone()));
     }
 }
 

@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod client;
 pub mod engine_config;
 pub mod fault;
+pub mod process_config;
 pub mod secrets;
 pub mod services_config;
 pub mod snapshot;

@@ -28,6 +28,7 @@ const fn honour(message: &'static str, honoured: &'static [&'static str]) -> Sup
 /// Own counterpart, or none needed.
 const INTERNAL: &str = "process internals of Envoy";
 const STATS: &str = "statistics only";
+const NO_SINKS: &str = "there are no sinks";
 const UNCOMPRESSED: &str = "nothing is compressed";
 const NO_SPANS: &str = "there is no tracer, and no spans";
 
@@ -37,8 +38,10 @@ pub(crate) const SUPPORT: &[Support] = &[
     Support {
         message: "envoy.config.bootstrap.v3.Bootstrap",
         honoured: &["node", "static_resources", "dynamic_resources", "layered_runtime", "admin",
-            "default_regex_engine"],
+            "default_regex_engine", "application_log_config", "stats_config", "overload_manager",
+            "bootstrap_extensions", "cluster_manager"],
         ignored: &[
+            ("stats_flush_interval", NO_SINKS), ("stats_flush_on_admin", NO_SINKS),
             ("node_context_params", "only for xdstp names"),
             ("watchdog", INTERNAL), ("watchdogs", INTERNAL), ("flags_path", INTERNAL),
             ("perf_tracing_file_path", INTERNAL), ("memory_allocator_manager", INTERNAL),
@@ -55,8 +58,52 @@ pub(crate) const SUPPORT: &[Support] = &[
         &["lds_config", "cds_config", "ads_config"]),
     Support {
         message: "envoy.config.bootstrap.v3.Admin",
-        honoured: &["address"],
-        ignored: &[("profile_path", "there is no profiler that writes that file")],
+        honoured: &["address", "access_log", "access_log_path", "allow_paths"],
+        ignored: &[("profile_path", "there is no profiler that writes that file"),
+            ("ignore_global_conn_limit", "admin connections are never limited by that")],
+    },
+    honour("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig", &["log_format"]),
+    honour("envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig.LogFormat",
+        &["json_format", "text_format"]),
+    Support {
+        message: "envoy.config.bootstrap.v3.ClusterManager",
+        honoured: &["outlier_detection"],
+        ignored: &[("enable_deferred_cluster_creation", "clusters cost nothing before they are used")],
+    },
+    Support {
+        message: "envoy.config.bootstrap.v3.ClusterManager.OutlierDetection",
+        honoured: &[],
+        ignored: &[("event_log_path", "no endpoint is ejected")],
+    },
+    Support {
+        message: "envoy.config.overload.v3.OverloadManager",
+        honoured: &["resource_monitors"],
+        ignored: &[("refresh_interval", "what is limited is counted exactly")],
+    },
+    honour("envoy.config.overload.v3.ResourceMonitor", &["name", "typed_config"]),
+    honour("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        &["max_active_downstream_connections"]),
+    Support {
+        message: "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+        honoured: &[],
+        ignored: &[("buffer_size_kb", "there are no internal listeners")],
+    },
+    Support {
+        message: "istio.workload.BootstrapExtension",
+        honoured: &[],
+        ignored: &[("config_source", "workloads are not looked up")],
+    },
+    honour("envoy.config.metrics.v3.StatsConfig",
+        &["stats_tags", "use_all_default_tags", "stats_matcher", "histogram_bucket_settings",
+          "allow_default_tag_overrides"]),
+    honour("envoy.type.matcher.v3.ListStringMatcher", &["patterns"]),
+    honour("envoy.config.metrics.v3.StatsMatcher",
+        &["reject_all", "exclusion_list", "inclusion_list"]),
+    honour("envoy.config.metrics.v3.TagSpecifier", &["tag_name", "regex", "fixed_value"]),
+    Support {
+        message: "envoy.config.metrics.v3.HistogramBucketSettings",
+        honoured: &["match", "buckets"],
+        ignored: &[("bins", "histograms have one resolution")],
     },
     honour("envoy.config.bootstrap.v3.LayeredRuntime", &["layers"]),
     honour("envoy.config.bootstrap.v3.RuntimeLayer",
@@ -108,12 +155,13 @@ pub(crate) const SUPPORT: &[Support] = &[
             "default_filter_chain", "per_connection_buffer_limit_bytes", "deprecated_v1",
             "listener_filters", "listener_filters_timeout",
             "continue_on_listener_filters_timeout",
-            "transparent", "freebind", "socket_options", "tcp_fast_open_queue_length",
+            "transparent", "freebind", "socket_options", "tcp_fast_open_queue_length", "access_log",
             "traffic_direction", "connection_balance_config", "reuse_port", "enable_reuse_port",
             "tcp_backlog_size", "max_connections_to_accept_per_socket_event", "bind_to_port",
-            "tcp_keepalive", "metadata",
+            "tcp_keepalive", "metadata", "ignore_global_conn_limit",
         ],
-        ignored: &[("stats_matcher", STATS)],
+        ignored: &[("stats_matcher", STATS),
+            ("bypass_overload_manager", "no overload action concerns listeners")],
     },
     honour("envoy.config.listener.v3.Listener.DeprecatedV1", &["bind_to_port"]),
     Support {
@@ -541,7 +589,30 @@ pub(crate) const SUPPORT: &[Support] = &[
     },
 
     // Access logs (section 15).
-    honour("envoy.config.accesslog.v3.AccessLog", &["name", "typed_config"]),
+    honour("envoy.config.accesslog.v3.AccessLog", &["name", "filter", "typed_config"]),
+    honour("envoy.config.accesslog.v3.AccessLogFilter",
+        &["status_code_filter", "duration_filter", "not_health_check_filter", "traceable_filter",
+          "runtime_filter", "and_filter", "or_filter", "header_filter", "response_flag_filter",
+          "grpc_status_filter", "metadata_filter", "log_type_filter"]),
+    honour("envoy.config.accesslog.v3.StatusCodeFilter", &["comparison"]),
+    honour("envoy.config.accesslog.v3.DurationFilter", &["comparison"]),
+    honour("envoy.config.accesslog.v3.ComparisonFilter", &["op", "value"]),
+    honour("envoy.config.core.v3.RuntimeUInt32", &["default_value", "runtime_key"]),
+    honour("envoy.config.accesslog.v3.NotHealthCheckFilter", &[]),
+    honour("envoy.config.accesslog.v3.TraceableFilter", &[]),
+    honour("envoy.config.accesslog.v3.RuntimeFilter",
+        &["runtime_key", "percent_sampled", "use_independent_randomness"]),
+    honour("envoy.config.accesslog.v3.AndFilter", &["filters"]),
+    honour("envoy.config.accesslog.v3.OrFilter", &["filters"]),
+    honour("envoy.config.accesslog.v3.HeaderFilter", &["header"]),
+    honour("envoy.config.accesslog.v3.ResponseFlagFilter", &["flags"]),
+    honour("envoy.config.accesslog.v3.GrpcStatusFilter", &["statuses", "exclude"]),
+    Support {
+        message: "envoy.config.accesslog.v3.MetadataFilter",
+        honoured: &["match_if_key_not_found"],
+        ignored: &[("matcher", "no filter writes metadata: no key is ever there")],
+    },
+    honour("envoy.config.accesslog.v3.LogTypeFilter", &["types", "exclude"]),
     honour("envoy.extensions.access_loggers.file.v3.FileAccessLog",
         &["path", "format", "json_format", "typed_json_format", "log_format"]),
     honour("envoy.extensions.access_loggers.stream.v3.StdoutAccessLog", &["log_format"]),

@@ -287,6 +287,12 @@ impl<'a> View<'a> {
             .collect()
     }
 
+    /// Elements of a repeated field of fractions.
+    pub(crate) fn f64s(&self, field: &str) -> Vec<f64> {
+        let list = self.get(field).and_then(Value::as_list).unwrap_or_default();
+        list.iter().filter_map(Value::as_f64).collect()
+    }
+
     /// Entries of a map of messages, by key.
     pub(crate) fn entries(&self, field: &str) -> Vec<(String, View<'a>)> {
         let Some(map) = self.get(field).and_then(Value::as_map) else { return Vec::new() };

@@ -66,11 +66,13 @@ fn section_1_node_admin_and_their_overrides() {
     let options = LoadOptions {
         service_cluster: Some("c2".to_owned()),
         service_node: Some("n2".to_owned()),
+        service_zone: Some("z2".to_owned()),
         concurrency: Some(3),
         ..LoadOptions::default()
     };
     let changed = load_with(&bootstrap, &options).unwrap();
     assert_eq!((changed.node.id.as_str(), changed.node.cluster.as_str()), ("n2", "c2"));
+    assert_eq!(changed.node.locality.zone, "z2");
     assert_eq!(changed.engine.shards, 3);
     let from_nothing = load_with(&http(), &options).unwrap();
     assert_eq!(from_nothing.node.id, "n2");

@@ -5,6 +5,7 @@
 //! request whose listener logs nothing copies nothing.
 
 use outrigger_xds::snapshot::access_log::Format;
+use outrigger_xds::snapshot::log_filter::LogFilter;
 
 use super::render::Headers;
 
@@ -18,13 +19,19 @@ pub struct CaptureSet {
 }
 
 impl CaptureSet {
-    /// Everything that `formats` read.
-    pub fn of<'a>(formats: impl IntoIterator<Item = &'a Format>) -> CaptureSet {
+    /// Everything that `formats` and `filters` read.
+    pub fn of<'a>(
+        formats: impl IntoIterator<Item = &'a Format>,
+        filters: impl IntoIterator<Item = &'a LogFilter>,
+    ) -> CaptureSet {
         let (mut request, mut response, mut trailers) = (Vec::new(), Vec::new(), Vec::new());
         for format in formats {
             extend_distinct(&mut request, format.request_headers());
             extend_distinct(&mut response, format.response_headers());
             extend_distinct(&mut trailers, format.response_trailers());
+        }
+        for filter in filters {
+            extend_distinct(&mut request, filter.request_headers());
         }
         let request_end = request.len();
         let response_end = request_end + response.len();

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use outrigger_xds::snapshot::access_log::AccessLog;
 
 use super::capture::{Capture, CaptureSet, Captured};
+use super::filter::Filter;
 use super::program::Program;
 use super::record::Record;
 use super::render::Renderer;
@@ -21,19 +22,29 @@ use crate::stats::{AccessLogStats, FilesystemStats, Registry};
 #[derive(Debug)]
 pub struct AccessLogs {
     captures: CaptureSet,
-    logs: Vec<(Sink, Program)>,
+    logs: Vec<OpenLog>,
     /// Tells these programs apart from all others, past ones included.
     identity: u64,
+}
+
+#[derive(Debug)]
+struct OpenLog {
+    filter: Option<Filter>,
+    sink: Sink,
+    program: Program,
 }
 
 impl AccessLogs {
     /// Opens what `configured` names. For the control thread.
     pub fn open(queue: &Queue, configured: &[Arc<AccessLog>]) -> Result<AccessLogs, OpenError> {
-        let captures = CaptureSet::of(configured.iter().map(|log| &log.format));
-        let logs = configured
-            .iter()
-            .map(|log| Ok((queue.open(&log.sink)?, Program::new(&log.format, &captures))))
-            .collect::<Result<_, OpenError>>()?;
+        let filters = configured.iter().filter_map(|log| log.filter.as_ref());
+        let captures = CaptureSet::of(configured.iter().map(|log| &log.format), filters);
+        let open = |log: &Arc<AccessLog>| {
+            let filter = log.filter.as_ref().map(Filter::new);
+            let sink = queue.open(&log.sink)?;
+            Ok(OpenLog { filter, sink, program: Program::new(&log.format, &captures) })
+        };
+        let logs = configured.iter().map(open).collect::<Result<_, OpenError>>()?;
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let identity = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(AccessLogs { captures, logs, identity })
@@ -60,6 +71,8 @@ pub struct ShardLogger {
     /// Batches with lines in them; one for each log written to since it was last flushed.
     pending: Vec<Pending>,
     flush_interval_ns: u64,
+    /// A batch of so many bytes goes to the writer.
+    batch_bytes: usize,
     log: Arc<AccessLogStats>,
     files: Arc<FilesystemStats>,
 }
@@ -78,9 +91,16 @@ impl ShardLogger {
             programs: 0,
             pending: Vec::new(),
             flush_interval_ns,
+            batch_bytes: BATCH_BYTES,
             log: registry.access_log(shard),
             files: registry.filesystem(shard),
         }
+    }
+
+    /// As it is, but with batches of at most so many bytes.
+    #[must_use]
+    pub fn with_batches_of(self, bytes: usize) -> ShardLogger {
+        ShardLogger { batch_bytes: bytes.clamp(1, BATCH_BYTES), ..self }
     }
 
     /// The renderer, for values that are written elsewhere (header edits).
@@ -88,14 +108,17 @@ impl ShardLogger {
         &mut self.renderer
     }
 
-    /// Writes `record` to each of `logs`. Takes `record.times.end` for the present.
+    /// Writes `record` to each of `logs` that takes it. Takes `record.times.end` for the present.
     pub fn log(&mut self, logs: &AccessLogs, record: &Record<'_>, values: &Capture) {
         let headers = Captured { set: &logs.captures, values };
         if self.programs != logs.identity {
             self.renderer.forget();
             self.programs = logs.identity;
         }
-        for (sink, program) in &logs.logs {
+        for OpenLog { filter, sink, program } in &logs.logs {
+            if filter.as_ref().is_some_and(|filter| !filter.takes(record, headers)) {
+                continue;
+            }
             let Some(index) = self.batch_with_room(sink, record.times.end) else {
                 self.log.dropped.inc();
                 continue;
@@ -109,7 +132,7 @@ impl ShardLogger {
             self.log.bytes.add(written);
             self.files.write_buffered.inc();
             self.files.write_total_buffered.add(written);
-            if self.pending[index].bytes.len() >= BATCH_BYTES {
+            if self.pending[index].bytes.len() >= self.batch_bytes {
                 self.send(index, false);
             }
         }

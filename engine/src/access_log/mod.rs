@@ -15,6 +15,7 @@
 
 pub mod capture;
 pub(crate) mod clock;
+mod filter;
 pub mod flags;
 pub mod logger;
 mod program;

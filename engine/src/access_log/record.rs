@@ -84,6 +84,8 @@ pub struct Record<'a> {
     pub downstream_transport_failure: Option<RecordError>,
     /// How a gRPC call ended; `None` for any other request.
     pub grpc_status: Option<GrpcStatus>,
+    /// Whether the request was chosen to be traced.
+    pub is_traced: bool,
     /// What kind of entry it is.
     pub log_type: LogType,
 }

@@ -189,7 +189,7 @@ fn serve(
 ) -> Result<(Option<Address>, Option<services::Running>), ControlError> {
     let mut admin_address = None;
     if let Some(admin) = options.admin {
-        let server = admin::Server::bind(admin.address, Arc::clone(state))?;
+        let server = admin::Server::bind(admin, Arc::clone(state))?;
         let address = server.address().clone();
         if let Some(path) = &state.process().admin_address_path {
             std::fs::write(path, address.to_string()).map_err(|source| {

@@ -9,6 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::bootstrap::Node;
+use outrigger_xds::process_config::RuntimeLayers;
 use outrigger_xds::snapshot::{Address, Member, Snapshot};
 use outrigger_xds::store::Store;
 use thiserror::Error;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use crate::access_log::Queue;
 use crate::cli::Process;
 use crate::stats::Registry;
+use crate::tls::TlsContexts;
 
 /// Something the server loop is asked to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,13 +97,14 @@ pub struct ControlState {
     registry: Arc<Registry>,
     process: Process,
     commands: Sender<Command>,
-    /// Logs that are reopened on request: the access log's and the application log's.
+    /// Logs that are reopened on request: the access log's first, and the application log's.
     logs: Vec<Queue>,
     started: Instant,
     lifecycle: watch::Sender<Lifecycle>,
     health_failing: AtomicBool,
     facts: Mutex<Facts>,
     store: OnceLock<Arc<Mutex<Store>>>,
+    runtime: OnceLock<RuntimeLayers>,
 }
 
 impl ControlState {
@@ -122,6 +125,7 @@ impl ControlState {
             health_failing: AtomicBool::new(false),
             facts: Mutex::new(Facts::default()),
             store: OnceLock::new(),
+            runtime: OnceLock::new(),
         };
         (Arc::new(state), receiver)
     }
@@ -197,6 +201,32 @@ impl ControlState {
         let _again = self.store.set(store);
     }
 
+    /// The runtime, once there is a configuration.
+    pub fn runtime(&self) -> Option<&RuntimeLayers> {
+        self.runtime.get()
+    }
+
+    /// Says which it is.
+    pub fn set_runtime(&self, runtime: RuntimeLayers) {
+        // There is one, from the start of the configuration to the end of the process.
+        let _again = self.runtime.set(runtime);
+    }
+
+    /// Keys and certificates that are in use.
+    pub fn tls(&self) -> Option<Arc<TlsContexts>> {
+        self.facts().tls.clone()
+    }
+
+    /// Says which they are.
+    pub fn set_tls(&self, tls: Arc<TlsContexts>) {
+        self.facts().tls = Some(tls);
+    }
+
+    /// Where access logs go.
+    pub fn access_log_queue(&self) -> Option<&Queue> {
+        self.logs.first()
+    }
+
     /// The bootstrap as JSON, and when it was loaded.
     pub fn bootstrap(&self) -> Option<(Arc<str>, SystemTime)> {
         self.facts().bootstrap.clone()
@@ -258,4 +288,5 @@ struct Facts {
     bootstrap: Option<(Arc<str>, SystemTime)>,
     listeners: Vec<BoundListener>,
     node: Node,
+    tls: Option<Arc<TlsContexts>>,
 }

@@ -235,7 +235,8 @@ impl Future for Accepting {
 fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
     shard.stats.accepts.inc();
     let total: u32 = shard.pulses.iter().map(super::Pulse::connections).sum();
-    if total >= shard.config.connections_max {
+    let is_limited = !runtime.config.ignores_connections_max;
+    if total >= shard.config.connections_max || (is_limited && total >= shard.connections_max) {
         runtime.stats.downstream_global_cx_overflow.inc();
         return;
     }

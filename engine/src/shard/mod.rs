@@ -137,6 +137,8 @@ pub enum ShardError {
 pub struct Common {
     /// The `engine:` section.
     pub config: Arc<EngineConfig>,
+    /// Connections of listeners that are not exempt, in the whole process.
+    pub connections_max: u32,
     /// Who the process is.
     pub node: Arc<Node>,
     /// What the kernel can do.
@@ -149,6 +151,10 @@ pub struct Common {
     pub log_queue: Queue,
     /// How long a line of an access log may wait for others, in nanoseconds.
     pub log_flush_interval_ns: u64,
+    /// Bytes of access log lines that are written at once, at the least.
+    pub log_batch_bytes: usize,
+    /// Connections of listeners that are not exempt, in the whole process.
+    pub connections_max: u32,
     /// Circuit breakers.
     pub breakers: Arc<Breakers>,
     /// Keys and certificates, as they are now.
@@ -385,14 +391,18 @@ impl Shard {
             timers,
             clock: Clock::new(common.epoch),
             config: Arc::clone(config),
+            connections_max: common.connections_max,
             node: common.node,
             stats: common.registry.shard(index),
-            logger: RefCell::new(ShardLogger::new(
-                common.log_queue,
-                &common.registry,
-                index,
-                common.log_flush_interval_ns,
-            )),
+            logger: RefCell::new(
+                ShardLogger::new(
+                    common.log_queue,
+                    &common.registry,
+                    index,
+                    common.log_flush_interval_ns,
+                )
+                .with_batches_of(common.log_batch_bytes),
+            ),
             registry: common.registry,
             tls: RefCell::new(common.tls),
             drain_times: common.drain_times,

@@ -126,6 +126,8 @@ pub const LABEL_SETS_MAX: usize = 2000;
 
 #[cfg(test)]
 mod tests {
+    use outrigger_xds::process_config::StatsConfig;
+
     use super::super::Registry;
     use super::super::render::prometheus;
     use super::*;
@@ -158,7 +160,7 @@ mod tests {
             ]
         );
         assert_eq!(samples[2].value, Value::Counter(6));
-        let text = prometheus(&samples, &[]);
+        let text = prometheus(&samples, &[], &StatsConfig::default());
         for line in [
             "# TYPE istio_requests_total counter",
             "istio_requests_total{reporter=\"source\",source_workload=\"web\"} 6",
@@ -187,6 +189,6 @@ mod tests {
         metrics.requests_total.inc();
         let samples = registry.collect();
         assert!(samples.iter().all(|sample| !sample.to_string().contains(':')));
-        assert!(prometheus(&samples, &[]).contains("source_workload=\"spiffe://a/b\""));
+        assert!(prometheus(&samples, &[], &StatsConfig::default()).contains("source_workload=\"spiffe://a/b\""));
     }
 }

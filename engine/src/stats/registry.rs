@@ -11,6 +11,7 @@ use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use outrigger_xds::process_config::{StatSelection, StatsConfig};
 use outrigger_xds::snapshot::Address;
 
 use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
@@ -27,6 +28,7 @@ use super::sets::{
 #[derive(Debug)]
 pub struct Registry {
     shards: usize,
+    shown: StatsConfig,
     server: Arc<ServerStats>,
     shard: Vec<Arc<ShardStats>>,
     access_log: Vec<Arc<AccessLogStats>>,
@@ -61,8 +63,14 @@ pub struct Registry {
 impl Registry {
     /// An empty registry for `shards` shards and the control thread.
     pub fn new(shards: usize) -> Registry {
+        Registry::showing(shards, StatsConfig::default())
+    }
+
+    /// As [`Registry::new`]; `shown` says what is read of it, and how.
+    pub fn showing(shards: usize, shown: StatsConfig) -> Registry {
         Registry {
             shards,
+            shown,
             server: Arc::default(),
             shard: new_slots(shards),
             access_log: new_slots(shards + 1),
@@ -92,6 +100,11 @@ impl Registry {
             hosts: Mutex::default(),
             baseline: Mutex::default(),
         }
+    }
+
+    /// What is shown, and how.
+    pub fn shown(&self) -> &StatsConfig {
+        &self.shown
     }
 
     /// The number of shards.
@@ -132,7 +145,9 @@ impl Registry {
 
     /// Every text readout, by name.
     pub fn texts(&self) -> Vec<(String, String)> {
-        lock(&self.texts).iter().map(|(name, text)| (name.clone(), text.clone())).collect()
+        let texts = lock(&self.texts);
+        let shown = texts.iter().filter(|(name, _)| self.shown.selection.takes(name));
+        shown.map(|(name, text)| (name.clone(), text.clone())).collect()
     }
 
     /// What a shard drains.
@@ -295,7 +310,7 @@ impl Registry {
         })
     }
 
-    /// Every statistic, merged over the slots, sorted by full name.
+    /// Every statistic that there is to be, merged over the slots, sorted by full name.
     pub fn collect(&self) -> Vec<Sample> {
         let mut samples = Vec::new();
         merge(&mut samples, &Scope::Server, [&self.server]);
@@ -325,6 +340,10 @@ impl Registry {
         merge(&mut samples, &Scope::Services, lock(&self.services).iter());
         lock(&self.service_apis).merge_into(&mut samples, Scope::ServiceApi);
         lock(&self.service_registries).merge_into(&mut samples, Scope::ServiceRegistry);
+        let selection = &self.shown.selection;
+        if !matches!(selection, StatSelection::All) {
+            samples.retain(|sample| selection.takes(&sample.to_string()));
+        }
         self.apply_baseline(&mut samples);
         samples.sort_by_cached_key(ToString::to_string);
         samples

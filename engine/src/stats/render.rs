@@ -7,11 +7,12 @@
 //! name for them: for services without dots (`replace_dots_in_grpc_service_name`) that is the same.
 
 use std::fmt::{Display, Write};
+use std::ops::Range;
 
+use outrigger_xds::process_config::StatsConfig;
 use regex::Regex;
 use serde_json::{Value as Json, json};
 
-use super::grpc::GrpcKind;
 use super::histogram::{HistogramSnapshot, PROMETHEUS_BOUNDS, QUANTILES};
 use super::registry::{Sample, Scope, Value};
 
@@ -123,15 +124,17 @@ pub fn json(samples: &[Sample]) -> Json {
     json!({ "stats": stats })
 }
 
-/// The Prometheus text exposition format, version 0.0.4, with Envoy's metric names and labels.
+/// The Prometheus text exposition format, version 0.0.4, with Envoy's metric names and labels, or those
+/// that `config` asks for.
 ///
 /// `tags` are labels put on every sample; their names must be valid label names.
-pub fn prometheus(samples: &[Sample], tags: &[(&str, &str)]) -> String {
+pub fn prometheus(samples: &[Sample], tags: &[(&str, &str)], config: &StatsConfig) -> String {
     let mut common = String::new();
     for (name, value) in tags {
         label(&mut common, name, value);
     }
-    let mut rows: Vec<Row<'_>> = samples.iter().map(|sample| Row::of(sample, &common)).collect();
+    let row = |sample| Row::of(sample, &common, config);
+    let mut rows: Vec<Row<'_>> = samples.iter().map(row).collect();
     // A metric's samples must be together, under one TYPE line.
     rows.sort_by(|a, b| (a.order(), &a.metric).cmp(&(b.order(), &b.metric)));
     let mut out = String::new();
@@ -152,96 +155,21 @@ struct Row<'a> {
     /// The inside of the braces, without a trailing comma.
     labels: String,
     value: &'a Value,
+    /// Of a histogram.
+    bounds: &'a [f64],
 }
 
 impl Row<'_> {
-    fn of<'a>(sample: &'a Sample, common: &str) -> Row<'a> {
+    fn of<'a>(sample: &'a Sample, common: &str, config: &'a StatsConfig) -> Row<'a> {
         let mut labels = common.to_owned();
-        if let Scope::Istio(own) = &sample.scope {
-            own.iter().for_each(|(name, value)| label(&mut labels, name, value));
-            // The labels follow in the name.
-            let metric = sample.name.split('.').next().unwrap_or_default().to_owned();
-            return Row { metric, labels, value: &sample.value };
-        }
-        let (name, code_label) = split_code(&sample.name);
-        if let Some((key, value)) = code_label {
-            label(&mut labels, key, value);
-        }
-        let prefix = match &sample.scope {
-            Scope::AccessLog => "outrigger_access_log",
-            Scope::Cluster(cluster) => {
-                label(&mut labels, "envoy_cluster_name", cluster);
-                "envoy_cluster"
-            }
-            Scope::ControlPlane => "envoy_control_plane",
-            Scope::Discovery(family) => match &**family {
-                "cluster_manager.cds" => "envoy_cluster_manager_cds",
-                "listener_manager.lds" => "envoy_listener_manager_lds",
-                other if other.starts_with("http.") => {
-                    let (prefix, name) = other[5..].split_once(".rds.").unwrap_or((other, ""));
-                    label(&mut labels, "envoy_http_conn_manager_prefix", prefix);
-                    label(&mut labels, "envoy_rds_route_config", name);
-                    "envoy_http_rds"
-                }
-                other => {
-                    label(&mut labels, "type", other.rsplit('.').next().unwrap_or_default());
-                    "outrigger_xds"
-                }
-            },
-            Scope::Filesystem => "envoy_filesystem",
-            Scope::Grpc { cluster, kind, method } => {
-                if let Some((service, method)) = method {
-                    label(&mut labels, "envoy_grpc_bridge_method", method);
-                    label(&mut labels, "envoy_grpc_bridge_service", service);
-                }
-                label(&mut labels, "envoy_cluster_name", cluster);
-                match kind {
-                    GrpcKind::Grpc => "envoy_cluster_grpc",
-                    GrpcKind::GrpcWeb => "envoy_cluster_grpc_web",
-                }
-            }
-            Scope::Http(stat_prefix) => {
-                label(&mut labels, "envoy_http_conn_manager_prefix", stat_prefix);
-                "envoy_http"
-            }
-            Scope::Listener(listener) => {
-                label(&mut labels, "envoy_listener_address", listener);
-                "envoy_listener"
-            }
-            // Named above.
-            Scope::Istio(_) => "istio",
-            Scope::Process => "envoy",
-            Scope::Rpc(name) => {
-                let (protocol, stat_prefix) = name.split_once('.').unwrap_or((name, ""));
-                label(&mut labels, "protocol", protocol);
-                label(&mut labels, "stat_prefix", stat_prefix);
-                "outrigger_rpc"
-            }
-            Scope::Server => "envoy_server",
-            Scope::ServiceApi(name) => {
-                label(&mut labels, "api", name);
-                "outrigger_services_api"
-            }
-            Scope::ServiceRegistry(name) => {
-                label(&mut labels, "registry", name);
-                "outrigger_services_registry"
-            }
-            Scope::Services => "outrigger_services",
-            Scope::Shard(shard) => {
-                label(&mut labels, "shard", shard);
-                "outrigger_shard"
-            }
-            Scope::Tcp(stat_prefix) => {
-                label(&mut labels, "envoy_tcp_prefix", stat_prefix);
-                "envoy_tcp"
-            }
-            Scope::Worker { listener, worker } => {
-                label(&mut labels, "envoy_worker_id", worker);
-                label(&mut labels, "envoy_listener_address", listener);
-                "envoy_listener_worker"
-            }
+        let metric = own_metric(sample, &mut labels)
+            .unwrap_or_else(|| envoys_metric(sample, &mut labels, config));
+        let configured = match &sample.value {
+            Value::Histogram(_) if !config.buckets.is_empty() => config.bounds(&sample.to_string()),
+            _ => None,
         };
-        Row { metric: format!("{prefix}_{}", sanitized(name)), labels, value: &sample.value }
+        let bounds = configured.unwrap_or(&PROMETHEUS_BOUNDS);
+        Row { metric, labels, value: &sample.value, bounds }
     }
 
     fn order(&self) -> u8 {
@@ -257,7 +185,7 @@ impl Row<'_> {
     }
 
     fn print(&self, out: &mut String) {
-        let Row { metric, labels, value } = self;
+        let Row { metric, labels, value, bounds } = self;
         let histogram = match value {
             Value::Counter(n) | Value::Gauge(n) => {
                 return line(out, format_args!("{metric}{{{labels}}} {n}"));
@@ -266,7 +194,7 @@ impl Row<'_> {
         };
         let comma = if labels.is_empty() { "" } else { "," };
         let count = histogram.count();
-        for (bound, n) in PROMETHEUS_BOUNDS.iter().zip(histogram.cumulative()) {
+        for (bound, n) in bounds.iter().zip(histogram.cumulative(bounds)) {
             line(out, format_args!("{metric}_bucket{{{labels}{comma}le=\"{bound}\"}} {n}"));
         }
         line(out, format_args!("{metric}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}"));
@@ -275,21 +203,138 @@ impl Row<'_> {
     }
 }
 
-/// `upstream_rq_503` is `upstream_rq` with a code, `downstream_rq_5xx` is `downstream_rq_xx` with a
-/// class: the tags that Envoy extracts by default.
-fn split_code(name: &str) -> (&str, Option<(&'static str, &str)>) {
-    let Some((stem, code)) = name.rsplit_once('_') else { return (name, None) };
-    match code.as_bytes() {
-        [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9'] => (stem, Some(("envoy_response_code", code))),
-        [b'0'..=b'9', b'x', b'x'] => {
-            let class = Some(("envoy_response_code_class", &code[..1]));
-            match stem {
-                "downstream_rq" => ("downstream_rq_xx", class),
-                "upstream_rq" => ("upstream_rq_xx", class),
-                _ => (name, None),
+/// The metric and the labels of what Envoy does not have, or has by other means than a name.
+fn own_metric(sample: &Sample, labels: &mut String) -> Option<String> {
+    let prefix = match &sample.scope {
+        Scope::AccessLog => "outrigger_access_log",
+        Scope::Discovery(family) => match &**family {
+            "cluster_manager.cds" | "listener_manager.lds" => return None,
+            other => {
+                label(labels, "type", other.rsplit('.').next().unwrap_or_default());
+                "outrigger_xds"
             }
+        },
+        Scope::Istio(own) => {
+            own.iter().for_each(|(name, value)| label(labels, name, value));
+            // The labels follow in the name.
+            return Some(sample.name.split('.').next().unwrap_or_default().to_owned());
         }
-        _ => (name, None),
+        Scope::Rpc(name) => {
+            let (protocol, stat_prefix) = name.split_once('.').unwrap_or((name, ""));
+            label(labels, "protocol", protocol);
+            label(labels, "stat_prefix", stat_prefix);
+            "outrigger_rpc"
+        }
+        Scope::ServiceApi(name) => {
+            label(labels, "api", name);
+            "outrigger_services_api"
+        }
+        Scope::ServiceRegistry(name) => {
+            label(labels, "registry", name);
+            "outrigger_services_registry"
+        }
+        Scope::Services => "outrigger_services",
+        Scope::Shard(shard) => {
+            label(labels, "shard", shard);
+            "outrigger_shard"
+        }
+        _ => return None,
+    };
+    Some(format!("{prefix}_{}", sanitized(&sample.name)))
+}
+
+/// The name without the parts that become labels.
+fn envoys_metric(sample: &Sample, labels: &mut String, config: &StatsConfig) -> String {
+    let name = sample.to_string();
+    let mut gone = Vec::new();
+    for DefaultTag { name: tag, value, part } in default_tags(sample, &name) {
+        if config.has_default_tag(tag) {
+            label(labels, &sanitized(tag), &name[value]);
+            gone.push(part);
+        }
+    }
+    for tag in &config.tags {
+        if let Some((value, part)) = tag.value.of(&name) {
+            label(labels, &sanitized(&tag.name), value);
+            gone.push(part);
+        }
+    }
+    let stays = |at: &usize| !gone.iter().any(|part: &Range<usize>| part.contains(at));
+    let rest: String =
+        name.char_indices().filter(|(at, _)| stays(at)).map(|(_, character)| character).collect();
+    format!("envoy_{}", sanitized(&rest))
+}
+
+/// A part of a name that becomes a label.
+struct DefaultTag {
+    /// Envoy's name of the label.
+    name: &'static str,
+    value: Range<usize>,
+    /// What goes from the name.
+    part: Range<usize>,
+}
+
+/// What Envoy takes out of names by itself.
+fn default_tags(sample: &Sample, name: &str) -> Vec<DefaultTag> {
+    let mut tags = Vec::new();
+    let scope = name.len() - sample.name.len();
+    if let Some(tag) = code_tag(&sample.name, scope) {
+        tags.push(tag);
+    }
+    // A value and the dot after it.
+    let after = |name: &'static str, start: usize, value: &str| {
+        let end = start + value.len();
+        DefaultTag { name, value: start..end, part: start..end + 1 }
+    };
+    match &sample.scope {
+        Scope::Cluster(cluster) => tags.push(after("envoy.cluster_name", "cluster.".len(), cluster)),
+        Scope::Grpc { cluster, method, .. } => {
+            if let Some((service, method)) = method {
+                let method_at = scope - method.len() - 1;
+                tags.push(after("envoy.grpc_bridge_method", method_at, method));
+                let service_at = method_at - service.len() - 1;
+                tags.push(after("envoy.grpc_bridge_service", service_at, service));
+            }
+            tags.push(after("envoy.cluster_name", "cluster.".len(), cluster));
+        }
+        Scope::Http(prefix) => {
+            tags.push(after("envoy.http_conn_manager_prefix", "http.".len(), prefix));
+        }
+        Scope::Listener(listener) => {
+            tags.push(after("envoy.listener_address", "listener.".len(), listener));
+        }
+        Scope::Tcp(prefix) => tags.push(after("envoy.tcp_prefix", "tcp.".len(), prefix)),
+        Scope::Worker { listener, worker } => {
+            let worker = worker.to_string();
+            tags.push(after("envoy.worker_id", scope - worker.len() - 1, &worker));
+            tags.push(after("envoy.listener_address", "listener.".len(), listener));
+        }
+        _ => {}
+    }
+    tags
+}
+
+/// `upstream_rq_503` is `upstream_rq` with a code, `downstream_rq_5xx` is `downstream_rq_xx` with a
+/// class.
+fn code_tag(name: &str, scope: usize) -> Option<DefaultTag> {
+    let (stem, code) = name.rsplit_once('_')?;
+    let start = scope + stem.len() + 1;
+    match code.as_bytes() {
+        [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9'] => Some(DefaultTag {
+            name: "envoy.response_code",
+            value: start..start + 3,
+            // With the dash before it.
+            part: start - 1..start + 3,
+        }),
+        [b'0'..=b'9', b'x', b'x'] if matches!(stem, "downstream_rq" | "upstream_rq") => {
+            let digit = start..start + 1;
+            Some(DefaultTag {
+                name: "envoy.response_code_class",
+                value: digit.clone(),
+                part: digit,
+            })
+        }
+        _ => None,
     }
 }
 
@@ -341,6 +386,10 @@ fn line(out: &mut String, args: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_xds::process_config::{StatSelection, StatTag, StatTagValue};
+    use outrigger_xds::snapshot::{Finder, StringMatcher};
+
+    use super::super::grpc::GrpcKind;
     use super::*;
     use crate::stats::Registry;
 
@@ -390,7 +439,7 @@ mod tests {
 
     #[test]
     fn prometheus_extracts_envoys_tags() {
-        let out = prometheus(&registry().collect(), &[]);
+        let out = prometheus(&registry().collect(), &[], &StatsConfig::default());
         for expected in [
             "# TYPE envoy_cluster_upstream_rq counter\n\
              envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"app\"} 1\n\
@@ -422,7 +471,7 @@ mod tests {
         let method = ("a.B", "Get");
         registry.grpc_method(0, "app", GrpcKind::Grpc, method).unwrap().ended(Some(5));
         registry.grpc_method(0, "app", GrpcKind::GrpcWeb, method).unwrap().ended(Some(5));
-        let out = prometheus(&registry.collect(), &[]);
+        let out = prometheus(&registry.collect(), &[], &StatsConfig::default());
         for expected in [
             "# TYPE envoy_cluster_grpc_total counter\n\
              envoy_cluster_grpc_total{envoy_grpc_bridge_method=\"Get\",\
@@ -439,14 +488,18 @@ mod tests {
 
     #[test]
     fn prometheus_puts_tags_on_everything() {
-        let out = prometheus(&registry().collect(), &[("zone", "a"), ("rack", "7")]);
+        let out = prometheus(
+            &registry().collect(),
+            &[("zone", "a"), ("rack", "7")],
+            &StatsConfig::default(),
+        );
         assert!(out.contains("envoy_server_live{zone=\"a\",rack=\"7\"} 0\n"));
         assert!(out.lines().all(|line| line.starts_with('#') || line.contains("{zone=\"a\",")));
     }
 
     #[test]
     fn prometheus_declares_each_metric_once_and_keeps_it_together() {
-        let out = prometheus(&registry().collect(), &[]);
+        let out = prometheus(&registry().collect(), &[], &StatsConfig::default());
         let mut declared = std::collections::BTreeSet::new();
         let mut current = String::new();
         for line in out.lines() {
@@ -460,6 +513,74 @@ mod tests {
                 assert!(["", "_bucket", "_sum", "_count"].contains(&suffix), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn section_1_labels_may_be_configured() {
+        let found = |name: &str, regex: &str| StatTag {
+            name: name.into(),
+            value: StatTagValue::Found(Finder::new(regex).unwrap()),
+        };
+        let zone = StatTag { name: "zone".into(), value: StatTagValue::Fixed("a".into()) };
+        // As Istio has them: instead of Envoy's own.
+        let config = StatsConfig {
+            tags: Box::new([
+                found("cluster_name", r"^cluster\.((.*?);\.?)"),
+                found("response.code", r"_rq(_(\d{3}))$"),
+                zone,
+            ]),
+            default_tags: Some(Box::new([])),
+            ..StatsConfig::default()
+        };
+        let registry = Registry::new(1);
+        for name in ["outbound|80||web;", "xds-grpc"] {
+            registry.cluster(0, name).response(200);
+        }
+        registry.shard(0).turns.inc();
+        let out = prometheus(&registry.collect(), &[], &config);
+        for line in [
+            "envoy_cluster_upstream_rq{cluster_name=\"outbound|80||web\",response_code=\"200\",\
+             zone=\"a\"} 1",
+            "envoy_cluster_xds_grpc_upstream_rq{response_code=\"200\",zone=\"a\"} 1",
+            "envoy_cluster_upstream_rq_2xx{cluster_name=\"outbound|80||web\",zone=\"a\"} 1",
+            "envoy_server_live{zone=\"a\"} 0",
+            "outrigger_shard_turns{shard=\"0\"} 1",
+        ] {
+            assert!(out.lines().any(|found| found == line), "{line}\nnot in\n{out}");
+        }
+        // Besides some of Envoy's own.
+        let config = StatsConfig {
+            default_tags: Some(Box::new(["envoy.cluster_name".into()])),
+            tags: Box::new([found("digit", r"_rq_(([0-9])..)$")]),
+            ..StatsConfig::default()
+        };
+        let out = prometheus(&registry.collect(), &[], &config);
+        let line = "envoy_cluster_upstream_rq_{envoy_cluster_name=\"xds-grpc\",digit=\"2\"} 1";
+        assert!(out.lines().any(|found| found == line), "{out}");
+    }
+
+    #[test]
+    fn section_1_bounds_may_be_configured() {
+        let matcher = StringMatcher::Prefix { text: (*b"cluster").into(), ignore_case: false };
+        let buckets = Box::new([(matcher, Box::from([2.0, 4.5]))]);
+        let config = StatsConfig { buckets, ..StatsConfig::default() };
+        let out = prometheus(&registry().collect(), &[], &config);
+        let bucket = "envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name=\"app\",le=";
+        let found: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix(bucket)).collect();
+        assert_eq!(found, ["\"2\"} 1", "\"4.5\"} 2", "\"+Inf\"} 3"]);
+    }
+
+    #[test]
+    fn section_1_only_what_is_selected_exists() {
+        let only = |text: &[u8]| StringMatcher::Prefix { text: text.into(), ignore_case: false };
+        let selection = StatSelection::Only(Box::new([only(b"server.l"), only(b"http.a")]));
+        let registry = Registry::showing(1, StatsConfig { selection, ..StatsConfig::default() });
+        registry.http(0, "a").downstream_rq_total.inc();
+        registry.http(0, "b").downstream_rq_total.inc();
+        let names: Vec<String> = registry.collect().iter().map(ToString::to_string).collect();
+        assert!(names.contains(&"http.a.downstream_rq_total".to_owned()));
+        assert!(names.contains(&"server.live".to_owned()));
+        assert!(names.iter().all(|name| name.starts_with("http.a") || name == "server.live"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! old context in place, with a message and a count.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,14 +13,15 @@ use arc_swap::ArcSwap;
 use outrigger_xds::bootstrap::LoadError;
 use outrigger_xds::secrets::{reread_downstream, reread_upstream};
 use outrigger_xds::snapshot::{
-    Cluster, DownstreamTls, Listener, Member, SecretFile, Snapshot, TlsParameters, UpstreamTls,
+    Cluster, DataSource, DownstreamTls, Listener, Member, SecretFile, Snapshot, TlsParameters, UpstreamTls,
 };
 
 use super::client::ClientContext;
 use super::error::{TlsConfigError, TlsConfigProblem};
 use super::server::ServerContext;
-use super::source::Reader;
+use super::source::{Reader, read_certificates};
 use super::tickets::TicketKeyring;
+use super::x509::CertificateFacts;
 
 /// How often files are looked at. A change is seen by what a path leads to, so that it does not
 /// matter how it was made: written over, renamed, or by turning a link around, as Kubernetes does.
@@ -103,6 +105,13 @@ pub struct TlsContexts {
     servers: HashMap<usize, Arc<ServerSlot>>,
     clients: HashMap<usize, Arc<ClientSlot>>,
     keyring: Arc<TicketKeyring>,
+}
+
+/// Keys are not shown.
+impl fmt::Debug for TlsContexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsContexts").finish_non_exhaustive()
+    }
 }
 
 impl TlsContexts {
@@ -194,10 +203,59 @@ impl TlsContexts {
         done
     }
 
+    /// The certificates of all contexts, as they are in the configuration and in files now. Those that
+    /// can't be read are left out.
+    pub fn certificates(&self) -> Vec<LoadedContext> {
+        let servers = self.servers.values().map(|slot| LoadedContext::of(&*slot.config, &slot.at));
+        let clients = self.clients.values().map(|slot| LoadedContext::of(&*slot.config, &slot.at));
+        servers.chain(clients).collect()
+    }
+
     /// Whether any context is made of files.
     pub fn has_files(&self) -> bool {
         self.servers.values().any(|slot| slot.has_files())
             || self.clients.values().any(|slot| slot.has_files())
+    }
+}
+
+/// The certificates of one context.
+#[derive(Debug, Default)]
+pub struct LoadedContext {
+    /// Those that others' certificates are to be signed by.
+    pub trusted: Vec<LoadedCertificate>,
+    /// Its own, each without the rest of its chain.
+    pub own: Vec<LoadedCertificate>,
+}
+
+/// A certificate and where it comes from.
+#[derive(Debug)]
+pub struct LoadedCertificate {
+    /// A file, or `<inline>`.
+    pub path: Box<str>,
+    /// What it says.
+    pub facts: CertificateFacts,
+}
+
+impl LoadedContext {
+    fn of<K: Config>(config: &K, at: &str) -> Self {
+        let mut files = Reader::default();
+        let fresh = fresh(config, at, &mut files).ok().flatten();
+        let common = fresh.as_ref().unwrap_or(config).common();
+        let mut read = |source: &DataSource| -> Vec<LoadedCertificate> {
+            let path = match source {
+                DataSource::Inline(_) => "<inline>".into(),
+                DataSource::File(path) => path.to_string_lossy(),
+            };
+            let certificates = read_certificates(source, &mut files).unwrap_or_default();
+            let facts = certificates.iter().filter_map(|der| CertificateFacts::read(der));
+            facts.map(|facts| LoadedCertificate { path: (&*path).into(), facts }).collect()
+        };
+        let own = common.certificates.iter();
+        let own = own.filter_map(|source| read(&source.chain).into_iter().next()).collect();
+        let validation = common.validation.as_ref();
+        let trusted = validation.and_then(|validation| validation.trusted_ca.as_ref());
+        let trusted = trusted.map(read).unwrap_or_default();
+        Self { trusted, own }
     }
 }
 

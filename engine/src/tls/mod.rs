@@ -39,7 +39,10 @@ mod tests;
 
 pub use certificate::Identity;
 pub use client::ClientContext;
-pub use contexts::{ClientSlot, FILES_INTERVAL, Refreshed, ServerSlot, Slot, TlsContexts};
+pub use contexts::{
+    ClientSlot, FILES_INTERVAL, LoadedCertificate, LoadedContext, Refreshed, ServerSlot, Slot,
+    TlsContexts,
+};
 pub use error::{CertificateFault, HandshakeError, TlsConfigError, TlsConfigProblem};
 pub use handshake::{Established, Handshake};
 pub use record::RecordError;

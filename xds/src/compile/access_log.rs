@@ -4,35 +4,47 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::compile::format::{self, JsonValues};
+use crate::compile::log_filter;
 use crate::compile::route::data_source;
-use crate::fault::{Found, Problem};
+use crate::compile::runtime::Runtime;
+use crate::fault::{Found, Problem, Trail};
 use crate::snapshot::Template;
 use crate::snapshot::access_log::{AccessLog, Body, DEFAULT_TEXT, Format, Sink};
 use crate::view::View;
 
 /// The `access_log` field of whatever `view` is.
-pub(crate) fn compile(view: &View<'_>) -> Result<Vec<Arc<AccessLog>>, Found> {
-    view.messages("access_log").iter().map(|log| one(log).map(Arc::new)).collect()
+pub(crate) fn compile(view: &View<'_>, runtime: &Runtime) -> Result<Vec<Arc<AccessLog>>, Found> {
+    view.messages("access_log").iter().map(|log| one(log, runtime).map(Arc::new)).collect()
 }
 
-fn one(view: &View<'_>) -> Result<AccessLog, Found> {
+/// A file in Envoy's format.
+pub(crate) fn to_file(path: &str) -> Result<AccessLog, Found> {
+    let format = text(format::template(DEFAULT_TEXT, &Trail::default())?)?;
+    Ok(AccessLog { filter: None, sink: Sink::File(Path::new(path).into()), format })
+}
+
+fn one(view: &View<'_>, runtime: &Runtime) -> Result<AccessLog, Found> {
+    let filter = match view.message("filter") {
+        Some(filter) => Some(log_filter::compile(&filter, runtime)?),
+        None => None,
+    };
     let Some(unpacked) = view.unpack("typed_config")? else {
         return Err(view.required("typed_config"));
     };
     let log = unpacked.view(view.schema());
-    match unpacked.kind().as_str() {
+    let (sink, format) = match unpacked.kind().as_str() {
         "envoy.extensions.access_loggers.file.v3.FileAccessLog" => {
-            let path = log.required_text("path")?;
-            Ok(AccessLog { sink: Sink::File(Path::new(path).into()), format: file_format(&log)? })
+            (Sink::File(Path::new(log.required_text("path")?).into()), file_format(&log)?)
         }
         "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog" => {
-            Ok(AccessLog { sink: Sink::Stdout, format: log_format(&log)? })
+            (Sink::Stdout, log_format(&log)?)
         }
         "envoy.extensions.access_loggers.stream.v3.StderrAccessLog" => {
-            Ok(AccessLog { sink: Sink::Stderr, format: log_format(&log)? })
+            (Sink::Stderr, log_format(&log)?)
         }
-        _ => Err(unpacked.refuse()),
-    }
+        _ => return Err(unpacked.refuse()),
+    };
+    Ok(AccessLog { filter, sink, format })
 }
 
 /// The four ways to give a file's format, three of them deprecated.

@@ -14,9 +14,12 @@ use crate::bootstrap::{Admin, Locality, Node};
 use crate::compile::config_source::{self, Sources};
 use crate::compile::runtime::Runtime;
 use crate::compile::secret::{self, Secret};
-use crate::compile::{Context, NodeNames, Note, Notes, address, cluster, listener};
+use crate::compile::{
+    Context, NodeNames, Note, Notes, access_log, address, cluster, listener, matcher, process,
+};
 use crate::fault::{FieldPath, Found, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema};
+use crate::process_config::ProcessConfig;
 use crate::snapshot::{
     Address, ClusterNames, Clusters, DynamicResources, EndpointSet, Origin, Snapshot,
 };
@@ -33,6 +36,7 @@ pub(crate) struct Compiled {
     pub(crate) ground: Ground,
     pub(crate) admin: Option<Admin>,
     pub(crate) node: Node,
+    pub(crate) process: ProcessConfig,
     pub(crate) notes: Vec<(Resource, Note)>,
 }
 
@@ -88,7 +92,6 @@ pub(crate) fn compile(
     let node = node(&view);
     let names = NodeNames { id: node.id.clone(), cluster: node.cluster.clone() };
     regex_engine(&view).map_err(own)?;
-    let admin = admin(&view).map_err(own)?;
     let resources = resources(&view);
     let of_kind = |kind| resources.iter().filter(move |(resource, _)| resource.kind == kind);
     let (clusters, listeners): (Vec<_>, Vec<_>) =
@@ -98,11 +101,15 @@ pub(crate) fn compile(
         Some(layered) => Runtime::compile(&layered, &sources).map_err(own)?,
         None => Runtime::default(),
     };
+    let admin = admin(&view, &runtime).map_err(own)?;
     let dynamic = match view.message("dynamic_resources") {
         Some(dynamic) => config_source::dynamic_resources(&dynamic, &sources).map_err(own)?,
         None => DynamicResources::default(),
     };
     let mut notes = Vec::new();
+    let own_notes = Notes::default();
+    let process = process::compile(&view, &runtime, &own_notes).map_err(own)?;
+    own_notes.hand_over(&Resource::bootstrap(), &mut notes);
     let secrets = secrets(of_kind("Secret"), &mut notes)?;
     let mut complaints = Vec::new();
 
@@ -165,7 +172,7 @@ pub(crate) fn compile(
         Snapshot { listeners: snapshot_listeners.into(), clusters: served, ..Snapshot::default() };
     let encoded_node = view.message("node").map(|node| encode_node(node.raw())).unwrap_or_default();
     let ground = Ground { node: names, runtime, secrets, dynamic, sources, encoded_node };
-    Ok(Compiled { snapshot, ground, admin, node, notes })
+    Ok(Compiled { snapshot, ground, admin, node, process, notes })
 }
 
 /// `static_resources.secrets`. Contexts refer to them, so that nothing is compiled beside a bad one.
@@ -234,12 +241,19 @@ fn encode_node(node: &DynamicMessage) -> Bytes {
 }
 
 /// Without an address there is no admin server.
-fn admin(bootstrap: &View<'_>) -> Result<Option<Admin>, Found> {
-    let Some(location) = bootstrap.message("admin").and_then(|admin| admin.message("address"))
-    else {
-        return Ok(None);
-    };
-    Ok(Some(Admin { address: address::resolved(&location)? }))
+fn admin(bootstrap: &View<'_>, runtime: &Runtime) -> Result<Option<Admin>, Found> {
+    let Some(admin) = bootstrap.message("admin") else { return Ok(None) };
+    let Some(location) = admin.message("address") else { return Ok(None) };
+    let mut access_log = access_log::compile(&admin, runtime)?;
+    if let Some(path) = admin.optional_text("access_log_path") {
+        access_log.push(Arc::new(access_log::to_file(path)?));
+    }
+    let allowed = admin.messages("allow_paths");
+    Ok(Some(Admin {
+        address: address::resolved(&location)?,
+        access_log,
+        allow_paths: allowed.iter().map(matcher::string).collect::<Result<_, Found>>()?,
+    }))
 }
 
 fn regex_engine(bootstrap: &View<'_>) -> Result<(), Found> {

@@ -36,7 +36,7 @@ pub(crate) fn compile(
         routes: routes(view, context)?,
         filters: filters.into(),
         router,
-        access_log: access_log::compile(view)?,
+        access_log: access_log::compile(view, context.runtime)?,
         timeouts: timeouts(view)?,
         limits,
         tracing: tracing(view, context)?,

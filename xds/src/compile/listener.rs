@@ -1,7 +1,7 @@
 //! Listeners (contract section 2).
 
 use crate::compile::filter_chain::{self, KnownChains};
-use crate::compile::{Context, address, inspection};
+use crate::compile::{Context, access_log, address, inspection};
 use crate::fault::Found;
 use crate::snapshot::{Address, Bind, ListenAddress, Listener, TrafficDirection};
 use crate::view::View;
@@ -25,6 +25,8 @@ pub(crate) fn compile(
         addresses,
         inspection: inspection::compile(view, &matches, context)?,
         filter_chains,
+        access_log: access_log::compile(view, context.runtime)?,
+        ignores_connections_max: view.flag("ignore_global_conn_limit"),
         per_connection_buffer_limit_bytes: view
             .positive("per_connection_buffer_limit_bytes")?
             .unwrap_or(BUFFER_LIMIT_BYTES),

@@ -32,7 +32,9 @@ pub(crate) mod http2;
 pub(crate) mod inspection;
 pub(crate) mod istio;
 pub(crate) mod listener;
+pub(crate) mod log_filter;
 pub(crate) mod matcher;
+pub(crate) mod process;
 pub(crate) mod retry;
 pub(crate) mod route;
 pub(crate) mod rpc;
@@ -133,8 +135,12 @@ pub(crate) fn invalid(at: Trail, text: impl Into<String>) -> Found {
     Found::new(at, Problem::Invalid(text.into()))
 }
 
-/// An integer of a runtime layer.
+/// An integer of a runtime layer; it may be written as text.
 pub(crate) fn as_u32(json: &Json) -> Option<u32> {
-    let number = json.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0)?;
+    let number = match json {
+        Json::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    let number = number.filter(|number: &f64| number.fract() == 0.0 && *number >= 0.0)?;
     (number <= f64::from(u32::MAX)).then_some(number as u32)
 }

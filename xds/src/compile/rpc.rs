@@ -43,7 +43,7 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<RpcProxy
         },
         upstream_connections: upstream_connections(view, sharing)?,
         allow_reverse_requests: allow_reverse_requests(view, sharing)?,
-        access_log: access_log::compile(view)?,
+        access_log: access_log::compile(view, context.runtime)?,
         ..default
     })
 }

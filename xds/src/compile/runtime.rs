@@ -3,7 +3,7 @@
 //! What a configuration reads of it when it is compiled stays as it was. Fractions are read when they
 //! are used, so that a layer may change them at any time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value as Json;
@@ -31,13 +31,14 @@ struct State {
 struct Layer {
     name: String,
     values: HashMap<String, Json>,
+    /// It is changed by the admin interface.
+    is_admin: bool,
     /// Where it comes from, if it is not from the file.
     source: Option<ConfigSource>,
 }
 
 impl Runtime {
-    /// LayeredRuntime. An admin layer is there to be changed through an admin interface that we do not
-    /// offer, so it is always empty.
+    /// LayeredRuntime.
     pub(crate) fn compile(layered: &View<'_>, sources: &Sources) -> Result<Runtime, Found> {
         let mut layers: Vec<Layer> = Vec::new();
         for layer in layered.messages("layers") {
@@ -62,7 +63,11 @@ impl Runtime {
                     return Err(invalid(rtds.at("name"), format!("{name:?} is used twice")));
                 }
             }
-            layers.push(Layer { name, values, source });
+            let is_admin = layer.has("admin_layer");
+            if is_admin && layers.iter().any(|known| known.is_admin) {
+                return Err(layer.invalid("admin_layer", "there may be one only"));
+            }
+            layers.push(Layer { name, values, is_admin, source });
         }
         let state = State { layers, cells: HashMap::new() };
         Ok(Runtime { state: Arc::new(Mutex::new(state)) })
@@ -110,9 +115,34 @@ impl Runtime {
         if let Some(layer) = state.layers.iter_mut().find(is_meant) {
             layer.values = values;
         }
-        for (key, cell) in &state.cells {
-            cell.set(state.get(key).and_then(as_fraction));
+        state.follow();
+    }
+
+    /// Each layer's name and values.
+    pub(crate) fn layers(&self) -> Vec<(String, BTreeMap<String, Json>)> {
+        let values = |layer: &Layer| {
+            layer.values.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+        };
+        self.lock().layers.iter().map(|layer| (layer.name.clone(), values(layer))).collect()
+    }
+
+    /// Sets values of the admin layer, if there is one; an empty one is taken away.
+    pub(crate) fn modify(&self, values: &[(String, String)]) -> bool {
+        let mut state = self.lock();
+        let Some(layer) = state.layers.iter_mut().find(|layer| layer.is_admin) else {
+            return false;
+        };
+        for (key, value) in values {
+            if value.is_empty() {
+                layer.values.remove(key);
+            } else {
+                let json = serde_json::from_str(value);
+                let json = json.unwrap_or_else(|_| Json::String(value.clone()));
+                layer.values.insert(key.clone(), json);
+            }
         }
+        state.follow();
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -123,6 +153,13 @@ impl Runtime {
 impl State {
     fn get(&self, key: &str) -> Option<&Json> {
         self.layers.iter().rev().find_map(|layer| layer.values.get(key))
+    }
+
+    /// Has what reads fractions know what they are now.
+    fn follow(&self) {
+        for (key, cell) in &self.cells {
+            cell.set(self.get(key).and_then(as_fraction));
+        }
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<TcpProxy
         max_downstream_connection_duration: view
             .positive_duration("max_downstream_connection_duration")?,
         max_connect_attempts: view.positive("max_connect_attempts")?.unwrap_or(1),
-        access_log: access_log::compile(view)?,
+        access_log: access_log::compile(view, context.runtime)?,
     })
 }
 

@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use super::format::{JsonNode, Op, Template};
+use super::log_filter::LogFilter;
 
 /// One configured access log.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct AccessLog {
+    /// Which records are written; `None`: all.
+    pub filter: Option<LogFilter>,
     /// Where records go.
     pub sink: Sink,
     /// What they say.

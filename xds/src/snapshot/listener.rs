@@ -27,6 +27,10 @@ pub struct Listener {
     pub inspection: Inspection,
     /// Chains to choose from.
     pub filter_chains: FilterChains,
+    /// Written once per connection, at its end.
+    pub access_log: Vec<Arc<AccessLog>>,
+    /// Its connections are taken however many there are in the process.
+    pub ignores_connections_max: bool,
     /// High watermark of buffered bytes, each way; at least 1.
     pub per_connection_buffer_limit_bytes: u32,
     /// How the sockets are made.

@@ -23,6 +23,7 @@ mod http;
 mod http_filters;
 mod istio;
 mod listener;
+pub mod log_filter;
 mod matcher;
 mod pattern;
 mod re2;
@@ -80,7 +81,7 @@ pub use self::matcher::{
     Fraction, HeaderMatcher, HeaderPredicate, QueryMatcher, QueryPredicate, RequestView,
     StringMatcher,
 };
-pub use self::pattern::{Pattern, PatternError, RegexRewrite};
+pub use self::pattern::{Finder, Pattern, PatternError, RegexRewrite};
 pub use self::retry::{AvoidHosts, BackOff, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
 pub use self::route::{
     ClientCertificateMatcher, Decorator, DirectResponse, Forward, GrpcTimeout, HostRewrite,

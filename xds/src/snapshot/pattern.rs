@@ -6,6 +6,7 @@
 //! which is as linear but keeps pooled scratch space.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
@@ -97,6 +98,40 @@ impl PartialEq for Pattern {
 }
 
 impl Eq for Pattern {}
+
+/// Finds the first match of an expression anywhere in a text, and its first two groups.
+#[derive(Clone)]
+pub struct Finder {
+    source: Box<str>,
+    regex: Regex,
+}
+
+impl Finder {
+    /// Compiles RE2 syntax.
+    ///
+    /// # Errors
+    /// If it is not RE2 syntax, too large, or without a group.
+    pub fn new(source: &str) -> Result<Finder, PatternError> {
+        let regex = build(&re2::translate(source)?)?;
+        if regex.captures_len() < 2 {
+            return Err(PatternError::Syntax("there must be a group".to_owned()));
+        }
+        Ok(Finder { source: source.into(), regex })
+    }
+
+    /// Where the first group is, which must be there, and the second.
+    pub(crate) fn groups(&self, text: &str) -> Option<(Range<usize>, Option<Range<usize>>)> {
+        let captures = self.regex.captures(text.as_bytes())?;
+        let range = |group| captures.get(group).map(|found| found.range());
+        Some((range(1)?, range(2)))
+    }
+}
+
+impl fmt::Debug for Finder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Finder").field(&self.source).finish()
+    }
+}
 
 /// Every match of an expression is replaced by a text with groups.
 #[derive(Debug, Clone)]

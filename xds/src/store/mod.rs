@@ -34,6 +34,7 @@ use crate::compile::{Context, NodeNames, Notes};
 use crate::dump;
 use crate::fingerprint::Fingerprint;
 use crate::mapping::{ReadOptions, Schema};
+use crate::process_config::RuntimeLayers;
 use crate::snapshot::{
     Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot,
 };
@@ -139,6 +140,12 @@ impl Ground {
     #[must_use]
     pub fn node(&self) -> Bytes {
         self.encoded_node.clone()
+    }
+
+    /// The runtime's layers, which are the same for all that is compiled.
+    #[must_use]
+    pub fn runtime_layers(&self) -> RuntimeLayers {
+        RuntimeLayers(self.runtime.clone())
     }
 
     /// Where resources come from.

@@ -1,6 +1,7 @@
 //! `/config_dump`, `/listeners` and `/server_info`: what is being served, and by whom.
 
-use std::time::SystemTime;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use outrigger_xds::client::ResourceType;
@@ -14,11 +15,15 @@ use super::page::{Answer, Ask};
 use crate::access_log::clock::Clock;
 
 /// `/config_dump`; `include_eds` adds endpoints, `resource` gives one list alone, `name_regex` those
-/// resources whose names hold it.
+/// resources whose names hold it, `mask` only these fields of each message.
 pub(super) fn config_dump(ask: &Ask<'_>) -> Answer {
-    if ask.flag("mask") {
-        return Answer::bad_request("mask: not supported\n");
-    }
+    let mask = ask.parameter("mask").map(Mask::new);
+    let masked = |mut json: Value| {
+        if let Some(mask) = &mask {
+            mask.apply(&mut json);
+        }
+        json
+    };
     let names = match ask.parameter("name_regex").map(Regex::new).transpose() {
         Ok(names) => names,
         Err(error) => return Answer::bad_request(format!("name_regex: {error}\n")),
@@ -29,13 +34,14 @@ pub(super) fn config_dump(ask: &Ask<'_>) -> Answer {
     };
     let is_meant = |entry: &Entry| names.as_ref().is_none_or(|names| names.is_match(&entry.name));
     let Some(wanted) = ask.parameter("resource") else {
-        let configs: Vec<Value> = dumps.into_iter().map(|dump| dump.into_json(&is_meant)).collect();
+        let configs = dumps.into_iter().map(|dump| masked(dump.into_json(&is_meant)));
+        let configs: Vec<Value> = configs.collect();
         return Answer::json(&json!({ "configs": configs }));
     };
     let mut lists = dumps.into_iter().flat_map(|dump| dump.lists);
     match lists.find(|(field, _)| *field == wanted) {
         Some((_, entries)) => {
-            let entries = entries.into_iter().filter(is_meant).map(|entry| entry.json);
+            let entries = entries.into_iter().filter(is_meant).map(|entry| masked(entry.json));
             Answer::json(&json!({ "configs": entries.collect::<Vec<_>>() }))
         }
         None => Answer::bad_request(format!("resource: there is no list {wanted:?}\n")),
@@ -48,6 +54,43 @@ pub(super) fn init_dump(ask: &Ask<'_>) -> Answer {
     let targets: Vec<Value> =
         cold.iter().map(|text| json!({"name": text, "target_names": [text]})).collect();
     Answer::json(&json!({ "unready_targets_dumps": targets }))
+}
+
+/// Which fields of a message to show: `google.protobuf.FieldMask`, with fields of repeated messages too.
+#[derive(Default)]
+struct Mask(BTreeMap<String, Mask>);
+
+impl Mask {
+    /// Paths with dots, separated by commas.
+    fn new(text: &str) -> Mask {
+        let mut mask = Mask::default();
+        for path in text.split(',').filter(|path| !path.is_empty()) {
+            let mut at = &mut mask;
+            for field in path.split('.') {
+                at = at.0.entry(field.to_owned()).or_default();
+            }
+        }
+        mask
+    }
+
+    fn apply(&self, json: &mut Value) {
+        // The end of a path: all of it.
+        if self.0.is_empty() {
+            return;
+        }
+        match json {
+            Value::Array(items) => items.iter_mut().for_each(|item| self.apply(item)),
+            Value::Object(members) => {
+                members.retain(|name, _| name == "@type" || self.0.contains_key(name));
+                for (name, value) in members {
+                    if let Some(inner) = self.0.get(name) {
+                        inner.apply(value);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// One message of the dump.
@@ -353,6 +396,12 @@ fn field<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
     })
 }
 
+/// The same, of a whole second since the epoch.
+pub(super) fn timestamp_of(unix_s: i64) -> String {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(unix_s).unwrap_or(0));
+    timestamp(at).replace(".000Z", "Z")
+}
+
 /// RFC 3339, as protobuf writes timestamps.
 fn timestamp(time: SystemTime) -> String {
     let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -390,14 +439,25 @@ const ENDPOINT_LIST: &str = "dynamic_endpoint_configs";
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn masks_keep_fields_at_any_depth() {
+        let mut json = json!({
+            "@type": "t", "a": {"b": 1, "c": 2}, "list": [{"b": 3, "c": 4}], "d": {"e": 5}, "f": 6,
+        });
+        Mask::new("a.b,list.c,d").apply(&mut json);
+        assert_eq!(
+            json,
+            json!({"@type": "t", "a": {"b": 1}, "list": [{"c": 4}], "d": {"e": 5}})
+        );
+    }
 
     #[test]
     fn timestamps_are_rfc_3339() {
         let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_223_819_134);
         assert_eq!(timestamp(time), "2026-11-21T01:16:59.134Z");
+        assert_eq!(timestamp_of(1_795_223_819), "2026-11-21T01:16:59Z");
     }
 
     #[test]

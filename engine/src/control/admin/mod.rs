@@ -7,19 +7,22 @@
 //! Bounds: [`CONNECTIONS_MAX`] connections (more wait in the kernel's backlog), [`HEAD_BYTES_MAX`]
 //! of request head, [`HEAD_TIMEOUT`] for it to come, and bodies are never kept.
 
+mod certificates;
 mod clusters;
 mod config;
+mod journal;
 mod page;
 mod pages;
 mod stats;
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net as unix;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -28,23 +31,32 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use outrigger_xds::snapshot::Address;
+use outrigger_xds::bootstrap::Admin as AdminConfig;
+use outrigger_xds::snapshot::{Address, StringMatcher};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use super::state::ControlState;
+use crate::access_log::OpenError;
+use journal::{Journal, Outcome};
 use page::{Answer, Ask};
 
-/// The admin interface could not be bound.
+/// The admin interface could not be started.
 #[derive(Debug, Error)]
-#[error("cannot bind the admin interface to {address}: {source}")]
-pub struct AdminError {
-    /// Where it was to listen.
-    pub address: Address,
-    /// What the system said.
-    pub source: io::Error,
+pub enum AdminError {
+    /// Its socket.
+    #[error("cannot bind the admin interface to {address}: {source}")]
+    Bind {
+        /// Where it was to listen.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its access log.
+    #[error("access log of the admin interface: {0}")]
+    Log(OpenError),
 }
 
 /// The admin interface, bound and not yet served.
@@ -56,7 +68,9 @@ pub(super) struct Server {
 
 impl Server {
     /// Binds. Needs a tokio runtime.
-    pub(super) fn bind(address: Address, state: Arc<ControlState>) -> Result<Server, AdminError> {
+    pub(super) fn bind(config: AdminConfig, state: Arc<ControlState>) -> Result<Server, AdminError> {
+        let AdminConfig { address, access_log, allow_paths } = config;
+        let journal = Journal::open(&access_log, &state).map_err(AdminError::Log)?;
         let bound = Listener::bind(&address).and_then(|listener| {
             let address = listener.address(&address)?;
             Ok((listener, address))
@@ -64,9 +78,10 @@ impl Server {
         match bound {
             Ok((listener, address)) => {
                 log::info!(target: "admin", "admin address: {address}");
-                Ok(Server { listener, address, admin: Arc::new(Admin { state }) })
+                let admin = Arc::new(Admin { state, journal, allow_paths });
+                Ok(Server { listener, address, admin })
             }
-            Err(source) => Err(AdminError { address, source }),
+            Err(source) => Err(AdminError::Bind { address, source }),
         }
     }
 
@@ -82,18 +97,20 @@ impl Server {
             // The semaphore is never closed.
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             let accepted = match &self.listener {
-                Listener::Tcp(listener) => {
-                    listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>)
-                }
-                Listener::Unix(listener) => {
-                    listener.accept().await.map(|(stream, _)| Box::new(stream) as Box<dyn Stream>)
-                }
+                Listener::Tcp(listener) => listener
+                    .accept()
+                    .await
+                    .map(|(stream, peer)| (Box::new(stream) as Box<dyn Stream>, Some(peer))),
+                Listener::Unix(listener) => listener
+                    .accept()
+                    .await
+                    .map(|(stream, _)| (Box::new(stream) as Box<dyn Stream>, None)),
             };
             match accepted {
-                Ok(stream) => {
+                Ok((stream, peer)) => {
                     let admin = Arc::clone(&self.admin);
                     tokio::spawn(async move {
-                        admin.serve(stream).await;
+                        admin.serve(stream, peer).await;
                         drop(slot);
                     });
                 }
@@ -110,12 +127,15 @@ impl Server {
 /// What every connection shares.
 struct Admin {
     state: Arc<ControlState>,
+    journal: Journal,
+    /// Empty: every path.
+    allow_paths: Box<[StringMatcher]>,
 }
 
 impl Admin {
-    async fn serve(&self, stream: Box<dyn Stream>) {
+    async fn serve(&self, stream: Box<dyn Stream>, peer: Option<SocketAddr>) {
         let service = service_fn(|request: Request<Incoming>| {
-            std::future::ready(Ok::<_, Infallible>(self.respond(&request)))
+            std::future::ready(Ok::<_, Infallible>(self.respond(&request, peer)))
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -128,10 +148,23 @@ impl Admin {
         }
     }
 
-    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn respond(
+        &self,
+        request: &Request<Incoming>,
+        peer: Option<SocketAddr>,
+    ) -> Response<Full<Bytes>> {
+        let began = Instant::now();
         let uri = request.uri();
         log::debug!(target: "admin", "request complete: path: {uri}");
-        let answer = self.answer(request.method(), uri.path(), uri.query().unwrap_or_default());
+        let path_and_query = uri.path_and_query().map_or("/", |path| path.as_str());
+        let answer = if self.allows(path_and_query) {
+            self.answer(request.method(), uri.path(), uri.query().unwrap_or_default())
+        } else {
+            let body = format!("request to path {} not allowed", uri.path());
+            Answer::text(StatusCode::FORBIDDEN, body)
+        };
+        let sent = answer.body.len() as u64;
+        self.journal.write(&self.state, request, &Outcome { status: answer.status, sent, peer, began });
         let Answer { status, content_type, body } = answer;
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
@@ -141,6 +174,12 @@ impl Admin {
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(SERVER, HeaderValue::from_static("outrigger"));
         response
+    }
+
+    fn allows(&self, path_and_query: &str) -> bool {
+        let mut allowed = self.allow_paths.iter();
+        self.allow_paths.is_empty()
+            || allowed.any(|matcher| matcher.matches(path_and_query.as_bytes()))
     }
 
     fn answer(&self, method: &Method, path: &str, query: &str) -> Answer {

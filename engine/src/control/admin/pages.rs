@@ -1,11 +1,13 @@
 //! The list of pages, and those too small for a file of their own.
 
+use std::collections::BTreeSet;
+
 use hyper::StatusCode;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::page::{Answer, Ask, Page};
 use super::stats::Memory;
-use super::{clusters, config, stats};
+use super::{certificates, clusters, config, stats};
 use crate::control::state::{Command, Lifecycle, NotTaken};
 use crate::logging::{self, ComponentLevel, ComponentLevelError, Level};
 
@@ -23,7 +25,7 @@ pub(super) const PAGES: &[Page] = &[
         help: "print certs on machine",
         parameters: &[],
         changes: false,
-        render: |_| Answer::json(&json!({"certificates": []})),
+        render: certificates::certs,
     },
     Page {
         path: "/clusters",
@@ -40,6 +42,7 @@ pub(super) const PAGES: &[Page] = &[
         help: "dump current configs",
         parameters: &[
             ("include_eds", "Dump endpoints as well"),
+            ("mask", "Dump only these fields of each message: paths with dots, after commas"),
             ("name_regex", "Dump only resources whose names hold a match"),
             ("resource", "Dump only this list, such as dynamic_active_clusters"),
         ],
@@ -156,7 +159,14 @@ pub(super) const PAGES: &[Page] = &[
         help: "print runtime values",
         parameters: &[],
         changes: false,
-        render: |_| Answer::json(&json!({"layers": [], "entries": {}})),
+        render: runtime,
+    },
+    Page {
+        path: "/runtime_modify",
+        help: "Adds or modifies runtime values as passed in query parameters",
+        parameters: &[("<key>", "its value from now on; empty: as without this layer")],
+        changes: true,
+        render: runtime_modify,
     },
     Page {
         path: "/server_info",
@@ -224,6 +234,41 @@ fn home() -> String {
          <style>body {{ font-family: sans-serif }} td {{ padding: 4px }} form {{ margin: 0 }}</style>\n\
          </head>\n<body><table>\n{rows}</table></body>\n</html>\n"
     )
+}
+
+/// Every layer's value of every key, and which is in force.
+fn runtime(ask: &Ask<'_>) -> Answer {
+    let layers = ask.state.runtime().map(|runtime| runtime.layers()).unwrap_or_default();
+    let keys: BTreeSet<&String> = layers.iter().flat_map(|(_, values)| values.keys()).collect();
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let entries = keys.into_iter().map(|key| {
+        let values: Vec<String> = layers
+            .iter()
+            .map(|(_, values)| values.get(key).map(&text).unwrap_or_default())
+            .collect();
+        let last = values.iter().rev().find(|value| !value.is_empty());
+        let last = last.cloned().unwrap_or_default();
+        (key.clone(), json!({"layer_values": values, "final_value": last}))
+    });
+    let entries: Map<String, Value> = entries.collect();
+    let names: Vec<&str> = layers.iter().map(|(name, _)| &**name).collect();
+    Answer::json(&json!({"layers": names, "entries": entries}))
+}
+
+fn runtime_modify(ask: &Ask<'_>) -> Answer {
+    if ask.parameters().is_empty() {
+        return Answer::bad_request(RUNTIME_USAGE);
+    }
+    let is_done =
+        ask.state.runtime().is_some_and(|runtime| runtime.modify(ask.parameters()));
+    if is_done {
+        Answer::ok()
+    } else {
+        Answer::text(StatusCode::SERVICE_UNAVAILABLE, "No admin layer specified\n")
+    }
 }
 
 fn drain_listeners(ask: &Ask<'_>) -> Answer {
@@ -316,6 +361,11 @@ fn wanted_levels(parameters: &[(String, String)]) -> Result<Vec<Change>, Compone
     }
     Ok(changes)
 }
+
+const RUNTIME_USAGE: &str = "\
+usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN
+use an empty value to remove a previously added override
+";
 
 const LOGGING_USAGE: &str = "\
 usage: /logging?<name>=<level> (change single level)

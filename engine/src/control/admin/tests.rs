@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use outrigger_xds::bootstrap::{Admin, LoadOptions, Loaded, Source, load};
-use outrigger_xds::snapshot::Address;
+use outrigger_xds::snapshot::{Address, StringMatcher};
 use outrigger_xds::source::Format;
 use serde_json::{Value, json};
 
@@ -20,6 +20,10 @@ use crate::stats::registry::HostAddress;
 
 const BOOTSTRAP: &str = r#"
 node: {id: n1, cluster: c1}
+layered_runtime:
+  layers:
+  - {name: base, static_layer: {a.share: 10, b: {c: text}}}
+  - {name: admin, admin_layer: {}}
 static_resources:
   listeners:
   - name: web
@@ -61,12 +65,16 @@ impl Rig {
     }
 
     fn with(arguments: &[&str], admin: Address) -> Rig {
+        Rig::of(arguments, Admin::at(admin))
+    }
+
+    fn of(arguments: &[&str], admin: Admin) -> Rig {
         let registry = Arc::new(Registry::new(2));
         let writer = LogWriter::start("test", 1, Arc::default(), Arc::default()).unwrap();
         let process = Invocation::parse_from(arguments).unwrap().process().clone();
         let (state, commands) = ControlState::new(registry, process, vec![writer.queue()]);
         let options = ControlOptions {
-            admin: Some(Admin { address: admin }),
+            admin: Some(admin),
             signals: false,
             ..ControlOptions::idle(&state)
         };
@@ -81,6 +89,7 @@ impl Rig {
         self.state.set_bootstrap(&loaded.config_dump);
         self.state.set_node(loaded.node.clone());
         self.state.set_snapshot(Arc::new(loaded.snapshot.clone()));
+        self.state.set_runtime(loaded.ground.runtime_layers());
         loaded
     }
 
@@ -182,6 +191,7 @@ fn what_changes_something_needs_post() {
         "/quitquitquit",
         "/reopen_logs",
         "/reset_counters",
+        "/runtime_modify?a=1",
     ] {
         let answer = rig.get(path);
         assert_eq!(answer.status, 405, "{path}");
@@ -283,7 +293,6 @@ fn stats_parameters_are_checked() {
         "/clusters?format=xml",
         "/clusters?filter=(",
         "/listeners?format=xml",
-        "/config_dump?mask=x",
     ] {
         assert_eq!(rig.get(path).status, 400, "{path}");
     }
@@ -417,6 +426,80 @@ fn config_dump_has_envoys_sections() {
 }
 
 #[test]
+fn config_dump_may_be_narrowed() {
+    let rig = Rig::new();
+    rig.load();
+    let dump = rig.json("/config_dump?resource=static_clusters&mask=cluster.name,cluster.type");
+    let expected = json!({"cluster": {"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": "app", "type": "STATIC"}});
+    assert_eq!(dump, json!({"configs": [expected]}));
+    assert_eq!(rig.get("/config_dump?resource=nothing").status, 400);
+    let none = rig.json("/config_dump?resource=static_clusters&name_regex=other");
+    assert_eq!(none, json!({"configs": []}));
+}
+
+#[test]
+fn runtime_values_are_shown_and_changed() {
+    let rig = Rig::new();
+    assert_eq!(rig.post("/runtime_modify?a=1").status, 503);
+    rig.load();
+    let share = |layers: [&str; 2], last: &str| json!({"layer_values": layers, "final_value": last});
+    let text = share(["text", ""], "text");
+    let runtime = rig.json("/runtime");
+    assert_eq!(runtime["layers"], json!(["base", "admin"]));
+    assert_eq!(runtime["entries"], json!({"a.share": share(["10", ""], "10"), "b.c": text}));
+    assert_eq!(rig.post("/runtime_modify?a.share=20&new=x").body, "OK\n");
+    let changed = &rig.json("/runtime")["entries"];
+    assert_eq!(changed["a.share"], share(["10", "20"], "20"));
+    assert_eq!(changed["new"], share(["", "x"], "x"));
+    assert_eq!(rig.post("/runtime_modify?a.share=&new=").status, 200);
+    assert_eq!(rig.json("/runtime")["entries"], runtime["entries"]);
+    assert_eq!(rig.post("/runtime_modify").status, 400);
+}
+
+#[test]
+fn section_1_paths_may_be_allowed() {
+    let exact = |text: &[u8]| StringMatcher::Exact { text: text.into(), ignore_case: false };
+    let mut admin = Admin::at(Address::Ip("127.0.0.1:0".parse().unwrap()));
+    admin.allow_paths = Box::new([exact(b"/memory"), exact(b"/stats?usedonly")]);
+    let rig = Rig::of(&["outrigger"], admin);
+    for (path, status) in
+        [("/memory", 200), ("/stats?usedonly", 200), ("/stats", 403), ("/", 403), ("/nope", 403)]
+    {
+        assert_eq!(rig.get(path).status, status, "{path}");
+    }
+    assert_eq!(rig.post("/quitquitquit").body, "request to path /quitquitquit not allowed");
+    assert!(rig.commands.is_empty());
+}
+
+#[test]
+fn section_1_requests_are_logged() {
+    let path = std::env::temp_dir().join(format!("outrigger-admin-{}.log", std::process::id()));
+    let text = format!(
+        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, \
+         access_log: [{{name: file, typed_config: {{'@type': type.googleapis.com/\
+         envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {}, log_format: \
+         {{text_format: \"%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %BYTES_SENT%\\n\"}}}}}}]}}",
+        path.display()
+    );
+    let loaded = load(&Source::text("test", text, Format::Yaml), &LoadOptions::default()).unwrap();
+    let rig = Rig::of(&["outrigger"], loaded.admin.unwrap());
+    assert_eq!(rig.get("/hot_restart_version?x=1").status, 200);
+    assert_eq!(rig.get("/nope").status, 404);
+    let deadline = std::time::Instant::now() + TIMEOUT;
+    let lines = loop {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        if text.lines().count() == 2 {
+            break text;
+        }
+        assert!(std::time::Instant::now() < deadline, "{text}");
+        std::thread::yield_now();
+    };
+    assert!(lines.starts_with("GET /hot_restart_version?x=1 200 8\nGET /nope 404 "), "{lines}");
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
 fn small_pages() {
     let rig = Rig::new();
     assert_eq!(rig.json("/certs"), json!({"certificates": []}));
@@ -489,7 +572,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
     let process = Invocation::parse_from(["outrigger"]).unwrap().process().clone();
     let (state, _commands) = ControlState::new(registry, process, Vec::new());
     let options = ControlOptions {
-        admin: Some(Admin { address: address.clone() }),
+        admin: Some(Admin::at(address.clone())),
         signals: false,
         ..ControlOptions::idle(&state)
     };

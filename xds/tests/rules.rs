@@ -19,13 +19,12 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
             json!("xdstp://a/b"),
             "Bootstrap: dynamic_resources.lds_resources_locator: not supported",
         ),
-        ("/overload_manager", json!({}), "Bootstrap: overload_manager: not supported"),
+        ("/stats_sinks", json!([{ "name": "s" }]), "Bootstrap: stats_sinks: not supported"),
         ("/header_prefix", json!("x-foo"), "Bootstrap: header_prefix: not supported"),
-        ("/stats_config", json!({}), "Bootstrap: stats_config: not supported"),
         (
-            "/admin/allow_paths",
-            json!([{ "exact": "/" }]),
-            "Bootstrap: admin.allow_paths: not supported",
+            "/admin/socket_options",
+            json!([{ "level": 1 }]),
+            "Bootstrap: admin.socket_options: not supported",
         ),
         (
             "/static_resources/listeners/0/use_original_dst",
@@ -184,7 +183,7 @@ static_resources:
 
 #[test]
 fn all_refused_fields_are_reported_at_once() {
-    let bootstrap = set(&http(), "/overload_manager", json!({}));
+    let bootstrap = set(&http(), "/stats_sinks", json!([{ "name": "s" }]));
     let bootstrap = set(&bootstrap, &format!("{CLUSTER}/health_checks"), json!([{}]));
     let bootstrap = set(&bootstrap, &format!("{LISTENER}/use_original_dst"), json!(true));
     let refusal = refusal(&bootstrap);
@@ -218,7 +217,7 @@ fn u_05_unknown_keys_can_be_allowed_and_are_then_reported() {
           you mean \"connect_timeout\"?; ignored"]
     );
     // Fields that exist and are not supported stay refused.
-    let yaml = "overload_manager: {}\n";
+    let yaml = "stats_sinks: [{name: s}]\n";
     load(&Source::text("f.yaml", yaml, Format::Yaml), &options).unwrap_err();
 }
 

@@ -1,6 +1,7 @@
 package nacos;
 
 import com.alibaba.nacos.auth.config.AuthConfigs;
+import com.alibaba.nacos.core.code.ControllerMethodsCache;
 import com.alibaba.nacos.naming.NamingApp;
 import java.io.IOException;
 import java.net.InetAddress;
@@ -43,6 +44,9 @@ public final class NacosPeer {
         System.setProperty("server.port", String.valueOf(chosen));
         context = SpringApplication.run(
             new Class<?>[] {NamingApp.class, AuthConfigs.class}, new String[0]);
+        // The console does this otherwise; without, the HTTP interface answers 501.
+        context.getBean(ControllerMethodsCache.class)
+            .initClassMethod("com.alibaba.nacos.naming.controllers");
         return chosen;
     }
 

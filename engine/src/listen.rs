@@ -279,6 +279,7 @@ mod tests {
         let (bind, address) = configuration(Address::Ip("127.0.0.1:0".parse().unwrap()), false);
         let (sockets, bound) = bind_address(&bind, &address, 3).unwrap();
         assert_eq!(sockets.len(), 1);
+        SockRef::from(&sockets[0]).listen(1).unwrap();
         let (bind, again) = configuration(bound, false);
         let (step, error) = bind_address(&bind, &again, 1).unwrap_err();
         assert_eq!((step, error.kind()), ("bind", io::ErrorKind::AddrInUse));
@@ -294,6 +295,7 @@ mod tests {
         drop(bind_address(&bind, &address, 2).unwrap());
         let (sockets, _) = bind_address(&bind, &address, 2).unwrap();
         assert_eq!(sockets.len(), 1);
+        SockRef::from(&sockets[0]).listen(1).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(bind_address(&bind, &address, 2).is_err());
         std::fs::remove_dir_all(&directory).unwrap();

@@ -135,9 +135,12 @@ impl Registry {
         &self.config
     }
 
-    /// Says what a text readout is.
+    /// Says what a text readout is. One that never said anything is not there.
     pub fn set_text(&self, name: &str, value: &str) {
         let mut texts = lock(&self.texts);
+        if value.is_empty() && !texts.contains_key(name) {
+            return;
+        }
         if texts.get(name).is_none_or(|known| known != value) {
             texts.insert(name.to_owned(), value.to_owned());
         }

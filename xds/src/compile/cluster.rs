@@ -103,6 +103,9 @@ fn discovery(view: &View<'_>, context: &Context<'_>) -> Result<(Discovery, Vec<E
     };
     // Read for every kind, so that a bad value is found whether or not it has an effect.
     let mut config = dns(view)?;
+    if kind != "EDS" && view.has("eds_cluster_config") {
+        return Err(view.invalid("eds_cluster_config", format!("a {kind} cluster has none")));
+    }
     if kind == "EDS" {
         return Ok((Discovery::Eds(eds(view, context)?), Vec::new()));
     }

@@ -20,6 +20,7 @@ mod http2;
 mod http2_attacks;
 mod http_filters;
 mod interop;
+mod istio;
 mod lifecycle;
 mod load;
 mod retries;

@@ -78,10 +78,10 @@ impl Comparison {
     #[must_use]
     pub fn holds(self, value: u64) -> bool {
         match self {
-            Comparison::Equal(other) => value == other.into(),
+            Comparison::Equal(other) => value == u64::from(other),
             Comparison::AtLeast(other) => value >= other.into(),
             Comparison::AtMost(other) => value <= other.into(),
-            Comparison::Different(other) => value != other.into(),
+            Comparison::Different(other) => value != u64::from(other),
         }
     }
 }

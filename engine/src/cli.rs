@@ -19,7 +19,7 @@ use outrigger_xds::source::Format;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::logging::{self, ComponentLevel, Level, Pattern};
+use crate::logging::{self, ComponentLevel, ComponentLevelError, Level, Pattern};
 
 /// What the process is to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -643,7 +643,10 @@ impl Options {
             is_warning: true,
         });
         let without_effect = [
-            (given.disable_hot_restart, "--disable-hot-restart: there is no restart over shared memory"),
+            (
+                given.disable_hot_restart,
+                "--disable-hot-restart: there is no restart over shared memory",
+            ),
             (given.cpuset_threads, "--cpuset-threads: shards are on allowed CPUs in any case"),
             (given.use_dynamic_base_id, "--use-dynamic-base-id: no effect"),
             (given.base_id_path.is_some(), "--base-id-path: no effect"),

@@ -668,8 +668,11 @@ mod tests {
         log::error!(target: "tcp", "a \"b\"");
         logging.shutdown(Duration::from_secs(10));
         let written = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(written, "warning tcp seen\ndebug upgrade two\\nlines\nerror tcp seen\n\
-             {\"level\":\"error\",\"text\":\"a \\\"b\\\"\"}\n");
+        assert_eq!(
+            written,
+            "warning tcp seen\ndebug upgrade two\\nlines\nerror tcp seen\n\
+             {\"level\":\"error\",\"text\":\"a \\\"b\\\"\"}\n"
+        );
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

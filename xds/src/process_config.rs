@@ -8,7 +8,6 @@ use serde_json::Value as Json;
 use crate::compile::runtime::Runtime;
 use crate::snapshot::{Finder, StringMatcher};
 
-
 /// Of the process, apart from what it serves.
 #[derive(Debug, Clone, Default)]
 pub struct ProcessConfig {

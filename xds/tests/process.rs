@@ -141,8 +141,12 @@ fn section_1_the_limit_of_connections() {
         "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
     let limited = |limit: Value| {
         let fields = json!({ "max_active_downstream_connections": limit });
-        let monitor = typed("envoy.resource_monitors.global_downstream_max_connections", MONITOR, fields);
-        with("overload_manager", json!({ "resource_monitors": [monitor], "refresh_interval": "1s" }))
+        let monitor =
+            typed("envoy.resource_monitors.global_downstream_max_connections", MONITOR, fields);
+        with(
+            "overload_manager",
+            json!({ "resource_monitors": [monitor], "refresh_interval": "1s" }),
+        )
     };
     let limit = |bootstrap: &Value| loaded(bootstrap).process.connections_max;
     assert_eq!(limit(&limited(json!("2147483647"))), Some(i32::MAX as u32));
@@ -153,13 +157,18 @@ fn section_1_the_limit_of_connections() {
     let runtime = json!({ "layers": [{ "name": "l", "static_layer": key }] });
     assert_eq!(limit(&with("layered_runtime", runtime.clone())), Some(50_000));
     assert_eq!(limit(&set(&limited(json!(7)), "/layered_runtime", runtime)), Some(7));
-    let heap = typed("heap", "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig", json!({}));
+    let heap = typed(
+        "heap",
+        "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
+        json!({}),
+    );
     let text = refusal(&with("overload_manager", json!({ "resource_monitors": [heap] })));
     assert!(text.contains("overload_manager.resource_monitors[0]"), "{text}");
     let text = refusal(&with("overload_manager", json!({ "actions": [{ "name": "a" }] })));
     assert!(text.contains("overload_manager.actions: not supported"), "{text}");
 
-    let exempt = set(&limited(json!(7)), &format!("{LISTENER}/ignore_global_conn_limit"), json!(true));
+    let exempt =
+        set(&limited(json!(7)), &format!("{LISTENER}/ignore_global_conn_limit"), json!(true));
     let exempt = set(&exempt, &format!("{LISTENER}/bypass_overload_manager"), json!(true));
     assert!(loaded(&exempt).snapshot.listeners[0].ignores_connections_max);
     assert!(!loaded(&http()).snapshot.listeners[0].ignores_connections_max);
@@ -239,8 +248,11 @@ fn u_12_an_admin_layer_is_changed_while_it_is_used() {
     assert_eq!(share(), percent(30));
     assert!(layers.modify(&[("share".to_owned(), String::new())]));
     assert_eq!(share(), percent(10));
-    let twice = set(&with("layered_runtime", runtime), "/layered_runtime/layers/-",
-        json!({ "name": "more", "admin_layer": {} }));
+    let twice = set(
+        &with("layered_runtime", runtime),
+        "/layered_runtime/layers/-",
+        json!({ "name": "more", "admin_layer": {} }),
+    );
     assert!(refusal(&twice).ends_with("admin_layer: there may be one only"));
 }
 
@@ -278,7 +290,8 @@ fn section_15_filters() {
         filter(json!({ "grpc_status_filter": { "statuses": ["UNAVAILABLE"], "exclude": true } }));
     let LogFilter::GrpcStatus { statuses, excludes: true } = grpc else { panic!("{grpc:?}") };
     assert_eq!(*statuses, [14]);
-    let kind = filter(json!({ "log_type_filter": { "types": ["TcpConnectionEnd", "TcpPeriodic"] } }));
+    let kind =
+        filter(json!({ "log_type_filter": { "types": ["TcpConnectionEnd", "TcpPeriodic"] } }));
     let LogFilter::Type { types, excludes: false } = kind else { panic!("{kind:?}") };
     assert_eq!(*types, [LogTypeName::TcpConnectionEnd]);
     let metadata = json!({ "metadata_filter": { "match_if_key_not_found": false } });

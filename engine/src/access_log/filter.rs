@@ -194,8 +194,7 @@ mod tests {
         };
         assert!(takes(flags(&["UF", "NR"]), &no_route) && !takes(flags(&["UF"]), &no_route));
         assert!(takes(flags(&[]), &no_route) && !takes(flags(&[]), &plain));
-        let kind =
-            |excludes| LogFilter::Type { types: Box::new([LogTypeName::NotSet]), excludes };
+        let kind = |excludes| LogFilter::Type { types: Box::new([LogTypeName::NotSet]), excludes };
         assert!(takes(kind(false), &no_route) && !takes(kind(false), &plain));
         assert!(!takes(kind(true), &no_route) && takes(kind(true), &plain));
         let both = || Box::new([flags(&["NR"]), kind(true)]);

@@ -99,8 +99,9 @@ impl ShardLogger {
 
     /// As it is, but with batches of at most so many bytes.
     #[must_use]
-    pub fn with_batches_of(self, bytes: usize) -> ShardLogger {
-        ShardLogger { batch_bytes: bytes.clamp(1, BATCH_BYTES), ..self }
+    pub fn with_batches_of(mut self, bytes: usize) -> ShardLogger {
+        self.batch_bytes = bytes.clamp(1, BATCH_BYTES);
+        self
     }
 
     /// The renderer, for values that are written elsewhere (header edits).

@@ -84,7 +84,9 @@ impl TerminalRuntime {
                 choices: detection
                     .choices
                     .iter()
-                    .map(|(protocol, terminal)| (*protocol, Self::new(shard, terminal, direction, logs)))
+                    .map(|(protocol, terminal)| {
+                        (*protocol, Self::new(shard, terminal, direction, logs))
+                    })
                     .collect(),
                 fallback: detection
                     .fallback

@@ -86,7 +86,9 @@ impl Retries {
     /// Whether a try that ended without a response is to be followed by another one. `sent`: something of
     /// the request went out.
     pub(super) fn after_failure(&self, failure: UpstreamFailure, sent: bool) -> bool {
-        use UpstreamFailure::{Closed, Connect, ConnectTimeout, Local, Overflow, Protocol, Refused};
+        use UpstreamFailure::{
+            Closed, Connect, ConnectTimeout, Local, Overflow, Protocol, Refused,
+        };
         use UpstreamFailure::{Reset, TryIdle, TryTimeout};
         let none = RetryOn::SERVER_ERROR.with(RetryOn::GATEWAY_ERROR).with(RetryOn::RESET);
         let none = if sent { none } else { none.with(RetryOn::RESET_BEFORE_REQUEST) };
@@ -242,8 +244,10 @@ impl Steer {
     pub(super) fn of(name: &str) -> Option<Self> {
         let suffix = name.get("x-envoy-".len()..)?;
         // All of them begin with one of three letters, as few others do.
-        if !matches!(suffix.as_bytes().first().map(|byte| byte | 0x20), Some(b'r' | b'm' | b'u' | b'h'))
-        {
+        if !matches!(
+            suffix.as_bytes().first().map(|byte| byte | 0x20),
+            Some(b'r' | b'm' | b'u' | b'h')
+        ) {
             return None;
         }
         STEERS.iter().find(|(known, _)| known.eq_ignore_ascii_case(suffix)).map(|(_, steer)| *steer)

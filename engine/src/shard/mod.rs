@@ -153,8 +153,6 @@ pub struct Common {
     pub log_flush_interval_ns: u64,
     /// Bytes of access log lines that are written at once, at the least.
     pub log_batch_bytes: usize,
-    /// Connections of listeners that are not exempt, in the whole process.
-    pub connections_max: u32,
     /// Circuit breakers.
     pub breakers: Arc<Breakers>,
     /// Keys and certificates, as they are now.
@@ -188,6 +186,8 @@ pub struct Shard {
     pub clock: Clock,
     /// The `engine:` section.
     pub config: Arc<EngineConfig>,
+    /// Connections of listeners that are not exempt, in the whole process.
+    pub connections_max: u32,
     /// Who the process is.
     pub node: Arc<Node>,
     /// This shard's own counters.

@@ -189,6 +189,9 @@ mod tests {
         metrics.requests_total.inc();
         let samples = registry.collect();
         assert!(samples.iter().all(|sample| !sample.to_string().contains(':')));
-        assert!(prometheus(&samples, &[], &StatsConfig::default()).contains("source_workload=\"spiffe://a/b\""));
+        assert!(
+            prometheus(&samples, &[], &StatsConfig::default())
+                .contains("source_workload=\"spiffe://a/b\"")
+        );
     }
 }

@@ -287,7 +287,9 @@ fn default_tags(sample: &Sample, name: &str) -> Vec<DefaultTag> {
         DefaultTag { name, value: start..end, part: start..end + 1 }
     };
     match &sample.scope {
-        Scope::Cluster(cluster) => tags.push(after("envoy.cluster_name", "cluster.".len(), cluster)),
+        Scope::Cluster(cluster) => {
+            tags.push(after("envoy.cluster_name", "cluster.".len(), cluster))
+        }
         Scope::Grpc { cluster, method, .. } => {
             if let Some((service, method)) = method {
                 let method_at = scope - method.len() - 1;
@@ -606,6 +608,6 @@ mod tests {
         );
         let filter = Some(Regex::new("^cluster").unwrap());
         let inverted = Selection { filter, invert_filter: true, ..Selection::default() };
-        assert!(!text(&inverted.apply(registry().collect())).contains("cluster.app"));
+        assert!(!text(&inverted.apply(registry.collect())).contains("cluster.app"));
     }
 }

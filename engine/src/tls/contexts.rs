@@ -13,7 +13,8 @@ use arc_swap::ArcSwap;
 use outrigger_xds::bootstrap::LoadError;
 use outrigger_xds::secrets::{reread_downstream, reread_upstream};
 use outrigger_xds::snapshot::{
-    Cluster, DataSource, DownstreamTls, Listener, Member, SecretFile, Snapshot, TlsParameters, UpstreamTls,
+    Cluster, DataSource, DownstreamTls, Listener, Member, SecretFile, Snapshot, TlsParameters,
+    UpstreamTls,
 };
 
 use super::client::ClientContext;

@@ -18,7 +18,8 @@ fn router() -> Value {
 
 fn metadata_exchange(side: &str, headers: &Value) -> Value {
     let mut fields = json!({});
-    fields[format!("{side}_discovery")] = json!([{"istio_headers": {}}, {"workload_discovery": {}}]);
+    fields[format!("{side}_discovery")] =
+        json!([{"istio_headers": {}}, {"workload_discovery": {}}]);
     fields[format!("{side}_propagation")] = json!([{"istio_headers": headers}]);
     istio_filter("istio.metadata_exchange", "io.istio.http.peer_metadata.Config", &fields)
 }
@@ -122,7 +123,8 @@ fn b_13_both_ends_are_known_and_counted() {
             assert_eq!(seen.request.headers.get(name), None);
         }
     }
-    for (proxy, reporter, security) in [(&web, "source", "unknown"), (&app, "destination", "none")] {
+    for (proxy, reporter, security) in [(&web, "source", "unknown"), (&app, "destination", "none")]
+    {
         let own = [("reporter", reporter), ("connection_security_policy", security)];
         let labels: Vec<_> = ENDS.iter().copied().chain(own).collect();
         expect_metric(proxy, "istio_requests_total", &labels, 3);
@@ -238,9 +240,11 @@ fn section_1_statistics_are_those_and_under_the_names_that_are_configured() {
     assert_eq!(proxy.client().get("/").status, 200);
     let text = proxy.admin_get("/stats").text();
     assert!(text.contains("cluster.outbound|80||web.shop;.upstream_rq_total: 1"), "{text}");
-    assert!(text.lines().all(|line| {
-        line.starts_with("cluster.outbound") || line.starts_with("server")
-    }), "{text}");
+    assert!(
+        text.lines()
+            .all(|line| { line.starts_with("cluster.outbound") || line.starts_with("server") }),
+        "{text}"
+    );
     let text = proxy.admin_get("/stats/prometheus").text();
     for line in [
         "envoy_cluster_upstream_rq_total{cluster_name=\"outbound|80||web.shop\"} 1",

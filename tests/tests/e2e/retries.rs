@@ -179,9 +179,9 @@ fn section_9_1_a_connect_failure_goes_to_another_endpoint() {
         "host_selection_retry_max_attempts": 20,
         "retry_host_predicate": [previous_hosts()],
     }));
-    let config = Config::new()
-        .cluster("origin", &[&refused, origin.address()])
-        .route(json!({"match": {"prefix": "/"}, "route": {"cluster": "origin", "retry_policy": policy}}));
+    let config = Config::new().cluster("origin", &[&refused, origin.address()]).route(
+        json!({"match": {"prefix": "/"}, "route": {"cluster": "origin", "retry_policy": policy}}),
+    );
     let proxy = Proxy::start(&config);
     let mut client = proxy.client();
     for _ in 0..10 {

@@ -12,8 +12,8 @@ use crate::snapshot::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Fraction, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits,
     HttpTimeouts, InternalAddresses, OriginRules, PathRules, Rds, RequestIdRules, RouteSource,
-    Router, RuntimeFraction, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection, StripPort, Tracing,
-    UnderscoreHeaders, Upgrades,
+    Router, RuntimeFraction, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection,
+    StripPort, Tracing, UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
 

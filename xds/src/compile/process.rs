@@ -170,8 +170,7 @@ fn extensions(bootstrap: &View<'_>, notes: &Notes) -> Result<(), Found> {
 const CONNECTIONS_KEY: &str = "overload.global_downstream_max_connections";
 const DOWNSTREAM_CONNECTIONS: &str =
     "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig";
-const INTERNAL_LISTENER: &str =
-    "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
+const INTERNAL_LISTENER: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
 const WORKLOAD_DISCOVERY: &str = "istio.workload.BootstrapExtension";
 
 /// Envoy's own bound.

@@ -449,10 +449,7 @@ mod tests {
             "@type": "t", "a": {"b": 1, "c": 2}, "list": [{"b": 3, "c": 4}], "d": {"e": 5}, "f": 6,
         });
         Mask::new("a.b,list.c,d").apply(&mut json);
-        assert_eq!(
-            json,
-            json!({"@type": "t", "a": {"b": 1}, "list": [{"c": 4}], "d": {"e": 5}})
-        );
+        assert_eq!(json, json!({"@type": "t", "a": {"b": 1}, "list": [{"c": 4}], "d": {"e": 5}}));
     }
 
     #[test]

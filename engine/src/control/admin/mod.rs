@@ -68,7 +68,10 @@ pub(super) struct Server {
 
 impl Server {
     /// Binds. Needs a tokio runtime.
-    pub(super) fn bind(config: AdminConfig, state: Arc<ControlState>) -> Result<Server, AdminError> {
+    pub(super) fn bind(
+        config: AdminConfig,
+        state: Arc<ControlState>,
+    ) -> Result<Server, AdminError> {
         let AdminConfig { address, access_log, allow_paths } = config;
         let journal = Journal::open(&access_log, &state).map_err(AdminError::Log)?;
         let bound = Listener::bind(&address).and_then(|listener| {
@@ -164,7 +167,11 @@ impl Admin {
             Answer::text(StatusCode::FORBIDDEN, body)
         };
         let sent = answer.body.len() as u64;
-        self.journal.write(&self.state, request, &Outcome { status: answer.status, sent, peer, began });
+        self.journal.write(
+            &self.state,
+            request,
+            &Outcome { status: answer.status, sent, peer, began },
+        );
         let Answer { status, content_type, body } = answer;
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;

@@ -262,8 +262,7 @@ fn runtime_modify(ask: &Ask<'_>) -> Answer {
     if ask.parameters().is_empty() {
         return Answer::bad_request(RUNTIME_USAGE);
     }
-    let is_done =
-        ask.state.runtime().is_some_and(|runtime| runtime.modify(ask.parameters()));
+    let is_done = ask.state.runtime().is_some_and(|runtime| runtime.modify(ask.parameters()));
     if is_done {
         Answer::ok()
     } else {

@@ -56,7 +56,10 @@ fn render_selected(ask: &Ask<'_>, kind: Option<Kind>, render: Render) -> Answer 
 fn prometheus_answer(ask: &Ask<'_>, _: String, samples: &[Sample]) -> Answer {
     let tags = ask.state.process().stats_tags.iter();
     let tags: Vec<_> = tags.map(|tag| (tag.name.as_str(), tag.value.as_str())).collect();
-    Answer::new("text/plain; version=0.0.4; charset=utf-8", prometheus(samples, &tags, ask.state.registry().shown()))
+    Answer::new(
+        "text/plain; version=0.0.4; charset=utf-8",
+        prometheus(samples, &tags, ask.state.registry().shown()),
+    )
 }
 
 /// Brings the `server.` set up to date, which changes only when someone looks.

@@ -73,11 +73,8 @@ impl Rig {
         let writer = LogWriter::start("test", 1, Arc::default(), Arc::default()).unwrap();
         let process = Invocation::parse_from(arguments).unwrap().process().clone();
         let (state, commands) = ControlState::new(registry, process, vec![writer.queue()]);
-        let options = ControlOptions {
-            admin: Some(admin),
-            signals: false,
-            ..ControlOptions::idle(&state)
-        };
+        let options =
+            ControlOptions { admin: Some(admin), signals: false, ..ControlOptions::idle(&state) };
         let control = Control::start(Arc::clone(&state), options).unwrap();
         let address = control.admin_address().unwrap().clone();
         Rig { state, commands, control: Some(control), address, _writer: writer }
@@ -443,7 +440,8 @@ fn runtime_values_are_shown_and_changed() {
     let rig = Rig::new();
     assert_eq!(rig.post("/runtime_modify?a=1").status, 503);
     rig.load();
-    let share = |layers: [&str; 2], last: &str| json!({"layer_values": layers, "final_value": last});
+    let share =
+        |layers: [&str; 2], last: &str| json!({"layer_values": layers, "final_value": last});
     let text = share(["text", ""], "text");
     let runtime = rig.json("/runtime");
     assert_eq!(runtime["layers"], json!(["base", "admin"]));

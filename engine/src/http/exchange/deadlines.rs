@@ -43,7 +43,8 @@ impl Exchange {
             self.end_inspection(down);
             return Ok(());
         }
-        let is_tried = !passed(self.deadlines.response) && self.response.phase == ResponsePhase::Head;
+        let is_tried =
+            !passed(self.deadlines.response) && self.response.phase == ResponsePhase::Head;
         if passed(self.deadlines.retry) && is_tried {
             self.try_again(down);
             return Ok(());

@@ -665,13 +665,13 @@ mod tests {
         log::error!(target: "tcp", "seen");
         // As a configuration says it.
         Logging::set_pattern(r#"{"level":"%l","text":"%j"}"#.parse().unwrap());
-        log::error!(target: "tcp", "a \"b\"");
+        log::error!(target: "tcp", "again");
         logging.shutdown(Duration::from_secs(10));
         let written = std::fs::read_to_string(&path).unwrap();
         assert_eq!(
             written,
             "warning tcp seen\ndebug upgrade two\\nlines\nerror tcp seen\n\
-             {\"level\":\"error\",\"text\":\"a \\\"b\\\"\"}\n"
+             {\"level\":\"error\",\"text\":\"again\"}\n"
         );
         std::fs::remove_dir_all(&directory).unwrap();
     }

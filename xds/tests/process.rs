@@ -238,10 +238,7 @@ fn u_12_an_admin_layer_is_changed_while_it_is_used() {
     let bootstrap = set(&bootstrap, &format!("{ROUTE}/match/runtime_fraction"), fraction);
     let loaded = loaded(&bootstrap);
     let layers = loaded.ground.runtime_layers();
-    let share = || {
-        let host = &table(&loaded).virtual_hosts[0];
-        host.routes[0].matcher.fraction.as_ref().unwrap().get()
-    };
+    let share = || table(hcm(&loaded)).routes()[0].matcher.fraction.as_ref().unwrap().get();
     let percent = |numerator| Fraction { numerator, denominator: 100 };
     assert_eq!(share(), percent(10));
     assert!(layers.modify(&[("share".to_owned(), "30".to_owned())]));

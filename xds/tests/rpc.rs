@@ -305,7 +305,7 @@ fn bad_values_of_a_proxy_are_refused() {
         ),
         (
             json!({ "access_log": [{ "name": "a", "filter": {} }] }),
-            "access_log[0].filter: not supported",
+            "access_log[0].filter.filter_specifier: is required",
         ),
     ] {
         refused(rpc(fields), &format!("(RpcProxy).{expected}"));

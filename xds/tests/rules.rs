@@ -37,11 +37,6 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
             "Listener web: listener_filters[0].config_discovery: not supported",
         ),
         (
-            "/static_resources/listeners/0/access_log",
-            json!([{ "name": "a" }]),
-            "Listener web: access_log: not supported",
-        ),
-        (
             "/static_resources/listeners/0/filter_chains/0/filter_chain_match/address_suffix",
             json!("a"),
             "Listener web: filter_chains[0].filter_chain_match.address_suffix: not supported",
@@ -121,8 +116,8 @@ fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
         ),
         (
             "access_log",
-            json!([{ "name": "a", "filter": { "not_health_check_filter": {} } }]),
-            "access_log[0].filter",
+            json!([{ "name": "a", "filter": { "extension_filter": { "name": "f" } } }]),
+            "access_log[0].filter.extension_filter",
         ),
     ];
     for (pointer, value, path) in in_hcm {

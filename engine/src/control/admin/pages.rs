@@ -242,6 +242,8 @@ fn runtime(ask: &Ask<'_>) -> Answer {
     let keys: BTreeSet<&String> = layers.iter().flat_map(|(_, values)| values.keys()).collect();
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
+        // Numbers of a structure are all floating, but 10 is not 10.0.
+        Value::Number(number) => number.as_f64().unwrap_or_default().to_string(),
         other => other.to_string(),
     };
     let entries = keys.into_iter().map(|key| {

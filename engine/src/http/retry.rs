@@ -23,6 +23,8 @@ pub(super) struct Retries {
     pub(super) left: u32,
     /// How often it was.
     pub(super) done: u32,
+    /// The response would have been followed by another try, had there been one left.
+    pub(super) gave_up: bool,
     pub(super) per_try_timeout: Option<Duration>,
     pub(super) per_try_idle_timeout: Option<Duration>,
     /// Statuses that the request itself says.

@@ -112,7 +112,7 @@ impl Exchange {
         let sent = self.facts.times.upstream_tx_begin;
         let took = down.shard.clock.now() - sent;
         cluster.stats.upstream_rq_time.record(took / NANOS_PER_MS);
-        if self.replays > 0 || self.retries.done > 0 {
+        if (self.replays > 0 || self.retries.done > 0) && !self.retries.gave_up {
             cluster.stats.upstream_rq_retry_success.inc();
         }
     }

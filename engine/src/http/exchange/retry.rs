@@ -141,6 +141,7 @@ impl Exchange {
         });
         self.facts.code = head.status;
         let retries = self.schedule(down.shard, asked);
+        self.retries.gave_up = !retries;
         if retries && let Some((cluster, _)) = &self.destination {
             cluster.stats.response(head.status);
         }

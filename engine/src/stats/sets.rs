@@ -476,7 +476,7 @@ stat_set! {
             ocsp_staple_omitted = "ssl.ocsp_staple_omitted",
             ocsp_staple_requests = "ssl.ocsp_staple_requests",
             ocsp_staple_responses = "ssl.ocsp_staple_responses",
-            /// Connections for which no certificate could be read.
+            /// Connections for which no certificate was there.
             no_context = "ssl.no_context",
             /// Outrigger's own: the peer refused us by an alert.
             fail_alert = "ssl.fail_alert",

@@ -55,6 +55,11 @@ impl Store {
         }
     }
 
+    /// Whether there is an answer.
+    pub(super) fn has_assignment(&self, eds: &Eds) -> bool {
+        self.assignments.get(&eds.key).is_some_and(|known| known.members.is_some())
+    }
+
     /// Counts for the clusters that use an assignment.
     pub(super) fn note_assignment(&mut self, key: &str, outcome: Outcome) {
         let Some(known) = self.assignments.get(key) else { return };

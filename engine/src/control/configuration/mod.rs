@@ -40,8 +40,8 @@ pub enum Event {
     Resolved(Box<str>, Vec<Endpoint>),
     /// All services there are; tells when they are in effect.
     Services(Vec<Service>, oneshot::Sender<()>),
-    /// Something happened on a stream to a management server: the number of its source, and its own.
-    Stream(usize, u64, StreamEvent),
+    /// Something happened on the stream of this number.
+    Stream(u64, StreamEvent),
     /// Every shard serves the update that was made at this time.
     Applied(Instant),
 }
@@ -246,7 +246,7 @@ impl Configuration {
                 lock(&self.store).edit(|snapshot| snapshot.with_services(template, services));
                 self.told.push(tell);
             }
-            Event::Stream(source, number, event) => self.sources.take_in(source, number, event),
+            Event::Stream(number, event) => self.sources.take_in(number, event),
             Event::Applied(since) => self.state.registry().config().applied(since.elapsed()),
         }
     }
@@ -340,16 +340,21 @@ impl Configuration {
                     }
                 }
                 Watched::Routes(prefix, name) => {
-                    let stats = registry.discovery(&format!("http.{prefix}.rds.{name}"));
-                    match outcome {
-                        Outcome::Asked => stats.update_attempt.inc(),
-                        Outcome::Accepted => stats.update_success.inc(),
-                        Outcome::Refused => stats.update_rejected.inc(),
-                        Outcome::Failed => stats.update_failure.inc(),
-                        Outcome::TimedOut => stats.init_fetch_timeout.inc(),
-                    }
+                    self.count_outcome(&format!("http.{prefix}.rds.{name}"), outcome);
                 }
+                Watched::Secret(name) => self.count_outcome(&format!("sds.{name}"), outcome),
             }
+        }
+    }
+
+    fn count_outcome(&self, family: &str, outcome: Outcome) {
+        let stats = self.state.registry().discovery(family);
+        match outcome {
+            Outcome::Asked => stats.update_attempt.inc(),
+            Outcome::Accepted => stats.update_success.inc(),
+            Outcome::Refused => stats.update_rejected.inc(),
+            Outcome::Failed => stats.update_failure.inc(),
+            Outcome::TimedOut => stats.init_fetch_timeout.inc(),
         }
     }
 
@@ -358,14 +363,14 @@ impl Configuration {
         let registry = self.state.registry();
         for (kind, counted) in self.sources.stats() {
             let stats = registry.discovery(family(kind));
-            stats.update_attempt.follow(counted.update_attempt);
-            stats.update_success.follow(counted.update_success);
-            stats.update_failure.follow(counted.update_failure);
-            stats.update_rejected.follow(counted.update_rejected);
-            stats.init_fetch_timeout.follow(counted.init_fetch_timeout);
-            stats.heartbeat.follow(counted.heartbeat);
-            stats.unsolicited.follow(counted.unsolicited);
-            stats.expired.follow(counted.expired);
+            stats.update_attempt.follow(counted.stats.update_attempt);
+            stats.update_success.follow(counted.stats.update_success);
+            stats.update_failure.follow(counted.stats.update_failure);
+            stats.update_rejected.follow(counted.stats.update_rejected);
+            stats.init_fetch_timeout.follow(counted.stats.init_fetch_timeout);
+            stats.heartbeat.follow(counted.stats.heartbeat);
+            stats.unsolicited.follow(counted.stats.unsolicited);
+            stats.expired.follow(counted.stats.expired);
             stats.version.set(counted.version);
             registry.set_text(&format!("{}.version_text", family(kind)), &counted.version_text);
         }

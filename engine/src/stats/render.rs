@@ -288,7 +288,7 @@ fn default_tags(sample: &Sample, name: &str) -> Vec<DefaultTag> {
     };
     match &sample.scope {
         Scope::Cluster(cluster) => {
-            tags.push(after("envoy.cluster_name", "cluster.".len(), cluster))
+            tags.push(after("envoy.cluster_name", "cluster.".len(), cluster));
         }
         Scope::Grpc { cluster, method, .. } => {
             if let Some((service, method)) = method {

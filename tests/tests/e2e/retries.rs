@@ -68,8 +68,10 @@ fn section_9_1_a_try_that_breaks_off_is_followed_by_another_with_the_same_body()
         let seen = origin.log().requests;
         let bodies: Vec<_> = seen.iter().map(|seen| seen.request.body.clone()).collect();
         assert_eq!(bodies, [b"hello"; 3], "{request}");
-        let attempts: Vec<_> =
-            seen.iter().map(|seen| seen.request.headers.get("x-envoy-attempt-count").unwrap()).collect();
+        let attempts: Vec<_> = seen
+            .iter()
+            .map(|seen| seen.request.headers.get("x-envoy-attempt-count").unwrap())
+            .collect();
         assert_eq!(attempts, ["1", "2", "3"]);
         assert_eq!(retried(&proxy), (2, 1));
         assert_eq!(proxy.stat("cluster.origin.upstream_rq_retry_backoff_exponential"), 2);
@@ -346,7 +348,7 @@ fn section_9_1_a_response_says_how_long_to_wait() {
 
 #[test]
 fn section_9_1_a_body_above_the_limit_is_not_sent_again_but_flows() {
-    let origin = flaky(1, |peer| peer.reset());
+    let origin = flaky(1, Peer::reset);
     let config = with_policy(&origin, json!({"retry_on": "reset", "num_retries": 5}))
         .tune_route(json!({"request_body_buffer_limit": "1000"}));
     let proxy = Proxy::start(&config);
@@ -359,7 +361,7 @@ fn section_9_1_a_body_above_the_limit_is_not_sent_again_but_flows() {
     assert_eq!(origin.only_request().body.len(), 1001);
     drop(client);
     proxy.stop();
-    let origin = flaky(1, |peer| peer.reset());
+    let origin = flaky(1, Peer::reset);
     let config = with_policy(&origin, json!({"retry_on": "reset", "num_retries": 5}))
         .tune_route(json!({"request_body_buffer_limit": "1000"}));
     let proxy = Proxy::start(&config);

@@ -44,7 +44,7 @@ fn log_format(bootstrap: &View<'_>) -> Result<Option<Box<str>>, Found> {
 
 fn stats(view: &View<'_>) -> Result<StatsConfig, Found> {
     let mut tags = Vec::new();
-    let mut named = Vec::new();
+    let mut named: Vec<Box<str>> = Vec::new();
     let is_default = view.wrapped_flag("use_all_default_tags").unwrap_or(true);
     let overrides = view.wrapped_flag("allow_default_tag_overrides").unwrap_or(false);
     for tag in view.messages("stats_tags") {
@@ -79,7 +79,7 @@ fn stats(view: &View<'_>) -> Result<StatsConfig, Found> {
         if is_default {
             named = DEFAULT_TAGS.iter().map(|name| Box::from(*name)).collect();
         }
-        named.retain(|name: &Box<str>| tags.iter().all(|tag| tag.name != *name));
+        named.retain(|name| tags.iter().all(|tag| tag.name != *name));
         Some(named.into())
     };
     let buckets = view.messages("histogram_bucket_settings");

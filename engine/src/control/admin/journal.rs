@@ -55,7 +55,7 @@ impl Journal {
         let Open { logs, logger } = &mut *open;
         let mut capture = Capture::default();
         for (slot, name) in logs.captures().request_headers() {
-            let header = |name| request.headers().get(name).map(|value| value.as_bytes());
+            let header = |name| request.headers().get(name).map(http::HeaderValue::as_bytes);
             let value = match name {
                 ":method" => Some(request.method().as_str().as_bytes()),
                 ":path" => request.uri().path_and_query().map(|path| path.as_str().as_bytes()),

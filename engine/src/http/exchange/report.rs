@@ -220,7 +220,7 @@ impl Exchange {
                 tls,
                 protocol: if is_grpc { istio::Protocol::Grpc } else { istio::Protocol::Http },
                 code: self.facts.code,
-                grpc_status: self.grpc.status(self.facts.code).and_then(|status| status.code()),
+                grpc_status: self.grpc.status(self.facts.code).and_then(crate::access_log::record::GrpcStatus::code),
                 flags: self.facts.flags,
             },
         );

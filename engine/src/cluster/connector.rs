@@ -12,7 +12,7 @@ use crate::stats::TlsStats;
 use crate::tls::{ClientContext, Handshake, HandshakeError};
 use crate::transport::Transport;
 
-use super::{ClusterRuntime, Host};
+use super::{ClusterRuntime, Host, Wanted};
 
 /// A connection that is being made.
 pub struct Connector {
@@ -30,7 +30,8 @@ enum Stage {
 struct TlsPlan {
     context: Arc<ClientContext>,
     server_name: Option<Box<str>>,
-    alpn: Box<[Arc<[u8]>]>,
+    /// In place of the context's own list.
+    alpn: Option<Box<[Arc<[u8]>]>>,
 }
 
 /// Why it could not be made.
@@ -51,8 +52,8 @@ pub enum ConnectError {
 }
 
 impl Connector {
-    /// Starts to connect to `host`. `requested_name` is the server name that the request asks for,
-    /// where the configuration leaves it to the request; `alpn` is what is offered.
+    /// Starts to connect to `host`, with what the request wants where the configuration leaves it to
+    /// the request; `alpn` is what is offered otherwise.
     ///
     /// # Errors
     /// When no socket can be made, or the cluster's certificates could not be read.
@@ -60,7 +61,7 @@ impl Connector {
         shard: &Rc<Shard>,
         cluster: &ClusterRuntime,
         host: &Host,
-        requested_name: Option<&str>,
+        wanted: Wanted<'_>,
         alpn: &[&[u8]],
     ) -> Result<Self, ConnectError> {
         let tls = match &cluster.config.tls {
@@ -71,13 +72,19 @@ impl Connector {
                     cluster.tls_stats.no_context.inc();
                     return Err(ConnectError::NoContext);
                 };
-                let alpn = alpn.iter().map(|protocol| Arc::from(*protocol)).collect();
+                let own = |list: &[Box<[u8]>]| list.iter().map(|it| Arc::from(&**it)).collect();
+                let alpn = match wanted.alpn.and_then(|overrides| overrides.instead_of(alpn)) {
+                    Some(list) => Some(own(list)),
+                    // The context's own list is the configuration's word.
+                    None if !context.alpn().is_empty() => None,
+                    None => Some(alpn.iter().map(|protocol| Arc::from(*protocol)).collect()),
+                };
                 let hostname = Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
                 let server_name = match &config.sni {
                     UpstreamSni::None => None,
                     UpstreamSni::Literal(name) => Some(&**name),
                     UpstreamSni::EndpointHostname(otherwise) => hostname.or(otherwise.as_deref()),
-                    UpstreamSni::RequestAuthority => requested_name,
+                    UpstreamSni::RequestAuthority => wanted.server_name,
                 };
                 Some(TlsPlan { context, server_name: server_name.map(Box::from), alpn })
             }
@@ -123,14 +130,12 @@ impl Connector {
                         socket.register(waker);
                         return Ok(Ok(Transport::Plain(socket)));
                     };
-                    // The context's own list is the configuration's word.
-                    let alpn = Some(&*plan.alpn).filter(|_| plan.context.alpn().is_empty());
                     let handshake = Handshake::client(
                         socket,
                         &self.shard.records,
                         &plan.context,
                         plan.server_name.as_deref(),
-                        alpn,
+                        plan.alpn.as_deref(),
                     );
                     handshake.register(waker);
                     self.stage = Stage::Handshaking(handshake);

@@ -35,7 +35,7 @@ use self::balancer::Balancer;
 pub use self::breakers::{Admission, Breaker, Breakers, ClusterBreakers};
 pub use self::connector::{ConnectError, Connector};
 pub use self::http2::{ClientStream, Http2Client, Joined, Reset, StreamEvent};
-pub use self::pool::{Janitor, UpstreamConnection, spawn_janitor};
+pub use self::pool::{Janitor, UpstreamConnection, Wanted, spawn_janitor};
 pub use self::rpc::{CallEnd, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient};
 pub use self::serving::{HeldRoutes, LiveRoutes, Serving};
 
@@ -264,18 +264,14 @@ impl Host {
 
     /// Asks for a stream on one of the HTTP/2 connections, or a place in line for one that is being
     /// made; `waker` is then woken. Nothing when another connection is needed.
-    pub fn join(
-        &self,
-        server_name: Option<&str>,
-        waker: &Waker,
-    ) -> Option<(Rc<Http2Client>, Joined)> {
+    pub fn join(&self, wanted: Wanted<'_>, waker: &Waker) -> Option<(Rc<Http2Client>, Joined)> {
         // The newest is the likeliest to have room.
         let clients = self.multiplexed.borrow();
-        clients.iter().rev().filter(|client| client.is_for(server_name)).find_map(|client| {
-            match client.join(waker) {
-                Joined::Elsewhere | Joined::Failed(_) | Joined::TimedOut => None,
-                joined => Some((Rc::clone(client), joined)),
-            }
+        clients.iter().rev().filter(|client| client.is_for(wanted)).find_map(|client| match client
+            .join(waker)
+        {
+            Joined::Elsewhere | Joined::Failed(_) | Joined::TimedOut => None,
+            joined => Some((Rc::clone(client), joined)),
         })
     }
 
@@ -287,10 +283,10 @@ impl Host {
         self: &Rc<Self>,
         shard: &Rc<Shard>,
         cluster: &Rc<ClusterRuntime>,
-        server_name: Option<&str>,
+        wanted: Wanted<'_>,
         admission: Admission,
     ) -> Result<Rc<Http2Client>, ConnectError> {
-        let client = Http2Client::start(shard, cluster, self, server_name, admission)?;
+        let client = Http2Client::start(shard, cluster, self, wanted, admission)?;
         self.multiplexed.borrow_mut().push(Rc::clone(&client));
         Ok(client)
     }

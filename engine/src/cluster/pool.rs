@@ -6,7 +6,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+use outrigger_xds::snapshot::AlpnOverrides;
 
 use crate::shard::{Shard, spawn_guarded};
 use crate::timer::{Nanos, Timer, nanos};
@@ -16,14 +19,47 @@ use super::breakers::Admission;
 use super::meter::Meter;
 use super::{ClusterRuntime, Host};
 
+/// What a connection must have been made with to serve a request (TL-03).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// The server name to ask for, where that depends on the request.
+    pub server_name: Option<&'a str>,
+    /// What to offer in place of what the configuration has.
+    pub alpn: Option<&'a Arc<AlpnOverrides>>,
+}
+
+/// What a connection was made with.
+#[derive(Debug)]
+pub(super) struct Made {
+    server_name: Option<Box<str>>,
+    alpn: Option<Arc<AlpnOverrides>>,
+}
+
+impl Made {
+    /// Whether that is what is wanted.
+    pub(super) fn suits(&self, wanted: Wanted<'_>) -> bool {
+        self.wanted() == wanted
+    }
+
+    /// The same, as what is wanted.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted { server_name: self.server_name.as_deref(), alpn: self.alpn.as_ref() }
+    }
+}
+
+impl From<Wanted<'_>> for Made {
+    fn from(wanted: Wanted<'_>) -> Self {
+        Self { server_name: wanted.server_name.map(Box::from), alpn: wanted.alpn.cloned() }
+    }
+}
+
 /// A connection to an endpoint. Dropping it closes it.
 pub struct UpstreamConnection {
     /// The bytes; receiving has started.
     pub transport: Transport,
     /// What is counted of it.
     pub meter: Meter,
-    /// The server name it asked for, where that depends on the request.
-    server_name: Option<Box<str>>,
+    made: Made,
     idle_since: Nanos,
 }
 
@@ -34,13 +70,13 @@ impl UpstreamConnection {
         cluster: &Rc<ClusterRuntime>,
         host: &Host,
         transport: Transport,
-        server_name: Option<Box<str>>,
+        wanted: Wanted<'_>,
         admission: Admission,
     ) -> Self {
         transport.start();
         cluster.stats.upstream_cx_http1_total.inc();
         let meter = Meter::new(shard, cluster, host, admission);
-        Self { transport, server_name, idle_since: meter.created_at, meter }
+        Self { transport, made: wanted.into(), idle_since: meter.created_at, meter }
     }
 
     fn expires_at(&self) -> Option<Nanos> {
@@ -58,13 +94,10 @@ impl Drop for UpstreamConnection {
 
 impl Host {
     /// The connection that rested least: the likeliest to be alive, and the others can expire.
-    /// `server_name` is the one it must have asked for, where that depends on the request.
-    pub fn take_idle(&self, server_name: Option<&str>) -> Option<UpstreamConnection> {
+    pub fn take_idle(&self, wanted: Wanted<'_>) -> Option<UpstreamConnection> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let at = idle
-                .iter()
-                .rposition(|connection| connection.server_name.as_deref() == server_name)?;
+            let at = idle.iter().rposition(|connection| connection.made.suits(wanted))?;
             let connection = idle.remove(at);
             if connection.transport.is_quiet() {
                 return Some(connection);

@@ -27,7 +27,7 @@ use crate::transport::Transport;
 use super::breakers::Admission;
 use super::connector::Connector;
 use super::meter::Meter;
-use super::{ClusterRuntime, Host};
+use super::{ClusterRuntime, Host, Wanted};
 
 /// One connection, shared by its task, its endpoint and those who wait for answers.
 pub struct RpcClient {
@@ -192,15 +192,16 @@ impl RpcClient {
             cluster.stats.upstream_cx_overflow.inc();
             return Err(Failure::Overflow);
         };
-        let connector = Connector::start(shard, cluster, host, None, &[]).map_err(|error| {
-            cluster.stats.upstream_cx_connect_fail.inc();
-            log::warn!(
-                target: "upstream",
-                "{}: no connection to {} can be made: {error}",
-                cluster.config.name, host.address_text
-            );
-            Failure::ConnectionLost
-        })?;
+        let connector =
+            Connector::start(shard, cluster, host, Wanted::default(), &[]).map_err(|error| {
+                cluster.stats.upstream_cx_connect_fail.inc();
+                log::warn!(
+                    target: "upstream",
+                    "{}: no connection to {} can be made: {error}",
+                    cluster.config.name, host.address_text
+                );
+                Failure::ConnectionLost
+            })?;
         let now = shard.clock.now();
         let client = Rc::new(Self {
             shard: Rc::clone(shard),

@@ -27,7 +27,7 @@ use crate::connection::ConnectionInfo;
 use super::client_cert::{FORWARDED_CERT, ForwardedCert, is_forwarded_cert};
 use super::edits::EditOutcome;
 use super::exchange::{Exchange, HeadForm, ResponseEdits};
-use super::filters::{Ask, Filtered};
+use super::filters::{Ask, Filtered, Wish, decide};
 use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
 use super::origin::{Origin, is_believed};
 use super::path::{Normalized, normalize, split};
@@ -202,6 +202,7 @@ fn route(
         return Err(Reply::text(404, "", flags, "route_not_found"));
     };
     exchange.response_edits = ResponseEdits::Route(route.id);
+    exchange.filtered.name(arrival.http, route);
     let target = match &route.action {
         RouteAction::Forward(forward) => {
             refuse_upgrade(arrival, forward, request, random, exchange)?;
@@ -388,8 +389,27 @@ impl<'a> Request<'a> {
         self.head.field(name)
     }
 
-    /// The request id that goes upstream, and whether it is the client's.
+    /// The request id that goes upstream, with whether the request is to be traced.
     fn request_id(&self, exchange: &mut Exchange) -> Option<RequestId<'a>> {
+        let id = self.own_or_sent_id(exchange)?;
+        let config = &self.arrival.http.config;
+        let Some(tracing) = &config.tracing else { return Some(id) };
+        let has = |name| self.head.field(name).is_some_and(|it| is_believed(self.origin, it));
+        let wish = Wish {
+            client: has("x-client-trace-id"),
+            force: has("x-envoy-force-trace"),
+            is_trusted: !self.origin.edge,
+        };
+        let random = self.arrival.shard.random();
+        let decided = decide(tracing, config.request_id, wish, random, id.as_bytes());
+        let Some((is_traced, text)) = decided else { return Some(id) };
+        exchange.facts.is_traced = is_traced;
+        exchange.request_id = exchange.request_id.map(|_| text);
+        Some(RequestId::Made(text))
+    }
+
+    /// The request id, and whether it is the client's.
+    fn own_or_sent_id(&self, exchange: &mut Exchange) -> Option<RequestId<'a>> {
         let rules = &self.arrival.http.config.request_id;
         let sent = self.head.fields.iter().find(|field| field.kind == FieldKind::XRequestId);
         let replace = self.origin.edge && !rules.preserve_external;

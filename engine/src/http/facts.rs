@@ -21,6 +21,7 @@ pub(super) struct Facts {
     /// Why no TLS with upstream could be had; empty when nothing failed.
     pub(super) upstream_transport_failure: String,
     pub(super) stream_id: u128,
+    pub(super) is_traced: bool,
     /// Header values that the access log asks for.
     pub(super) capture: Capture,
 }

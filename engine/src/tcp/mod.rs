@@ -14,7 +14,7 @@ use outrigger_xds::snapshot::TcpProxy;
 use crate::access_log::{
     self, AccessLogs, ByteCounts, Capture, LogType, Record, ResponseFlags, Times,
 };
-use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host};
+use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host, Wanted};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
@@ -143,7 +143,7 @@ impl TcpConnection {
             };
             let now = self.shard.clock.now();
             self.times.upstream_connect_begin = now;
-            let connector = Connector::start(&self.shard, &cluster, &host, None, &[]);
+            let connector = Connector::start(&self.shard, &cluster, &host, Wanted::default(), &[]);
             self.host = Some(host);
             match connector {
                 Ok(connector) => {

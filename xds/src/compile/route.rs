@@ -139,7 +139,7 @@ impl Host<'_> {
             stat_prefix: view.optional_text("stat_prefix").map(Box::from),
             filters,
             body_buffer_bytes: body_buffer_bytes(view).or(self.body_buffer_bytes),
-            decorator: decorator(view)?.map(Box::new),
+            decorator: decorator(view)?.map(Arc::new),
             metadata: view.metadata(),
         })
     }

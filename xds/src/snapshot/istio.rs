@@ -39,6 +39,19 @@ pub struct AlpnOverrides {
     pub http2: Box<[Box<[u8]>]>,
 }
 
+impl AlpnOverrides {
+    /// What is offered in place of this list, which begins with what is spoken at best.
+    #[must_use]
+    pub fn instead_of(&self, offered: &[&[u8]]) -> Option<&[Box<[u8]>]> {
+        let list = match offered.first() {
+            Some(&b"h2") => &self.http2,
+            Some(&b"http/1.1") => &self.http11,
+            _ => return None,
+        };
+        Some(&**list).filter(|list| !list.is_empty())
+    }
+}
+
 /// `stats.PluginConfig`: the standard metrics (B13), for requests or for connections.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IstioStats {

@@ -76,7 +76,7 @@ pub struct Route {
     /// may buffer.
     pub body_buffer_bytes: Option<u64>,
     /// Its name in traces.
-    pub decorator: Option<Box<Decorator>>,
+    pub decorator: Option<Arc<Decorator>>,
     /// Filter name to struct, as configured.
     pub metadata: Option<Arc<Value>>,
 }
@@ -86,7 +86,7 @@ pub struct Route {
 pub struct Decorator {
     /// Never empty.
     pub operation: Box<str>,
-    /// Tell upstream in `x-envoy-decorator-operation`.
+    /// Tell the other side in `x-envoy-decorator-operation`.
     pub propagate: bool,
 }
 

@@ -238,7 +238,11 @@ fn home() -> String {
 
 /// Every layer's value of every key, and which is in force.
 fn runtime(ask: &Ask<'_>) -> Answer {
-    let layers = ask.state.runtime().map(outrigger_xds::process_config::RuntimeLayers::layers).unwrap_or_default();
+    let layers = ask
+        .state
+        .runtime()
+        .map(outrigger_xds::process_config::RuntimeLayers::layers)
+        .unwrap_or_default();
     let keys: BTreeSet<&String> = layers.iter().flat_map(|(_, values)| values.keys()).collect();
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),

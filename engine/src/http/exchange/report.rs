@@ -192,6 +192,7 @@ impl Exchange {
             upstream_transport_failure: Some(failure).filter(|failure| !failure.is_empty()),
             stream_id: (facts.stream_id != 0).then_some(StreamId(facts.stream_id)),
             grpc_status: self.grpc.status(facts.code),
+            is_traced: facts.is_traced,
             log_type: LogType::DownstreamEnd,
             ..info.record()
         }
@@ -220,7 +221,10 @@ impl Exchange {
                 tls,
                 protocol: if is_grpc { istio::Protocol::Grpc } else { istio::Protocol::Http },
                 code: self.facts.code,
-                grpc_status: self.grpc.status(self.facts.code).and_then(crate::access_log::record::GrpcStatus::code),
+                grpc_status: self
+                    .grpc
+                    .status(self.facts.code)
+                    .and_then(crate::access_log::record::GrpcStatus::code),
                 flags: self.facts.flags,
             },
         );

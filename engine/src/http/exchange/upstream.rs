@@ -6,7 +6,7 @@ use outrigger_xds::snapshot::CircuitBreakers;
 
 use crate::cluster::{
     Admission, ClientStream, ClusterRuntime, ConnectError, Connector, Host, Http2Client, Joined,
-    UpstreamConnection,
+    UpstreamConnection, Wanted,
 };
 use crate::shard::Shard;
 use crate::transport::Transport;
@@ -65,18 +65,16 @@ impl Exchange {
         cluster: &Rc<ClusterRuntime>,
         host: &Rc<Host>,
     ) {
-        let server_name = self.outbound.server_name.as_deref();
         if self.tunnel != Tunnel::ConnectTerminated
             && self.replays == 0
-            && let Some(connection) = host.take_idle(server_name)
+            && let Some(connection) = host.take_idle(self.wanted())
         {
             return self.activate(down, connection);
         }
         let Some((pending, connection)) = self.admit_connection(down, cluster) else { return };
-        let server_name = self.outbound.server_name.as_deref();
         let alpn: &[&[u8]] =
             if self.tunnel == Tunnel::ConnectTerminated { &[] } else { &[b"http/1.1"] };
-        match Connector::start(down.shard, cluster, host, server_name, alpn) {
+        match Connector::start(down.shard, cluster, host, self.wanted(), alpn) {
             Ok(connector) => {
                 let now = down.shard.clock.now();
                 connector.register(down.waker);
@@ -97,8 +95,7 @@ impl Exchange {
         cluster: &Rc<ClusterRuntime>,
         host: &Rc<Host>,
     ) {
-        let server_name = self.outbound.server_name.as_deref();
-        match host.join(server_name, down.waker) {
+        match host.join(self.wanted(), down.waker) {
             Some((_, Joined::Stream(stream))) => return self.activate_http2(down, stream),
             Some((client, _)) => {
                 let Some(pending) = self.admit_pending(down, cluster) else { return };
@@ -109,14 +106,19 @@ impl Exchange {
         }
         let Some((pending, connection)) = self.admit_connection(down, cluster) else { return };
         self.facts.times.upstream_connect_begin = down.shard.clock.now();
-        let server_name = self.outbound.server_name.as_deref();
-        match host.connect_http2(down.shard, cluster, server_name, connection) {
+        match host.connect_http2(down.shard, cluster, self.wanted(), connection) {
             Ok(client) => self.join(down, client, pending),
             Err(error) => {
                 cluster.stats.upstream_cx_connect_fail.inc();
                 self.not_connected(down, &error);
             }
         }
+    }
+
+    /// What its connection must have been made with.
+    fn wanted(&self) -> Wanted<'_> {
+        let server_name = self.outbound.server_name.as_deref();
+        Wanted { server_name, alpn: self.filtered.alpn.as_ref() }
     }
 
     /// Admits another connection, and the request that waits for it. Nothing when the request was
@@ -207,9 +209,14 @@ impl Exchange {
         self.facts.times.upstream_connect_end = now;
         let took = now - self.facts.times.upstream_connect_begin;
         cluster.stats.upstream_cx_connect_ms.record(took / NANOS_PER_MS);
-        let name = self.outbound.server_name.clone();
-        let connection =
-            UpstreamConnection::new(down.shard, &cluster, &host, transport, name, admission);
+        let connection = UpstreamConnection::new(
+            down.shard,
+            &cluster,
+            &host,
+            transport,
+            self.wanted(),
+            admission,
+        );
         self.activate(down, connection);
     }
 

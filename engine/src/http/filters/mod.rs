@@ -8,20 +8,23 @@ mod cors;
 mod fault;
 mod metrics;
 mod peers;
+mod tracing;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_codecs::http::Field;
 use outrigger_xds::snapshot::{
-    FilterOverride, FilterOverrides, HttpConnectionManager, HttpFilterKind, RouteFilterConfig,
-    TrafficDirection,
+    AlpnOverrides, FilterOverride, FilterOverrides, HttpConnectionManager, HttpFilterKind, Route,
+    RouteFilterConfig, TrafficDirection,
 };
 
 use crate::cluster::ClusterRuntime;
 use crate::istio::Telemetry;
 use crate::shard::Shard;
 
+use super::HttpRuntime;
 use super::begin::Request;
 use super::head::{FieldWriter, HeadSink};
 use super::reply::Reply;
@@ -30,11 +33,17 @@ use self::cors::{CorsCall, CorsFilter};
 use self::fault::{FaultCall, FaultFilter};
 use self::metrics::{MetricsCall, MetricsFilter};
 use self::peers::{PeerCall, PeerFilter};
+use self::tracing::Naming;
 
 pub use self::peers::WorkloadCache;
+pub(super) use self::tracing::{Wish, decide};
 
 /// The filters of one connection manager on one shard.
-pub(super) struct Filters(Box<[Filter]>);
+pub(super) struct Filters {
+    list: Box<[Filter]>,
+    /// The traffic is that of clients here.
+    is_outbound: bool,
+}
 
 struct Filter {
     name: Box<str>,
@@ -47,6 +56,7 @@ enum Act {
     Fault(FaultFilter),
     Metrics(MetricsFilter),
     Peers(PeerFilter),
+    Alpn(Arc<AlpnOverrides>),
     GrpcWeb,
     GrpcStats,
 }
@@ -56,6 +66,9 @@ enum Act {
 pub(in crate::http) struct Filtered {
     cors: CorsCall,
     fault: FaultCall,
+    naming: Naming,
+    /// What is offered upstream in TLS.
+    pub(in crate::http) alpn: Option<Arc<AlpnOverrides>>,
     /// What it is counted by.
     pub(in crate::http) metrics: MetricsCall,
     /// Who the two ends are.
@@ -91,7 +104,7 @@ impl Filters {
         config: &HttpConnectionManager,
         direction: TrafficDirection,
     ) -> Self {
-        let filters = config.filters.iter().filter_map(|filter| {
+        let filters = config.filters.iter().map(|filter| {
             let act = match &filter.kind {
                 HttpFilterKind::Cors => Act::Cors(CorsFilter::new(shard, &config.stat_prefix)),
                 HttpFilterKind::Fault(fault) => {
@@ -106,11 +119,12 @@ impl Filters {
                     let telemetry = Telemetry::new(shard, stats, direction);
                     Act::Metrics(MetricsFilter { telemetry })
                 }
-                HttpFilterKind::Alpn(_) => return None,
+                HttpFilterKind::Alpn(overrides) => Act::Alpn(Arc::clone(overrides)),
             };
-            Some(Filter { name: filter.name.clone(), disabled: filter.disabled, act })
+            Filter { name: filter.name.clone(), disabled: filter.disabled, act }
         });
-        Self(filters.collect())
+        let is_outbound = direction == TrafficDirection::Outbound;
+        Self { list: filters.collect(), is_outbound }
     }
 
     /// Whether a route switches the translation of gRPC-Web off.
@@ -128,12 +142,12 @@ impl Filters {
             return false;
         };
         let named = |filter: &Filter| overrides.get(&filter.name).is_some_and(|own| own.disabled);
-        self.0.iter().any(|filter| which(&filter.act) && named(filter))
+        self.list.iter().any(|filter| which(&filter.act) && named(filter))
     }
 
     /// Asks every filter, until one answers.
     pub(super) fn apply(&self, ask: &Ask<'_>, done: &mut Filtered) -> Result<(), Reply> {
-        for filter in &self.0 {
+        for filter in &self.list {
             let told = ask.overrides.and_then(|overrides| overrides.get(&filter.name));
             if told.map_or(filter.disabled, |told| told.disabled) {
                 continue;
@@ -153,6 +167,10 @@ impl Filters {
                 }
                 Act::Metrics(metrics) => metrics.apply(ask, &mut done.metrics),
                 Act::Peers(peers) => peers.apply(ask, &mut done.peers),
+                Act::Alpn(overrides) => {
+                    let keeps = ask.cluster.is_some_and(|cluster| cluster.config.istio.keep_alpn);
+                    done.alpn = Some(Arc::clone(overrides)).filter(|_| !keeps);
+                }
                 Act::GrpcWeb | Act::GrpcStats => {}
             }
         }
@@ -179,16 +197,24 @@ impl Filtered {
         self.fault.delay
     }
 
+    /// Notes what the route calls the request, where that is passed on.
+    pub(super) fn name(&mut self, http: &HttpRuntime, route: &Route) {
+        if http.config.tracing.is_some() {
+            self.naming = Naming::of(route, http.filters.is_outbound);
+        }
+    }
+
     // ---- the request -----------------------------------------------------------------------------
 
     /// Whether a field of the request ends here, or is written anew.
     pub(super) fn drops_from_request(&self, field: &Field<'_>) -> bool {
-        self.peers.drops_from_request(field.kind)
+        self.peers.drops_from_request(field.kind) || self.naming.drops_from_request(field)
     }
 
     /// Writes what is added to the request.
     pub(super) fn write_request<S: HeadSink>(&self, writer: &mut FieldWriter<'_, S>) {
         self.peers.write_request(writer);
+        self.naming.write_request(writer);
     }
 
     /// A field that is added to the request.
@@ -205,7 +231,9 @@ impl Filtered {
 
     /// Whether a field of the response ends here, or is written anew.
     pub(super) fn drops_from_response(&self, field: &Field<'_>) -> bool {
-        self.peers.drops_from_response(field.kind) || self.cors.overwrites(field.name)
+        self.peers.drops_from_response(field.kind)
+            || self.naming.drops_from_response(field)
+            || self.cors.overwrites(field.name)
     }
 
     /// Whether header edits of this name come to nothing.
@@ -216,6 +244,7 @@ impl Filtered {
     /// Writes what is added to the response, whoever gives it.
     pub(super) fn write_response<S: HeadSink>(&self, writer: &mut FieldWriter<'_, S>) {
         self.peers.write_response(writer);
+        self.naming.write_response(writer);
         self.cors.write_response(writer);
     }
 }

@@ -1,5 +1,9 @@
 //! Two sidecars as Istio makes them: they tell each other who they are, and count by that.
 
+use std::sync::{Arc, Mutex};
+
+use outrigger_tests::origin::OK;
+use outrigger_tests::tls::{self, Authority, Subject};
 use outrigger_tests::{Address, Config, Launch, Origin, Proxy, eventually};
 use serde_json::{Value, json};
 
@@ -222,6 +226,81 @@ fn b_13_what_the_client_asked_for_names_the_destination_at_last() {
     assert_eq!(proxy.client().get("/").status, 200);
     expect_metric(&proxy, "istio_requests_total", &[("destination_service", "unknown")], 1);
     proxy.stop();
+}
+
+#[test]
+fn tl_03_what_is_offered_upstream_goes_by_what_is_spoken_there() {
+    let authority = Authority::new("ours");
+    let identity = authority.issue(Subject::dns(&["origin.test"]));
+    let server = tls::server(&identity, None, &["istio-http/1.1", "istio"]);
+    let agreed = Arc::new(Mutex::new(Vec::new()));
+    let learned = Arc::clone(&agreed);
+    let origin = Origin::start(move |peer| {
+        peer.secure(&server)?;
+        learned.lock().unwrap().push(peer.wire().stream().agreed().alpn.unwrap());
+        peer.answer_all(OK.as_bytes())
+    });
+    let alpn = istio_filter(
+        "istio.alpn",
+        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+        &json!({"alpn_override": [
+            {"upstream_protocol": "HTTP11",
+                "alpn_override": ["istio-http/1.1", "istio", "http/1.1"]},
+            {"upstream_protocol": "HTTP2", "alpn_override": ["istio-h2", "istio", "h2"]},
+        ]}),
+    );
+    for kept in [false, true] {
+        let config = Config::to(origin.address())
+            .http(json!({"http_filters": [alpn, router()]}))
+            .tune_cluster(json!({"metadata": {"filter_metadata": {"istio": {
+                "alpn_override": if kept { "false" } else { "true" }}}}}))
+            .upstream_tls(json!({
+                "sni": "origin.test",
+                "common_tls_context": {
+                    "validation_context": {"trusted_ca": {"inline_string": authority.pem()}},
+                    "alpn_protocols": ["istio"],
+                },
+            }));
+        let proxy = Proxy::start(&config);
+        let mut client = proxy.client();
+        for _ in 0..3 {
+            assert_eq!(client.get("/").status, 200);
+        }
+        // One connection served all of them.
+        let agreed = std::mem::take(&mut *agreed.lock().unwrap());
+        assert_eq!(agreed, [if kept { "istio" } else { "istio-http/1.1" }]);
+        drop(client);
+        proxy.stop();
+    }
+}
+
+#[test]
+fn section_19_without_a_tracer_the_others_are_told_what_to_trace() {
+    const OPERATION: &str = "x-envoy-decorator-operation";
+    let origin = Origin::ok();
+    for (share, reason) in [(100, "9"), (0, "4")] {
+        for (direction, told) in [("OUTBOUND", true), ("INBOUND", false)] {
+            let config = Config::to(origin.address())
+                .listener(json!({"traffic_direction": direction}))
+                .http(json!({
+                    "tracing": {"random_sampling": {"value": share}},
+                    "always_set_request_id_in_response": true,
+                }))
+                .tune_route(json!({"decorator": {"operation": "app:80/*"}}));
+            let proxy = Proxy::start(&config);
+            let response = proxy.client().get("/");
+            let request = origin.log().requests.pop().unwrap().request;
+            let id = request.headers.get("x-request-id").unwrap();
+            assert_eq!(&id[14..15], reason);
+            assert_eq!(response.header("x-request-id"), Some(id));
+            // Of the two sides, the one that is another proxy.
+            let (to_server, to_client) =
+                (request.headers.get(OPERATION), response.header(OPERATION));
+            let expected = (Some("app:80/*").filter(|_| told), Some("app:80/*").filter(|_| !told));
+            assert_eq!((to_server, to_client), expected);
+            proxy.stop();
+        }
+    }
 }
 
 /// B3: what Istio's bootstrap says of statistics.

@@ -196,7 +196,8 @@ fn w07_and_w11_a_listener_waits_for_its_secret_and_a_new_one_is_for_new_handshak
         assert_eq!((again.text().as_str(), again.header("connection")), ("secret", None));
         // A key of another certificate is of no use, so the second stays.
         let from = scene.server.mark();
-        let mixed = tls::Identity { key: first.key.clone(), ..second.clone() };
+        let mut mixed = second.clone();
+        mixed.key.clone_from(&first.key);
         scene.world.put(SDS, secret(&mixed));
         scene.publish();
         let refusal = scene.server.await_event("a refusal", from, |event| event.is_nack(SDS));

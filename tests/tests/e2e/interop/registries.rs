@@ -355,14 +355,17 @@ fn nacos_is_registered_with_and_followed_through_its_troubles() {
     apis.dubbo("/pub", nobody, version);
     proxy.stop();
 
+    // What it said last also holds over a restart of ours.
+    let gone = json!({"name": "nacos", "protocols": ["dubbo"], "nacos": {"addresses": [nobody]}});
+    let proxy = apis.start(json!({"registries": [gone]}));
+    assert!(clusters(&proxy).contains(&format!("{name} 127.0.0.1:20881*100")));
+    proxy.stop();
+
     let nacos = Nacos::start();
     let proxy = apis.start(json!({"registries": [nacos.registry()]}));
-    assert!(
-        clusters(&proxy).contains(&format!("{name} 127.0.0.1:20881*100")),
-        "from the state file"
-    );
     eventually("the instance again", || nacos.instances(service).remove(ours));
     proxy.expect_stat("services.registry.nacos.stale", 0);
+    expect_cluster(&proxy, &format!("{name} 127.0.0.1:20881*100"));
     proxy.stop();
     eventually("no instance", || nacos.instances(service).is_empty().then_some(()));
 }

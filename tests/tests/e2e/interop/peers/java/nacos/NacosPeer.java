@@ -4,9 +4,9 @@ import com.alibaba.nacos.auth.config.AuthConfigs;
 import com.alibaba.nacos.core.code.ControllerMethodsCache;
 import com.alibaba.nacos.naming.NamingApp;
 import java.io.IOException;
-import java.net.InetAddress;
 import java.net.ServerSocket;
 import java.nio.file.Path;
+import java.util.concurrent.ThreadLocalRandom;
 import org.springframework.boot.SpringApplication;
 import org.springframework.context.ConfigurableApplicationContext;
 import peer.Peer;
@@ -17,17 +17,16 @@ public final class NacosPeer {
 
     private NacosPeer() {}
 
-    /** A port that is free, and so are those for gRPC and for Raft that go with it. */
-    private static int freePort() throws IOException {
+    /**
+     * A port that is free, and so are those for gRPC and for Raft that go with it. It takes the last
+     * of them many seconds later, so that none is one that the kernel gives to others meanwhile.
+     */
+    private static int freePort() {
         for (;;) {
-            int port = Peer.freePort();
-            if (port + 1001 > 65535) {
-                continue;
-            }
+            int port = ThreadLocalRandom.current().nextInt(11_000, 31_000);
             boolean free = true;
-            for (int other : new int[] {port + 1000, port + 1001, port - 1000}) {
-                try (ServerSocket socket =
-                    new ServerSocket(other, 1, InetAddress.getLoopbackAddress())) {
+            for (int other : new int[] {port, port + 1000, port + 1001, port - 1000}) {
+                try (ServerSocket socket = new ServerSocket(other)) {
                     free &= socket.isBound();
                 } catch (IOException taken) {
                     free = false;
@@ -39,7 +38,7 @@ public final class NacosPeer {
         }
     }
 
-    private static int start(int port) throws IOException {
+    private static int start(int port) {
         int chosen = port == 0 ? freePort() : port;
         System.setProperty("server.port", String.valueOf(chosen));
         context = SpringApplication.run(

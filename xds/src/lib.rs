@@ -8,8 +8,10 @@
 //! every message looked up (`support`), and messages to the snapshot (`compile`).
 
 pub mod bootstrap;
+pub mod cache;
 pub mod client;
 pub mod engine_config;
+pub mod environment;
 pub mod fault;
 pub mod process_config;
 pub mod secrets;

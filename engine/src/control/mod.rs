@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod configuration;
 pub mod dns;
+mod replace_file;
 pub mod services;
 pub mod signals;
 pub mod state;
@@ -74,6 +75,7 @@ impl ControlOptions {
             service_template: loaded.service_template,
             log_queue: writer.queue(),
             ignore_unknown_fields: false,
+            cache: None,
         };
         let configuration = Configuration::new(state, beginning, Updates::default());
         let (configuration, events) = configuration.expect("nothing to prepare");
@@ -218,14 +220,17 @@ fn serve(
     };
     let services_options = ServicesOptions { config: options.services, publish: publish_services };
     let services = services::start(state, services_options)?;
+    // Nobody is to be accepted before services of an earlier run are there.
+    let mut configuration = options.configuration;
+    configuration.take_in_early();
     let publish: Publish = {
         let events = options.events;
         Arc::new(move |cluster: &str, endpoints| {
             let _ended = events.send(Event::Resolved(cluster.into(), endpoints));
         })
     };
-    tokio::spawn(dns::run(Arc::clone(state), options.configuration.names(), publish));
-    tokio::spawn(options.configuration.run());
+    tokio::spawn(dns::run(Arc::clone(state), configuration.names(), publish));
+    tokio::spawn(configuration.run());
     Ok((admin_address, services))
 }
 

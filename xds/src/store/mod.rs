@@ -12,6 +12,7 @@ mod clusters;
 mod decode;
 mod endpoints;
 mod file;
+mod kept;
 mod listeners;
 mod record;
 mod routes;
@@ -50,6 +51,7 @@ use self::secrets::SecretEntry;
 use self::start::Start;
 
 pub use self::file::FileContent;
+pub use self::kept::Kept;
 pub use self::record::{ErrorState, Record, Shown, Stage};
 pub use self::start::Phase;
 
@@ -181,6 +183,8 @@ pub struct Store {
     tables: HashMap<Box<str>, Table>,
     /// As the assignments.
     secrets: HashMap<Box<str>, SecretEntry>,
+    /// Layers of the runtime that servers sent.
+    layers: BTreeMap<Arc<str>, Record>,
     dns_changed: bool,
     start: Start,
     /// What was said of accepted resources and is to be logged.
@@ -257,6 +261,7 @@ impl Store {
             assignments: HashMap::new(),
             tables: HashMap::new(),
             secrets: HashMap::new(),
+            layers: BTreeMap::new(),
             dns_changed: true,
             start: Start::default(),
             remarks: Vec::new(),
@@ -339,6 +344,7 @@ impl Store {
             ResourceType::Secret => self.no_secret(&place.key(name)),
             ResourceType::Runtime => {
                 self.ground.runtime.set_layer(name, None);
+                self.layers.remove(name);
                 self.start.layer_answered(name);
                 self.go_on();
             }
@@ -351,6 +357,8 @@ impl Store {
         let message = self.decode(ResourceType::Runtime, incoming)?;
         let layer = View::new(&message, &self.schema).json("layer");
         self.ground.runtime.set_layer(&incoming.name, layer);
+        let record = Store::record(incoming, Fingerprint::of(&message, &[]));
+        self.layers.insert(Arc::clone(&incoming.name), record);
         self.start.layer_answered(&incoming.name);
         self.go_on();
         Ok(())

@@ -45,6 +45,21 @@ impl Start {
         }
     }
 
+    pub(super) fn has_answer(&self, kind: ResourceType) -> bool {
+        match kind {
+            ResourceType::Cluster => self.clusters_answered,
+            ResourceType::Listener => self.listeners_answered,
+            _ => false,
+        }
+    }
+
+    /// Nothing is waited for but what resources wait for themselves.
+    pub(super) fn restored(&mut self) {
+        self.layers.clear();
+        self.clusters_answered = true;
+        self.listeners_answered = true;
+    }
+
     pub(super) fn layer_answered(&mut self, name: &str) {
         self.layers.retain(|known| known != name);
     }

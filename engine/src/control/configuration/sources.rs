@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use outrigger_xds::client::{
-    Client, Expired, Options, Received, Rejection, ResourceType, Response, Stats, Update, Why,
-    aggregated_method,
+    Client, Expired, Options, Received, Rejection, ResourceType, Response, Saved, SavedResource,
+    Stats, Update, Why, aggregated_method,
 };
 use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, ConfigSource, Snapshot};
-use outrigger_xds::store::{Host, Incoming, Interest, Store};
+use outrigger_xds::store::{Host, Incoming, Interest, Kept, Store};
 use tokio::sync::oneshot;
 
 use crate::stats::{ClusterStats, Registry};
@@ -37,6 +37,8 @@ pub(super) struct Sources {
     streams: u64,
     /// What was counted by clients that are no longer needed.
     retired: BTreeMap<ResourceType, Stats>,
+    /// What an earlier process held, without the content: clients say so to their servers.
+    kept: Vec<Kept>,
 }
 
 /// One client and its stream.
@@ -49,6 +51,8 @@ pub(super) struct Source {
     api: Arc<ApiConfigSource>,
     pub(super) client: Client,
     stream: Option<Stream>,
+    /// A stream ended, or could not be had.
+    was_lost: bool,
     /// Of the cluster that the stream is by.
     stats: Option<Arc<ClusterStats>>,
     /// When to try again to have a stream.
@@ -86,7 +90,17 @@ impl Sources {
     ) -> Self {
         let files = Files::default();
         let retired = BTreeMap::new();
-        Self { node, ads, all: Vec::new(), files, events, registry, streams: 0, retired }
+        Self {
+            node,
+            ads,
+            all: Vec::new(),
+            files,
+            events,
+            registry,
+            streams: 0,
+            retired,
+            kept: Vec::new(),
+        }
     }
 
     /// What was counted of each type that is asked for, or may be: of all its sources.
@@ -115,9 +129,9 @@ impl Sources {
         })
     }
 
-    /// Streams that are open, or being opened.
+    /// Streams with a connection.
     pub(super) fn connected(&self) -> usize {
-        self.all.iter().filter(|source| source.stream.is_some()).count()
+        self.all.iter().filter(|source| source.client.is_connected()).count()
     }
 
     /// Who the aggregated stream, or else the first one, was last answered by.
@@ -204,19 +218,22 @@ impl Sources {
         };
         let at = self.all.iter().position(known).unwrap_or_else(|| {
             let options = Options::of(&api, true);
-            self.all.push(Source {
+            let mut source = Source {
                 place: place.clone(),
                 kind,
                 only: only.cloned(),
                 client: Client::new(api.variant, self.node.clone(), options),
                 api,
                 stream: None,
+                was_lost: false,
                 stats: None,
                 next_try: Some(Instant::now()),
                 server: 0,
                 jobs: VecDeque::new(),
                 reading: None,
-            });
+            };
+            source.restore(&self.kept);
+            self.all.push(source);
             self.all.len() - 1
         });
         self.all.get_mut(at)
@@ -228,6 +245,31 @@ impl Sources {
         let Some(at) = self.all.iter().position(alone) else { return };
         let source = self.all.remove(at);
         self.retired.entry(kind).or_default().add(source.client.status(kind).stats);
+    }
+
+    /// Goes on from what an earlier process held: servers send what is different.
+    pub(super) fn restore(&mut self, mut kept: Vec<Kept>) {
+        kept.iter_mut().for_each(|kept| kept.content = Bytes::new());
+        for source in &mut self.all {
+            source.restore(&kept);
+        }
+        self.kept = kept;
+    }
+
+    /// Whether servers of clusters or listeners can't be reached.
+    pub(super) fn is_lost(&self) -> bool {
+        self.all.iter().any(|source| source.was_lost && source.gives_all())
+    }
+
+    /// Whether all servers of clusters and listeners have answered.
+    pub(super) fn is_confirmed(&self) -> bool {
+        let answered = |source: &Source| {
+            WHOLE.into_iter().all(|kind| {
+                let status = source.client.status(kind);
+                !status.wildcard || status.updated_at.is_some()
+            })
+        };
+        self.all.iter().all(answered)
     }
 
     /// Whether files are to be looked at from time to time.
@@ -248,6 +290,7 @@ impl Sources {
         // Nobody has a stream that was given up.
         let Some(source) = self.all.iter_mut().find(has) else { return };
         match event {
+            StreamEvent::Connected => source.client.connected(),
             StreamEvent::Message(bytes, next) => {
                 source.reading = Some(next);
                 if let Err(end) = source.receive(bytes) {
@@ -294,6 +337,29 @@ impl Sources {
 }
 
 impl Source {
+    /// Whether it is one of those that a start waits for.
+    fn gives_all(&self) -> bool {
+        self.kind.is_none_or(|kind| WHOLE.contains(&kind))
+    }
+
+    fn restore(&mut self, kept: &[Kept]) {
+        for kind in ResourceType::ALL {
+            let is_mine =
+                |kept: &&Kept| kept.kind == kind && self.place.key(&kept.name) == kept.key;
+            if self.kind.is_some_and(|only| only != kind) || !kept.iter().any(|it| is_mine(&it)) {
+                continue;
+            }
+            let resources = kept.iter().filter(is_mine).map(|kept| SavedResource {
+                name: Arc::clone(&kept.name),
+                version: Arc::clone(&kept.version),
+                aliases: Box::default(),
+            });
+            // Of the whole no version is said, so that a server of the state of the world sends it.
+            let saved = Saved { version: "".into(), resources: resources.collect() };
+            self.client.restore(kind, saved);
+        }
+    }
+
     fn open(
         &mut self,
         number: u64,
@@ -322,7 +388,6 @@ impl Source {
         self.stats = Some(stats);
         let stream = Stream::open(number, dial, service, method, events.clone());
         self.stream = Some(stream);
-        self.client.connected();
     }
 
     fn receive(&mut self, bytes: Bytes) -> Result<(), StreamEnd> {
@@ -361,6 +426,7 @@ impl Source {
             wait.as_millis()
         );
         self.stream = None;
+        self.was_lost = true;
         self.reading = None;
         self.server = self.server.wrapping_add(1);
         self.next_try = Some(Instant::now() + wait);
@@ -407,7 +473,7 @@ impl Source {
             for name in &update.removed {
                 store.remove(kind, &self.place, name);
             }
-            if matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
+            if WHOLE.contains(&kind) {
                 store.answered(kind);
             }
             let refusal = self.client.answer(update.token, rejected, Instant::now());
@@ -419,7 +485,7 @@ impl Source {
 
     /// Writes what can be written; when to come back if there is more.
     fn write(&mut self, now: Instant) -> Option<Instant> {
-        let stream = self.stream.as_ref()?;
+        let stream = self.stream.as_ref().filter(|_| self.client.is_connected())?;
         while stream.has_room() {
             let request = self.client.next_request(now)?;
             stream.send(request.encode());
@@ -457,6 +523,9 @@ fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }
+
+/// The types of which everything is asked for.
+const WHOLE: [ResourceType; 2] = [ResourceType::Cluster, ResourceType::Listener];
 
 /// A fraction of a millisecond's work, so that requests and other events come in between.
 const RESOURCES_PER_TURN: usize = 32;

@@ -156,6 +156,7 @@ mod tests {
     use super::super::record::{StreamId, Times};
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value, reason = "filters are written where they are used")]
     fn takes(filter: LogFilter, record: &Record<'_>) -> bool {
         let headers = Captured { set: &CaptureSet::default(), values: &Capture::default() };
         Filter::new(&filter).takes(record, headers)

@@ -165,8 +165,12 @@ impl ClusterRuntime {
 
     /// Chooses an endpoint for one request. Nothing when none may be used.
     pub fn choose(&self, shard: &Shard) -> Option<Rc<Host>> {
+        let candidates = self.endpoints.candidates(shard.random());
+        if candidates.panic {
+            self.stats.lb_healthy_panic.inc();
+        }
         let chosen = self.balancer.borrow_mut().choose(
-            &self.endpoints,
+            candidates,
             || shard.random(),
             |index| self.hosts[index as usize].active_requests.get(),
         );

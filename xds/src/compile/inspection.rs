@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use crate::compile::{Context, invalid};
 use crate::fault::{Found, Problem};
-use crate::snapshot::{FilterChainMatch, HttpInspector, Inspection, PortPredicate, TlsInspector};
+use crate::snapshot::{
+    FilterChainMatch, HttpInspector, Inspection, OriginalDst, OriginalSrc, PortPredicate,
+    TlsInspector,
+};
 use crate::view::View;
 
 /// `matches` are those of the listener's filter chains.
 ///
-/// The order of the two inspectors says nothing: what is TLS is not HTTP, and both only look.
+/// The order of the filters says nothing. Of the two inspectors, what is TLS is not HTTP, and both
+/// only look; predicates are about the destination that the client meant (L-04), wherever it is
+/// restored.
 pub(crate) fn compile(
     listener: &View<'_>,
     matches: &[FilterChainMatch],
@@ -17,10 +22,9 @@ pub(crate) fn compile(
 ) -> Result<Inspection, Found> {
     let timeout = listener.timeout("listener_filters_timeout", Some(TIMEOUT))?;
     let mut inspection = Inspection {
-        tls: None,
-        http: None,
         timeout,
         continue_on_timeout: listener.flag("continue_on_listener_filters_timeout"),
+        ..Inspection::default()
     };
     for filter in listener.messages("listener_filters") {
         filter.required_text("name")?;
@@ -37,11 +41,22 @@ pub(crate) fn compile(
                 inspection.tls.replace(tls_inspector(&config, disabled)?).is_some()
             }
             HTTP_INSPECTOR => inspection.http.replace(HttpInspector { disabled }).is_some(),
+            ORIGINAL_DST => inspection.original_dst.replace(OriginalDst { disabled }).is_some(),
+            ORIGINAL_SRC => {
+                let config = unpacked.view(listener.schema());
+                config.refuse(&["bind_port"])?;
+                let original_src = OriginalSrc { mark: config.u32("mark"), disabled };
+                inspection.original_src.replace(original_src).is_some()
+            }
             _ => return Err(unpacked.refuse()),
         };
         if twice {
             return Err(filter.fault(Problem::Invalid("is there twice".to_owned())));
         }
+    }
+    if hands_over(listener) && inspection.original_dst.is_none() {
+        // As Envoy does.
+        inspection.original_dst = Some(OriginalDst { disabled: None });
     }
     if inspection.tls.is_none()
         && let Some(chain) = matches.iter().position(asks_for_tls)
@@ -58,6 +73,11 @@ pub(crate) fn compile(
         });
     }
     Ok(inspection)
+}
+
+/// Whether connections go to the listener whose address they were meant for.
+pub(crate) fn hands_over(listener: &View<'_>) -> bool {
+    listener.wrapped_flag("use_original_dst").unwrap_or(false)
 }
 
 /// Whether only a TLS inspector can make `criteria` match.
@@ -130,6 +150,8 @@ fn port_predicate(view: &View<'_>) -> Result<PortPredicate, Found> {
 }
 
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+const ORIGINAL_SRC: &str = "envoy.extensions.filters.listener.original_src.v3.OriginalSrc";
 const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
 
 // Envoy's defaults and bounds.

@@ -17,8 +17,10 @@ pub(crate) mod access_log;
 pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
+pub(crate) mod destination;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
+pub(crate) mod endpoints;
 pub(crate) mod filter_chain;
 pub(crate) mod format;
 pub(crate) mod headers;
@@ -35,6 +37,7 @@ pub(crate) mod secret;
 pub(crate) mod tcp;
 pub(crate) mod terminal;
 pub(crate) mod tls;
+pub(crate) mod upstream_bind;
 pub(crate) mod weights;
 
 /// What the parts of a configuration need of each other.

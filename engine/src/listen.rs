@@ -5,15 +5,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
-use outrigger_xds::snapshot::{
-    Address, Bind, ListenAddress, Listener, SocketOptionState, SocketOptionValue,
-};
-use socket2::{Domain, SockAddr, Socket, Type};
+use outrigger_xds::snapshot::{Address, Bind, ListenAddress, Listener, SocketOptionState};
+use socket2::{SockAddr, Socket, Type};
+
+use crate::sockopt;
 
 /// The sockets of one listener.
 pub struct BoundSockets {
@@ -137,59 +137,23 @@ fn set_ip_options(
     if address.is_ipv6() {
         socket.set_only_v6(!configured.ipv4_compat).map_err(set("set IPV6_V6ONLY on"))?;
     }
-    let on = 1i32.to_ne_bytes();
-    let v6 = Domain::for_address(*address) == Domain::IPV6;
     if bind.transparent {
-        let (level, name) = if v6 {
-            (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
-        } else {
-            (libc::SOL_IP, libc::IP_TRANSPARENT)
-        };
-        set_raw(socket, level, name, &on).map_err(set("set IP_TRANSPARENT on"))?;
+        sockopt::set_transparent(socket, address.is_ipv6())
+            .map_err(set("set IP_TRANSPARENT on"))?;
     }
     if bind.freebind {
-        let (level, name) = if v6 {
-            (libc::SOL_IPV6, libc::IPV6_FREEBIND)
-        } else {
-            (libc::SOL_IP, libc::IP_FREEBIND)
-        };
-        set_raw(socket, level, name, &on).map_err(set("set IP_FREEBIND on"))?;
+        sockopt::set_freebind(socket, address.is_ipv6()).map_err(set("set IP_FREEBIND on"))?;
     }
     if let Some(length) = bind.tcp_fast_open_queue_length {
-        set_raw(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &length.to_ne_bytes())
+        sockopt::set_raw(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &length.to_ne_bytes())
             .map_err(set("set TCP_FASTOPEN on"))?;
     }
     Ok(())
 }
 
 fn raw_options(socket: &Socket, configured: &ListenAddress, state: SocketOptionState) -> Step<()> {
-    for option in configured.socket_options.iter().filter(|option| option.state == state) {
-        let number;
-        let value = match &option.value {
-            SocketOptionValue::Int(value) => {
-                number = value.to_ne_bytes();
-                &number[..]
-            }
-            SocketOptionValue::Bytes(bytes) => bytes,
-        };
-        set_raw(socket, option.level, option.name, value)
-            .map_err(|error| ("set a configured socket option on", error))?;
-    }
-    Ok(())
-}
-
-fn set_raw(socket: &Socket, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
-    // SAFETY: the pointer and the length describe `value`, which the call only reads.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            value.as_ptr().cast(),
-            value.len() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    sockopt::set_configured(socket, &configured.socket_options, state)
+        .map_err(|error| ("set a configured socket option on", error))
 }
 
 /// Removes the socket file of a process that is gone. A socket that someone answers on, or a file

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
-use outrigger_xds::snapshot::{Address, Cluster, Discovery, Endpoint, Listener, Service, Snapshot};
+use outrigger_xds::snapshot::{Address, Cluster, Endpoint, Listener, Service, Snapshot};
 use tokio::sync::oneshot;
 
 use crate::access_log::logger::batches_in;
@@ -250,9 +250,7 @@ impl Server {
             .clusters
             .iter()
             .map(|member| &member.cluster)
-            .filter(|cluster| {
-                cluster.wait_for_warm_on_init && cluster.discovery != Discovery::Static
-            })
+            .filter(|cluster| cluster.wait_for_warm_on_init && cluster.discovery.is_dns())
             .map(|cluster| cluster.name.clone())
             .collect();
         while !cold.is_empty() {

@@ -14,7 +14,6 @@
 use std::cell::OnceCell;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,15 +38,17 @@ use crate::transport::Transport;
 use super::detect::{DETECTION_BYTES_MAX, Detected, detect};
 use super::inspect::{Findings, Inspector, Progress};
 use super::{
-    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, ListenerRuntime,
-    TerminalRuntime, local_address,
+    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, Ends,
+    ListenerRuntime, TerminalRuntime,
 };
 
 /// The task of a connection that is not served yet.
 pub(super) struct Arrival {
     shard: Rc<Shard>,
     listener: Rc<ListenerRuntime>,
-    peer: Peer,
+    /// The listener that goes on with it once this one's filters have looked.
+    meant_for: Option<Rc<ListenerRuntime>>,
+    ends: Ends,
     marks: Watermarks,
     timer: Timer,
     deadline: Option<Nanos>,
@@ -66,6 +67,8 @@ enum Stage {
 struct Inspecting {
     socket: Socket,
     inspector: Inspector,
+    /// Of filters that looked before.
+    findings: Findings,
     seen: Vec<Chunk>,
     guard: ConnectionGuard,
     _counted: PreConnection,
@@ -122,8 +125,9 @@ impl Arrival {
     pub(super) fn begin(
         shard: &Rc<Shard>,
         listener: &Rc<ListenerRuntime>,
+        meant_for: Option<Rc<ListenerRuntime>>,
         socket: Socket,
-        peer: Peer,
+        ends: Ends,
         marks: Watermarks,
         guard: ConnectionGuard,
     ) -> Option<Self> {
@@ -131,31 +135,15 @@ impl Arrival {
         let mut arrival = Self {
             shard: Rc::clone(shard),
             listener: Rc::clone(listener),
-            peer,
+            meant_for,
+            ends,
             marks,
             timer,
             deadline: None,
             stage: None,
             watched: false,
         };
-        let inspection = &listener.config.inspection;
-        let port = || local_address(socket.as_raw_fd()).map(|address| address.port());
-        let looks = inspection.tls.is_some() || inspection.http.is_some();
-        let next = match looks.then(|| Inspector::new(inspection, port())).flatten() {
-            Some(inspector) => {
-                socket.start();
-                arrival.deadline = after(shard.clock.now(), inspection.timeout);
-                Next::Wait(Stage::Inspecting(Inspecting {
-                    socket,
-                    inspector,
-                    seen: Vec::new(),
-                    guard,
-                    _counted: PreConnection::new(&listener.stats),
-                }))
-            }
-            None => arrival.choose(socket, Findings::default(), guard),
-        };
-        match next {
+        match arrival.look(socket, Findings::default(), guard) {
             Next::Stage(stage) | Next::Wait(stage) => {
                 arrival.stage = Some(stage);
                 Some(arrival)
@@ -164,9 +152,39 @@ impl Arrival {
         }
     }
 
+    /// Has the listener's filters look at the connection, and then those of the listener that it was
+    /// meant for. `findings` are of those before.
+    fn look(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
+        let inspection = &self.listener.config.inspection;
+        if let Some(inspector) = Inspector::new(inspection, self.ends.port()) {
+            socket.start();
+            self.deadline = after(self.shard.clock.now(), inspection.timeout);
+            self.watched = false;
+            return Next::Stage(Stage::Inspecting(Inspecting {
+                socket,
+                inspector,
+                findings,
+                seen: Vec::new(),
+                guard,
+                _counted: PreConnection::new(&self.listener.stats),
+            }));
+        }
+        self.looked(socket, findings, guard)
+    }
+
+    fn looked(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
+        match self.meant_for.take() {
+            Some(listener) => {
+                self.listener = listener;
+                self.look(socket, findings, guard)
+            }
+            None => self.choose(socket, findings, guard),
+        }
+    }
+
     /// Gives the connection its filter chain.
     fn choose(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
-        let chain = self.find_chain(&socket, &findings);
+        let chain = self.find_chain(&findings);
         let Some(runtime) = chain.and_then(|chain| self.listener.chain(&chain).cloned()) else {
             self.listener.stats.no_filter_chain_match.inc();
             return Next::Over;
@@ -196,14 +214,14 @@ impl Arrival {
         }))
     }
 
-    fn find_chain(&self, socket: &Socket, findings: &Findings) -> Option<Arc<FilterChain>> {
-        let source: Option<SocketAddr> = match self.peer {
+    fn find_chain(&self, findings: &Findings) -> Option<Arc<FilterChain>> {
+        let source: Option<SocketAddr> = match self.ends.peer {
             Peer::Ip(address) => Some(address),
             Peer::Unix => None,
         };
         let protocols: Vec<&[u8]> = findings.protocols.iter().map(|protocol| &**protocol).collect();
         let facts = ConnectionFacts {
-            destination: local_address(socket.as_raw_fd()),
+            destination: self.ends.destination(),
             source,
             direct_source: source,
             server_name: findings.server_name.as_deref().unwrap_or(""),
@@ -223,7 +241,7 @@ impl Arrival {
     ) -> Next {
         let info = ConnectionInfo {
             id: self.shard.next_connection_id(),
-            peer: self.peer,
+            ends: self.ends,
             tls: transport.session().cloned(),
             server_name,
             chain: Arc::clone(&chain.config),
@@ -312,7 +330,7 @@ impl Arrival {
                     stage.seen.push(chunk);
                     match progress {
                         Progress::NeedMore => {}
-                        Progress::Done(findings) => break findings,
+                        Progress::Done(findings) => break findings.or(stage.findings),
                         Progress::Refused => {
                             stats.downstream_listener_filter_error.inc();
                             return Next::Over;
@@ -324,7 +342,7 @@ impl Arrival {
                     if !self.listener.config.inspection.continue_on_timeout {
                         return Next::Over;
                     }
-                    break Findings::default();
+                    break stage.findings;
                 }
                 Received::None => return Next::Wait(Stage::Inspecting(stage)),
                 Received::End | Received::Failed(_) => {
@@ -337,7 +355,7 @@ impl Arrival {
         for chunk in seen.into_iter().rev() {
             socket.put_back(chunk);
         }
-        self.choose(socket, findings, guard)
+        self.looked(socket, findings, guard)
     }
 
     fn handshake(&mut self, stage: Handshaking, timed_out: bool) -> Next {

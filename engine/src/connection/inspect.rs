@@ -19,6 +19,13 @@ pub(super) struct Findings {
     pub(super) protocols: Vec<Box<[u8]>>,
 }
 
+impl Findings {
+    /// These, or where nothing was found the `others`.
+    pub(super) fn or(self, others: Self) -> Self {
+        if self.is_tls || !self.protocols.is_empty() { self } else { others }
+    }
+}
+
 /// Looks at the beginning of one connection.
 pub(super) struct Inspector {
     tls: Option<HelloInspector>,

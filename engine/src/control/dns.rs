@@ -113,7 +113,7 @@ impl FollowedCluster {
         publish: &Publish,
     ) -> Option<FollowedCluster> {
         let (config, logical) = match &cluster.discovery {
-            Discovery::Static => return None,
+            Discovery::Static | Discovery::OriginalDst(_) => return None,
             Discovery::StrictDns(config) => (config.clone(), false),
             Discovery::LogicalDns(config) => (config.clone(), true),
         };
@@ -125,7 +125,7 @@ impl FollowedCluster {
     /// Whether `cluster` asks for exactly what is being followed.
     fn follows(&self, cluster: &Cluster) -> bool {
         match &cluster.discovery {
-            Discovery::Static => false,
+            Discovery::Static | Discovery::OriginalDst(_) => false,
             Discovery::StrictDns(config) => !self.logical && *config == self.config,
             Discovery::LogicalDns(config) => self.logical && *config == self.config,
         }

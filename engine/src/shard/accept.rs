@@ -103,6 +103,7 @@ impl Acceptors {
         }
         let runtime = Rc::new(ListenerRuntime::new(shard, config, logs));
         runtimes.push(Rc::clone(&runtime));
+        shard.redirects.add(&runtime);
         runtime
     }
 }

@@ -10,6 +10,7 @@ mod guard;
 mod mailbox;
 mod placement;
 mod pulse;
+mod redirects;
 mod wakers;
 mod watchdog;
 
@@ -41,6 +42,7 @@ pub use self::clock::Clock;
 pub use self::guard::spawn_guarded;
 pub use self::placement::place;
 pub use self::pulse::{Pulse, PulseState, Pulses, all_quiet, pulses};
+pub use self::redirects::Redirects;
 pub use self::wakers::WakerRegistry;
 pub use self::watchdog::{Watchdog, Watched};
 
@@ -172,6 +174,8 @@ pub struct Shard {
     pub logger: RefCell<ShardLogger>,
     /// What is served now.
     pub serving: Serving,
+    /// Which listeners redirected connections are for.
+    pub redirects: Redirects,
     pulses: Pulses,
     peers: Vec<Sender<Message>>,
     random: Cell<u64>,
@@ -366,6 +370,7 @@ impl Shard {
             tls: common.tls,
             records: RecordBuffers::new(),
             serving,
+            redirects: Redirects::default(),
             pulses: common.pulses,
             peers,
             random: Cell::new(seed(index)),

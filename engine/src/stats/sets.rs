@@ -295,6 +295,9 @@ stat_set! {
             upstream_rq_retry_backoff_ratelimited,
             bind_errors,
             lb_healthy_panic,
+            original_dst_host_invalid,
+            /// Outrigger's own: destinations that were refused because there were too many.
+            original_dst_hosts_overflow,
             membership_change,
             retry_or_shadow_abandoned,
             update_attempt,

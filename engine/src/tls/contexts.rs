@@ -138,15 +138,16 @@ impl TlsContexts {
         }
         let mut clients = HashMap::new();
         for Member { cluster, .. } in snapshot.clusters.iter() {
-            let Some(config) = &cluster.tls else { continue };
-            let slot = match self.client(config) {
-                Some(slot) => slot,
-                None => {
-                    let at = format!("cluster {}", cluster.name);
-                    Slot::new(config, &at, build_client, &self.keyring)?
-                }
-            };
-            clients.insert(place(config), slot);
+            for config in cluster.tls_configs() {
+                let slot = match self.client(config) {
+                    Some(slot) => slot,
+                    None => {
+                        let at = format!("cluster {}", cluster.name);
+                        Slot::new(config, &at, build_client, &self.keyring)?
+                    }
+                };
+                clients.insert(place(config), slot);
+            }
         }
         Ok(Self { servers, clients, keyring: Arc::clone(&self.keyring) })
     }

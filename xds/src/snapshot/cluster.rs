@@ -322,6 +322,14 @@ pub enum Discovery {
     OriginalDst(DestinationRules),
 }
 
+impl Discovery {
+    /// Whether names are resolved for it.
+    #[must_use]
+    pub fn is_dns(&self) -> bool {
+        matches!(self, Discovery::StrictDns(_) | Discovery::LogicalDns(_))
+    }
+}
+
 /// Where requests to a cluster of type ORIGINAL_DST go.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DestinationRules {

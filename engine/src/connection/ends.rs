@@ -1,0 +1,103 @@
+//! Who a connection is between: its two ends, and what the kernel changed about them on the way here.
+//!
+//! Where netfilter redirected a connection to us, the address that the client meant is restored
+//! (`original_dst`): everything that looks at a destination looks at that one. Invariant: a connection
+//! to one of our own ports never counts as redirected, so that following it leads nowhere back to us.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use outrigger_xds::snapshot::{Listener, PortPredicate};
+
+use crate::cluster::Source;
+use crate::http::Peer;
+use crate::sockopt;
+
+/// The ends of an accepted connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// The client.
+    pub peer: Peer,
+    /// Our end as the socket has it; nothing for a Unix socket.
+    pub accepted: Option<SocketAddr>,
+    /// What the client connected to, where that is known and not us.
+    pub original: Option<SocketAddr>,
+    /// Where upstream connections are to come from, if that is to be the client.
+    pub source: Option<Source>,
+}
+
+impl Ends {
+    /// The ends as the socket has them.
+    pub(super) fn of(socket: &impl AsRawFd) -> Self {
+        let socket = socket.as_raw_fd();
+        Self {
+            peer: peer_address(socket).map_or(Peer::Unix, Peer::Ip),
+            accepted: local_address(socket),
+            original: None,
+            source: None,
+        }
+    }
+
+    /// The address that the client connected to.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        self.original.or(self.accepted)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> Option<u16> {
+        self.destination().map(|address| address.port())
+    }
+
+    /// Does what the listener's filters `original_dst` and `original_src` ask for.
+    pub(super) fn restore(&mut self, socket: &impl AsRawFd, listener: &Listener) {
+        let applies = |disabled: &Option<PortPredicate>, port| {
+            !disabled.as_ref().is_some_and(|predicate| predicate.holds(port))
+        };
+        let filters = &listener.inspection;
+        if let (Some(filter), Some(accepted)) = (&filters.original_dst, self.accepted)
+            && applies(&filter.disabled, self.port())
+        {
+            self.original = original(socket.as_raw_fd(), accepted, listener).or(self.original);
+        }
+        if let (Some(filter), Peer::Ip(client)) = (&filters.original_src, self.peer)
+            && applies(&filter.disabled, self.port())
+        {
+            self.source = Some(Source { ip: client.ip().to_canonical(), mark: filter.mark });
+        }
+    }
+}
+
+/// What a connection that `listener` accepted was meant for; nothing when it was meant for us.
+fn original(socket: RawFd, accepted: SocketAddr, listener: &Listener) -> Option<SocketAddr> {
+    let accepted = canonical(accepted);
+    let is_transparent = listener.bind.transparent;
+    // What TPROXY diverts keeps its address.
+    let known = sockopt::original_destination(socket, accepted);
+    let original = canonical(known.or(is_transparent.then_some(accepted))?);
+    let own_port = || {
+        let addresses = listener.addresses.iter().filter_map(|listen| listen.address.ip());
+        addresses.into_iter().any(|address| address.port() == original.port())
+    };
+    let is_own = original == accepted && (!is_transparent || own_port());
+    (!is_own).then_some(original)
+}
+
+/// An IPv4 address that a dual-stack socket writes as one of IPv6, as itself.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip if ip == address.ip() => address,
+        ip => SocketAddr::new(ip, address.port()),
+    }
+}
+
+fn local_address(fd: RawFd) -> Option<SocketAddr> {
+    // SAFETY: the caller holds the descriptor open.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    socket2::SockRef::from(&fd).local_addr().ok()?.as_socket()
+}
+
+fn peer_address(fd: RawFd) -> Option<SocketAddr> {
+    // SAFETY: the caller holds the descriptor open.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
+}

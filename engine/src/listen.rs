@@ -1,7 +1,7 @@
 //! Making listening sockets as a listener's configuration asks (contract section 2).
 //!
-//! Invariant: all sockets of a configuration are bound before the first connection is accepted,
-//! so a start either serves everything or fails.
+//! Invariant: a listener's sockets are bound when it is accepted, and listen when it is served: what
+//! could refuse it is known before, and nobody waits in a backlog of what is not ready.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
 use outrigger_xds::snapshot::{Address, Bind, ListenAddress, Listener, SocketOptionState};
-use socket2::{SockAddr, Socket, Type};
+use socket2::{SockAddr, SockRef, Socket, Type};
 
 use crate::sockopt;
 
@@ -22,6 +22,31 @@ pub struct BoundSockets {
     pub sockets: Vec<Vec<OwnedFd>>,
     /// The addresses, with the ports the kernel chose.
     pub addresses: Vec<Address>,
+}
+
+impl BoundSockets {
+    /// Lets clients connect.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the other sockets listen nevertheless.
+    pub fn listen(&self, listener: &Listener) -> Result<(), ListenError> {
+        let backlog = listener.bind.backlog;
+        let backlog =
+            backlog.map_or(libc::SOMAXCONN, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX));
+        let mut outcome = Ok(());
+        for (configured, sockets) in listener.addresses.iter().zip(&self.sockets) {
+            for socket in sockets {
+                let socket = SockRef::from(socket);
+                let listens = socket.listen(backlog).map_err(|error| ("listen on", error));
+                let listens = listens
+                    .and_then(|()| raw_options(&socket, configured, SocketOptionState::Listening));
+                if let Err(failed) = listens {
+                    outcome = Err(ListenError::new(listener, configured, failed));
+                }
+            }
+        }
+        outcome
+    }
 }
 
 /// Why a listener can't be served.
@@ -38,6 +63,21 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
+impl ListenError {
+    fn new(
+        listener: &Listener,
+        configured: &ListenAddress,
+        (step, source): (&'static str, io::Error),
+    ) -> Self {
+        Self {
+            listener: listener.name.to_string(),
+            step,
+            address: configured.address.to_string(),
+            source,
+        }
+    }
+}
+
 /// Binds every address of `listener` for `shards` shards.
 ///
 /// # Errors
@@ -48,14 +88,8 @@ pub fn bind(listener: &Listener, shards: usize) -> Result<BoundSockets, ListenEr
         return Ok(bound);
     }
     for configured in &listener.addresses {
-        let failed = |(step, source)| ListenError {
-            listener: listener.name.to_string(),
-            step,
-            address: configured.address.to_string(),
-            source,
-        };
-        let (sockets, address) =
-            bind_address(&listener.bind, configured, shards).map_err(failed)?;
+        let (sockets, address) = bind_address(&listener.bind, configured, shards)
+            .map_err(|failed| ListenError::new(listener, configured, failed))?;
         bound.sockets.push(sockets);
         bound.addresses.push(address);
     }
@@ -115,10 +149,6 @@ fn bind_one(
             .map_err(set("set the mode of"))?;
     }
     raw_options(&socket, configured, SocketOptionState::Bound)?;
-    let backlog =
-        bind.backlog.map_or(libc::SOMAXCONN, |backlog| i32::try_from(backlog).unwrap_or(i32::MAX));
-    socket.listen(backlog).map_err(set("listen on"))?;
-    raw_options(&socket, configured, SocketOptionState::Listening)?;
     Ok(socket)
 }
 

@@ -4,26 +4,29 @@
 //! Nothing is accepted before all of it worked. End: listeners close after their backlogs are
 //! taken, connections end as HTTP allows, then shards, logs and control thread stop.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, select};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
-use outrigger_xds::snapshot::{Address, Cluster, Endpoint, Listener, Service, Snapshot};
-use tokio::sync::oneshot;
+use outrigger_xds::snapshot::{Address, Listener, Snapshot};
 
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
-use crate::access_log::{AccessLogs, LogWriter, OpenError, Queue};
-use crate::cli::{Process, UnknownFields};
+use crate::access_log::{LogWriter, Queue};
+use crate::cli::{DrainStrategy, Process, UnknownFields};
 use crate::cluster::Breakers;
+use crate::connection::{DrainTimes, ListenerLogs};
+use crate::control::configuration::{ListenerUpdate, PreparationError, Update};
 use crate::control::{
-    BoundListener, Command, Control, ControlError, ControlOptions, ControlState, Lifecycle,
-    Publish, PublishServices, ServicesOptions, signals,
+    Beginning, BoundListener, Command, Configuration, Control, ControlError, ControlOptions,
+    ControlState, Event, Events, Lifecycle, Updates, signals,
 };
-use crate::listen::{self, BoundSockets, ListenError};
+use crate::listen::BoundSockets;
 use crate::logging::{InitError, Logging};
 use crate::memory;
 use crate::ring::{self, Unsupported};
@@ -37,9 +40,6 @@ pub enum ServerError {
     /// An address on the command line.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// A log file or its writer.
-    #[error("access log: {0}")]
-    AccessLog(#[from] OpenError),
     /// Threads.
     #[error(transparent)]
     AccessLogWriter(#[from] StartError),
@@ -50,8 +50,8 @@ pub enum ServerError {
     #[error(transparent)]
     Control(#[from] ControlError),
     /// A listener.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
+    #[error("{0}")]
+    Preparation(#[from] PreparationError),
     /// The application log.
     #[error(transparent)]
     Logging(#[from] InitError),
@@ -133,16 +133,36 @@ fn run(
     )?;
     let snapshot = Arc::new(loaded.snapshot);
     let tls = Arc::new(TlsContexts::build(&snapshot)?);
-    let served = prepare_listeners(&snapshot, &log_writer.queue(), cpus.len())?;
+    let (state, commands) = ControlState::new(
+        Arc::clone(&registry),
+        process.clone(),
+        vec![log_writer.queue(), app_log.clone()],
+    );
+    state.set_bootstrap(&loaded.config_dump);
+    state.set_node(loaded.node);
+    let updates = Updates::default();
+    let beginning = Beginning {
+        snapshot: Arc::clone(&snapshot),
+        ground: loaded.ground,
+        tls: Arc::clone(&tls),
+        service_template: loaded.service_template,
+        log_queue: log_writer.queue(),
+        ignore_unknown_fields: process.unknown_fields.in_dynamic == UnknownFields::Warn,
+    };
+    let (configuration, events) = Configuration::new(&state, beginning, updates.clone())?;
     let common = Common {
         config: Arc::new(loaded.engine),
         features,
         epoch: started,
-        registry: Arc::clone(&registry),
+        registry,
         log_queue: log_writer.queue(),
         log_flush_interval_ns: process.file_flush_interval.as_nanos() as u64,
         breakers: Arc::new(Breakers::new(cpus.len())),
-        tls: Arc::clone(&tls),
+        tls,
+        drain_times: DrainTimes {
+            limit: process.drain.time,
+            gradual: process.drain.strategy == DrainStrategy::Gradual,
+        },
         pulses: shard::pulses(cpus.len()),
     };
     let shards = shard::start(&cpus, &common, &snapshot)?;
@@ -153,43 +173,33 @@ fn run(
         started,
         Duration::from_millis(common.config.stall_ms.into()),
     )?;
-    let (state, commands) =
-        ControlState::new(registry, process.clone(), vec![log_writer.queue(), app_log.clone()]);
-    state.set_bootstrap(&loaded.config_dump);
-    state.set_node(loaded.node);
-    state.set_snapshot(Arc::clone(&snapshot));
     drop(loaded.config_dump);
     drop(loaded.warnings);
+    drop(snapshot);
     memory::give_back();
-    let (updates, publish, publish_services) = Updates::new();
     let control = Control::start(
         Arc::clone(&state),
         ControlOptions {
             admin: loaded.admin,
             signals: true,
-            publish,
-            services: Some(ServicesOptions {
-                config: common.config.services.clone(),
-                publish: publish_services,
-            }),
-            tls,
+            configuration,
+            events: events.clone(),
+            services: common.config.services.clone(),
             demo_origin: extras.demo_origin,
         },
     )?;
-    let service_template = loaded.service_template;
-    let mut server =
-        Server { state, shards, common, snapshot, service_template, updates, commands };
-    control.resolve(Arc::clone(&server.snapshot));
-    // Services of an earlier run are there before the first connection.
-    server.apply_updates();
-    let ended_early = server.warm_up();
-    if !ended_early {
-        server.listen(served);
-        if let Some(banner) = extras.banner {
-            println!("{banner}");
-        }
-        server.serve(process.drain.time);
-    }
+    let mut server = Server {
+        state,
+        shards,
+        common,
+        snapshot: Arc::default(),
+        listeners: Vec::new(),
+        banner: extras.banner,
+        updates,
+        events,
+        commands,
+    };
+    server.serve(process.drain.time);
     shard::stop(server.shards);
     // Watches to the end: a shard must also be awake to hear that it is to stop.
     drop(watchdog);
@@ -201,110 +211,27 @@ fn run(
     Ok(())
 }
 
-/// A listener with everything that can fail done.
-struct PreparedListener {
-    config: Arc<Listener>,
-    /// Those of its filters that own connections, in their order.
-    logs: Arc<[Arc<AccessLogs>]>,
-    bound: BoundSockets,
-}
-
-fn prepare_listeners(
-    snapshot: &Snapshot,
-    log_queue: &Queue,
-    shards: usize,
-) -> Result<Vec<PreparedListener>, ServerError> {
-    let mut prepared = Vec::new();
-    for config in snapshot.listeners.iter() {
-        let mut logs = Vec::new();
-        for chain in config.filter_chains.iter() {
-            chain.terminal.visit_owners(&mut |owner| {
-                logs.push(AccessLogs::open(log_queue, owner.access_log()).map(Arc::new));
-            });
-        }
-        let logs = logs.into_iter().collect::<Result<_, _>>()?;
-        let bound = listen::bind(config, shards)?;
-        prepared.push(PreparedListener { config: Arc::clone(config), logs, bound });
-    }
-    Ok(prepared)
-}
-
 /// The loop that owns the shards.
 struct Server {
     state: Arc<ControlState>,
     shards: Vec<ShardHandle>,
     common: Common,
     snapshot: Arc<Snapshot>,
-    /// The settings of service clusters.
-    service_template: Arc<Cluster>,
+    /// Those that accept, and where they really do.
+    listeners: Vec<BoundListener>,
+    /// Printed once everything is served.
+    banner: Option<String>,
     updates: Updates,
+    events: Events,
     commands: Receiver<Command>,
 }
 
 impl Server {
-    /// Waits until every cluster that wants it has its first endpoints. True when the process was
-    /// told to end meanwhile.
-    fn warm_up(&mut self) -> bool {
-        let mut cold: Vec<Box<str>> = self
-            .snapshot
-            .clusters
-            .iter()
-            .map(|member| &member.cluster)
-            .filter(|cluster| cluster.wait_for_warm_on_init && cluster.discovery.is_dns())
-            .map(|cluster| cluster.name.clone())
-            .collect();
-        while !cold.is_empty() {
-            select! {
-                recv(self.updates.bell) -> _ => {
-                    let named = self.apply_updates();
-                    cold.retain(|name| !named.contains(name));
-                }
-                recv(self.commands) -> command => {
-                    if let Ok(Command::Quit | Command::Terminate { .. }) | Err(_) = command {
-                        return true;
-                    }
-                }
-            }
-        }
-        false
-    }
-
-    fn listen(&mut self, prepared: Vec<PreparedListener>) {
-        let mut bound_listeners = Vec::new();
-        for PreparedListener { config, logs, bound } in prepared {
-            log::info!(
-                target: "listener",
-                "{}: listening on {}",
-                config.name,
-                bound.addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(", ")
-            );
-            bound_listeners
-                .push(BoundListener { name: config.name.to_string(), addresses: bound.addresses });
-            let message = |socket| Message::Listen {
-                config: Arc::clone(&config),
-                logs: Arc::clone(&logs),
-                socket,
-            };
-            // All shards know the listener before any connection can be handed to them.
-            self.shards.iter().for_each(|shard| send(shard, message(None)));
-            for sockets in bound.sockets {
-                for (shard, socket) in self.shards.iter().zip(sockets) {
-                    send(shard, message(Some(socket)));
-                }
-            }
-        }
-        self.state.set_listeners(bound_listeners);
-        self.state.set_lifecycle(Lifecycle::Live);
-        log::info!(target: "main", "serving");
-    }
-
     /// Does what commands and updates ask until the process is to end.
     fn serve(&mut self, drain_time: Duration) {
         loop {
             select! {
-                recv(self.updates.bell) -> _ => {
-                    self.apply_updates();
-                }
+                recv(self.updates.bell) -> _ => self.apply_update(),
                 recv(self.commands) -> command => match command {
                     Ok(Command::DrainListeners { inbound_only, skip_exit, .. }) => {
                         self.state.set_lifecycle(Lifecycle::Draining);
@@ -346,7 +273,7 @@ impl Server {
             }
             // What is under way may still need endpoints, and someone may wait for an answer.
             if self.updates.bell.try_recv().is_ok() {
-                self.apply_updates();
+                self.apply_update();
             }
             if let Ok(Command::Quit | Command::Terminate { at_once: true }) =
                 self.commands.recv_timeout(DRAIN_POLL)
@@ -361,38 +288,109 @@ impl Server {
         self.common.pulses.iter().map(shard::Pulse::connections).sum()
     }
 
-    /// Serves new endpoints and services. Returns the clusters whose endpoints are new.
-    fn apply_updates(&mut self) -> Vec<Box<str>> {
-        let Waiting { endpoints, services, told } = self.updates.take();
-        if endpoints.is_empty() && services.is_none() {
-            return Vec::new();
-        }
-        let mut snapshot = Snapshot::clone(&self.snapshot);
-        let mut names = Vec::with_capacity(endpoints.len());
-        for (name, endpoints) in endpoints {
-            if let Some(id) = snapshot.clusters.id(&name) {
-                snapshot = snapshot.with_endpoints(id, endpoints);
+    /// Has the shards serve what is new.
+    fn apply_update(&mut self) {
+        let Update { serve, listeners, since, told, is_live } = self.updates.take();
+        if let Some((snapshot, tls)) = serve {
+            let gone = self.snapshot.clusters.changes_since(&snapshot.clusters);
+            let any_gone = gone.into_iter().any(|id| snapshot.clusters.get(id).is_none());
+            self.snapshot = snapshot;
+            self.state.set_snapshot(Arc::clone(&self.snapshot));
+            let applied = self.applied(since.unwrap_or_else(Instant::now));
+            for shard in &self.shards {
+                let (snapshot, tls) = (Arc::clone(&self.snapshot), Arc::clone(&tls));
+                send(shard, Message::Snapshot { snapshot, tls, applied: Arc::clone(&applied) });
             }
-            names.push(name);
+            if any_gone {
+                self.forget_gone_clusters();
+            }
         }
-        let is_services = services.is_some();
-        if let Some(services) = services {
-            snapshot = snapshot.with_services(&self.service_template, services);
+        let any_listener = !listeners.is_empty();
+        for listener in listeners {
+            match listener {
+                ListenerUpdate::Serve { config, logs, sockets } => {
+                    self.listen(&config, &logs, sockets);
+                }
+                ListenerUpdate::Remove(name) => self.unlisten(&name),
+            }
         }
-        self.snapshot = Arc::new(snapshot);
-        self.state.set_snapshot(Arc::clone(&self.snapshot));
-        for shard in &self.shards {
-            send(shard, Message::Snapshot(Arc::clone(&self.snapshot)));
+        if any_listener {
+            self.state.set_listeners(self.listeners.clone());
         }
-        if is_services {
-            self.forget_gone_clusters();
+        if is_live && self.state.lifecycle() != Lifecycle::Draining {
+            self.state.set_lifecycle(Lifecycle::Live);
+            log::info!(target: "main", "serving");
+            if let Some(banner) = self.banner.take() {
+                println!("{banner}");
+            }
         }
         // A shard reads its messages before it runs what came over the network after them, so that
         // whoever is told now finds the change in effect. Some no longer wait to be told.
         for tell in told {
             let _ = tell.send(());
         }
-        names
+    }
+
+    /// What each shard calls when it serves an update made at `since`: the last of them tells.
+    fn applied(&self, since: Instant) -> Arc<dyn Fn() + Send + Sync> {
+        let left = AtomicUsize::new(self.shards.len());
+        let events = self.events.clone();
+        Arc::new(move || {
+            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                let _ended = events.send(Event::Applied(since));
+            }
+        })
+    }
+
+    fn listen(
+        &mut self,
+        config: &Arc<Listener>,
+        logs: &ListenerLogs,
+        sockets: Option<BoundSockets>,
+    ) {
+        // All shards know the listener before any connection can be handed to them.
+        let message = |sockets| Message::Listen {
+            config: Arc::clone(config),
+            logs: Arc::clone(logs),
+            sockets,
+        };
+        self.shards.iter().for_each(|shard| send(shard, message(None)));
+        let Some(bound) = sockets else {
+            log::info!(target: "listener", "{}: changed", config.name);
+            return;
+        };
+        if let Err(error) = bound.listen(config) {
+            // The address was ours to bind, so that this is a matter of the system's resources.
+            log::error!(target: "listener", "{error}");
+        }
+        log::info!(
+            target: "listener",
+            "{}: listening on {}",
+            config.name,
+            bound.addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(", ")
+        );
+        let entry = BoundListener { name: config.name.to_string(), addresses: bound.addresses };
+        match self.listeners.iter_mut().find(|known| *known.name == *config.name) {
+            Some(known) => *known = entry,
+            None => self.listeners.push(entry),
+        }
+        let mut shares: Vec<Vec<OwnedFd>> = self.shards.iter().map(|_| Vec::new()).collect();
+        for sockets in bound.sockets {
+            for (share, socket) in shares.iter_mut().zip(sockets) {
+                share.push(socket);
+            }
+        }
+        for (shard, share) in self.shards.iter().zip(shares) {
+            send(shard, message(Some(share)));
+        }
+    }
+
+    fn unlisten(&mut self, name: &str) {
+        log::info!(target: "listener", "{name}: removed");
+        self.listeners.retain(|known| known.name != name);
+        for shard in &self.shards {
+            send(shard, Message::Unlisten { listener: name.into() });
+        }
     }
 
     /// What counts for clusters that are gone would add up for ever. A shard that is behind may bring
@@ -412,55 +410,6 @@ fn send(shard: &ShardHandle, message: Message) {
     while let Err(back) = shard.send(message) {
         message = back;
         std::thread::sleep(MAILBOX_RETRY);
-    }
-}
-
-/// News on their way from the control thread. Later ones replace earlier ones of the same kind, so
-/// they can't pile up.
-struct Updates {
-    waiting: Arc<Mutex<Waiting>>,
-    bell: Receiver<()>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    /// New endpoints, by cluster.
-    endpoints: HashMap<Box<str>, Vec<Endpoint>>,
-    /// All services there are.
-    services: Option<Vec<Service>>,
-    /// Those who wait until the services are in effect.
-    told: Vec<oneshot::Sender<()>>,
-}
-
-impl Updates {
-    fn new() -> (Self, Publish, PublishServices) {
-        let waiting: Arc<Mutex<Waiting>> = Arc::default();
-        let (ring, bell): (Sender<()>, _) = bounded(1);
-        let publish: Publish = {
-            let (waiting, ring) = (Arc::clone(&waiting), ring.clone());
-            Arc::new(move |name: &str, endpoints: Vec<Endpoint>| {
-                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                waiting.endpoints.insert(name.into(), endpoints);
-                // A bell that is ringing already is as good.
-                let _rung = ring.try_send(());
-            })
-        };
-        let publish_services: PublishServices = {
-            let waiting = Arc::clone(&waiting);
-            Arc::new(move |services: Vec<Service>| {
-                let (told, tell) = oneshot::channel();
-                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                waiting.services = Some(services);
-                waiting.told.push(told);
-                let _rung = ring.try_send(());
-                tell
-            })
-        };
-        (Self { waiting, bell }, publish, publish_services)
-    }
-
-    fn take(&self) -> Waiting {
-        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

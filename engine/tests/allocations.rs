@@ -15,6 +15,7 @@ use outrigger_codecs::http::{FieldKind, Method};
 use outrigger_codecs::http2::{Config, Connection, Event, Role};
 use outrigger_engine::access_log::{AccessLogs, LogWriter};
 use outrigger_engine::cluster::Breakers;
+use outrigger_engine::connection::{ChainLogs, DrainTimes};
 use outrigger_engine::shard::{self, Common, Message};
 use outrigger_engine::stats::Registry;
 use outrigger_engine::tls::TlsContexts;
@@ -406,6 +407,7 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
         log_flush_interval_ns: 1_000_000_000,
         breakers: Arc::new(Breakers::new(1)),
         tls: Arc::new(TlsContexts::build(&snapshot).unwrap()),
+        drain_times: DrainTimes { limit: Duration::from_secs(1), gradual: false },
         pulses: shard::pulses(1),
     };
     let cpus = shard::place(1, &[]).unwrap();
@@ -413,14 +415,14 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
     let config = &snapshot.listeners[0];
     let bound = listen::bind(config, 1).unwrap();
     let address = bound.addresses[0].ip().unwrap();
-    for socket in bound.sockets.into_iter().flatten() {
-        let message = Message::Listen {
-            config: Arc::clone(config),
-            logs: Arc::from([Arc::new(AccessLogs::open(&writer.queue(), &[]).unwrap())]),
-            socket: Some(socket),
-        };
-        assert!(shards[0].send(message).is_ok());
-    }
+    bound.listen(config).unwrap();
+    let logs: ChainLogs = Arc::from([Arc::new(AccessLogs::open(&writer.queue(), &[]).unwrap())]);
+    let message = Message::Listen {
+        config: Arc::clone(config),
+        logs: Arc::from([logs]),
+        sockets: Some(bound.sockets.into_iter().flatten().collect()),
+    };
+    assert!(shards[0].send(message).is_ok());
     let mut client = connect(address);
     // Long enough for every buffer, queue and histogram to have reached its size.
     for _ in 0..2000 {

@@ -3,7 +3,8 @@
 //! A requirement compares two cases of one condition and one run, so both were measured interleaved on
 //! the same machine. One whose cases are absent is "not measured", which is neither met nor missed; one whose
 //! cases had failed requests is missed, because a proxy that fails requests can be fast at it. Also
-//! judged is whether every target spoke what its case says.
+//! judged is whether every target spoke what its case says. What `xds` measures is judged beside it, in
+//! [`xds::check`](crate::xds::check).
 
 use std::fmt;
 

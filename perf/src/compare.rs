@@ -123,6 +123,9 @@ pub enum CompareError {
         /// Why.
         source: LoadError,
     },
+    /// Asked to stop.
+    #[error("interrupted")]
+    Interrupted,
     /// A layout needs more CPUs than there are.
     #[error("layout split needs 2 CPUs, this process may use {0}")]
     Cpus(usize),
@@ -165,7 +168,7 @@ pub enum CompareError {
 }
 
 /// A request not answered for so long has failed.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time beyond the planned one after which our own servers end by themselves.
 const LIFETIME_SPARE: Duration = Duration::from_secs(600);
 /// Descriptors besides those of connections.
@@ -420,13 +423,28 @@ pub fn start_origin(
     lifetime: Duration,
     identity: &Identity,
 ) -> Result<(Server, SocketAddr), CompareError> {
+    let certificate = ["--certificate".into(), identity.certificate.clone().into()];
+    let key = ["--key".into(), identity.key.clone().into()];
+    start_origin_with(cpu, lifetime, certificate.into_iter().chain(key))
+}
+
+/// The same with other options than where to listen and for how long, and thus without TLS unless
+/// they ask for it.
+///
+/// # Errors
+///
+/// As [`start_origin`].
+pub(crate) fn start_origin_with(
+    cpu: usize,
+    lifetime: Duration,
+    options: impl IntoIterator<Item = OsString>,
+) -> Result<(Server, SocketAddr), CompareError> {
     let program = target::program(Target::Direct, &Locations::default())?;
     let address = free_address()?;
     let mut arguments: Vec<OsString> = vec!["origin".into()];
     arguments.extend(["--listen".into(), address.to_string().into()]);
     arguments.extend(["--lifetime-s".into(), lifetime.as_secs().to_string().into()]);
-    arguments.extend(["--certificate".into(), identity.certificate.clone().into()]);
-    arguments.extend(["--key".into(), identity.key.clone().into()]);
+    arguments.extend(options);
     let launch = Launch { arguments, files: Vec::new() };
     let directory = Scratch::new().map_err(io_error("making a temporary directory"))?;
     let sides = ProtocolName::Http1.sides();
@@ -572,7 +590,11 @@ impl Cell {
     }
 }
 
-fn sample(load: Outcome, meter: Option<&Meter>, negotiated: Option<&Negotiated>) -> Sample {
+pub(crate) fn sample(
+    load: Outcome,
+    meter: Option<&Meter>,
+    negotiated: Option<&Negotiated>,
+) -> Sample {
     Sample {
         load,
         cpu_us: meter.map(Meter::cpu_us),
@@ -582,7 +604,7 @@ fn sample(load: Outcome, meter: Option<&Meter>, negotiated: Option<&Negotiated>)
 }
 
 /// Reads a server's CPU time and memory at the edges of the window.
-struct Meter {
+pub(crate) struct Meter {
     pids: Vec<u32>,
     clocks: Vec<CpuClock>,
     opened: Duration,
@@ -591,14 +613,14 @@ struct Meter {
 }
 
 impl Meter {
-    fn new(server: &Server) -> io::Result<Self> {
+    pub(crate) fn new(server: &Server) -> io::Result<Self> {
         let pids = server.pids()?;
         let clocks = pids.iter().map(|pid| CpuClock::of(*pid)).collect::<io::Result<_>>()?;
         let zero = Duration::ZERO;
         Ok(Self { pids, clocks, opened: zero, closed: zero, memory: Memory::default() })
     }
 
-    fn read(&mut self, edge: Edge) -> io::Result<()> {
+    pub(crate) fn read(&mut self, edge: Edge) -> io::Result<()> {
         let mut sum = Duration::ZERO;
         for clock in &self.clocks {
             sum += clock.now()?;
@@ -613,7 +635,7 @@ impl Meter {
         Ok(())
     }
 
-    fn cpu_us(&self) -> f64 {
+    pub(crate) fn cpu_us(&self) -> f64 {
         self.closed.saturating_sub(self.opened).as_secs_f64() * 1e6
     }
 }

@@ -231,7 +231,7 @@ impl Watched<'_> {
         shards: usize,
     ) -> Result<IdleCase, CompareError> {
         let connections = self.options.connections;
-        let empty = self.settled_memory()?;
+        let empty = settled_memory(self.server, self.stop)?;
         let empty_cpu_percent = self.cpu_percent()?;
         let name = target.name();
         let request = Request { body_bytes: BODY_BYTES, post_bytes: None, streams: 1 };
@@ -241,7 +241,7 @@ impl Watched<'_> {
             connections,
             source,
         })?;
-        let full = self.settled_memory()?;
+        let full = settled_memory(self.server, self.stop)?;
         let full_cpu_percent = self.cpu_percent()?;
         let lost = open.iter().filter(|socket| closed_by_peer(socket)).count();
         let growth = full.pss_bytes as f64 - empty.pss_bytes as f64;
@@ -263,24 +263,6 @@ impl Watched<'_> {
         })
     }
 
-    /// Memory once it has stopped growing.
-    fn settled_memory(&self) -> Result<Memory, CompareError> {
-        let read = || -> io::Result<Memory> { Memory::of(&self.server.pids()?) };
-        let failed = || io_error("reading the server's memory");
-        let start = Instant::now();
-        let mut memory = read().map_err(failed())?;
-        while start.elapsed() < SETTLE_MAX {
-            self.pause(SETTLED)?;
-            let next = read().map_err(failed())?;
-            let grown = next.pss_bytes > memory.pss_bytes;
-            memory = next;
-            if !grown {
-                break;
-            }
-        }
-        Ok(memory)
-    }
-
     fn cpu_percent(&self) -> Result<f64, CompareError> {
         let read = || -> io::Result<Duration> {
             self.server.pids()?.into_iter().map(|pid| CpuClock::of(pid)?.now()).sum()
@@ -288,24 +270,9 @@ impl Watched<'_> {
         let failed = || io_error("reading the server's CPU time");
         let start = Instant::now();
         let before = read().map_err(failed())?;
-        self.pause(self.options.watch)?;
+        pause(self.options.watch, self.stop)?;
         let used = read().map_err(failed())?.saturating_sub(before);
         Ok(used.as_secs_f64() / start.elapsed().as_secs_f64() * 100.0)
-    }
-
-    /// Waits, but not on after an interrupt.
-    fn pause(&self, time: Duration) -> Result<(), CompareError> {
-        const STEP: Duration = Duration::from_millis(50);
-        let start = Instant::now();
-        while let Some(left) = time.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
-            if self.stop.load(Ordering::Relaxed) {
-                let source = LoadError::Interrupted;
-                let connections = self.options.connections;
-                return Err(CompareError::Load { target: "idle", connections, source });
-            }
-            thread::sleep(left.min(STEP));
-        }
-        Ok(())
     }
 
     fn open(&self, traffic: &Traffic, variant: Variant) -> Result<Vec<TcpStream>, LoadError> {
@@ -329,6 +296,45 @@ impl Watched<'_> {
         }
         Ok(open)
     }
+}
+
+/// A server's memory once it has stopped growing.
+///
+/// # Errors
+///
+/// [`CompareError`]: an interrupt, or that the server is gone.
+pub(crate) fn settled_memory(server: &Server, stop: &AtomicBool) -> Result<Memory, CompareError> {
+    let read = || -> io::Result<Memory> { Memory::of(&server.pids()?) };
+    let failed = || io_error("reading the server's memory");
+    let start = Instant::now();
+    let mut memory = read().map_err(failed())?;
+    while start.elapsed() < SETTLE_MAX {
+        pause(SETTLED, stop)?;
+        let next = read().map_err(failed())?;
+        let grown = next.pss_bytes > memory.pss_bytes;
+        memory = next;
+        if !grown {
+            break;
+        }
+    }
+    Ok(memory)
+}
+
+/// Waits, but not on after an interrupt.
+///
+/// # Errors
+///
+/// [`CompareError::Interrupted`].
+pub(crate) fn pause(time: Duration, stop: &AtomicBool) -> Result<(), CompareError> {
+    const STEP: Duration = Duration::from_millis(50);
+    let start = Instant::now();
+    while let Some(left) = time.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
+        if stop.load(Ordering::Relaxed) {
+            return Err(CompareError::Interrupted);
+        }
+        thread::sleep(left.min(STEP));
+    }
+    Ok(())
 }
 
 /// Loopback address of a connection; the next one after every [`PER_SOURCE`].

@@ -4,7 +4,8 @@
 //! built-in [`origin`]; the minimal io_uring relay ([`relay`]) that marks the practical limit of a
 //! proxy on this kernel; and servers ([`target`]) that the harness starts itself with equivalent
 //! configurations for each protocol [`variant`]. [`compare`] and [`idle`] put them together,
-//! [`report`] shows and [`check`] judges what they found. Everything runs on loopback, every child
+//! [`report`] shows and [`check`] judges what they found; [`xds`] does all that for configuration by
+//! a management server, which it brings along. Everything runs on loopback, every child
 //! process is bound to the harness's life, and what goes wrong during a measurement is counted and
 //! shown, never dropped.
 
@@ -27,3 +28,4 @@ pub mod sys;
 pub mod target;
 pub mod tls;
 pub mod variant;
+pub mod xds;

@@ -12,7 +12,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use outrigger_perf::{
-    check::{self, Verdict},
+    check::{self, Finding, Verdict},
     compare::{self, Layout, RateOf},
     http2::wire::MESSAGE_PREFIX_BYTES,
     idle::{self, IdleOptions},
@@ -30,6 +30,11 @@ use outrigger_perf::{
     target::{Locations, Profile, Target},
     tls::{self, Alpn, TlsClient},
     variant::ProtocolName,
+    xds::{
+        self, Scenario, Variant,
+        report::XdsReport,
+        world::{COUNT_MAX, ENDPOINTS_MAX, Size},
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -50,7 +55,9 @@ enum Command {
     Compare(Box<CompareArgs>),
     /// Measure memory per idle connection, and CPU use at idle.
     Idle(IdleArgs),
-    /// Judge the required ratios on what `compare` and `idle` wrote.
+    /// Measure configuration by xDS: a big one at the start, changes, and what they cost requests.
+    Xds(Box<XdsArgs>),
+    /// Judge what is required on what `compare`, `idle` and `xds` wrote.
     Check(CheckArgs),
     /// Load any server of HTTP/1.1 or HTTP/2, or one of Bolt or Dubbo that answers as `origin` does.
     Load(LoadArgs),
@@ -152,6 +159,66 @@ struct IdleArgs {
 }
 
 #[derive(Debug, Args)]
+struct XdsArgs {
+    /// Any of outrigger, envoy.
+    #[arg(long, value_delimiter = ',', default_value = "outrigger,envoy")]
+    targets: Vec<Target>,
+    #[arg(long, value_delimiter = ',', default_value = "sotw,delta")]
+    variants: Vec<Variant>,
+    #[arg(long, value_delimiter = ',', default_value = "load,change,updates,lookup")]
+    scenarios: Vec<Scenario>,
+    #[arg(long, default_value_t = 10_000, value_parser = count)]
+    clusters: usize,
+    /// Endpoints of each cluster.
+    #[arg(long, default_value_t = 5, value_parser = endpoints)]
+    endpoints: usize,
+    /// Routes, each in a virtual host of its own.
+    #[arg(long, default_value_t = 10_000, value_parser = count)]
+    routes: usize,
+    /// Listeners, each with its share of the virtual hosts in a route configuration of its own.
+    #[arg(long, default_value_t = 1, value_parser = listeners)]
+    listeners: usize,
+    /// Workers in `load` and `change`, at most one per CPU; elsewhere there is one.
+    #[arg(long, default_value_t = 2)]
+    shards: usize,
+    /// Starts of each target in `load`, windows of each case in `lookup`.
+    #[arg(long, default_value_t = 3)]
+    repetitions: usize,
+    /// Changes in `change`, one after the other.
+    #[arg(long, default_value_t = 200, value_parser = count)]
+    changes: usize,
+    /// Connections of the load.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// Requests per second in `updates`, over all connections.
+    #[arg(long, default_value = "2000")]
+    rate: NonZeroU64,
+    /// Pushes per second in `updates`.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    updates: u32,
+    /// Windows in `updates` without pushes, and as many with them.
+    #[arg(long, default_value_t = 6, value_parser = count)]
+    windows: usize,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    duration: f64,
+    /// Seconds of load before each window.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    warmup: f64,
+    /// In `updates`: shared, all on one CPU; split, the proxy on its own.
+    #[arg(long, default_value = "split")]
+    layout: Layout,
+    #[command(flatten)]
+    locations: LocationArgs,
+    /// Judge the results at once; the exit code is that of `check`.
+    #[arg(long)]
+    check: bool,
+    /// Where to write the results.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct CheckArgs {
     /// What `compare` wrote; several runs together are judged as one.
     #[arg(long)]
@@ -159,6 +226,9 @@ struct CheckArgs {
     /// What `idle` wrote; also several.
     #[arg(long)]
     idle: Vec<PathBuf>,
+    /// What `xds` wrote; also several.
+    #[arg(long)]
+    xds: Vec<PathBuf>,
     /// Fail also when a requirement was not measured.
     #[arg(long)]
     complete: bool,
@@ -215,6 +285,9 @@ struct LoadArgs {
 struct OriginArgs {
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+    /// Listen at all loopback addresses, 127.0.0.0/8, with the port of --listen.
+    #[arg(long)]
+    all_loopback: bool,
     /// Body length where the path names none.
     #[arg(long, default_value_t = 128)]
     body: usize,
@@ -263,10 +336,11 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Compare(args) => run_compare(*args),
         Command::Idle(args) => run_idle(args),
+        Command::Xds(args) => run_xds(*args),
         Command::Check(args) => run_check(&args),
         Command::Load(args) => run_load(&args),
         Command::Origin(args) => {
-            let listener = listen(args.listen, args.cpu, args.lifetime_s)?;
+            let listener = listen(args.listen, args.all_loopback, args.cpu, args.lifetime_s)?;
             let delay = Duration::from_micros(args.delay_us);
             let tls = match (&args.certificate, &args.key) {
                 (Some(certificate), Some(key)) => Some(tls::server_config(certificate, key)?),
@@ -276,7 +350,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Relay(args) => {
-            let listener = listen(args.listen, args.cpu, args.lifetime_s)?;
+            let listener = listen(args.listen, false, args.cpu, args.lifetime_s)?;
             relay::relay(&listener, args.upstream)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -286,6 +360,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
 /// What a server of ours does first. It says where it listens, for callers that gave port 0.
 fn listen(
     address: SocketAddr,
+    all_loopback: bool,
     cpu: Option<usize>,
     lifetime_s: Option<u64>,
 ) -> io::Result<TcpListener> {
@@ -295,7 +370,8 @@ fn listen(
         sys::end_after(Duration::from_secs(seconds));
     }
     cpu.map_or(Ok(()), sys::pin)?;
-    let listener = sys::listen(address)?;
+    let listener =
+        if all_loopback { sys::listen_on_loopback(address.port()) } else { sys::listen(address) }?;
     println!("listening on {}", listener.local_addr()?);
     Ok(listener)
 }
@@ -362,6 +438,41 @@ fn run_idle(args: IdleArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn run_xds(args: XdsArgs) -> Result<ExitCode, Failure> {
+    let options = xds::Options {
+        targets: sorted(args.targets),
+        variants: sorted(args.variants),
+        scenarios: sorted(args.scenarios),
+        size: Size {
+            clusters: args.clusters,
+            endpoints: args.endpoints,
+            virtual_hosts: args.routes,
+            listeners: args.listeners.min(args.routes),
+        },
+        shards: args.shards,
+        repetitions: args.repetitions.max(1),
+        changes: args.changes,
+        connections: args.connections.max(1),
+        rate: args.rate,
+        updates_per_second: args.updates,
+        windows: args.windows,
+        duration: Duration::from_secs_f64(args.duration),
+        warmup: Duration::from_secs_f64(args.warmup),
+        layout: args.layout,
+        locations: args.locations.into(),
+        command: command_line(),
+    };
+    let report = xds::run(&options, stop_flag()?.as_ref())?;
+    print!("{}", xds::report::render(&report));
+    if let Some(path) = &args.json {
+        write_json(path, &report)?;
+    }
+    if args.check {
+        return Ok(judge(&xds::check::check(&[report]), false));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn run_check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let mut findings = Vec::new();
     if !args.json.is_empty() {
@@ -370,18 +481,26 @@ fn run_check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     if !args.idle.is_empty() {
         findings.extend(check::check_idle(&read_all(&args.idle)?));
     }
-    if findings.is_empty() {
-        return Err("nothing to check: give --json FILE, --idle FILE or both".into());
+    if !args.xds.is_empty() {
+        findings.extend(xds::check::check(&read_all::<XdsReport>(&args.xds)?));
     }
-    for finding in &findings {
+    if findings.is_empty() {
+        return Err("nothing to check: give --json FILE, --idle FILE, --xds FILE or several".into());
+    }
+    Ok(judge(&findings, args.complete))
+}
+
+/// Prints findings. With `complete`, what was not measured fails too.
+fn judge(findings: &[Finding], complete: bool) -> ExitCode {
+    for finding in findings {
         println!("{finding}");
     }
     let failed = findings.iter().any(|finding| match finding.verdict {
         Verdict::Met(_) => false,
         Verdict::Missed(_) => true,
-        Verdict::NotMeasured(_) => args.complete,
+        Verdict::NotMeasured(_) => complete,
     });
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn read_all<T: DeserializeOwned>(paths: &[PathBuf]) -> Result<Vec<T>, Failure> {
@@ -559,10 +678,7 @@ fn rate_of(text: &str) -> Result<RateOf, String> {
 }
 
 fn streams(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(streams) if (1..=STREAMS_MAX).contains(&streams) => Ok(streams),
-        _ => Err(format!("must be a number from 1 to {STREAMS_MAX}")),
-    }
+    up_to(text, STREAMS_MAX)
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -573,7 +689,27 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-fn sorted(mut list: Vec<usize>) -> Vec<usize> {
+fn count(text: &str) -> Result<usize, String> {
+    up_to(text, COUNT_MAX)
+}
+
+fn endpoints(text: &str) -> Result<usize, String> {
+    up_to(text, ENDPOINTS_MAX)
+}
+
+fn listeners(text: &str) -> Result<usize, String> {
+    const MOST: usize = 100;
+    up_to(text, MOST)
+}
+
+fn up_to(text: &str, most: usize) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(format!("must be a number from 1 to {most}")),
+    }
+}
+
+fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
     list.sort_unstable();
     list.dedup();
     list

@@ -6,7 +6,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -55,6 +55,18 @@ pub fn pin(cpu: usize) -> io::Result<()> {
 pub fn precise_timers() {
     // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory of ours.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64) };
+}
+
+/// Lets the calling thread run only while nothing else wants its CPU (`SCHED_IDLE`).
+///
+/// # Errors
+///
+/// What `sched_setscheduler(2)` says; going down needs no privilege.
+pub fn run_in_background() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` is readable; 0 is the calling thread.
+    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Raises the limit of open files of this process and its children to at least `wanted`, or as far as
@@ -216,10 +228,24 @@ pub fn free_port() -> io::Result<u16> {
 ///
 /// What `bind(2)` and its companions say.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_on(address, None)
+}
+
+/// The same at all addresses of the loopback device and at no others: 127.0.0.0/8.
+///
+/// # Errors
+///
+/// As [`listen`]; kernels before 5.7 also ask for a privilege.
+pub fn listen_on_loopback(port: u16) -> io::Result<TcpListener> {
+    listen_on((Ipv4Addr::UNSPECIFIED, port).into(), Some(b"lo"))
+}
+
+fn listen_on(address: SocketAddr, device: Option<&[u8]>) -> io::Result<TcpListener> {
     const BACKLOG: i32 = 4096;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
+    socket.bind_device(device)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

@@ -46,6 +46,12 @@ impl Config {
         }
     }
 
+    /// Of what is there already.
+    #[must_use]
+    pub fn of(json: Value) -> Config {
+        Config { json }
+    }
+
     /// Every request goes to one origin, by the cluster `origin`.
     #[must_use]
     pub fn to(origin: &Address) -> Config {

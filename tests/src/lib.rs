@@ -6,7 +6,8 @@
 //! ends of HTTP/2 by an implementation that is not ours, [`frames`] sends and reads it frame by
 //! frame, and [`tls`] makes certificates. [`load`] has many connections at once. [`rpc`] has both
 //! ends of RPC protocols, whose frames are in [`bolt`] and [`dubbo`], and [`Peer`] is a real program
-//! of some RPC framework. [`Namespace`] gives a test a network of its own.
+//! of some RPC framework. [`ControlPlane`] is a management server. [`Namespace`] gives a test a
+//! network of its own.
 //!
 //! `OUTRIGGER_TEST_PROXY=envoy` runs the tests against Envoy: a test that Envoy fails may expect
 //! the wrong thing.
@@ -21,6 +22,7 @@ pub mod binary;
 pub mod bolt;
 pub mod client;
 pub mod config;
+pub mod control_plane;
 pub mod dubbo;
 pub mod frames;
 pub mod http;
@@ -39,6 +41,7 @@ use std::time::{Duration, Instant};
 
 pub use client::Client;
 pub use config::Config;
+pub use control_plane::ControlPlane;
 pub use frames::{Frame, Frames};
 pub use http2::{Http2, Http2Client};
 pub use namespace::Namespace;

@@ -19,7 +19,8 @@ pub struct Peer {
     name: String,
     process: Process,
     input: ChildStdin,
-    answered: usize,
+    /// How much of its output has been read, in bytes: whole lines.
+    read: usize,
     _directory: Scratch,
 }
 
@@ -35,9 +36,7 @@ impl Peer {
         command.current_dir(directory.path());
         let name = command.get_program().to_string_lossy().into_owned();
         match Process::spawn_reader(command, Limits::default()) {
-            Ok((process, input)) => {
-                Peer { name, process, input, answered: 0, _directory: directory }
-            }
+            Ok((process, input)) => Peer { name, process, input, read: 0, _directory: directory },
             Err(error) => panic!("{name}: {error}"),
         }
     }
@@ -51,10 +50,9 @@ impl Peer {
         self.input.write_all(format!("{command}\n").as_bytes()).unwrap();
         let start = Instant::now();
         loop {
-            let output = self.process.stdout();
-            let answer = output.split_inclusive('\n').nth(self.answered);
-            if let Some(line) = answer.and_then(|line| line.strip_suffix('\n')) {
-                self.answered += 1;
+            let output = self.process.stdout_from(self.read);
+            if let Some((line, _)) = output.split_once('\n') {
+                self.read += line.len() + 1;
                 return match serde_json::from_str(line) {
                     Ok(answer) => answer,
                     Err(error) => panic!("{}: {command}: {error}: {line}", self.name),

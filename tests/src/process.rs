@@ -75,6 +75,12 @@ impl Process {
         self.stdout.text()
     }
 
+    /// Standard output from that byte on, which must be the first of a character.
+    #[must_use]
+    pub fn stdout_from(&self, start: usize) -> String {
+        self.stdout.text_from(start)
+    }
+
     /// Standard error until now.
     #[must_use]
     pub fn stderr(&self) -> String {
@@ -204,7 +210,12 @@ impl Captured {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+        self.text_from(0)
+    }
+
+    fn text_from(&self, start: usize) -> String {
+        let bytes = self.bytes.lock().unwrap();
+        String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned()
     }
 
     fn finish(&mut self) {

@@ -105,6 +105,22 @@ impl Launch {
     #[must_use]
     #[track_caller]
     pub fn start(self) -> Proxy {
+        let mut proxy = self.begin();
+        eventually("/ready", || {
+            proxy.assert_runs();
+            proxy.is_ready().then_some(())
+        });
+        proxy.listeners = proxy.read_listeners();
+        proxy
+    }
+
+    /// Starts it, and waits for its admin interface only.
+    ///
+    /// # Panics
+    /// If that does not come; with what it said.
+    #[must_use]
+    #[track_caller]
+    pub fn begin(self) -> Proxy {
         let admin_file = self.directory.file("admin-address");
         let mut launch = self;
         launch = launch.arguments(&["--admin-address-path", &admin_file.display().to_string()]);
@@ -122,13 +138,6 @@ impl Launch {
             let text = fs::read_to_string(&admin_file).ok()?;
             text.trim().parse().ok().map(Address::Tcp)
         });
-        eventually("/ready", || {
-            proxy.assert_runs();
-            let mut client = Client::try_connect(&proxy.admin).ok()?;
-            client.try_send(ADMIN_REQUEST_READY).ok()?;
-            client.try_response().ok().filter(|response| response.status == 200)
-        });
-        proxy.listeners = proxy.read_listeners();
         proxy
     }
 
@@ -190,7 +199,23 @@ impl Proxy {
         &self.listeners[0].1
     }
 
-    /// A listener's address.
+    /// Whether it says that it is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let Ok(mut client) = Client::try_connect(&self.admin) else { return false };
+        let asked = client.try_send(ADMIN_REQUEST_READY);
+        asked.is_ok() && client.try_response().is_ok_and(|response| response.status == 200)
+    }
+
+    /// The address that a listener has now, if there is one of that name.
+    #[must_use]
+    #[track_caller]
+    pub fn current_listener(&self, name: &str) -> Option<Address> {
+        let found = self.read_listeners().into_iter().find(|(known, _)| known == name);
+        found.map(|(_, address)| address)
+    }
+
+    /// The address that a listener had when all was ready.
     ///
     /// # Panics
     /// If there is none of that name.
@@ -353,7 +378,8 @@ impl Proxy {
     fn read_listeners(&self) -> Vec<(String, Address)> {
         let json: Value =
             serde_json::from_str(&self.admin_get("/listeners?format=json").text()).unwrap();
-        let statuses = json["listener_statuses"].as_array().unwrap().iter();
+        // Without any, Envoy leaves out the list.
+        let statuses = json["listener_statuses"].as_array().into_iter().flatten();
         statuses
             .map(|status| {
                 let name = status["name"].as_str().unwrap().to_owned();

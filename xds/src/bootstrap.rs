@@ -10,17 +10,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prost::Message;
-use prost_reflect::{DynamicMessage, SerializeOptions, Value};
+use prost_reflect::{DynamicMessage, Value};
 use serde_json::{Map, Value as Json, json};
 use thiserror::Error;
 
 use crate::compile::bootstrap::{self as compile, Complaint};
 use crate::compile::{Note, cluster};
+use crate::dump;
 use crate::engine_config::EngineConfig;
 use crate::fault::{Fault, FieldPath, Found, Problem, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema, Warnings, nearest};
 use crate::snapshot::{Address, Cluster, Snapshot};
 use crate::source::{self, Format, SyntaxError, TEXT_BYTES_MAX, Text};
+use crate::store::Ground;
 
 /// Where a configuration comes from: one text, or a text and another merged onto it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct Loaded {
     pub engine: EngineConfig,
     /// Listeners, routes, clusters.
     pub snapshot: Snapshot,
+    /// What resources of management servers are compiled against.
+    pub ground: Ground,
     /// The settings of service clusters, for [`Snapshot::with_services`].
     pub service_template: Arc<Cluster>,
     /// The admin server; `None`: there is to be none.
@@ -259,11 +263,12 @@ pub fn load(source: &Source, options: &LoadOptions) -> Result<Loaded, LoadError>
     Ok(Loaded {
         engine,
         snapshot: compiled.snapshot,
+        ground: compiled.ground,
         service_template,
         admin: compiled.admin,
         node: compiled.node,
         warnings,
-        config_dump: dump(&bootstrap),
+        config_dump: dump::to_json(&bootstrap).to_string(),
     })
 }
 
@@ -473,51 +478,8 @@ pub(crate) fn place(texts: &[Text], resource: Resource, found: Found) -> Fault {
     Fault { resource, path, problem: found.problem, position }
 }
 
-/// JSON with proto field names, private keys left out. What cannot be printed, such as an optional extension of unknown type,
-/// makes the whole unprintable; then there is nothing to show but that.
-fn dump(bootstrap: &DynamicMessage) -> String {
-    let options = SerializeOptions::new().use_proto_field_name(true);
-    match bootstrap.serialize_with_options(serde_json::value::Serializer, &options) {
-        Ok(mut json) => {
-            redact(&mut json, false);
-            json.to_string()
-        }
-        Err(error) => json!({ "error": error.to_string() }).to_string(),
-    }
-}
-
-/// Overwrites bytes that stand in the file itself in fields that Envoy marks as sensitive. Both
-/// spellings of names, because what is in a TypedStruct is printed as it was written.
-fn redact(json: &mut Json, sensitive: bool) {
-    match json {
-        Json::Object(members) => {
-            for (key, value) in members {
-                if sensitive && INLINE_FIELDS.contains(&&**key) {
-                    *value = json!("[redacted]");
-                } else {
-                    redact(value, sensitive || SENSITIVE_FIELDS.contains(&&**key));
-                }
-            }
-        }
-        Json::Array(items) => items.iter_mut().for_each(|item| redact(item, sensitive)),
-        _ => {}
-    }
-}
-
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 const ENGINE: &str = "engine";
-
-const SENSITIVE_FIELDS: &[&str] = &[
-    "private_key",
-    "privateKey",
-    "password",
-    "pkcs12",
-    "session_ticket_keys",
-    "sessionTicketKeys",
-    "generic_secret",
-    "genericSecret",
-];
-const INLINE_FIELDS: &[&str] = &["inline_string", "inlineString", "inline_bytes", "inlineBytes"];
 
 /// Where the demo listens.
 pub const DEMO_LISTEN: SocketAddr =

@@ -8,14 +8,18 @@
 //! every message looked up (`support`), and messages to the snapshot (`compile`).
 
 pub mod bootstrap;
+pub mod client;
 pub mod engine_config;
 pub mod fault;
 pub mod secrets;
 pub mod services_config;
 pub mod snapshot;
 pub mod source;
+pub mod store;
 
 mod compile;
+mod dump;
+mod fingerprint;
 mod mapping;
 mod support;
 mod view;

@@ -34,7 +34,8 @@ pub(crate) const SUPPORT: &[Support] = &[
     // Bootstrap (section 1).
     Support {
         message: "envoy.config.bootstrap.v3.Bootstrap",
-        honoured: &["node", "static_resources", "layered_runtime", "admin", "default_regex_engine"],
+        honoured: &["node", "static_resources", "dynamic_resources", "layered_runtime", "admin",
+            "default_regex_engine"],
         ignored: &[
             ("node_context_params", "only for xdstp names"),
             ("watchdog", INTERNAL), ("watchdogs", INTERNAL), ("flags_path", INTERNAL),
@@ -48,6 +49,8 @@ pub(crate) const SUPPORT: &[Support] = &[
     },
     honour("envoy.config.bootstrap.v3.Bootstrap.StaticResources",
         &["listeners", "clusters", "secrets"]),
+    honour("envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
+        &["lds_config", "cds_config", "ads_config"]),
     Support {
         message: "envoy.config.bootstrap.v3.Admin",
         honoured: &["address"],
@@ -61,6 +64,24 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("xds.core.v3.ContextParams", &["params"]),
     honour("envoy.config.core.v3.TypedExtensionConfig", &["name", "typed_config"]),
     honour("envoy.extensions.regex_engines.v3.GoogleRE2", &[]),
+
+    // Sources of resources (section 1).
+    honour("envoy.config.core.v3.ConfigSource",
+        &["path", "path_config_source", "api_config_source", "ads", "initial_fetch_timeout",
+          "resource_api_version"]),
+    honour("envoy.config.core.v3.PathConfigSource", &["path", "watched_directory"]),
+    honour("envoy.config.core.v3.WatchedDirectory", &["path"]),
+    honour("envoy.config.core.v3.AggregatedConfigSource", &[]),
+    honour("envoy.config.core.v3.ApiConfigSource",
+        &["api_type", "transport_api_version", "grpc_services", "rate_limit_settings",
+          "set_node_on_first_message_only"]),
+    honour("envoy.config.core.v3.RateLimitSettings", &["max_tokens", "fill_rate"]),
+    honour("envoy.config.core.v3.GrpcService",
+        &["envoy_grpc", "timeout", "initial_metadata", "retry_policy"]),
+    honour("envoy.config.core.v3.GrpcService.EnvoyGrpc",
+        &["cluster_name", "authority", "retry_policy", "max_receive_message_length"]),
+    honour("envoy.config.core.v3.RetryPolicy", &["retry_back_off"]),
+    honour("envoy.config.core.v3.BackoffStrategy", &["base_interval", "max_interval"]),
 
     // Addresses and sockets.
     honour("envoy.config.core.v3.Address", &["socket_address", "pipe"]),
@@ -168,10 +189,6 @@ pub(crate) const SUPPORT: &[Support] = &[
         &["name", "tls_certificate", "session_ticket_keys", "validation_context",
           "generic_secret"]),
     honour("envoy.extensions.transport_sockets.tls.v3.GenericSecret", &["secret", "secrets"]),
-    honour("envoy.config.core.v3.ConfigSource",
-        &["path", "path_config_source", "initial_fetch_timeout", "resource_api_version"]),
-    honour("envoy.config.core.v3.PathConfigSource", &["path", "watched_directory"]),
-    honour("envoy.config.core.v3.WatchedDirectory", &["path"]),
     honour("envoy.service.discovery.v3.DiscoveryResponse",
         &["version_info", "resources", "type_url", "nonce"]),
 
@@ -232,7 +249,7 @@ pub(crate) const SUPPORT: &[Support] = &[
 
     // HttpConnectionManager (section 5).
     honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        &["codec_type", "stat_prefix", "route_config", "http_filters", "add_user_agent",
+        &["codec_type", "stat_prefix", "rds", "route_config", "http_filters", "add_user_agent",
           "common_http_protocol_options", "http1_safe_max_connection_duration",
           "http_protocol_options", "http2_protocol_options", "server_name", "server_header_transformation",
           "scheme_header_transformation", "max_request_headers_kb", "stream_idle_timeout",
@@ -369,7 +386,7 @@ pub(crate) const SUPPORT: &[Support] = &[
     Support {
         message: "envoy.config.cluster.v3.Cluster",
         honoured: &["name", "alt_stat_name", "type", "connect_timeout",
-            "per_connection_buffer_limit_bytes", "lb_policy", "load_assignment",
+            "per_connection_buffer_limit_bytes", "lb_policy", "eds_cluster_config", "load_assignment",
             "max_requests_per_connection", "circuit_breakers", "common_http_protocol_options",
             "http_protocol_options", "http2_protocol_options", "upstream_http_protocol_options",
             "protocol_selection", "typed_extension_protocol_options", "dns_refresh_rate",
@@ -428,6 +445,9 @@ pub(crate) const SUPPORT: &[Support] = &[
         &["http_protocol_options", "http2_protocol_options"]),
     honour("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
         &["http_protocol_options", "http2_protocol_options"]),
+    honour("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &["eds_config", "service_name"]),
+    honour("envoy.extensions.filters.network.http_connection_manager.v3.Rds",
+        &["config_source", "route_config_name"]),
     honour("envoy.config.endpoint.v3.ClusterLoadAssignment",
         &["cluster_name", "endpoints", "policy"]),
     honour("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy", &["overprovisioning_factor"]),
@@ -459,12 +479,9 @@ pub(crate) const SUPPORT: &[Support] = &[
 
 /// Refused fields whose users can be told what to do.
 const INSTEAD: &[(&str, &str, &str)] = &[
-    ("envoy.config.core.v3.ConfigSource", "ads", SECRETS_INSTEAD),
-    ("envoy.config.core.v3.ConfigSource", "api_config_source", SECRETS_INSTEAD),
-    ("envoy.config.core.v3.ConfigSource", "self", SECRETS_INSTEAD),
+    ("envoy.config.core.v3.GrpcService", "google_grpc", "name a cluster in envoy_grpc"),
+    ("envoy.config.core.v3.ConfigSource", "self", "say which source it is"),
 ];
-const SECRETS_INSTEAD: &str =
-    "secrets are read from files (path_config_source) or from static_resources.secrets";
 
 /// Messages whose content is stored, whatever it is (U-13).
 const METADATA: &str = "envoy.config.core.v3.Metadata";

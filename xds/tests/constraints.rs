@@ -489,7 +489,7 @@ fn one_of_several_is_required() {
         (
             &at_hcm("route_config"),
             json!(null),
-            &format!("Listener web: {HCM_PATH}.route_config: is required"),
+            &format!("Listener web: {HCM_PATH}.route_specifier: is required"),
         ),
         (ROUTE, json!({ "match": { "prefix": "/" } }), &format!("{in_route}.action: is required")),
         (

@@ -66,7 +66,7 @@ impl Connector {
         let tls = match &host.tls {
             None => None,
             Some(config) => {
-                let context = shard.tls.client(config).ok_or(ConnectError::NoContext)?;
+                let context = shard.tls().client(config).ok_or(ConnectError::NoContext)?;
                 let alpn = alpn.iter().map(|protocol| Arc::from(*protocol)).collect();
                 let hostname = Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
                 let server_name = match &config.sni {

@@ -36,6 +36,7 @@ use crate::tls::{Handshake, HandshakeError};
 use crate::transport::Transport;
 
 use super::detect::{DETECTION_BYTES_MAX, Detected, detect};
+use super::drain::WithinDrain;
 use super::inspect::{Findings, Inspector, Progress};
 use super::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, Ends,
@@ -189,11 +190,13 @@ impl Arrival {
             self.listener.stats.no_filter_chain_match.inc();
             return Next::Over;
         };
+        let mut guard = guard;
+        guard.join(&runtime.drain);
         let Some(tls) = &runtime.config.tls else {
             let transport = Transport::Plain(socket);
             return self.secured(&runtime, transport, findings.server_name, guard);
         };
-        let Some(context) = self.shard.tls.server(tls) else {
+        let Some(context) = self.shard.tls().server(tls) else {
             self.listener.tls_stats.no_context.inc();
             log::debug!(
                 target: "listener",
@@ -245,6 +248,7 @@ impl Arrival {
             tls: transport.session().cloned(),
             server_name,
             chain: Arc::clone(&chain.config),
+            drain: Rc::clone(&chain.drain),
             forwarded_cert: OnceCell::new(),
         };
         let admitted = Admitted { transport, info, marks: self.marks, guard };
@@ -256,7 +260,9 @@ impl Arrival {
         match terminal {
             TerminalRuntime::Http(http) => self.begin_http(Rc::clone(http), admitted),
             TerminalRuntime::Tcp(tcp) => {
-                spawn_guarded(&self.shard, TcpConnection::new(&self.shard, tcp, admitted));
+                let drain = Rc::clone(&admitted.info.drain);
+                let connection = TcpConnection::new(&self.shard, tcp, admitted);
+                spawn_guarded(&self.shard, WithinDrain::new(connection, &drain));
                 self.shard.ring.note_wake();
                 Next::Over
             }
@@ -301,12 +307,13 @@ impl Arrival {
         admitted: Admitted,
         meter: ConnectionMeter,
     ) -> Next {
+        let drain = Rc::clone(&admitted.info.drain);
         if is_http2 {
             let connection = Http2Connection::new(&self.shard, http, admitted, meter);
-            spawn_guarded(&self.shard, connection);
+            spawn_guarded(&self.shard, WithinDrain::new(connection, &drain));
         } else {
             let connection = Http1Connection::new(&self.shard, http, admitted, meter);
-            spawn_guarded(&self.shard, connection);
+            spawn_guarded(&self.shard, WithinDrain::new(connection, &drain));
         }
         self.shard.ring.note_wake();
         Next::Over
@@ -446,7 +453,7 @@ impl Arrival {
     fn detect(&mut self, mut stage: Detecting, timed_out: bool) -> Next {
         if timed_out {
             let stats = &stage.http.stats;
-            if self.shard.is_draining() {
+            if stage.admitted.info.is_draining(&self.shard) {
                 stats.downstream_cx_drain_close.inc();
             } else {
                 stats.downstream_cx_idle_timeout.inc();
@@ -497,9 +504,10 @@ impl Arrival {
         let transport = &admitted.transport;
         transport.send(self.shard.arena.copy(SWITCHING));
         transport.put_back(std::iter::once(seen.slice(head.len..seen.len())));
+        let drain = Rc::clone(&admitted.info.drain);
         let mut connection = Http2Connection::new(&self.shard, http, admitted, meter);
         connection.accept_upgrade(settings, head);
-        spawn_guarded(&self.shard, connection);
+        spawn_guarded(&self.shard, WithinDrain::new(connection, &drain));
         self.shard.ring.note_wake();
         Next::Over
     }
@@ -607,7 +615,8 @@ impl Stage {
 
 fn drain_deadline(shard: &Shard, detecting: &Detecting, now: Nanos) -> Option<Nanos> {
     let began_at = detecting.meter.created_at().min(now);
-    shard.drain_deadline(began_at, detecting.http.config.timeouts.drain)
+    let patience = detecting.http.config.timeouts.drain;
+    detecting.admitted.info.drain_deadline(shard, began_at, patience)
 }
 
 /// A client that does not get on with its handshake is let go after this long where the

@@ -2,6 +2,7 @@
 
 mod arrival;
 mod detect;
+mod drain;
 mod ends;
 mod inspect;
 
@@ -10,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use outrigger_xds::snapshot::{
     DetectedProtocol, FilterChain, Listener, ProtocolDetection, Terminal,
@@ -22,12 +24,13 @@ use crate::rpc::RpcRuntime;
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::{ListenerStats, TlsStats};
 use crate::tcp::TcpRuntime;
-use crate::timer::{NANOS_PER_MS, Nanos};
+use crate::timer::{NANOS_PER_MS, Nanos, nanos};
 use crate::tls::{PeerCertificate, TlsSession};
 use crate::transport::Transport;
 
 use self::arrival::Arrival;
 
+pub use self::drain::{Drain, DrainTimes, WithinDrain};
 pub use self::ends::Ends;
 
 /// One listener on one shard.
@@ -42,10 +45,17 @@ pub struct ListenerRuntime {
     chains: Vec<Rc<ChainRuntime>>,
 }
 
+/// The open access logs of a chain's filters that own connections, in their order.
+pub type ChainLogs = Arc<[Arc<AccessLogs>]>;
+
+/// Those of each filter chain of a listener, in their order.
+pub type ListenerLogs = Arc<[ChainLogs]>;
+
 /// One filter chain on one shard.
 struct ChainRuntime {
     config: Arc<FilterChain>,
     terminal: TerminalRuntime,
+    drain: Rc<Drain>,
 }
 
 /// What a filter chain does.
@@ -97,17 +107,27 @@ impl TerminalRuntime {
 }
 
 impl ListenerRuntime {
-    /// Makes the runtime of `config`; `logs` are those of its filters that own connections, in their
-    /// order.
-    pub fn new(shard: &Shard, config: Arc<Listener>, logs: &[Arc<AccessLogs>]) -> Self {
-        let mut logs = logs.iter();
+    /// Makes the runtime of `config`, which follows on `before`: chains that did not change are the
+    /// same.
+    pub fn succeed(
+        shard: &Shard,
+        config: &Arc<Listener>,
+        logs: &ListenerLogs,
+        before: Option<&ListenerRuntime>,
+    ) -> Self {
+        let known = |chain| before.and_then(|before| before.chain(chain).cloned());
+        let make = |(chain, logs): (&Arc<FilterChain>, &ChainLogs)| {
+            Rc::new(ChainRuntime {
+                config: Arc::clone(chain),
+                terminal: TerminalRuntime::new(shard, &chain.terminal, &mut logs.iter()),
+                drain: Rc::default(),
+            })
+        };
         let chains = config
             .filter_chains
             .iter()
-            .map(|chain| {
-                let terminal = TerminalRuntime::new(shard, &chain.terminal, &mut logs);
-                Rc::new(ChainRuntime { config: Arc::clone(chain), terminal })
-            })
+            .zip(&**logs)
+            .map(|(chain, logs)| known(chain).unwrap_or_else(|| make((chain, logs))))
             .collect();
         let stats = shard.registry.listener(shard.index, &config.stat_prefix);
         // Listed only for listeners that may need them.
@@ -116,7 +136,17 @@ impl ListenerRuntime {
         } else {
             Arc::default()
         };
-        Self { config, stats, tls_stats, chains }
+        Self { config: Arc::clone(config), stats, tls_stats, chains }
+    }
+
+    /// Asks the connections of chains that `next` does not have to go; all, if there is no next.
+    pub fn drain(&self, shard: &Rc<Shard>, next: Option<&ListenerRuntime>) {
+        let stays = |chain: &Rc<ChainRuntime>| {
+            next.is_some_and(|next| next.chains.iter().any(|other| Rc::ptr_eq(other, chain)))
+        };
+        for chain in self.chains.iter().filter(|chain| !stays(chain)) {
+            chain.drain.begin(shard, shard.drain_times);
+        }
     }
 
     /// The runtime of a chain of this listener.
@@ -137,6 +167,8 @@ pub struct ConnectionInfo {
     pub server_name: Option<Box<str>>,
     /// The filter chain that serves it.
     pub chain: Arc<FilterChain>,
+    /// Whether it is asked to go.
+    pub drain: Rc<Drain>,
     /// What upstreams are told of the client's certificate, once that was asked for.
     pub forwarded_cert: OnceCell<Box<str>>,
 }
@@ -154,6 +186,24 @@ pub struct Admitted {
 }
 
 impl ConnectionInfo {
+    /// True once the connection should end as its protocol allows.
+    pub fn is_draining(&self, shard: &Shard) -> bool {
+        self.drain.since(shard, self.id).is_some()
+    }
+
+    /// When the connection, idle since `idle_since`, is closed because of a drain: it is given
+    /// `patience` from the drain's begin or its own, whichever was later.
+    pub fn drain_deadline(
+        &self,
+        shard: &Shard,
+        idle_since: Nanos,
+        patience: Duration,
+    ) -> Option<Nanos> {
+        let began_at = self.drain.since(shard, self.id)?;
+        let patience = nanos(patience.min(DRAIN_IDLE_PATIENCE));
+        Some(began_at.max(idle_since).saturating_add(patience))
+    }
+
     /// The scheme of what comes on it.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
@@ -195,7 +245,11 @@ pub struct ConnectionGuard {
     shard: Rc<Shard>,
     listener: Rc<ListenerRuntime>,
     began_at: Nanos,
+    /// Its chain's, once it has one.
+    drain: Option<Rc<Drain>>,
+    /// Its numbers with the shard's and the chain's wakers.
     drain_waker: Option<u32>,
+    chain_waker: Option<u32>,
 }
 
 impl ConnectionGuard {
@@ -207,24 +261,38 @@ impl ConnectionGuard {
             shard: Rc::clone(shard),
             listener: Rc::clone(listener),
             began_at: shard.clock.now(),
+            drain: None,
             drain_waker: None,
+            chain_waker: None,
         }
     }
 
-    /// Wakes `waker`, and no longer another one, when the shard begins to drain.
+    /// The connection goes with this chain.
+    fn join(&mut self, drain: &Rc<Drain>) {
+        self.sleep();
+        self.drain = Some(Rc::clone(drain));
+    }
+
+    /// Wakes `waker`, and no longer another one, when the shard or the chain begins to drain.
     pub fn wake_at_drain(&mut self, waker: &Waker) {
-        if let Some(before) = self.drain_waker.take() {
-            self.shard.drain_wakers.remove(before);
-        }
+        self.sleep();
         self.drain_waker = Some(self.shard.drain_wakers.insert(waker));
+        self.chain_waker = self.drain.as_ref().map(|drain| drain.wakers().insert(waker));
+    }
+
+    fn sleep(&mut self) {
+        if let Some(waker) = self.drain_waker.take() {
+            self.shard.drain_wakers.remove(waker);
+        }
+        if let (Some(drain), Some(waker)) = (&self.drain, self.chain_waker.take()) {
+            drain.wakers().remove(waker);
+        }
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        if let Some(waker) = self.drain_waker {
-            self.shard.drain_wakers.remove(waker);
-        }
+        self.sleep();
         let stats = &self.listener.stats;
         stats.downstream_cx_active.dec();
         stats.downstream_cx_destroy.inc();
@@ -269,3 +337,7 @@ fn meant_for(
     let destination = ends.original.filter(|_| listener.config.use_original_dst)?;
     shard.redirects.find(destination).filter(|other| !Rc::ptr_eq(other, listener))
 }
+
+/// How long a draining connection lets an idle client send one more request at the most. Whenever an
+/// idle connection is closed a request may be crossing on the wire; waiting longer does not change that.
+const DRAIN_IDLE_PATIENCE: Duration = Duration::from_secs(1);

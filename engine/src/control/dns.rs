@@ -19,7 +19,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{ResolverBuilder, TokioResolver};
 use outrigger_xds::snapshot::{
-    Address, Cluster, Discovery, DnsConfig, DnsFamily, DnsTarget, Endpoint, Member, Snapshot,
+    Address, Cluster, Discovery, DnsConfig, DnsFamily, DnsTarget, Endpoint,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -30,33 +30,34 @@ use crate::stats::ClusterStats;
 /// Gets a cluster's name and its new endpoints. Called on the control thread; must not block.
 pub type Publish = Arc<dyn Fn(&str, Vec<Endpoint>) + Send + Sync>;
 
-/// Follows the names of whatever snapshot is current, until the sender is gone.
-pub(super) async fn run(
-    state: Arc<ControlState>,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    publish: Publish,
-) {
-    follow_snapshots(state, snapshots, publish, Resolvers::system()).await;
+/// Clusters whose names are to be followed.
+pub type DnsClusters = watch::Receiver<Arc<[Arc<Cluster>]>>;
+
+/// Follows the names of whatever clusters there are, until the sender is gone.
+pub(super) async fn run(state: Arc<ControlState>, clusters: DnsClusters, publish: Publish) {
+    follow(state, clusters, publish, Resolvers::system()).await;
 }
 
-async fn follow_snapshots(
+async fn follow(
     state: Arc<ControlState>,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    mut clusters: DnsClusters,
     publish: Publish,
     resolvers: Resolvers,
 ) {
     let resolvers = Arc::new(resolvers);
     let mut followed: HashMap<Box<str>, Followed> = HashMap::new();
-    while snapshots.changed().await.is_ok() {
-        let Some(snapshot) = snapshots.borrow_and_update().clone() else { continue };
+    clusters.mark_changed();
+    while clusters.changed().await.is_ok() {
+        let clusters = Arc::clone(&clusters.borrow_and_update());
+        let by_name: HashMap<&str, &Arc<Cluster>> =
+            clusters.iter().map(|cluster| (&*cluster.name, cluster)).collect();
         followed.retain(|name, followed| {
-            let cluster = snapshot.clusters.id(name).and_then(|id| snapshot.clusters.get(id));
-            cluster.is_some_and(|cluster| followed.cluster.follows(cluster))
+            by_name.get(&**name).is_some_and(|cluster| followed.cluster.follows(cluster))
         });
-        for Member { cluster, endpoints, .. } in snapshot.clusters.iter() {
+        for cluster in &*clusters {
             match followed.get(&cluster.name) {
-                // Known answers hold for a new snapshot, which may have been built without them.
-                Some(known) => known.cluster.publish_unless(endpoints.all()),
+                // Known answers hold for another version of the cluster as well.
+                Some(known) => known.cluster.publish_again(),
                 None => {
                     let stats =
                         || state.registry().cluster(state.registry().control(), &cluster.stat_name);
@@ -113,7 +114,7 @@ impl FollowedCluster {
         publish: &Publish,
     ) -> Option<FollowedCluster> {
         let (config, logical) = match &cluster.discovery {
-            Discovery::Static | Discovery::OriginalDst(_) => return None,
+            Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => return None,
             Discovery::StrictDns(config) => (config.clone(), false),
             Discovery::LogicalDns(config) => (config.clone(), true),
         };
@@ -125,7 +126,7 @@ impl FollowedCluster {
     /// Whether `cluster` asks for exactly what is being followed.
     fn follows(&self, cluster: &Cluster) -> bool {
         match &cluster.discovery {
-            Discovery::Static | Discovery::OriginalDst(_) => false,
+            Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => false,
             Discovery::StrictDns(config) => !self.logical && *config == self.config,
             Discovery::LogicalDns(config) => self.logical && *config == self.config,
         }
@@ -198,10 +199,8 @@ impl FollowedCluster {
         }
     }
 
-    fn publish_unless(&self, present: &[Endpoint]) {
-        if let Some(endpoints) = self.endpoints(&lock(&self.answers))
-            && endpoints != present
-        {
+    fn publish_again(&self) {
+        if let Some(endpoints) = self.endpoints(&lock(&self.answers)) {
             (self.publish)(&self.name, endpoints);
         }
     }

@@ -10,6 +10,7 @@
 //! configured.
 
 pub mod admin;
+pub mod configuration;
 pub mod dns;
 pub mod services;
 pub mod signals;
@@ -23,19 +24,19 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use outrigger_xds::bootstrap::Admin;
-use outrigger_xds::snapshot::{Address, Snapshot};
+use outrigger_xds::services_config::ServicesConfig;
+use outrigger_xds::snapshot::Address;
 use thiserror::Error;
 use tokio::runtime::Builder;
-use tokio::sync::{oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::sync::oneshot;
 
 pub use admin::AdminError;
+pub use configuration::{Beginning, Configuration, Event, Events, Updates};
 pub use dns::Publish;
 pub use services::{PublishServices, ServicesError, ServicesOptions};
 pub use state::{BoundListener, Command, ControlState, Lifecycle, NotTaken};
 
 use crate::demo;
-use crate::tls::{self, TlsContexts};
 
 /// What the control thread is to do.
 pub struct ControlOptions {
@@ -43,14 +44,48 @@ pub struct ControlOptions {
     pub admin: Option<Admin>,
     /// Whether to answer to signals. Block them first: [`signals::block`].
     pub signals: bool,
-    /// Gets every new set of endpoints that DNS gives.
-    pub publish: Publish,
-    /// Services that come at run time; nothing when there are to be none.
-    pub services: Option<ServicesOptions>,
-    /// Keys and certificates, to be read again when their files change.
-    pub tls: Arc<TlsContexts>,
+    /// What is served.
+    pub configuration: Configuration,
+    /// The way to it.
+    pub events: Events,
+    /// Services that come at run time.
+    pub services: ServicesConfig,
     /// A listening socket for the demonstration's origin.
     pub demo_origin: Option<TcpListener>,
+}
+
+#[cfg(test)]
+impl ControlOptions {
+    /// A control thread with nothing to do.
+    fn idle(state: &Arc<ControlState>) -> ControlOptions {
+        use outrigger_xds::bootstrap::{LoadOptions, Source, load};
+        use outrigger_xds::source::Format;
+
+        use crate::access_log::LogWriter;
+        use crate::tls::TlsContexts;
+
+        let source = Source::text("test", "{}", Format::Yaml);
+        let loaded = load(&source, &LoadOptions::default()).expect("an empty file is valid");
+        let writer = LogWriter::start("test", 1, Arc::default(), Arc::default()).expect("a thread");
+        let beginning = Beginning {
+            tls: Arc::new(TlsContexts::build(&loaded.snapshot).expect("no contexts")),
+            snapshot: Arc::new(loaded.snapshot),
+            ground: loaded.ground,
+            service_template: loaded.service_template,
+            log_queue: writer.queue(),
+            ignore_unknown_fields: false,
+        };
+        let configuration = Configuration::new(state, beginning, Updates::default());
+        let (configuration, events) = configuration.expect("nothing to prepare");
+        ControlOptions {
+            admin: None,
+            signals: false,
+            configuration,
+            events,
+            services: ServicesConfig::default(),
+            demo_origin: None,
+        }
+    }
 }
 
 /// Why the control thread could not be started.
@@ -85,7 +120,6 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct Control {
     thread: JoinHandle<()>,
-    snapshot: watch::Sender<Option<Arc<Snapshot>>>,
     stop: oneshot::Sender<()>,
     admin_address: Option<Address>,
 }
@@ -96,7 +130,6 @@ impl Control {
         state: Arc<ControlState>,
         options: ControlOptions,
     ) -> Result<Control, ControlError> {
-        let (snapshot, snapshots) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
         let (ready, bound) = crossbeam_channel::bounded(1);
         let thread = thread::Builder::new()
@@ -107,7 +140,7 @@ impl Control {
                     Err(error) => return drop(ready.send(Err(ControlError::Start(error)))),
                 };
                 runtime.block_on(async {
-                    match serve(&state, options, snapshots) {
+                    match serve(&state, options) {
                         Ok((admin_address, services)) => {
                             // The receiver waits for exactly this message.
                             let _ = ready.send(Ok(admin_address));
@@ -126,17 +159,12 @@ impl Control {
             .map_err(ControlError::Start)?;
         let gone = || ControlError::Start(io::ErrorKind::BrokenPipe.into());
         let admin_address = bound.recv().unwrap_or_else(|_| Err(gone()))?;
-        Ok(Control { thread, snapshot, stop, admin_address })
+        Ok(Control { thread, stop, admin_address })
     }
 
     /// Where the admin interface is, with its real port.
     pub fn admin_address(&self) -> Option<&Address> {
         self.admin_address.as_ref()
-    }
-
-    /// Has the names of `snapshot`'s DNS clusters followed from now on, and no others.
-    pub fn resolve(&self, snapshot: Arc<Snapshot>) {
-        self.snapshot.send_replace(Some(snapshot));
     }
 
     /// Ends the thread; `false` when it did not end within `patience`.
@@ -158,7 +186,6 @@ impl Control {
 fn serve(
     state: &Arc<ControlState>,
     options: ControlOptions,
-    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
 ) -> Result<(Option<Address>, Option<services::Running>), ControlError> {
     let mut admin_address = None;
     if let Some(admin) = options.admin {
@@ -180,28 +207,26 @@ fn serve(
         let signals = signals::Signals::new(Arc::clone(state)).map_err(ControlError::Signals)?;
         tokio::spawn(signals.run());
     }
-    if options.tls.has_files() {
-        tokio::spawn(watch_certificates(Arc::clone(state), options.tls));
-    }
-    let services = match options.services {
-        Some(options) => services::start(state, options)?,
-        None => None,
+    let publish_services: PublishServices = {
+        let events = options.events.clone();
+        Arc::new(move |services| {
+            let (tell, told) = oneshot::channel();
+            // Nobody takes events at the end of the process; then nobody is told either.
+            let _ended = events.send(Event::Services(services, tell));
+            told
+        })
     };
-    tokio::spawn(dns::run(Arc::clone(state), snapshots, options.publish));
+    let services_options = ServicesOptions { config: options.services, publish: publish_services };
+    let services = services::start(state, services_options)?;
+    let publish: Publish = {
+        let events = options.events;
+        Arc::new(move |cluster: &str, endpoints| {
+            let _ended = events.send(Event::Resolved(cluster.into(), endpoints));
+        })
+    };
+    tokio::spawn(dns::run(Arc::clone(state), options.configuration.names(), publish));
+    tokio::spawn(options.configuration.run());
     Ok((admin_address, services))
-}
-
-/// Reads keys and certificates again when their files have changed.
-async fn watch_certificates(state: Arc<ControlState>, tls: Arc<TlsContexts>) {
-    let mut interval = tokio::time::interval(tls::FILES_INTERVAL);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        let refreshed = tls.refresh();
-        let stats = state.registry().server();
-        stats.tls_reload.add(refreshed.replaced.into());
-        stats.tls_reload_failed.add(refreshed.failed.into());
-    }
 }
 
 /// How often [`Control::stop`] looks whether the thread has ended.

@@ -98,14 +98,11 @@ fn restore_default(signal: libc::c_int) {
 mod tests {
     use std::time::Duration;
 
-    use outrigger_xds::snapshot::Snapshot;
-
     use super::*;
     use crate::access_log::LogWriter;
     use crate::cli::Invocation;
     use crate::control::{Control, ControlOptions};
     use crate::stats::Registry;
-    use crate::tls::TlsContexts;
 
     /// Handlers belong to the process, so everything about signals is this one test.
     #[test]
@@ -123,14 +120,7 @@ mod tests {
         let process = Invocation::parse_from(["outrigger"]).unwrap().process().clone();
         let logs = vec![writer.queue()];
         let (state, commands) = ControlState::new(Arc::new(Registry::new(1)), process, logs);
-        let options = ControlOptions {
-            admin: None,
-            signals: true,
-            publish: Arc::new(|_, _| {}),
-            services: None,
-            tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
-            demo_origin: None,
-        };
+        let options = ControlOptions { admin: None, signals: true, ..ControlOptions::idle(&state) };
         let control = Control::start(state, options).unwrap();
         let raise = |signal| {
             // SAFETY: sends a signal to this process, which the control thread handles.

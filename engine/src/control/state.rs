@@ -4,12 +4,13 @@
 
 use std::fmt::{self, Display};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::bootstrap::Node;
 use outrigger_xds::snapshot::{Address, Member, Snapshot};
+use outrigger_xds::store::Store;
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -100,6 +101,7 @@ pub struct ControlState {
     lifecycle: watch::Sender<Lifecycle>,
     health_failing: AtomicBool,
     facts: Mutex<Facts>,
+    store: OnceLock<Arc<Mutex<Store>>>,
 }
 
 impl ControlState {
@@ -119,6 +121,7 @@ impl ControlState {
             lifecycle: watch::Sender::new(Lifecycle::PreInitializing),
             health_failing: AtomicBool::new(false),
             facts: Mutex::new(Facts::default()),
+            store: OnceLock::new(),
         };
         (Arc::new(state), receiver)
     }
@@ -180,6 +183,18 @@ impl ControlState {
             stats.membership_degraded.set(endpoints.degraded().into());
         }
         self.facts().snapshot = Some(snapshot);
+    }
+
+    /// The resources of management servers, once there is a store of them.
+    pub fn store(&self) -> Option<MutexGuard<'_, Store>> {
+        let store = self.store.get()?;
+        Some(store.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says where they are kept.
+    pub fn set_store(&self, store: Arc<Mutex<Store>>) {
+        // There is one, from the start of the configuration to the end of the process.
+        let _again = self.store.set(store);
     }
 
     /// The bootstrap as JSON, and when it was loaded.

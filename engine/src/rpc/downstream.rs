@@ -548,7 +548,7 @@ impl Downstream {
 
     /// Ends the connection as the protocol allows once the shard drains.
     fn drain(&self, state: &mut State) {
-        if !self.shard.is_draining() {
+        if !self.info.is_draining(&self.shard) {
             return;
         }
         if !state.said_goodbye {
@@ -559,7 +559,7 @@ impl Downstream {
             });
             self.transport.send(goodbye);
         }
-        let at = self.shard.drain_deadline(state.idle_since, DRAIN_PATIENCE);
+        let at = self.info.drain_deadline(&self.shard, state.idle_since, DRAIN_PATIENCE);
         if state.in_flight == 0 && at.is_some_and(|at| at <= self.shard.clock.now()) {
             self.rpc.stats.cx_drain_close.inc();
             self.close(state);
@@ -653,7 +653,7 @@ impl RpcCaller for Downstream {
             }
         }
         let is_tls = matches!(self.transport, Transport::Tls(_));
-        if is_tls || was_full || self.shard.is_draining() {
+        if is_tls || was_full || self.info.is_draining(&self.shard) {
             self.wake(state);
         }
     }
@@ -702,7 +702,7 @@ impl Swept for Downstream {
         let quiet = state.in_flight == 0 && state.reverse.is_empty();
         let stalled =
             state.reader.partial_since().is_some_and(|at| passed(at, Some(config.frame_timeout)));
-        if state.closing.is_some() || self.shard.is_draining() {
+        if state.closing.is_some() || self.info.is_draining(&self.shard) {
             self.wake(state);
         } else if stalled {
             self.rpc.stats.cx_frame_timeout.inc();

@@ -29,7 +29,7 @@ use outrigger_codecs::rpc::{Bolt, Dubbo, Hsf, RpcCodec, Splices};
 use outrigger_xds::snapshot::{RpcProtocol, RpcProxy, Sharing};
 
 use crate::access_log::AccessLogs;
-use crate::connection::Admitted;
+use crate::connection::{Admitted, WithinDrain};
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::RpcStats;
 
@@ -83,7 +83,8 @@ impl RpcRuntime {
 
     /// Serves a connection.
     pub fn serve(self: &Rc<Self>, shard: &Rc<Shard>, admitted: Admitted) {
-        spawn_guarded(shard, Serving::new(shard, self, admitted));
+        let drain = Rc::clone(&admitted.info.drain);
+        spawn_guarded(shard, WithinDrain::new(Serving::new(shard, self, admitted), &drain));
         shard.ring.note_wake();
     }
 

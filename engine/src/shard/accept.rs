@@ -14,8 +14,7 @@ use std::task::{Context, Poll, Waker};
 
 use outrigger_xds::snapshot::{Listener as ListenerConfig, TrafficDirection};
 
-use crate::access_log::AccessLogs;
-use crate::connection::{self, ListenerRuntime};
+use crate::connection::{self, ListenerLogs, ListenerRuntime};
 use crate::ring::{AcceptError, Accepted, Listener};
 use crate::timer::{NANOS_PER_MS, Nanos, Timer};
 
@@ -31,25 +30,47 @@ pub(super) struct Acceptors {
 
 /// One listening socket; shared with the task that accepts on it.
 struct OpenListener {
-    runtime: Rc<ListenerRuntime>,
+    /// Of the listener's present version.
+    runtime: RefCell<Rc<ListenerRuntime>>,
     listener: RefCell<Option<Listener>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Acceptors {
+    /// Serves a listener from now on, in place of the one of its name. New sockets replace those that
+    /// it has; without, it goes on with them.
     pub(super) fn listen(
         &self,
         shard: &Rc<Shard>,
-        config: Arc<ListenerConfig>,
-        logs: &[Arc<AccessLogs>],
-        socket: Option<OwnedFd>,
+        config: &Arc<ListenerConfig>,
+        logs: &ListenerLogs,
+        sockets: Option<Vec<OwnedFd>>,
     ) {
-        let runtime = self.runtime(shard, config, logs);
-        let Some(socket) = socket else { return };
+        let runtime = self.renew(shard, config, logs);
+        let Some(sockets) = sockets else { return };
+        let replaced = self.take_open(|open| open.runtime.borrow().config.name == config.name);
+        for socket in sockets {
+            self.open(shard, &runtime, socket);
+        }
+        replaced.into_iter().for_each(|open| open.close(shard));
+    }
+
+    /// Ends a listener: takes what waits in its backlogs, and asks its connections to go.
+    pub(super) fn unlisten(&self, shard: &Rc<Shard>, name: &str) {
+        let gone = self.take_open(|open| *open.runtime.borrow().config.name == *name);
+        gone.into_iter().for_each(|open| open.close(shard));
+        let mut runtimes = self.runtimes.borrow_mut();
+        for runtime in runtimes.extract_if(.., |known| *known.config.name == *name) {
+            shard.redirects.remove(&runtime);
+            runtime.drain(shard, None);
+        }
+    }
+
+    fn open(&self, shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
         let listener = shard.ring.listen(socket);
         listener.resume();
         let open = Rc::new(OpenListener {
-            runtime,
+            runtime: RefCell::new(Rc::clone(runtime)),
             listener: RefCell::new(Some(listener)),
             waker: RefCell::new(None),
         });
@@ -57,6 +78,10 @@ impl Acceptors {
         shard.pulse().listening_begins();
         let timer = shard.timers.timer();
         spawn_guarded(shard, Accepting { shard: Rc::clone(shard), open, timer });
+    }
+
+    fn take_open(&self, goes: impl Fn(&OpenListener) -> bool) -> Vec<Rc<OpenListener>> {
+        self.open.borrow_mut().extract_if(.., |open| goes(open)).collect()
     }
 
     /// Serves a connection that another shard accepted and counted for us.
@@ -76,35 +101,57 @@ impl Acceptors {
     /// Stops accepting, for inbound listeners or for all: takes what waits in the backlogs, then
     /// closes the sockets.
     pub(super) fn close(&self, shard: &Rc<Shard>, inbound_only: bool) {
-        let closes = |open: &mut Rc<OpenListener>| {
-            !inbound_only || open.runtime.config.traffic_direction == TrafficDirection::Inbound
+        let closes = |open: &OpenListener| {
+            let direction = open.runtime.borrow().config.traffic_direction;
+            !inbound_only || direction == TrafficDirection::Inbound
         };
-        for open in self.open.borrow_mut().extract_if(.., closes) {
-            if let Some(listener) = open.listener.borrow_mut().take() {
-                drain_backlog(shard, &open.runtime, &listener);
-            }
-            shard.pulse().listening_ends();
-            if let Some(waker) = open.waker.borrow_mut().take() {
-                waker.wake();
-            }
-        }
+        self.take_open(closes).into_iter().for_each(|open| open.close(shard));
     }
 
-    /// The runtime of a listener, which several sockets share when it has several addresses.
-    fn runtime(
+    /// The runtime of a listener, which all its sockets share. Connections of chains that its next
+    /// version does not have are asked to go; new ones meet the next version.
+    fn renew(
         &self,
         shard: &Rc<Shard>,
-        config: Arc<ListenerConfig>,
-        logs: &[Arc<AccessLogs>],
+        config: &Arc<ListenerConfig>,
+        logs: &ListenerLogs,
     ) -> Rc<ListenerRuntime> {
         let mut runtimes = self.runtimes.borrow_mut();
-        if let Some(known) = runtimes.iter().find(|known| known.config.name == config.name) {
+        let known = runtimes.iter_mut().find(|known| known.config.name == config.name);
+        let Some(known) = known else {
+            let runtime = Rc::new(ListenerRuntime::succeed(shard, config, logs, None));
+            runtimes.push(Rc::clone(&runtime));
+            shard.redirects.add(&runtime);
+            return runtime;
+        };
+        if Arc::ptr_eq(&known.config, config) {
             return Rc::clone(known);
         }
-        let runtime = Rc::new(ListenerRuntime::new(shard, config, logs));
-        runtimes.push(Rc::clone(&runtime));
-        shard.redirects.add(&runtime);
-        runtime
+        let next = Rc::new(ListenerRuntime::succeed(shard, config, logs, Some(known)));
+        let before = std::mem::replace(known, Rc::clone(&next));
+        shard.redirects.remove(&before);
+        shard.redirects.add(&next);
+        for open in &*self.open.borrow() {
+            if open.runtime.borrow().config.name == config.name {
+                open.runtime.replace(Rc::clone(&next));
+            }
+        }
+        before.drain(shard, Some(&next));
+        next
+    }
+}
+
+impl OpenListener {
+    /// Takes what waits in the backlog, then closes the socket.
+    fn close(&self, shard: &Rc<Shard>) {
+        if let Some(listener) = self.listener.borrow_mut().take() {
+            let runtime = Rc::clone(&self.runtime.borrow());
+            drain_backlog(shard, &runtime, &listener);
+        }
+        shard.pulse().listening_ends();
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
     }
 }
 
@@ -129,20 +176,25 @@ impl Future for Accepting {
         }
         loop {
             match listener.take() {
-                Accepted::Connection(socket) => place(&self.shard, &self.open.runtime, socket),
+                Accepted::Connection(socket) => {
+                    let runtime = Rc::clone(&self.open.runtime.borrow());
+                    place(&self.shard, &runtime, socket);
+                }
                 Accepted::None => return Poll::Pending,
                 Accepted::Failed(error @ AcceptError::Exhausted(_)) => {
-                    self.open.runtime.stats.accept_paused.inc();
+                    let runtime = self.open.runtime.borrow();
+                    runtime.stats.accept_paused.inc();
                     log::warn!(
                         target: "listener",
                         "{}: accepting pauses for {} ms: {error}; raise the limit of open files \
                          (ulimit -n, LimitNOFILE=)",
-                        self.open.runtime.config.name, ACCEPT_PAUSE / NANOS_PER_MS,
+                        runtime.config.name, ACCEPT_PAUSE / NANOS_PER_MS,
                     );
                     self.timer.set(Some(self.shard.clock.now() + ACCEPT_PAUSE));
                 }
                 Accepted::Failed(error @ AcceptError::Fatal(_)) => {
-                    log::error!(target: "listener", "{}: {error}", self.open.runtime.config.name);
+                    let name = &self.open.runtime.borrow().config.name;
+                    log::error!(target: "listener", "{name}: {error}");
                     return Poll::Ready(());
                 }
             }

@@ -14,7 +14,7 @@ mod redirects;
 mod wakers;
 mod watchdog;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -25,9 +25,10 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use outrigger_xds::engine_config::EngineConfig;
 use outrigger_xds::snapshot::{Listener as ListenerConfig, Snapshot};
 
-use crate::access_log::{AccessLogs, Queue, ShardLogger};
+use crate::access_log::{Queue, ShardLogger};
 use crate::buffers::{Arena, ReceiveConfig, RecordBuffers};
 use crate::cluster::{Breakers, Janitor, Serving, spawn_janitor};
+use crate::connection::{DrainTimes, ListenerLogs};
 use crate::http::HttpScratch;
 use crate::ring::{Features, Ring, RingConfig, Watermarks};
 use crate::rpc::{ReadMemory, RpcShard};
@@ -49,16 +50,29 @@ pub use self::watchdog::{Watchdog, Watched};
 /// What other threads may ask of a shard.
 pub enum Message {
     /// Serve this configuration from now on; requests under way keep theirs.
-    Snapshot(Arc<Snapshot>),
-    /// Serve this listener's connections. Every shard learns of every listener.
+    Snapshot {
+        /// The configuration.
+        snapshot: Arc<Snapshot>,
+        /// The keys and certificates that it refers to.
+        tls: Arc<TlsContexts>,
+        /// Told when it is served.
+        applied: Arc<dyn Fn() + Send + Sync>,
+    },
+    /// Serve this listener's connections, in place of the listener of its name if there is one. Every
+    /// shard learns of every listener.
     Listen {
         /// The listener.
         config: Arc<ListenerConfig>,
-        /// The open access logs of its filters that own connections, in their order.
-        logs: Arc<[Arc<AccessLogs>]>,
-        /// A socket to accept on, bound, listening and non-blocking; nothing where other shards
-        /// accept for it.
-        socket: Option<OwnedFd>,
+        /// The open access logs of its filters that own connections.
+        logs: ListenerLogs,
+        /// Sockets to accept on from now on, bound, listening and non-blocking; empty where other
+        /// shards accept for it. Nothing: those that are there go on.
+        sockets: Option<Vec<OwnedFd>>,
+    },
+    /// Accept no more for this listener, and drain its connections.
+    Unlisten {
+        /// Its name.
+        listener: Box<str>,
     },
     /// Serve a connection that another shard accepted.
     Adopt {
@@ -135,6 +149,8 @@ pub struct Common {
     pub breakers: Arc<Breakers>,
     /// Keys and certificates, as they are now.
     pub tls: Arc<TlsContexts>,
+    /// How long connections of what was replaced may stay.
+    pub drain_times: DrainTimes,
     /// Signs of life and connection counts.
     pub pulses: Pulses,
 }
@@ -165,7 +181,9 @@ pub struct Shard {
     /// This shard's own counters.
     pub stats: Arc<ShardStats>,
     /// Keys and certificates, as they are now.
-    pub tls: Arc<TlsContexts>,
+    tls: RefCell<Arc<TlsContexts>>,
+    /// How long connections of what was replaced may stay.
+    pub drain_times: DrainTimes,
     /// Memory of TLS records.
     pub records: Rc<RecordBuffers>,
     /// Where sets of counters come from.
@@ -367,7 +385,8 @@ impl Shard {
                 common.log_flush_interval_ns,
             )),
             registry: common.registry,
-            tls: common.tls,
+            tls: RefCell::new(common.tls),
+            drain_times: common.drain_times,
             records: RecordBuffers::new(),
             serving,
             redirects: Redirects::default(),
@@ -386,12 +405,15 @@ impl Shard {
 
     fn handle(self: &Rc<Self>, acceptors: &accept::Acceptors, message: Message) {
         match message {
-            Message::Snapshot(snapshot) => {
+            Message::Snapshot { snapshot, tls, applied } => {
+                self.tls.replace(tls);
                 self.serving.advance(snapshot);
+                applied();
             }
-            Message::Listen { config, logs, socket } => {
-                acceptors.listen(self, config, &logs, socket);
+            Message::Listen { config, logs, sockets } => {
+                acceptors.listen(self, &config, &logs, sockets);
             }
+            Message::Unlisten { listener } => acceptors.unlisten(self, &listener),
             Message::Adopt { listener, socket } => acceptors.adopt(self, &listener, socket),
             Message::Drain { inbound_only: true, .. } => acceptors.close(self, true),
             Message::Undrain => self.drain_began_at.set(None),
@@ -405,6 +427,11 @@ impl Shard {
             }
             Message::Stop => self.stopped.set(true),
         }
+    }
+
+    /// Keys and certificates, as they are now.
+    pub fn tls(&self) -> Ref<'_, TlsContexts> {
+        Ref::map(self.tls.borrow(), |tls| &**tls)
     }
 
     /// A random number: fast, good enough to balance load and to name requests, never a secret.
@@ -424,17 +451,9 @@ impl Shard {
         count * self.pulses.len() as u64 + self.index as u64
     }
 
-    /// True once connections should end as their protocol allows.
-    pub fn is_draining(&self) -> bool {
-        self.drain_began_at.get().is_some()
-    }
-
-    /// When a connection that has been idle since `idle_since` is closed because of a drain: it is
-    /// given `patience` from the drain's begin or its own, whichever was later.
-    pub fn drain_deadline(&self, idle_since: Nanos, patience: Duration) -> Option<Nanos> {
-        let began_at = self.drain_began_at.get()?;
-        let patience = patience.min(DRAIN_IDLE_PATIENCE).as_nanos() as u64;
-        Some(began_at.max(idle_since).saturating_add(patience))
+    /// When the drain of this shard began.
+    pub fn drain_began_at(&self) -> Option<Nanos> {
+        self.drain_began_at.get()
     }
 
     /// Memory for reading frames.
@@ -508,10 +527,6 @@ const EXECUTOR_RING_DEPTH: usize = 16;
 /// Unread or unsent receive buffers a connection may hold, whatever its byte limit: 256 KiB with
 /// the default buffer size keeps a stream busy, and leaves buffers for the others.
 const BUFFERS_PER_CONNECTION: usize = 16;
-
-/// How long a draining shard lets an idle client send one more request at the most. Whenever an idle
-/// connection is closed a request may be crossing on the wire; waiting longer does not change that.
-const DRAIN_IDLE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// EX_OSERR.
 const RING_FAILED_EXIT_CODE: i32 = 71;

@@ -28,7 +28,13 @@ impl Redirects {
 
     /// Takes a listener out again.
     pub fn remove(&self, runtime: &Rc<ListenerRuntime>) {
-        self.by_address.borrow_mut().retain(|_, known| !Rc::ptr_eq(known, runtime));
+        let mut by_address = self.by_address.borrow_mut();
+        for address in addresses(runtime) {
+            // Another may have the address by now.
+            if by_address.get(&address).is_some_and(|known| Rc::ptr_eq(known, runtime)) {
+                by_address.remove(&address);
+            }
+        }
     }
 
     /// The listener for connections that were meant for `destination`.

@@ -37,6 +37,12 @@ impl WakerRegistry {
         drop(waker);
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        let slots = self.slots.borrow();
+        slots.free.len() == slots.wakers.len()
+    }
+
     /// Wakes them all.
     pub fn wake_all(&self) {
         for waker in self.slots.borrow().wakers.iter().flatten() {

@@ -21,6 +21,11 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
+    /// Takes over a number that is counted elsewhere.
+    pub fn follow(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// The present value.
     #[inline]
     pub fn value(&self) -> u64 {

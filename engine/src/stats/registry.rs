@@ -16,9 +16,9 @@ use outrigger_xds::snapshot::Address;
 use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
-    AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat,
-    StatSet, TcpStats, TlsStats,
+    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, DiscoveryStats, FilesystemStats,
+    HostStats, Http2Stats, HttpStats, ListenerStats, RpcStats, ServerStats, ServiceApiStats,
+    ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet, TcpStats, TlsStats,
 };
 
 /// All statistics of the process.
@@ -39,6 +39,9 @@ pub struct Registry {
     listener_tls: Mutex<Family<TlsStats>>,
     cluster_tls: Mutex<Family<TlsStats>>,
     grpc: Mutex<GrpcFamily>,
+    config: Arc<ConfigStats>,
+    control_plane: Arc<ControlPlaneStats>,
+    discovery: Mutex<Family<DiscoveryStats>>,
     services: Mutex<Option<Arc<ServicesStats>>>,
     service_apis: Mutex<Family<ServiceApiStats>>,
     service_registries: Mutex<Family<ServiceRegistryStats>>,
@@ -66,6 +69,9 @@ impl Registry {
             listener_tls: Mutex::default(),
             cluster_tls: Mutex::default(),
             grpc: Mutex::default(),
+            config: Arc::default(),
+            control_plane: Arc::default(),
+            discovery: Mutex::default(),
             services: Mutex::default(),
             service_apis: Mutex::default(),
             service_registries: Mutex::default(),
@@ -96,6 +102,21 @@ impl Registry {
     /// When `shard` is not below [`Registry::shards`]; so do the other getters above their slots.
     pub fn shard(&self, shard: usize) -> Arc<ShardStats> {
         Arc::clone(&self.shard[shard])
+    }
+
+    /// What is in force of the configuration.
+    pub fn config(&self) -> &Arc<ConfigStats> {
+        &self.config
+    }
+
+    /// The `control_plane.` set.
+    pub fn control_plane(&self) -> &Arc<ControlPlaneStats> {
+        &self.control_plane
+    }
+
+    /// The set of a type of resources, such as `cluster_manager.cds.`, made when first asked for.
+    pub fn discovery(&self, name: &str) -> Arc<DiscoveryStats> {
+        lock(&self.discovery).slot(1, 0, name)
     }
 
     /// The `access_log.` set of one slot.
@@ -231,6 +252,9 @@ impl Registry {
         merge(&mut samples, &Scope::AccessLog, &self.access_log);
         merge(&mut samples, &Scope::Filesystem, &self.filesystem);
         merge(&mut samples, &Scope::Process, &self.http2);
+        merge(&mut samples, &Scope::Process, [&self.config]);
+        merge(&mut samples, &Scope::ControlPlane, [&self.control_plane]);
+        lock(&self.discovery).merge_into(&mut samples, Scope::Discovery);
         lock(&self.cluster_http2).merge_into(&mut samples, Scope::Cluster);
         lock(&self.cluster_tls).merge_into(&mut samples, Scope::Cluster);
         lock(&self.listener_tls).merge_into(&mut samples, Scope::Listener);
@@ -350,6 +374,10 @@ pub enum Scope {
     AccessLog,
     /// `cluster.<name>.`
     Cluster(Arc<str>),
+    /// `control_plane.`
+    ControlPlane,
+    /// A type of resources, such as `cluster_manager.cds.`.
+    Discovery(Arc<str>),
     /// `filesystem.`
     Filesystem,
     /// `cluster.<name>.grpc.` or `cluster.<name>.grpc.<service>.<method>.`
@@ -395,6 +423,8 @@ impl Display for Scope {
         match self {
             Scope::AccessLog => f.write_str("access_log."),
             Scope::Cluster(name) => write!(f, "cluster.{name}."),
+            Scope::ControlPlane => f.write_str("control_plane."),
+            Scope::Discovery(name) => write!(f, "{name}."),
             Scope::Filesystem => f.write_str("filesystem."),
             Scope::Grpc { cluster, kind, method } => {
                 write!(f, "cluster.{cluster}.{}.", kind.name())?;

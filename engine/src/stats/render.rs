@@ -156,6 +156,15 @@ impl Row<'_> {
                 label(&mut labels, "envoy_cluster_name", cluster);
                 "envoy_cluster"
             }
+            Scope::ControlPlane => "envoy_control_plane",
+            Scope::Discovery(family) => match &**family {
+                "cluster_manager.cds" => "envoy_cluster_manager_cds",
+                "listener_manager.lds" => "envoy_listener_manager_lds",
+                other => {
+                    label(&mut labels, "type", other.rsplit('.').next().unwrap_or_default());
+                    "outrigger_xds"
+                }
+            },
             Scope::Filesystem => "envoy_filesystem",
             Scope::Grpc { cluster, kind, method } => {
                 if let Some((service, method)) = method {

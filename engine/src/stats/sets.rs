@@ -4,6 +4,8 @@
 //! A *level* is a gauge of which every shard knows the same fact (how many members a cluster has):
 //! merging takes the largest, where a gauge's shards are added up.
 
+use std::time::Duration;
+
 use outrigger_codecs::http2::Counters;
 use outrigger_xds::snapshot::TlsVersion;
 use rustls::{CipherSuite, NamedGroup};
@@ -674,6 +676,77 @@ stat_set! {
 }
 
 stat_set! {
+    /// `cluster_manager.cds.`, `listener_manager.lds.`, and `xds.<service>.` for the other types: what
+    /// servers were asked and said of one type, written by the control thread.
+    pub struct DiscoveryStats {
+        counters {
+            update_attempt,
+            update_success,
+            update_failure,
+            update_rejected,
+            init_fetch_timeout,
+            /// Responses that only kept resources alive. Outrigger's own.
+            heartbeat,
+            /// Resources that nobody had asked for. Outrigger's own.
+            unsolicited,
+            /// Resources whose time to live ran out. Outrigger's own.
+            expired,
+        }
+        gauges {}
+        levels {
+            /// A hash of the last version that was taken whole.
+            version,
+        }
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `control_plane.`: streams to management servers, written by the control thread.
+    pub struct ControlPlaneStats {
+        counters {
+            /// Responses of types that were never asked for on their stream. Outrigger's own.
+            ignored,
+        }
+        gauges {
+            /// Streams that are open, or being opened.
+            connected_state,
+        }
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// What is in force of the configuration, written by the control thread.
+    pub struct ConfigStats {
+        counters {
+            /// Configurations that all shards came to serve. Outrigger's own.
+            config_applied = "config.applied",
+        }
+        gauges {}
+        levels {
+            active_clusters = "cluster_manager.active_clusters",
+            warming_clusters = "cluster_manager.warming_clusters",
+            total_listeners_active = "listener_manager.total_listeners_active",
+            total_listeners_warming = "listener_manager.total_listeners_warming",
+        }
+        histograms {
+            /// From a change to its being served on every shard, in microseconds. Outrigger's own.
+            config_apply_time = "config.apply_time_us",
+        }
+    }
+}
+
+impl ConfigStats {
+    /// Every shard serves a configuration, after this time.
+    pub fn applied(&self, after: Duration) {
+        self.config_applied.inc();
+        self.config_apply_time.record(after.as_micros().try_into().unwrap_or(u64::MAX));
+    }
+}
+
+stat_set! {
     /// `services.`: what is published and subscribed, written by the control thread. Outrigger's own.
     pub struct ServicesStats {
         counters {
@@ -780,6 +853,9 @@ mod tests {
         check(&TcpStats::default());
         check(&ShardStats::default());
         check(&ServerStats::default());
+        check(&ConfigStats::default());
+        check(&ControlPlaneStats::default());
+        check(&DiscoveryStats::default());
         check(&ServicesStats::default());
         check(&ServiceApiStats::default());
         check(&ServiceRegistryStats::default());

@@ -107,6 +107,13 @@ impl ClientContext {
         if asks_name { &self.named } else { &self.nameless }
     }
 
+    /// The configuration of a connection that is not a shard's, and speaks HTTP/2.
+    pub fn for_http2(&self, asks_name: bool) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(self.config(asks_name));
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    }
+
     /// What is offered where nobody says otherwise.
     pub fn alpn(&self) -> &[Arc<[u8]>] {
         &self.alpn

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use outrigger_xds::bootstrap::LoadError;
 use outrigger_xds::secrets::{reread_downstream, reread_upstream};
 use outrigger_xds::snapshot::{
-    DownstreamTls, Member, SecretFile, Snapshot, TlsParameters, UpstreamTls,
+    Cluster, DownstreamTls, Listener, Member, SecretFile, Snapshot, TlsParameters, UpstreamTls,
 };
 
 use super::client::ClientContext;
@@ -96,7 +96,8 @@ pub struct Refreshed {
     pub failed: u32,
 }
 
-/// The contexts of one snapshot.
+/// The contexts of a configuration.
+#[derive(Clone)]
 pub struct TlsContexts {
     /// By where their configuration is, which the slots keep there.
     servers: HashMap<usize, Arc<ServerSlot>>,
@@ -113,43 +114,54 @@ impl TlsContexts {
         let keyring = TicketKeyring::new().map_err(|_| {
             TlsConfigProblem::Refused(rustls::Error::FailedToGetRandomBytes).at("tls")
         })?;
-        let none = Self { servers: HashMap::new(), clients: HashMap::new(), keyring };
-        none.succeed(snapshot)
+        let mut contexts = Self { servers: HashMap::new(), clients: HashMap::new(), keyring };
+        for listener in snapshot.listeners.iter() {
+            contexts.add_listener(listener)?;
+        }
+        for Member { cluster, .. } in snapshot.clusters.iter() {
+            contexts.add_cluster(cluster)?;
+        }
+        Ok(contexts)
     }
 
-    /// Builds the contexts of the next snapshot. Those whose configuration is the same are kept.
+    /// Adds the contexts of a listener. Those whose configuration is known are kept.
     ///
     /// # Errors
-    /// When one can't be built, with the path of what is wrong.
-    pub fn succeed(&self, snapshot: &Snapshot) -> Result<Self, TlsConfigError> {
-        let mut servers = HashMap::new();
-        for listener in snapshot.listeners.iter() {
-            for chain in listener.filter_chains.iter() {
-                let Some(config) = &chain.tls else { continue };
-                let slot = match self.server(config) {
-                    Some(slot) => slot,
-                    None => {
-                        let at = format!("listener {}: {}", listener.name, chain.name);
-                        Slot::new(config, &at, build_server, &self.keyring)?
-                    }
-                };
-                servers.insert(place(config), slot);
+    /// When one can't be built, with the path of what is wrong; then none is added.
+    pub fn add_listener(&mut self, listener: &Listener) -> Result<(), TlsConfigError> {
+        let mut slots = Vec::new();
+        for chain in listener.filter_chains.iter() {
+            let Some(config) = &chain.tls else { continue };
+            if self.server(config).is_none() {
+                let at = format!("listener {}: {}", listener.name, chain.name);
+                slots.push((place(config), Slot::new(config, &at, build_server, &self.keyring)?));
             }
         }
-        let mut clients = HashMap::new();
-        for Member { cluster, .. } in snapshot.clusters.iter() {
-            for config in cluster.tls_configs() {
-                let slot = match self.client(config) {
-                    Some(slot) => slot,
-                    None => {
-                        let at = format!("cluster {}", cluster.name);
-                        Slot::new(config, &at, build_client, &self.keyring)?
-                    }
-                };
-                clients.insert(place(config), slot);
+        self.servers.extend(slots);
+        Ok(())
+    }
+
+    /// Adds the contexts of a cluster, as [`TlsContexts::add_listener`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn add_cluster(&mut self, cluster: &Cluster) -> Result<(), TlsConfigError> {
+        let mut slots = Vec::new();
+        for config in cluster.tls_configs() {
+            if self.client(config).is_none() {
+                let at = format!("cluster {}", cluster.name);
+                slots.push((place(config), Slot::new(config, &at, build_client, &self.keyring)?));
             }
         }
-        Ok(Self { servers, clients, keyring: Arc::clone(&self.keyring) })
+        self.clients.extend(slots);
+        Ok(())
+    }
+
+    /// Forgets the contexts of configurations that nobody has any more.
+    pub fn retain_used(&mut self) {
+        // Its own is the last reference to a configuration.
+        self.servers.retain(|_, slot| Arc::strong_count(&slot.config) > 1);
+        self.clients.retain(|_, slot| Arc::strong_count(&slot.config) > 1);
     }
 
     /// The context of a server's configuration, which must be of this snapshot.

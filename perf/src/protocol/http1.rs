@@ -1,8 +1,13 @@
-//! HTTP/1.1 with keep-alive (RFC 9112): one prepared request, an incremental response reader.
+//! HTTP/1.1 with keep-alive (RFC 9112): prepared requests, an incremental response reader.
 //!
 //! The reader judges only what a measurement needs: status 200, the body's length, and whether the
 //! connection persists. Bodies end by Content-Length, by chunked coding, or by close (RFC 9112
 //! section 6.3); interim 1xx responses are passed over.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use super::{Ended, Fault, Protocol, Session};
 
@@ -13,10 +18,12 @@ const HEADERS_MAX: usize = 64;
 /// Longest chunk-size line and trailer line.
 const LINE_BYTES_MAX: usize = 4096;
 
-/// HTTP/1.1 load: the same request again and again.
+/// HTTP/1.1 load: the same request again and again, or the same to several hosts in turn.
 #[derive(Debug, Clone)]
 pub struct Http1 {
-    request: Vec<u8>,
+    requests: Arc<[Vec<u8>]>,
+    /// Sessions so far.
+    sessions: Arc<AtomicUsize>,
     expected_body: Option<u64>,
     close: bool,
 }
@@ -40,7 +47,23 @@ impl Http1 {
     /// Prepares the request.
     #[must_use]
     pub fn new(options: &Http1Options) -> Self {
-        let Http1Options { host, path, post_bytes, expected_body, close } = options;
+        Self::to_hosts(options, std::slice::from_ref(&options.host))
+    }
+
+    /// Prepares requests to these hosts instead of the one in the options. Each session takes them in
+    /// turn, but begins somewhere else, so that together they are everywhere at any time.
+    #[must_use]
+    pub fn to_hosts(options: &Http1Options, hosts: &[String]) -> Self {
+        Self {
+            requests: hosts.iter().map(|host| Self::request(options, host)).collect(),
+            sessions: Arc::default(),
+            expected_body: options.expected_body,
+            close: options.close,
+        }
+    }
+
+    fn request(options: &Http1Options, host: &str) -> Vec<u8> {
+        let Http1Options { path, post_bytes, close, .. } = options;
         let method = if post_bytes.is_some() { "POST" } else { "GET" };
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: outrigger-perf\r\naccept: */*\r\n"
@@ -57,7 +80,7 @@ impl Http1 {
         }
         request.extend_from_slice(b"\r\n");
         request.resize(request.len() + post_bytes.unwrap_or(0), b'x');
-        Self { request, expected_body: *expected_body, close: *close }
+        request
     }
 }
 
@@ -65,8 +88,13 @@ impl Protocol for Http1 {
     type Session = Http1Session;
 
     fn session(&self) -> Http1Session {
+        /// The golden ratio's share of the whole: its multiples lie far apart.
+        const STEP: u32 = 0x9E37_79B9;
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed) as u32;
+        let share = u64::from(session.wrapping_mul(STEP));
         Http1Session {
-            request: self.request.clone(),
+            requests: Arc::clone(&self.requests),
+            next: ((share * self.requests.len() as u64) >> u32::BITS) as usize,
             expected_body: self.expected_body,
             close: self.close,
             held: Vec::new(),
@@ -84,7 +112,9 @@ impl Protocol for Http1 {
 /// Reader of one connection's responses.
 #[derive(Debug)]
 pub struct Http1Session {
-    request: Vec<u8>,
+    requests: Arc<[Vec<u8>]>,
+    /// The one to send.
+    next: usize,
     expected_body: Option<u64>,
     close: bool,
     /// An incomplete head or line from earlier input.
@@ -134,7 +164,13 @@ impl Session for Http1Session {
 
     fn request(&mut self, _slot: usize, out: &mut Vec<u8>) {
         self.state = State::Head;
-        out.extend_from_slice(&self.request);
+        if let Some(request) = self.requests.get(self.next) {
+            out.extend_from_slice(request);
+        }
+        self.next += 1;
+        if self.next >= self.requests.len() {
+            self.next = 0;
+        }
     }
 
     fn feed(

@@ -91,10 +91,7 @@ pub fn launch(target: Target, setup: &Setup<'_>) -> Option<Launch> {
             ]),
             files: Vec::new(),
         },
-        Target::Outrigger => {
-            let path = file("outrigger.yaml");
-            Launch { arguments: arguments(&[&"-c", &path]), files: vec![(path, outrigger(setup))] }
-        }
+        Target::Outrigger => outrigger_with(outrigger(setup), setup.directory),
         Target::Nginx => {
             let path = file("nginx.conf");
             let log = file("error.log");
@@ -111,23 +108,11 @@ pub fn launch(target: Target, setup: &Setup<'_>) -> Option<Launch> {
             }
         }
         Target::Envoy => {
-            let path = file("envoy.yaml");
             let text = match setup.sides.rpc() {
                 None => envoy(setup),
                 Some(_) => rpc::envoy(setup),
             };
-            Launch {
-                arguments: arguments(&[
-                    &"--concurrency",
-                    &"1",
-                    &"--disable-hot-restart",
-                    &"--log-level",
-                    &"error",
-                    &"-c",
-                    &path,
-                ]),
-                files: vec![(path, text)],
-            }
+            envoy_with(text, 1, setup.directory)
         }
         Target::Mosn => {
             let path = rpc::mosn_path(setup);
@@ -136,6 +121,37 @@ pub fn launch(target: Target, setup: &Setup<'_>) -> Option<Launch> {
         }
     };
     Some(launch)
+}
+
+/// How to start Envoy or Outrigger with an Envoy bootstrap, one worker for each CPU. Only Outrigger's
+/// are pinned.
+#[must_use]
+pub fn bootstrapped(target: Target, cpus: &[usize], directory: &Path, bootstrap: String) -> Launch {
+    match target {
+        Target::Outrigger => outrigger_with(bootstrap + &engine(cpus), directory),
+        _ => envoy_with(bootstrap, cpus.len(), directory),
+    }
+}
+
+fn outrigger_with(text: String, directory: &Path) -> Launch {
+    let path = directory.join("outrigger.yaml");
+    Launch { arguments: arguments(&[&"-c", &path]), files: vec![(path, text)] }
+}
+
+fn envoy_with(text: String, workers: usize, directory: &Path) -> Launch {
+    let path = directory.join("envoy.yaml");
+    Launch {
+        arguments: arguments(&[
+            &"--concurrency",
+            &workers.to_string(),
+            &"--disable-hot-restart",
+            &"--log-level",
+            &"error",
+            &"-c",
+            &path,
+        ]),
+        files: vec![(path, text)],
+    }
 }
 
 fn arguments(list: &[&dyn AsRef<std::ffi::OsStr>]) -> Vec<OsString> {
@@ -395,13 +411,17 @@ pub(super) fn cluster(setup: &Setup<'_>, options: &str) -> String {
 /// Envoy's file, or its like for RPC, and the section that only Outrigger has.
 #[must_use]
 pub fn outrigger(setup: &Setup<'_>) -> String {
-    let cpus: Vec<String> = setup.cpus.iter().map(ToString::to_string).collect();
-    let (count, cpus) = (cpus.len(), cpus.join(", "));
     let bootstrap = match setup.sides.rpc() {
         None => envoy(setup),
         Some(rpc) => rpc::outrigger(setup, rpc),
     };
-    format!("{bootstrap}engine:\n  shards: {count}\n  cores: [{cpus}]\n")
+    bootstrap + &engine(setup.cpus)
+}
+
+/// The section that only Outrigger has.
+fn engine(cpus: &[usize]) -> String {
+    let list: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+    format!("engine:\n  shards: {}\n  cores: [{}]\n", list.len(), list.join(", "))
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub const START_TIME: Duration = Duration::from_secs(20);
 /// Time for a server to end on SIGTERM.
 pub const STOP_TIME: Duration = Duration::from_millis(1500);
 /// Pause between looks at a server that starts or stops.
-const PAUSE: Duration = Duration::from_millis(5);
+pub const PAUSE: Duration = Duration::from_millis(5);
 /// Most of a server's own words in an error.
 const WORDS_MAX: usize = 2000;
 
@@ -57,10 +57,12 @@ pub enum ServerError {
         words: String,
     },
     /// It didn't answer a first request as it should, in time.
-    #[error("{name}: no good answer within {} s ({refusal}): {words}", START_TIME.as_secs())]
+    #[error("{name}: no good answer within {} s ({refusal}): {words}", waited.as_secs())]
     Silent {
         /// The server.
         name: String,
+        /// How long it was waited for.
+        waited: Duration,
         /// What was wrong with the last attempt.
         refusal: String,
         /// The end of its output.
@@ -94,11 +96,48 @@ impl Server {
         address: SocketAddr,
         sides: Sides,
     ) -> Result<Self, ServerError> {
-        let failed = |source| ServerError::Start { name: name.to_owned(), source };
-        let child = spawn(program, launch, &directory, cpu).map_err(failed)?;
-        let mut server = Self { name: name.to_owned(), child, directory, negotiated: None };
+        let mut server = Self::spawn(name, program, launch, directory, cpu)?;
         server.negotiated = Some(server.wait_until_ready(address, sides)?);
         Ok(server)
+    }
+
+    /// Starts a server and waits for nothing; otherwise as [`Server::start`].
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Start`].
+    pub fn spawn(
+        name: &str,
+        program: &Path,
+        launch: &Launch,
+        directory: Scratch,
+        cpu: Option<usize>,
+    ) -> Result<Self, ServerError> {
+        let failed = |source| ServerError::Start { name: name.to_owned(), source };
+        let child = spawn(program, launch, &directory, cpu).map_err(failed)?;
+        Ok(Self { name: name.to_owned(), child, directory, negotiated: None })
+    }
+
+    /// That it still runs.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Ended`].
+    pub fn check(&mut self) -> Result<(), ServerError> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => Err(ServerError::Ended {
+                name: self.name.clone(),
+                status: status.to_string(),
+                words: self.words(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The error of having waited in vain.
+    #[must_use]
+    pub fn silent(&self, waited: Duration, refusal: String) -> ServerError {
+        ServerError::Silent { name: self.name.clone(), waited, refusal, words: self.words() }
     }
 
     /// What the first answer came by.
@@ -124,21 +163,14 @@ impl Server {
         let start = Instant::now();
         let mut refusal = String::new();
         while start.elapsed() < START_TIME {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(ServerError::Ended {
-                    name: self.name.clone(),
-                    status: status.to_string(),
-                    words: self.words(),
-                });
-            }
+            self.check()?;
             match client::probe(address, sides) {
                 Ok(negotiated) => return Ok(negotiated),
                 Err(error) => refusal = error.to_string(),
             }
             thread::sleep(PAUSE);
         }
-        let words = self.words();
-        Err(ServerError::Silent { name: self.name.clone(), refusal, words })
+        Err(self.silent(START_TIME, refusal))
     }
 
     /// The end of what the server printed.

@@ -461,7 +461,7 @@ fn without_cause(line: &str) -> String {
 }
 
 /// Sorted, with what no two runs share replaced by its name.
-fn fields_of(whose: &str, headers: &Headers) -> Vec<String> {
+pub(crate) fn fields_of(whose: &str, headers: &Headers) -> Vec<String> {
     let mut fields: Vec<String> = headers
         .iter()
         .map(|(name, value)| {
@@ -479,7 +479,7 @@ fn fields_of(whose: &str, headers: &Headers) -> Vec<String> {
 }
 
 /// The facts that only one side has.
-fn difference(expected: &[String], found: &[String]) -> String {
+pub(crate) fn difference(expected: &[String], found: &[String]) -> String {
     let mut text = String::new();
     for fact in expected.iter().filter(|fact| !found.contains(fact)) {
         let _ = write!(text, "\n  - {fact}");

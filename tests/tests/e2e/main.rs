@@ -32,3 +32,4 @@ mod tunnels;
 mod upstream_choice;
 mod upstream_faults;
 mod versions;
+mod xds;

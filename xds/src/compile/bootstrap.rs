@@ -4,16 +4,22 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use prost_reflect::DynamicMessage;
+use bytes::Bytes;
+use prost::Message;
+use prost_reflect::{DynamicMessage, Value};
 use serde_json::Value as Json;
 
 use crate::bootstrap::{Admin, Locality, Node};
+use crate::compile::config_source::{self, Sources};
 use crate::compile::runtime::Runtime;
 use crate::compile::secret::{self, Secret};
 use crate::compile::{Context, NodeNames, Note, Notes, address, cluster, listener};
 use crate::fault::{FieldPath, Found, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema};
-use crate::snapshot::{Address, ClusterNames, Clusters, EndpointSet, Origin, Snapshot};
+use crate::snapshot::{
+    Address, ClusterNames, Clusters, DynamicResources, EndpointSet, Origin, Snapshot,
+};
+use crate::store::Ground;
 use crate::support::{FAULTS_MAX, Review, Reviewer};
 use crate::view::View;
 
@@ -23,6 +29,7 @@ pub(crate) type Complaint = (Resource, Found);
 /// What a bootstrap compiles to.
 pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
+    pub(crate) ground: Ground,
     pub(crate) admin: Option<Admin>,
     pub(crate) node: Node,
     pub(crate) notes: Vec<(Resource, Note)>,
@@ -89,6 +96,11 @@ pub(crate) fn compile(
     let of_kind = |kind| resources.iter().filter(move |(resource, _)| resource.kind == kind);
     let (clusters, listeners): (Vec<_>, Vec<_>) =
         (of_kind("Cluster").collect(), of_kind("Listener").collect());
+    let sources = Sources::new(&view, of_kind("Cluster"));
+    let dynamic = match view.message("dynamic_resources") {
+        Some(dynamic) => config_source::dynamic_resources(&dynamic, &sources).map_err(own)?,
+        None => DynamicResources::default(),
+    };
     let mut notes = Vec::new();
     let secrets = secrets(of_kind("Secret"), &mut notes)?;
     let mut complaints = Vec::new();
@@ -106,6 +118,7 @@ pub(crate) fn compile(
         secrets: &secrets,
         runtime: &runtime,
         node: &names,
+        sources: &sources,
         notes: Notes::default(),
     };
     let mut served = Clusters::new(&cluster_names);
@@ -121,12 +134,12 @@ pub(crate) fn compile(
     }
 
     let mut snapshot_listeners = Vec::with_capacity(listeners.len());
-    let mut names = HashMap::new();
+    let mut listener_names = HashSet::new();
     let mut bound: HashMap<Address, Box<str>> = HashMap::new();
     for (resource, view) in &listeners {
-        match listener::compile(view, &context) {
+        match listener::compile(view, &context, &|_| None) {
             Ok(listener) => {
-                if names.insert(listener.name.clone(), ()).is_some() {
+                if !listener_names.insert(listener.name.clone()) {
                     complaints.push(twice(resource, view));
                 }
                 // Those without a socket are found by their address too (L-01).
@@ -150,7 +163,9 @@ pub(crate) fn compile(
     }
     let snapshot =
         Snapshot { listeners: snapshot_listeners.into(), clusters: served, ..Snapshot::default() };
-    Ok(Compiled { snapshot, admin, node, notes })
+    let encoded_node = view.message("node").map(|node| encode_node(node.raw())).unwrap_or_default();
+    let ground = Ground { node: names, runtime, secrets, dynamic, sources, encoded_node };
+    Ok(Compiled { snapshot, ground, admin, node, notes })
 }
 
 /// `static_resources.secrets`. Contexts refer to them, so that nothing is compiled beside a bad one.
@@ -192,6 +207,30 @@ fn node(bootstrap: &View<'_>) -> Node {
         locality: locality.unwrap_or_default(),
         metadata: node.json("metadata").unwrap_or(Json::Null),
     }
+}
+
+/// The node as servers are told of it: as configured, with who speaks (xds.md B4).
+fn encode_node(node: &DynamicMessage) -> Bytes {
+    let mut node = node.clone();
+    for (field, value) in [
+        ("user_agent_name", Value::String("outrigger".to_owned())),
+        ("user_agent_version", Value::String(env!("CARGO_PKG_VERSION").to_owned())),
+    ] {
+        node.set_field_by_name(field, value);
+    }
+    let features = node.get_field_by_name("client_features").map(|features| features.into_owned());
+    let mut features = match features {
+        Some(Value::List(features)) => features,
+        _ => Vec::new(),
+    };
+    // T-01: what is implemented, and no more.
+    for feature in CLIENT_FEATURES {
+        if !features.iter().any(|known| known.as_str() == Some(feature)) {
+            features.push(Value::String((*feature).to_owned()));
+        }
+    }
+    node.set_field_by_name("client_features", Value::List(features));
+    node.encode_to_vec().into()
 }
 
 /// Without an address there is no admin server.
@@ -249,5 +288,12 @@ pub(crate) fn faults(reviews: &mut Reviews) -> Vec<Complaint> {
     complaints.truncate(FAULTS_MAX);
     complaints
 }
+
+/// Of the node: time to live of resources, under both of its names.
+const CLIENT_FEATURES: &[&str] = &[
+    "xds.config.supports-resource-ttl",
+    "xds.config.resource-in-sotw",
+    "xds.config.supports-resource-in-sotw",
+];
 
 const GOOGLE_RE2: &str = "envoy.extensions.regex_engines.v3.GoogleRE2";

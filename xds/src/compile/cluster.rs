@@ -8,11 +8,13 @@ use serde_json::Value as Json;
 use crate::compile::address;
 use crate::compile::endpoints::{self, Target};
 use crate::compile::tls::{self, FromAuthority};
-use crate::compile::{Context, destination, http, http2, invalid, terminal, upstream_bind};
+use crate::compile::{
+    Context, config_source, destination, http, http2, invalid, terminal, upstream_bind,
+};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     Address, CircuitBreakers, Cluster, ClusterHttp, Discovery, DnsConfig, DnsFamily, DnsTarget,
-    Endpoint, HeaderCase, Http2Options, LoadBalancer, PanicPolicy, TransportMatch,
+    Eds, Endpoint, HeaderCase, Http2Options, LoadBalancer, PanicPolicy, TransportMatch,
     UpstreamProtocol,
 };
 use crate::view::View;
@@ -23,7 +25,7 @@ pub(crate) fn compile(
     context: &Context<'_>,
 ) -> Result<(Cluster, Vec<Endpoint>), Found> {
     let name = view.required_text("name")?;
-    let (discovery, endpoints) = discovery(view)?;
+    let (discovery, endpoints) = discovery(view, context)?;
     let (http, from_authority) = http_options(view, context)?;
     let tls = tls::upstream_socket(view, from_authority, context)?.map(Arc::new);
     let transports = transports(view, from_authority, context)?;
@@ -147,12 +149,12 @@ fn passes_through(view: &View<'_>, context: &Context<'_>) -> Result<(), Found> {
     Ok(())
 }
 
-fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
+fn discovery(view: &View<'_>, context: &Context<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
     if let Some(rules) = destination::compile(view)? {
         return Ok((Discovery::OriginalDst(rules), Vec::new()));
     }
     let kind = view.choice("type")?;
-    if !matches!(kind.as_str(), "STATIC" | "STRICT_DNS" | "LOGICAL_DNS") {
+    if !matches!(kind.as_str(), "STATIC" | "STRICT_DNS" | "LOGICAL_DNS" | "EDS") {
         return Err(view.unsupported("type", &kind));
     }
     let targets = match view.message("load_assignment") {
@@ -161,6 +163,9 @@ fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
     };
     // Read for every kind, so that a bad value is found whether or not it has an effect.
     let mut config = dns(view)?;
+    if kind == "EDS" {
+        return Ok((Discovery::Eds(eds(view, context)?), Vec::new()));
+    }
     if kind == "STATIC" {
         let mut endpoints = Vec::with_capacity(targets.len());
         for (target, at) in targets {
@@ -202,6 +207,21 @@ fn discovery(view: &View<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
         Discovery::LogicalDns(config)
     };
     Ok((discovery, Vec::new()))
+}
+
+fn eds(view: &View<'_>, context: &Context<'_>) -> Result<Eds, Found> {
+    if view.has("load_assignment") {
+        return Err(view.invalid("load_assignment", "an EDS cluster has none of its own"));
+    }
+    let Some(config) = view.message("eds_cluster_config") else {
+        return Err(view.required("eds_cluster_config"));
+    };
+    let Some(source) = config.message("eds_config") else {
+        return Err(config.required("eds_config"));
+    };
+    let source = config_source::compile(&source, context.sources)?;
+    let name = config.optional_text("service_name").unwrap_or(view.text("name"));
+    Ok(Eds { key: source.place.key(name), name: name.into(), source })
 }
 
 /// Everything but the targets.

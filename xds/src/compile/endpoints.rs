@@ -10,6 +10,32 @@ use crate::fault::{Found, Trail};
 use crate::snapshot::{Address, DnsTarget, Endpoint, Health, Locality, PRIORITY_MAX};
 use crate::view::View;
 
+/// What EDS says of a cluster.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Members {
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// Replaces the cluster's, if given.
+    pub(crate) overprovisioning_factor: Option<u32>,
+}
+
+/// Compiles an assignment of its own, which has no names to resolve.
+pub(crate) fn compile(assignment: &View<'_>) -> Result<Members, Found> {
+    let mut endpoints = Vec::new();
+    for (target, at) in targets(assignment)? {
+        match target {
+            Target::Endpoint(endpoint) => endpoints.push(endpoint),
+            Target::Dns(target) => {
+                return Err(invalid(at, format!("{:?} is not an IP address", target.host)));
+            }
+        }
+    }
+    let overprovisioning_factor = match assignment.message("policy") {
+        Some(policy) => policy.positive("overprovisioning_factor")?,
+        None => None,
+    };
+    Ok(Members { endpoints, overprovisioning_factor })
+}
+
 /// A configured endpoint.
 pub(crate) enum Target {
     Endpoint(Endpoint),

@@ -5,13 +5,18 @@ use std::sync::Arc;
 
 use crate::compile::{Context, address, invalid, terminal, tls};
 use crate::fault::{Found, Trail};
+use crate::fingerprint::Fingerprint;
 use crate::snapshot::{FilterChain, FilterChainMatch, FilterChains, FilterChainsError, SourceType};
 use crate::view::View;
+
+/// Chains by what they say.
+pub(crate) type KnownChains<'a> = dyn Fn(Fingerprint) -> Option<Arc<FilterChain>> + 'a;
 
 /// Every chain of a listener, which has at least one.
 pub(crate) fn compile(
     listener: &View<'_>,
     context: &Context<'_>,
+    known: &KnownChains<'_>,
 ) -> Result<(FilterChains, Vec<FilterChainMatch>), Found> {
     let views = listener.messages("filter_chains");
     let mut matches = Vec::with_capacity(views.len());
@@ -22,10 +27,10 @@ pub(crate) fn compile(
             None => FilterChainMatch::default(),
         };
         matches.push(criteria.clone());
-        chains.push((criteria, Arc::new(filter_chain(view, context)?)));
+        chains.push((criteria, filter_chain(view, context, known)?));
     }
     let default = match listener.message("default_filter_chain") {
-        Some(view) => Some(Arc::new(filter_chain(&view, context)?)),
+        Some(view) => Some(filter_chain(&view, context, known)?),
         None => None,
     };
     if chains.is_empty() && default.is_none() {
@@ -65,7 +70,16 @@ fn unique_names(listener: &View<'_>, views: &[View<'_>]) -> Result<(), Found> {
     Ok(())
 }
 
-fn filter_chain(view: &View<'_>, context: &Context<'_>) -> Result<FilterChain, Found> {
+fn filter_chain(
+    view: &View<'_>,
+    context: &Context<'_>,
+    known: &KnownChains<'_>,
+) -> Result<Arc<FilterChain>, Found> {
+    // When it applies is not what it does: connections that it has stay, whoever it is for.
+    let fingerprint = Fingerprint::of(view.raw(), &["filter_chain_match"]);
+    if let Some(chain) = known(fingerprint) {
+        return Ok(chain);
+    }
     let tls = tls::downstream_socket(view, context)?.map(Arc::new);
     let filters = view.messages("filters");
     let Some((last, others)) = filters.split_last() else {
@@ -75,7 +89,12 @@ fn filter_chain(view: &View<'_>, context: &Context<'_>) -> Result<FilterChain, F
         terminal::before_last(filter, context)?;
     }
     let terminal = terminal::compile(last, context)?;
-    Ok(FilterChain { name: view.text("name").into(), tls, terminal })
+    Ok(Arc::new(FilterChain {
+        name: view.text("name").into(),
+        fingerprint: Some(fingerprint),
+        tls,
+        terminal,
+    }))
 }
 
 fn filter_chain_match(view: &View<'_>) -> Result<FilterChainMatch, Found> {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Context, access_log, address, header_text, http2, invalid, route};
+use crate::compile::{
+    Context, access_log, address, config_source, header_text, http2, invalid, route,
+};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, GrpcMethods, GrpcStats,
     HeaderCase, Http1Options, HttpConnectionManager, HttpLimits, HttpTimeouts, InternalAddresses,
-    OriginRules, PathRules, RequestIdRules, RouteSource, Router, SchemeRule, ServerHeader,
+    OriginRules, PathRules, Rds, RequestIdRules, RouteSource, Router, SchemeRule, ServerHeader,
     ServerHeaderMode, Soap, SoapInspection, StripPort, UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
@@ -24,15 +26,12 @@ pub(crate) fn compile(
         other => return Err(view.unsupported("codec_type", other)),
     };
     let stat_prefix = view.required_text("stat_prefix")?;
-    let Some(routes) = view.message("route_config") else {
-        return Err(view.required("route_config"));
-    };
     let HttpFilters { router, grpc_web, grpc_stats, soap } = http_filters(view)?;
     let limits = limits(view)?;
     let add_user_agent = view.wrapped_flag("add_user_agent").unwrap_or(false);
     Ok(HttpConnectionManager {
         stat_prefix: stat_prefix.into(),
-        routes: RouteSource::Inline(Arc::new(route::compile(&routes, context)?)),
+        routes: routes(view, context)?,
         router,
         access_log: access_log::compile(view)?,
         timeouts: timeouts(view)?,
@@ -67,6 +66,22 @@ pub(crate) fn compile(
 }
 
 /// What the HTTP filters come to. The router is the last.
+fn routes(view: &View<'_>, context: &Context<'_>) -> Result<RouteSource, Found> {
+    if view.required_which("route_specifier", &["route_config", "rds"])? == "route_config" {
+        let Some(table) = view.message("route_config") else {
+            return Err(view.required("route_config"));
+        };
+        return Ok(RouteSource::Inline(Arc::new(route::compile(&table, context, true)?)));
+    }
+    let Some(rds) = view.message("rds") else { return Err(view.required("rds")) };
+    let Some(source) = rds.message("config_source") else {
+        return Err(rds.required("config_source"));
+    };
+    let source = config_source::compile(&source, context.sources)?;
+    let name = rds.required_text("route_config_name")?;
+    Ok(RouteSource::Rds(Rds { key: source.place.key(name), name: name.into(), source }))
+}
+
 struct HttpFilters {
     router: Router,
     grpc_web: bool,

@@ -1,16 +1,22 @@
 //! Listeners (contract section 2).
 
-use crate::compile::{Context, address, filter_chain, inspection};
+use crate::compile::filter_chain::{self, KnownChains};
+use crate::compile::{Context, address, inspection};
 use crate::fault::Found;
 use crate::snapshot::{Address, Bind, ListenAddress, Listener, TrafficDirection};
 use crate::view::View;
 
-pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<Listener, Found> {
+/// `known` has the filter chains of the version before, which are kept where they say the same.
+pub(crate) fn compile(
+    view: &View<'_>,
+    context: &Context<'_>,
+    known: &KnownChains<'_>,
+) -> Result<Listener, Found> {
     let addresses = addresses(view)?;
     let printed = addresses[0].address.to_string();
     // Names matter to updates only; a static listener may go without.
     let name = view.optional_text("name").unwrap_or(&printed);
-    let (filter_chains, matches) = filter_chain::compile(view, context)?;
+    let (filter_chains, matches) = filter_chain::compile(view, context, known)?;
     Ok(Listener {
         name: name.into(),
         stat_prefix: view

@@ -17,6 +17,7 @@ pub(crate) mod access_log;
 pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
+pub(crate) mod config_source;
 pub(crate) mod destination;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
@@ -48,6 +49,8 @@ pub(crate) struct Context<'a> {
     pub(crate) secrets: &'a HashMap<Box<str>, secret::Secret>,
     pub(crate) runtime: &'a runtime::Runtime,
     pub(crate) node: &'a NodeNames,
+    /// What a source of resources may refer to.
+    pub(crate) sources: &'a config_source::Sources,
     pub(crate) notes: Notes,
 }
 

@@ -17,13 +17,18 @@ use crate::snapshot::{
 };
 use crate::view::View;
 
-/// Compiles an inline RouteConfiguration.
-pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<RouteTable, Found> {
+/// Compiles a RouteConfiguration. `inline`: it is part of a listener, whose clusters must exist unless
+/// it says otherwise (W-02).
+pub(crate) fn compile(
+    view: &View<'_>,
+    context: &Context<'_>,
+    inline: bool,
+) -> Result<RouteTable, Found> {
     let table = Table {
         context,
         level: Level::compile(view)?,
         most_specific_wins: view.flag("most_specific_header_mutations_wins"),
-        validate_clusters: view.wrapped_flag("validate_clusters").unwrap_or(true),
+        validate_clusters: view.wrapped_flag("validate_clusters").unwrap_or(inline),
         body_bytes_max: view
             .wrapped_u32("max_direct_response_body_size_bytes")
             .unwrap_or(DIRECT_RESPONSE_BYTES) as usize,

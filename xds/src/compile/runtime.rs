@@ -10,7 +10,7 @@ use crate::snapshot::Fraction;
 use crate::view::View;
 
 /// Key to value, later layers having won.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Runtime {
     values: HashMap<String, Json>,
 }

@@ -67,6 +67,9 @@ pub(crate) fn resolve(view: &View<'_>, context: &Context<'_>) -> Result<Resolved
             }
         };
     };
+    if let Some(field) = source.which(&["ads", "api_config_source"]) {
+        return Err(Found::new(source.at(field), Problem::Instead(SECRETS_INSTEAD)));
+    }
     // A file that is there needs no waiting, but the value has to be one.
     source.duration("initial_fetch_timeout")?;
     match source.choice("resource_api_version")?.as_str() {
@@ -306,6 +309,8 @@ fn watched_directory(view: &View<'_>) -> Result<Option<Arc<Path>>, Found> {
     }
 }
 
+const SECRETS_INSTEAD: &str =
+    "secrets are read from files (path_config_source) or from static_resources.secrets";
 /// A name, a key to decrypt by and one to authenticate by: 16 + 32 + 32.
 const TICKET_KEY_BYTES: usize = 80;
 /// Envoy's bound.

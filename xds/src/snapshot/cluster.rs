@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::cluster_names::{ClusterId, ClusterNames, ClusterRef};
+use super::config_source::ConfigSource;
 use super::endpoint_set::EndpointSet;
 use super::headers::HeaderName;
 use super::listener::SocketOption;
@@ -320,6 +321,8 @@ pub enum Discovery {
     LogicalDns(DnsConfig),
     /// Wherever the client meant to connect: shards make endpoints as they are asked for.
     OriginalDst(DestinationRules),
+    /// A management server.
+    Eds(Eds),
 }
 
 impl Discovery {
@@ -328,6 +331,17 @@ impl Discovery {
     pub fn is_dns(&self) -> bool {
         matches!(self, Discovery::StrictDns(_) | Discovery::LogicalDns(_))
     }
+}
+
+/// Endpoints that come by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eds {
+    /// One for each source and name.
+    pub key: Box<str>,
+    /// `service_name`, else the cluster's name (W-06).
+    pub name: Box<str>,
+    /// Whom to ask.
+    pub source: ConfigSource,
 }
 
 /// Where requests to a cluster of type ORIGINAL_DST go.

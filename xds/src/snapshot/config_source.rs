@@ -24,6 +24,24 @@ pub enum ConfigPlace {
     Path(Arc<PathConfigSource>),
 }
 
+impl ConfigPlace {
+    /// One word for a resource of this place: no other place and name have it.
+    #[must_use]
+    pub fn key(&self, name: &str) -> Box<str> {
+        match self {
+            ConfigPlace::Ads => name.into(),
+            ConfigPlace::Api(api) => {
+                let clusters: Vec<&str> =
+                    api.services.iter().map(|service| &*service.cluster).collect();
+                format!("\u{1f}grpc:{}\u{1f}{name}", clusters.join("\u{1f}")).into()
+            }
+            ConfigPlace::Path(file) => {
+                format!("\u{1f}path:{}\u{1f}{name}", file.path.display()).into()
+            }
+        }
+    }
+}
+
 /// Which of the two protocols is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Variant {

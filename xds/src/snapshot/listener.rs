@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::fingerprint::Fingerprint;
+
 use super::access_log::AccessLog;
 use super::address::Address;
 use super::cluster::TcpKeepalive;
@@ -205,6 +207,8 @@ pub enum TrafficDirection {
 pub struct FilterChain {
     /// Label, for logs and stats; may be empty.
     pub name: Box<str>,
+    /// What it says, so that a listener's next version can keep it; `None`: it is not from a server.
+    pub fingerprint: Option<Fingerprint>,
     /// TLS towards downstream; `None` is plain text.
     pub tls: Option<Arc<DownstreamTls>>,
     /// The last network filter, which owns the connection.

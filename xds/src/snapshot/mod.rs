@@ -33,7 +33,7 @@ pub use self::address::Address;
 pub(crate) use self::address::network;
 pub use self::cluster::{
     BindSource, CircuitBreakers, Cluster, ClusterHttp, Clusters, DestinationRules, Discovery,
-    DnsConfig, DnsFamily, DnsTarget, Endpoint, Health, LoadBalancer, Locality, Member, Origin,
+    DnsConfig, DnsFamily, DnsTarget, Eds, Endpoint, Health, LoadBalancer, Locality, Member, Origin,
     PanicPolicy, TcpKeepalive, TransportMatch, UpstreamBind, UpstreamProtocol,
 };
 pub use self::cluster_names::{ClusterId, ClusterNames, ClusterRef};
@@ -86,6 +86,7 @@ pub use self::tls::{
     CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher,
     SecretFile, TlsParameters, TlsVersion, UpstreamSni, UpstreamTls, Validation,
 };
+pub use crate::fingerprint::Fingerprint;
 
 /// One whole configuration. Cheap to clone: every part that can be large is shared.
 #[derive(Debug, Clone, Default)]

@@ -3,81 +3,231 @@
 use std::time::SystemTime;
 
 use hyper::StatusCode;
-use outrigger_xds::snapshot::{Cluster, EndpointSet, Origin, TimePart};
+use outrigger_xds::client::ResourceType;
+use outrigger_xds::snapshot::{Cluster, EndpointSet, Member, Origin, TimePart};
+use outrigger_xds::store::{Shown, Stage, Store};
+use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::clusters::{address_json, eds_health_status};
 use super::page::{Answer, Ask};
 use crate::access_log::clock::Clock;
 
+/// `/config_dump`; `include_eds` adds endpoints, `resource` gives one list alone, `name_regex` those
+/// resources whose names hold it.
 pub(super) fn config_dump(ask: &Ask<'_>) -> Answer {
-    for parameter in ["resource", "mask", "name_regex"] {
-        if ask.flag(parameter) {
-            return Answer::bad_request(format!("{parameter}: not supported\n"));
-        }
+    if ask.flag("mask") {
+        return Answer::bad_request("mask: not supported\n");
     }
-    let Some((bootstrap, loaded)) = ask.state.bootstrap() else {
-        return Answer::json(&json!({"configs": []}));
+    let names = match ask.parameter("name_regex").map(Regex::new).transpose() {
+        Ok(names) => names,
+        Err(error) => return Answer::bad_request(format!("name_regex: {error}\n")),
     };
-    // Kept as text, which is a fraction of the tree's size; nobody dumps often.
-    let bootstrap: Value = match serde_json::from_str(&bootstrap) {
-        Ok(bootstrap) => bootstrap,
-        Err(error) => {
-            return Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
+    let dumps = match dumps(ask) {
+        Ok(dumps) => dumps,
+        Err(error) => return Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error),
+    };
+    let is_meant = |entry: &Entry| names.as_ref().is_none_or(|names| names.is_match(&entry.name));
+    let Some(wanted) = ask.parameter("resource") else {
+        let configs: Vec<Value> = dumps.into_iter().map(|dump| dump.into_json(&is_meant)).collect();
+        return Answer::json(&json!({ "configs": configs }));
+    };
+    let mut lists = dumps.into_iter().flat_map(|dump| dump.lists);
+    match lists.find(|(field, _)| *field == wanted) {
+        Some((_, entries)) => {
+            let entries = entries.into_iter().filter(is_meant).map(|entry| entry.json);
+            Answer::json(&json!({ "configs": entries.collect::<Vec<_>>() }))
         }
-    };
+        None => Answer::bad_request(format!("resource: there is no list {wanted:?}\n")),
+    }
+}
+
+/// `/init_dump`: what a start waits for.
+pub(super) fn init_dump(ask: &Ask<'_>) -> Answer {
+    let cold = ask.state.store().map(|store| store.cold()).unwrap_or_default();
+    let targets: Vec<Value> =
+        cold.iter().map(|text| json!({"name": text, "target_names": [text]})).collect();
+    Answer::json(&json!({ "unready_targets_dumps": targets }))
+}
+
+/// One message of the dump.
+struct Dump {
+    type_name: &'static str,
+    /// Single fields.
+    fields: Map<String, Value>,
+    lists: Vec<(&'static str, Vec<Entry>)>,
+}
+
+struct Entry {
+    name: String,
+    json: Value,
+}
+
+impl Entry {
+    fn new(name: &str, json: Value) -> Entry {
+        Entry { name: name.to_owned(), json }
+    }
+}
+
+impl Dump {
+    fn new(type_name: &'static str, lists: Vec<(&'static str, Vec<Entry>)>) -> Dump {
+        Dump { type_name, fields: Map::new(), lists }
+    }
+
+    fn into_json(self, is_meant: &impl Fn(&Entry) -> bool) -> Value {
+        let mut json = Map::new();
+        json.insert("@type".to_owned(), format!("type.googleapis.com/{}", self.type_name).into());
+        json.extend(self.fields);
+        for (field, entries) in self.lists {
+            let entries: Vec<Value> =
+                entries.into_iter().filter(is_meant).map(|entry| entry.json).collect();
+            json.insert(field.to_owned(), entries.into());
+        }
+        Value::Object(json)
+    }
+}
+
+fn dumps(ask: &Ask<'_>) -> Result<Vec<Dump>, String> {
+    let Some((bootstrap, loaded)) = ask.state.bootstrap() else { return Ok(Vec::new()) };
+    // Kept as text, which is a fraction of the tree's size; nobody dumps often.
+    let bootstrap: Value =
+        serde_json::from_str(&bootstrap).map_err(|error| format!("{error}\n"))?;
     let updated = timestamp(loaded);
     let resources = field(&bootstrap, "static_resources");
     let list = |name: &str| resources.and_then(|all| field(all, name)?.as_array());
+    let named = |key: &str, type_name: &str, resource: &Value| {
+        let name = resource.get("name").and_then(Value::as_str).unwrap_or_default();
+        Entry::new(name, dumped(key, type_name, resource, &updated))
+    };
     let clusters = list("clusters").into_iter().flatten();
-    let clusters: Vec<Value> = clusters
-        .map(|cluster| dumped("cluster", "envoy.config.cluster.v3.Cluster", cluster, &updated))
-        .collect();
-    let services: Vec<Value> = ask
-        .state
-        .snapshot()
-        .iter()
-        .flat_map(|snapshot| {
-            let services =
-                snapshot.clusters.iter().filter(|member| member.origin == Origin::Service);
-            services
-                .map(|member| service_cluster(&member.cluster, &member.endpoints))
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    let listeners: Vec<Value> = list("listeners")
-        .into_iter()
-        .flatten()
-        .map(|listener| dumped("listener", "envoy.config.listener.v3.Listener", listener, &updated))
-        .collect();
-    let routes: Vec<Value> = list("listeners")
-        .into_iter()
-        .flatten()
-        .flat_map(route_configs)
-        .map(|routes| {
-            dumped("route_config", "envoy.config.route.v3.RouteConfiguration", routes, &updated)
-        })
-        .collect();
-    Answer::json(&json!({"configs": [
-        {
-            "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",
-            "bootstrap": bootstrap,
-            "last_updated": updated,
-        },
-        {
-            "@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump",
-            "static_clusters": clusters,
-            "dynamic_active_clusters": services,
-        },
-        {
-            "@type": "type.googleapis.com/envoy.admin.v3.ListenersConfigDump",
-            "static_listeners": listeners,
-        },
-        {
-            "@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump",
-            "static_route_configs": routes,
-        },
-    ]}))
+    let clusters = clusters.map(|cluster| named("cluster", CLUSTER, cluster)).collect();
+    let listeners = list("listeners").into_iter().flatten();
+    let listeners = listeners.map(|listener| named("listener", LISTENER, listener)).collect();
+    let routes = list("listeners").into_iter().flatten().flat_map(route_configs);
+    let routes = routes.map(|routes| named("route_config", ROUTES, routes)).collect();
+    let services = ask.state.snapshot().map(|snapshot| {
+        let members = snapshot.clusters.iter().filter(|member| member.origin == Origin::Service);
+        let entry = |member: &Member| {
+            let json = service_cluster(&member.cluster, &member.endpoints);
+            Entry::new(&member.cluster.name, json)
+        };
+        members.map(entry).collect::<Vec<_>>()
+    });
+    let mut dynamic = Dynamic { active: services.unwrap_or_default(), ..Dynamic::default() };
+    if let Some(store) = ask.state.store() {
+        dynamic.add(&store);
+    }
+    let mut dumps = vec![Dump {
+        type_name: "envoy.admin.v3.BootstrapConfigDump",
+        fields: [("bootstrap".to_owned(), bootstrap), ("last_updated".to_owned(), updated.into())]
+            .into_iter()
+            .collect(),
+        lists: Vec::new(),
+    }];
+    dumps.push(Dump::new(
+        "envoy.admin.v3.ClustersConfigDump",
+        vec![
+            ("static_clusters", clusters),
+            ("dynamic_active_clusters", dynamic.active),
+            ("dynamic_warming_clusters", dynamic.warming),
+        ],
+    ));
+    if ask.flag("include_eds") || ask.parameter("resource") == Some(ENDPOINT_LIST) {
+        let lists = vec![(ENDPOINT_LIST, dynamic.endpoints)];
+        dumps.push(Dump::new("envoy.admin.v3.EndpointsConfigDump", lists));
+    }
+    dumps.push(Dump::new(
+        "envoy.admin.v3.ListenersConfigDump",
+        vec![("static_listeners", listeners), ("dynamic_listeners", dynamic.listeners)],
+    ));
+    dumps.push(Dump::new(
+        "envoy.admin.v3.RoutesConfigDump",
+        vec![("static_route_configs", routes), ("dynamic_route_configs", dynamic.routes)],
+    ));
+    Ok(dumps)
+}
+
+/// What came at run time.
+#[derive(Default)]
+struct Dynamic {
+    active: Vec<Entry>,
+    warming: Vec<Entry>,
+    endpoints: Vec<Entry>,
+    listeners: Vec<Entry>,
+    routes: Vec<Entry>,
+}
+
+impl Dynamic {
+    fn add(&mut self, store: &Store) {
+        let show = |kind: ResourceType, key: &str, shown: &Shown| {
+            let mut json = Map::new();
+            if let Some(record) = &shown.record {
+                json.insert("version_info".to_owned(), (&*record.version).into());
+                json.insert("last_updated".to_owned(), timestamp(record.updated).into());
+                let type_url = Value::from(kind.type_url());
+                let mut any = Map::from_iter([("@type".to_owned(), type_url)]);
+                if let Value::Object(content) = store.show(kind, record) {
+                    any.extend(content);
+                }
+                json.insert(key.to_owned(), any.into());
+            }
+            json
+        };
+        let whole = |kind: ResourceType, key: &str, shown: &Shown| {
+            let mut json = show(kind, key, shown);
+            json.extend(states(shown));
+            Entry::new(&shown.name, json.into())
+        };
+        for shown in store.dynamic_clusters() {
+            let entry = whole(ResourceType::Cluster, "cluster", &shown);
+            let list = match shown.stage {
+                Stage::Active => &mut self.active,
+                Stage::Warming | Stage::Refused => &mut self.warming,
+            };
+            list.push(entry);
+        }
+        for (_, shown) in store.assignments() {
+            let kind = ResourceType::ClusterLoadAssignment;
+            self.endpoints.push(whole(kind, "endpoint_config", &shown));
+        }
+        for shown in store.dynamic_listeners() {
+            let mut json = Map::from_iter([("name".to_owned(), Value::from(&*shown.name))]);
+            let state = match shown.stage {
+                Stage::Active => "active_state",
+                Stage::Warming | Stage::Refused => "warming_state",
+            };
+            if shown.record.is_some() {
+                let content = show(ResourceType::Listener, "listener", &shown);
+                json.insert(state.to_owned(), content.into());
+            }
+            json.extend(states(&shown));
+            self.listeners.push(Entry::new(&shown.name, json.into()));
+        }
+        for (_, shown) in store.route_tables() {
+            let kind = ResourceType::RouteConfiguration;
+            self.routes.push(whole(kind, "route_config", &shown));
+        }
+    }
+}
+
+/// How far a resource has come, and what was wrong with its last version.
+fn states(shown: &Shown) -> Map<String, Value> {
+    let mut json = Map::new();
+    if let Some(error) = &shown.error {
+        let state = json!({
+            "version_info": &*error.version,
+            "details": &*error.text,
+            "last_update_attempt": timestamp(error.at),
+        });
+        json.insert("error_state".to_owned(), state);
+    }
+    let status = match (&shown.error, shown.stage) {
+        (Some(_), _) => "NACKED",
+        (None, Stage::Active) => "ACKED",
+        (None, Stage::Warming | Stage::Refused) => "REQUESTED",
+    };
+    json.insert("client_status".to_owned(), status.into());
+    json
 }
 
 pub(super) fn listeners(ask: &Ask<'_>) -> Answer {
@@ -232,6 +382,11 @@ fn timestamp(time: SystemTime) -> String {
     );
     String::from_utf8_lossy(&out).into_owned()
 }
+
+const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+const LISTENER: &str = "envoy.config.listener.v3.Listener";
+const ROUTES: &str = "envoy.config.route.v3.RouteConfiguration";
+const ENDPOINT_LIST: &str = "dynamic_endpoint_configs";
 
 #[cfg(test)]
 mod tests {

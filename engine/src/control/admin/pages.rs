@@ -38,7 +38,11 @@ pub(super) const PAGES: &[Page] = &[
     Page {
         path: "/config_dump",
         help: "dump current configs",
-        parameters: &[],
+        parameters: &[
+            ("include_eds", "Dump endpoints as well"),
+            ("name_regex", "Dump only resources whose names hold a match"),
+            ("resource", "Dump only this list, such as dynamic_active_clusters"),
+        ],
         changes: false,
         render: config::config_dump,
     },
@@ -86,6 +90,13 @@ pub(super) const PAGES: &[Page] = &[
         parameters: &[],
         changes: false,
         render: |_| Answer::text(StatusCode::OK, "disabled"),
+    },
+    Page {
+        path: "/init_dump",
+        help: "dump what a start waits for",
+        parameters: &[],
+        changes: false,
+        render: config::init_dump,
     },
     Page {
         path: "/listeners",

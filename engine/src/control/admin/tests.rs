@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use outrigger_xds::bootstrap::{Admin, LoadOptions, Loaded, Source, load};
-use outrigger_xds::snapshot::{Address, Snapshot};
+use outrigger_xds::snapshot::Address;
 use outrigger_xds::source::Format;
 use serde_json::{Value, json};
 
@@ -17,7 +17,6 @@ use crate::cli::Invocation;
 use crate::control::{BoundListener, Command, Control, ControlOptions, ControlState, Lifecycle};
 use crate::stats::Registry;
 use crate::stats::registry::HostAddress;
-use crate::tls::TlsContexts;
 
 const BOOTSTRAP: &str = r#"
 node: {id: n1, cluster: c1}
@@ -69,10 +68,7 @@ impl Rig {
         let options = ControlOptions {
             admin: Some(Admin { address: admin }),
             signals: false,
-            publish: Arc::new(|_, _| {}),
-            services: None,
-            tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
-            demo_origin: None,
+            ..ControlOptions::idle(&state)
         };
         let control = Control::start(Arc::clone(&state), options).unwrap();
         let address = control.admin_address().unwrap().clone();
@@ -494,10 +490,7 @@ fn an_address_in_use_is_an_error_that_names_it() {
     let options = ControlOptions {
         admin: Some(Admin { address: address.clone() }),
         signals: false,
-        publish: Arc::new(|_, _| {}),
-        services: None,
-        tls: Arc::new(TlsContexts::build(&Snapshot::default()).unwrap()),
-        demo_origin: None,
+        ..ControlOptions::idle(&state)
     };
     let error = Control::start(state, options).unwrap_err().to_string();
     assert!(

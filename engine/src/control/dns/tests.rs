@@ -32,7 +32,7 @@ type Names = Arc<Mutex<HashMap<(String, u16), Says>>>;
 struct Rig {
     names: Names,
     registry: Arc<Registry>,
-    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    clusters: watch::Sender<Arc<[Arc<Cluster>]>>,
     published: UnboundedReceiver<(String, Vec<String>)>,
 }
 
@@ -59,15 +59,15 @@ impl Rig {
         let registry = Arc::new(Registry::new(1));
         let process = Invocation::parse_from(["outrigger"]).unwrap().process().clone();
         let (state, _) = ControlState::new(Arc::clone(&registry), process, Vec::new());
-        let (snapshots, receiver) = watch::channel(None);
+        let (clusters, receiver) = watch::channel(Arc::default());
         let (sender, published) = unbounded_channel();
         let publish: Publish = Arc::new(move |cluster, endpoints: Vec<Endpoint>| {
             let addresses = endpoints.iter().map(|endpoint| endpoint.address.to_string());
             // Nobody receives any more when the test is over.
             let _ = sender.send((cluster.to_owned(), addresses.collect()));
         });
-        tokio::spawn(follow_snapshots(state, receiver, publish, resolvers));
-        Rig { names, registry, snapshots, published }
+        tokio::spawn(follow(state, receiver, publish, resolvers));
+        Rig { names, registry, clusters, published }
     }
 
     fn say(&self, name: &str, kind: u16, says: Says) {
@@ -83,13 +83,12 @@ impl Rig {
         }
     }
 
-    fn snapshot(&self, clusters: &Json) -> Arc<Snapshot> {
+    fn follow(&self, clusters: &Json) {
         let text = json!({"static_resources": {"clusters": clusters}}).to_string();
         let source = Source::text("test", text, Format::Json);
         let loaded = load(&source, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}"));
-        let snapshot = Arc::new(loaded.snapshot);
-        self.snapshots.send_replace(Some(Arc::clone(&snapshot)));
-        snapshot
+        let clusters = loaded.snapshot.clusters.iter();
+        self.clusters.send_replace(clusters.map(|member| Arc::clone(&member.cluster)).collect());
     }
 
     async fn next(&mut self) -> Vec<String> {
@@ -187,7 +186,7 @@ async fn a_strict_cluster_has_every_address_of_every_name() {
     let mut rig = Rig::new().await;
     rig.addresses("one.test", &["127.0.0.3", "127.0.0.2"]);
     rig.addresses("two.test", &["127.0.0.9"]);
-    rig.snapshot(&json!([cluster("STRICT_DNS", &["one.test", "two.test", "127.0.0.1"])]));
+    rig.follow(&json!([cluster("STRICT_DNS", &["one.test", "two.test", "127.0.0.1"])]));
     let all = ["127.0.0.2:80", "127.0.0.3:80", "127.0.0.9:80", "127.0.0.1:80"];
     assert_eq!(rig.next().await, all, "published once, when all names were answered");
 
@@ -204,7 +203,7 @@ async fn a_strict_cluster_has_every_address_of_every_name() {
 async fn a_failure_keeps_and_an_empty_answer_empties() {
     let mut rig = Rig::new().await;
     rig.addresses("one.test", &["127.0.0.2"]);
-    rig.snapshot(&json!([cluster("STRICT_DNS", &["one.test"])]));
+    rig.follow(&json!([cluster("STRICT_DNS", &["one.test"])]));
     assert_eq!(rig.next().await, ["127.0.0.2:80"]);
     rig.say("one.test", A, Says::Failure);
     rig.rounds("update_failure").await;
@@ -222,7 +221,7 @@ async fn a_failure_keeps_and_an_empty_answer_empties() {
 async fn a_first_failure_publishes_nothing_but_that_it_was_tried() {
     let mut rig = Rig::new().await;
     rig.say("one.test", A, Says::Failure);
-    rig.snapshot(&json!([cluster("STRICT_DNS", &["one.test"])]));
+    rig.follow(&json!([cluster("STRICT_DNS", &["one.test"])]));
     assert_eq!(rig.next().await, [""; 0]);
     rig.addresses("one.test", &["127.0.0.2"]);
     assert_eq!(rig.next().await, ["127.0.0.2:80"]);
@@ -232,7 +231,7 @@ async fn a_first_failure_publishes_nothing_but_that_it_was_tried() {
 async fn a_logical_cluster_has_the_first_address_and_keeps_its_last() {
     let mut rig = Rig::new().await;
     rig.addresses("one.test", &["127.0.0.7", "127.0.0.2"]);
-    rig.snapshot(&json!([cluster("LOGICAL_DNS", &["one.test"])]));
+    rig.follow(&json!([cluster("LOGICAL_DNS", &["one.test"])]));
     assert_eq!(rig.next().await, ["127.0.0.7:80"]);
     rig.say("one.test", A, Says::NoAddresses);
     rig.rounds("update_empty").await;
@@ -253,7 +252,7 @@ async fn families_choose_records() {
         rig.addresses("one.test", &["127.0.0.2", "::2"]);
         let mut cluster = cluster("STRICT_DNS", &["one.test"]);
         cluster["dns_lookup_family"] = family.into();
-        rig.snapshot(&json!([cluster]));
+        rig.follow(&json!([cluster]));
         assert_eq!(rig.next().await, expected, "{family}");
     }
 }
@@ -264,31 +263,31 @@ async fn auto_falls_back_to_ipv4() {
     rig.addresses("one.test", &["127.0.0.2"]);
     let mut cluster = cluster("STRICT_DNS", &["one.test"]);
     cluster["dns_lookup_family"] = "AUTO".into();
-    rig.snapshot(&json!([cluster]));
+    rig.follow(&json!([cluster]));
     assert_eq!(rig.next().await, ["127.0.0.2:80"]);
 }
 
 #[tokio::test]
-async fn a_new_snapshot_gets_known_answers_and_ends_what_it_does_not_have() {
+async fn a_new_version_gets_known_answers_and_ends_what_it_does_not_have() {
     let mut rig = Rig::new().await;
     rig.addresses("one.test", &["127.0.0.2"]);
     let clusters = json!([cluster("STRICT_DNS", &["one.test"])]);
-    rig.snapshot(&clusters);
+    rig.follow(&clusters);
     assert_eq!(rig.next().await, ["127.0.0.2:80"]);
-    rig.snapshot(&clusters);
-    assert_eq!(rig.next().await, ["127.0.0.2:80"], "the new one was built without endpoints");
+    rig.follow(&clusters);
+    assert_eq!(rig.next().await, ["127.0.0.2:80"], "another version of it has no endpoints yet");
 
-    rig.snapshot(&json!([]));
+    rig.follow(&json!([]));
     rig.addresses("one.test", &["127.0.0.3"]);
     // A cluster of another type is followed from the start, and the old one no more.
-    rig.snapshot(&json!([cluster("LOGICAL_DNS", &["one.test"])]));
+    rig.follow(&json!([cluster("LOGICAL_DNS", &["one.test"])]));
     assert_eq!(rig.next().await, ["127.0.0.3:80"]);
 }
 
 #[tokio::test]
 async fn names_of_the_hosts_file_need_no_server() {
     let mut rig = Rig::with(Names::default(), Resolvers::system());
-    rig.snapshot(&json!([cluster("STRICT_DNS", &["localhost"])]));
+    rig.follow(&json!([cluster("STRICT_DNS", &["localhost"])]));
     assert_eq!(rig.next().await, ["127.0.0.1:80"]);
 }
 

@@ -47,7 +47,7 @@ impl Exchange {
             || unread
             || !self.client.keep_alive
             || down.is_last
-            || down.shard.is_draining();
+            || down.info.is_draining(down.shard);
         self.grpc.take_reply(reply.grpc_status_sent(form));
         let server = &down.http.config.server;
         let frame = ReplyFrame {

@@ -90,7 +90,7 @@ impl Exchange {
         if down.is_http2() {
             return false;
         }
-        let draining = down.shard.is_draining();
+        let draining = down.info.is_draining(down.shard);
         if draining {
             down.http.stats.downstream_cx_drain_close.inc();
         }

@@ -250,7 +250,7 @@ impl Http1Connection {
             return self.answer(&reply, waker);
         }
         let stats = &self.http.stats;
-        if self.shard.is_draining() {
+        if self.info.is_draining(&self.shard) {
             stats.downstream_cx_drain_close.inc();
         } else if self.max_age_at.is_some_and(|at| at <= now) {
             stats.downstream_cx_max_duration_reached.inc();
@@ -280,7 +280,7 @@ impl Http1Connection {
         }
         // Draining: an idle client gets the drain timeout's chance to send one more request, which
         // is then answered with `connection: close`.
-        let drain = self.shard.drain_deadline(self.since, timeouts.drain);
+        let drain = self.info.drain_deadline(&self.shard, self.since, timeouts.drain);
         earliest([after(self.since, timeouts.idle), self.max_age_at, drain])
     }
 

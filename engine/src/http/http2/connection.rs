@@ -601,7 +601,7 @@ impl Http2Connection {
         if limit.is_some_and(|limit| self.requests >= limit) {
             self.http.stats.downstream_cx_max_requests_reached.inc();
             self.begin_drain();
-        } else if self.shard.is_draining() {
+        } else if self.info.is_draining(&self.shard) {
             self.http.stats.downstream_cx_drain_close.inc();
             self.begin_drain();
         }

@@ -200,11 +200,19 @@ fn contexts_go_on_in_the_next_snapshot() {
     files.write("key", &issued.key);
     let (snapshot, tls) = configure(&of_files(&files, "chain", "key"));
     let contexts = TlsContexts::build(&snapshot).unwrap();
-    let next = contexts.succeed(&snapshot).unwrap();
+    let mut next = contexts.clone();
+    next.add_listener(&snapshot.listeners[0]).unwrap();
     assert!(Arc::ptr_eq(&contexts.server(&tls).unwrap(), &next.server(&tls).unwrap()));
     let (other, other_tls) = configure(&of_files(&files, "chain", "key"));
-    let next = contexts.succeed(&other).unwrap();
-    assert!(next.server(&tls).is_none() && next.server(&other_tls).is_some());
+    next.add_listener(&other.listeners[0]).unwrap();
+    drop(snapshot);
+    drop(contexts);
+    next.retain_used();
+    assert!(next.server(&tls).is_some() && next.server(&other_tls).is_some());
+    let place = Arc::downgrade(&tls);
+    drop(tls);
+    next.retain_used();
+    assert!(place.upgrade().is_none(), "nobody has it any more");
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! Asking connections to go: those of a filter chain that was replaced, and all of a shard that is
+//! being drained.
+//!
+//! A chain's connections are asked one after the other over a while, so that their clients do not all
+//! come back at once; what is still there at the end of the drain time is closed. Invariant: a
+//! connection that was asked to go never takes that back, unless the whole shard does.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::shard::{Shard, WakerRegistry, spawn_guarded};
+use crate::timer::{Nanos, Timer, nanos};
+
+/// What the connections of one filter chain on one shard have in common.
+#[derive(Default)]
+pub struct Drain {
+    began: Cell<Option<Window>>,
+    over: Cell<bool>,
+    wakers: WakerRegistry,
+}
+
+/// When a drain runs.
+#[derive(Clone, Copy)]
+struct Window {
+    from: Nanos,
+    /// Over how long connections are asked; 0 asks them all at once.
+    spread: Nanos,
+    /// When what is left is closed.
+    until: Nanos,
+}
+
+/// How long the connections of what was replaced may stay.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainTimes {
+    /// Until they are closed.
+    pub limit: Duration,
+    /// Ask them one after the other, rather than all at once.
+    pub gradual: bool,
+}
+
+impl Drain {
+    /// Asks the connections to go from now on.
+    pub fn begin(self: &Rc<Self>, shard: &Rc<Shard>, times: DrainTimes) {
+        if self.began.get().is_some() {
+            return;
+        }
+        let (now, limit) = (shard.clock.now(), nanos(times.limit));
+        let spread = if times.gradual { limit } else { 0 };
+        let until = now.saturating_add(limit);
+        self.began.set(Some(Window { from: now, spread, until }));
+        self.wakers.wake_all();
+        shard.ring.note_wake();
+        let timer = shard.timers.timer();
+        let drain = Rc::clone(self);
+        spawn_guarded(shard, Draining { shard: Rc::clone(shard), drain, timer, is_watched: false });
+    }
+
+    /// When the connection with this number is asked to go; nothing while it may stay.
+    fn asked_at(&self, connection: u64) -> Option<Nanos> {
+        let Window { from, spread, .. } = self.began.get()?;
+        // Neighbouring numbers fall far apart (Fibonacci hashing).
+        let share = connection.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+        Some(from + (spread >> 16) * share)
+    }
+
+    /// Since when the connection is asked to go, by the shard's drain or this one.
+    pub fn since(&self, shard: &Shard, connection: u64) -> Option<Nanos> {
+        let own = self.asked_at(connection).filter(|at| *at <= shard.clock.now());
+        shard.drain_began_at().into_iter().chain(own).min()
+    }
+
+    pub(super) fn wakers(&self) -> &WakerRegistry {
+        &self.wakers
+    }
+}
+
+/// Wakes the connections of a chain that drains, as their times come.
+struct Draining {
+    shard: Rc<Shard>,
+    drain: Rc<Drain>,
+    timer: Timer,
+    is_watched: bool,
+}
+
+impl Future for Draining {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.is_watched {
+            this.is_watched = true;
+            this.timer.register(context.waker());
+        }
+        let Some(window) = this.drain.began.get() else { return Poll::Ready(()) };
+        let now = this.shard.clock.now();
+        this.drain.over.set(now >= window.until);
+        if this.timer.take_fired() {
+            this.drain.wakers.wake_all();
+            this.shard.ring.note_wake();
+        }
+        if this.drain.over.get() || this.drain.wakers.is_empty() {
+            return Poll::Ready(());
+        }
+        let step = ((window.until - window.from) / STEPS).max(1);
+        this.timer.set(Some((now + step).min(window.until)));
+        Poll::Pending
+    }
+}
+
+/// A connection's task, which ends with its chain's drain time if not before.
+pub struct WithinDrain<T> {
+    task: T,
+    drain: Rc<Drain>,
+}
+
+impl<T> WithinDrain<T> {
+    /// `task` serves a connection of the chain.
+    pub fn new(task: T, drain: &Rc<Drain>) -> Self {
+        Self { task, drain: Rc::clone(drain) }
+    }
+}
+
+impl<T: Future<Output = ()> + Unpin> Future for WithinDrain<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if this.drain.over.get() { Poll::Ready(()) } else { Pin::new(&mut this.task).poll(context) }
+    }
+}
+
+/// How often connections are woken in a drain time, to see whether theirs has come.
+const STEPS: Nanos = 32;

@@ -1,0 +1,358 @@
+//! The configuration in force: what the bootstrap and management servers say, with the answers of name
+//! servers and the services that applications told of.
+//!
+//! One task owns the store of resources. Everything that changes the configuration comes to it as an
+//! [`Event`]; what it makes of them goes to the server loop as a [`Update`], the newest one only, so
+//! that nothing piles up when changes come faster than shards take them. Invariant: what is handed out
+//! can be served: sockets are bound, logs are open, keys are loaded.
+
+mod dial;
+mod preparation;
+mod sources;
+mod stream;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use outrigger_xds::client::ResourceType;
+use outrigger_xds::snapshot::{Cluster, Endpoint, Listener, Service, Snapshot};
+use outrigger_xds::store::{Changes, Ground, ListenerChange, Phase, Store};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::connection::ListenerLogs;
+use crate::listen::BoundSockets;
+use crate::tls::{self, TlsContexts};
+
+use super::state::ControlState;
+
+use self::preparation::Preparation;
+use self::sources::Sources;
+use self::stream::StreamEvent;
+
+pub use self::preparation::PreparationError;
+
+/// Something that changes the configuration.
+pub enum Event {
+    /// What the names of a cluster stand for now.
+    Resolved(Box<str>, Vec<Endpoint>),
+    /// All services there are; tells when they are in effect.
+    Services(Vec<Service>, oneshot::Sender<()>),
+    /// Something happened on a stream to a management server: the number of its source, and its own.
+    Stream(usize, u64, StreamEvent),
+    /// Every shard serves the update that was made at this time.
+    Applied(Instant),
+}
+
+/// The way to the configuration.
+pub type Events = mpsc::UnboundedSender<Event>;
+
+/// What the server loop is to do.
+#[derive(Default)]
+pub struct Update {
+    /// To be served from now on, with its keys and certificates.
+    pub serve: Option<(Arc<Snapshot>, Arc<TlsContexts>)>,
+    /// Listeners that come, change or go, in order.
+    pub listeners: Vec<ListenerUpdate>,
+    /// When the oldest of it was made.
+    pub since: Option<Instant>,
+    /// Those who wait until it is in effect.
+    pub told: Vec<oneshot::Sender<()>>,
+    /// All that a start waits for is there.
+    pub is_live: bool,
+}
+
+/// A listener that comes, changes or goes.
+pub enum ListenerUpdate {
+    /// Serve it, in place of the one of its name if there is one.
+    Serve {
+        /// The listener.
+        config: Arc<Listener>,
+        /// The logs of its filter chains.
+        logs: ListenerLogs,
+        /// Sockets to accept on; nothing where it goes on with those that it has.
+        sockets: Option<BoundSockets>,
+    },
+    /// Drain it.
+    Remove(Box<str>),
+}
+
+/// Updates on their way to the server loop: at most one, which later ones join.
+#[derive(Clone)]
+pub struct Updates {
+    waiting: Arc<Mutex<Update>>,
+    ring: Sender<()>,
+    /// Rings when there is something to take.
+    pub bell: Receiver<()>,
+}
+
+impl Default for Updates {
+    fn default() -> Self {
+        let (ring, bell) = bounded(1);
+        Self { waiting: Arc::default(), ring, bell }
+    }
+}
+
+impl Updates {
+    /// What has come together since this was last called.
+    pub fn take(&self) -> Update {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Update)) {
+        add(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        // A bell that is ringing already is as good.
+        let _rung = self.ring.try_send(());
+    }
+}
+
+/// What a configuration starts from.
+pub struct Beginning {
+    /// The bootstrap's listeners and clusters.
+    pub snapshot: Arc<Snapshot>,
+    /// What resources of servers are compiled against.
+    pub ground: Ground,
+    /// Their keys and certificates.
+    pub tls: Arc<TlsContexts>,
+    /// The settings of service clusters.
+    pub service_template: Arc<Cluster>,
+    /// The way to the writer of access logs.
+    pub log_queue: crate::access_log::Queue,
+    /// Fields that no message has are remarks (U-05).
+    pub ignore_unknown_fields: bool,
+}
+
+/// The task.
+pub struct Configuration {
+    state: Arc<ControlState>,
+    /// Admin looks at it, too.
+    store: Arc<Mutex<Store>>,
+    preparation: Preparation,
+    service_template: Arc<Cluster>,
+    events: mpsc::UnboundedReceiver<Event>,
+    updates: Updates,
+    /// The clusters whose names are followed.
+    names: watch::Sender<Arc<[Arc<Cluster>]>>,
+    sources: Sources,
+    told: Vec<oneshot::Sender<()>>,
+    is_live: bool,
+}
+
+impl Configuration {
+    /// The configuration of the bootstrap, with its sockets bound.
+    ///
+    /// # Errors
+    /// When a listener can't be served.
+    pub fn new(
+        state: &Arc<ControlState>,
+        beginning: Beginning,
+        updates: Updates,
+    ) -> Result<(Self, Events), PreparationError> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let shards = state.registry().shards();
+        let Beginning { snapshot, ground, tls, .. } = beginning;
+        let sources =
+            Sources::new(ground.node(), ground.dynamic_resources().ads.clone(), sender.clone());
+        let mut preparation = Preparation::new(beginning.log_queue, shards, tls);
+        for listener in snapshot.listeners.iter() {
+            preparation.listener(listener)?;
+        }
+        let store = Store::new(ground, &snapshot, beginning.ignore_unknown_fields);
+        let store = Arc::new(Mutex::new(store));
+        state.set_store(Arc::clone(&store));
+        let mut configuration = Self {
+            state: Arc::clone(state),
+            store,
+            preparation,
+            service_template: beginning.service_template,
+            events,
+            updates,
+            names: watch::Sender::new(Arc::new([])),
+            sources,
+            told: Vec::new(),
+            is_live: false,
+        };
+        configuration.publish();
+        Ok((configuration, sender))
+    }
+
+    /// The clusters whose names are to be followed.
+    pub fn names(&self) -> watch::Receiver<Arc<[Arc<Cluster>]>> {
+        self.names.subscribe()
+    }
+
+    /// Follows events for as long as the control thread runs.
+    pub async fn run(mut self) {
+        let mut files = interval(tls::FILES_INTERVAL);
+        files.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut flushed_at = Instant::now();
+        let mut wake_at = None;
+        loop {
+            // Whatever has come meanwhile makes one update.
+            while let Ok(event) = self.events.try_recv() {
+                self.take_in(event);
+            }
+            let is_idle = self.sources.work(&mut lock(&self.store), &mut self.preparation);
+            if is_idle || flushed_at.elapsed() >= FLUSH_INTERVAL {
+                wake_at = self.flush();
+                flushed_at = Instant::now();
+            }
+            if !is_idle {
+                // Admin and the other streams have their turn between two pieces of a large response.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let watches = self.preparation.has_files();
+            tokio::select! {
+                Some(event) = self.events.recv() => self.take_in(event),
+                () = sleep_until(wake_at), if wake_at.is_some() => {}
+                _ = files.tick(), if watches => self.refresh_files(),
+            }
+        }
+    }
+
+    /// Asks servers for what is wanted, and hands out what is new. Returns when to do so again.
+    fn flush(&mut self) -> Option<Instant> {
+        loop {
+            self.publish();
+            let store = &mut *lock(&self.store);
+            for interest in store.take_interests() {
+                self.sources.ask(interest, store);
+            }
+            let next = self.sources.turn(store, &self.preparation.contexts());
+            // What has expired may have changed what is served, and what is wanted.
+            if !store.has_news() {
+                self.count_discovery();
+                return next;
+            }
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Resolved(name, endpoints) => lock(&self.store).resolved(&name, endpoints),
+            Event::Services(services, tell) => {
+                let template = &self.service_template;
+                lock(&self.store).edit(|snapshot| snapshot.with_services(template, services));
+                self.told.push(tell);
+            }
+            Event::Stream(source, number, event) => self.sources.take_in(source, number, event),
+            Event::Applied(since) => self.state.registry().config().applied(since.elapsed()),
+        }
+    }
+
+    /// Hands out what is new.
+    fn publish(&mut self) {
+        let mut store = lock(&self.store);
+        if let Some(clusters) = store.take_dns_clusters() {
+            self.names.send_replace(clusters.into());
+        }
+        for remark in store.take_remarks() {
+            log::info!(target: "config", "{remark}");
+        }
+        let changes = store.take_changes();
+        let goes_live = !self.is_live && store.phase() == Phase::Live;
+        drop(store);
+        self.is_live |= goes_live;
+        let told = std::mem::take(&mut self.told);
+        if changes.is_none() && told.is_empty() && !goes_live {
+            return;
+        }
+        let (serve, listeners) = match changes {
+            Some(Changes { snapshot, listeners }) => {
+                let tls = self.preparation.contexts();
+                let listeners =
+                    listeners.into_iter().filter_map(|change| self.listener(change)).collect();
+                (Some((snapshot, tls)), listeners)
+            }
+            None => (None, Vec::new()),
+        };
+        self.count();
+        self.updates.add(|update| {
+            if serve.is_some() {
+                update.serve = serve;
+                update.since.get_or_insert_with(Instant::now);
+            }
+            update.listeners.extend(listeners);
+            update.told.extend(told);
+            update.is_live |= goes_live;
+        });
+    }
+
+    fn listener(&mut self, change: ListenerChange) -> Option<ListenerUpdate> {
+        match change {
+            ListenerChange::Serve(config) => self.preparation.take(&config),
+            ListenerChange::Remove(name) => {
+                self.preparation.forget(&name);
+                Some(ListenerUpdate::Remove(name))
+            }
+        }
+    }
+
+    fn refresh_files(&self) {
+        let refreshed = self.preparation.refresh();
+        let stats = self.state.registry().server();
+        stats.tls_reload.add(refreshed.replaced.into());
+        stats.tls_reload_failed.add(refreshed.failed.into());
+    }
+
+    fn count(&self) {
+        let stats = self.state.registry().config();
+        let store = lock(&self.store);
+        let (active, warming) = store.cluster_counts();
+        stats.active_clusters.set(active as u64);
+        stats.warming_clusters.set(warming as u64);
+        let (active, warming) = store.listener_counts();
+        stats.total_listeners_active.set(active as u64);
+        stats.total_listeners_warming.set(warming as u64);
+    }
+
+    /// Shows what is counted by the clients of management servers.
+    fn count_discovery(&self) {
+        let registry = self.state.registry();
+        for (kind, counted) in self.sources.stats() {
+            let stats = registry.discovery(family(kind));
+            stats.update_attempt.follow(counted.update_attempt);
+            stats.update_success.follow(counted.update_success);
+            stats.update_failure.follow(counted.update_failure);
+            stats.update_rejected.follow(counted.update_rejected);
+            stats.init_fetch_timeout.follow(counted.init_fetch_timeout);
+            stats.heartbeat.follow(counted.heartbeat);
+            stats.unsolicited.follow(counted.unsolicited);
+            stats.expired.follow(counted.expired);
+            stats.version.set(counted.version);
+        }
+        let stats = registry.control_plane();
+        stats.connected_state.set(self.sources.connected() as u64);
+        stats.ignored.follow(self.sources.ignored());
+    }
+}
+
+/// What statistics of a type begin with.
+fn family(kind: ResourceType) -> &'static str {
+    match kind {
+        ResourceType::Cluster => "cluster_manager.cds",
+        ResourceType::Listener => "listener_manager.lds",
+        ResourceType::ClusterLoadAssignment => "xds.eds",
+        ResourceType::RouteConfiguration => "xds.rds",
+        ResourceType::ScopedRouteConfiguration => "xds.srds",
+        ResourceType::VirtualHost => "xds.vhds",
+        ResourceType::Secret => "xds.sds",
+        ResourceType::ExtensionConfig => "xds.ecds",
+        ResourceType::Runtime => "xds.rtds",
+    }
+}
+
+fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
+    store.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at.into()).await;
+    }
+}
+
+/// While a large response is worked on, what is done by then is asked for and served this often.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(50);

@@ -1,0 +1,400 @@
+//! The management servers: what is asked of which, and what becomes of their answers.
+//!
+//! One client for the aggregated stream, and one for each further source and type. Responses are put
+//! into the store a bounded number of resources at a time, so that one large push keeps nobody else
+//! waiting (V-06, W-13). Invariant: a response is answered when all of it was judged, never before.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use outrigger_xds::client::{
+    Client, Expired, Options, Received, Rejection, ResourceType, Response, Stats, Update, Why,
+    aggregated_method,
+};
+use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, ConfigSource, Snapshot};
+use outrigger_xds::store::{Host, Incoming, Interest, Store};
+use tokio::sync::oneshot;
+
+use crate::tls::TlsContexts;
+
+use super::Events;
+use super::dial::Dial;
+use super::stream::{Stream, StreamEnd, StreamEvent};
+
+pub(super) struct Sources {
+    /// Encoded, as every server is told.
+    node: Bytes,
+    ads: Option<Arc<ApiConfigSource>>,
+    all: Vec<Source>,
+    events: Events,
+    streams: u64,
+}
+
+/// One client and its stream.
+pub(super) struct Source {
+    pub(super) place: ConfigPlace,
+    /// The one type that is asked for here; `None` is any.
+    kind: Option<ResourceType>,
+    api: Arc<ApiConfigSource>,
+    pub(super) client: Client,
+    stream: Option<Stream>,
+    /// When to try again to have a stream.
+    next_try: Option<Instant>,
+    /// Which of the servers is next (F-03).
+    server: usize,
+    jobs: VecDeque<Job>,
+    /// Reads on when there is room for another response.
+    reading: Option<oneshot::Sender<()>>,
+}
+
+/// What was counted of one type.
+#[derive(Default)]
+pub(super) struct Counted {
+    pub(super) update_attempt: u64,
+    pub(super) update_success: u64,
+    pub(super) update_failure: u64,
+    pub(super) update_rejected: u64,
+    pub(super) init_fetch_timeout: u64,
+    pub(super) heartbeat: u64,
+    pub(super) unsolicited: u64,
+    pub(super) expired: u64,
+    /// A hash of the last version that was taken whole.
+    pub(super) version: u64,
+}
+
+impl Counted {
+    fn add(&mut self, stats: &Stats) {
+        self.update_attempt += stats.update_attempt;
+        self.update_success += stats.update_success;
+        self.update_failure += stats.update_failure;
+        self.update_rejected += stats.update_rejected;
+        self.init_fetch_timeout += stats.init_fetch_timeout;
+        self.heartbeat += stats.heartbeat;
+        self.unsolicited += stats.unsolicited;
+        self.expired += stats.expired;
+    }
+}
+
+/// A response that is being put into the store.
+struct Job {
+    update: Update,
+    next: usize,
+    rejected: Vec<Rejection>,
+}
+
+impl Sources {
+    pub(super) fn new(node: Bytes, ads: Option<Arc<ApiConfigSource>>, events: Events) -> Self {
+        Self { node, ads, all: Vec::new(), events, streams: 0 }
+    }
+
+    /// What was counted of each type that is asked for, or may be: of all its sources.
+    pub(super) fn stats(&self) -> impl Iterator<Item = (ResourceType, Counted)> {
+        ResourceType::ALL.into_iter().filter_map(|kind| {
+            let asked = |source: &&Source| source.kind.is_none_or(|only| only == kind);
+            let mut sources = self.all.iter().filter(asked).peekable();
+            let always = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
+            if sources.peek().is_none() && !always {
+                return None;
+            }
+            let mut counted = Counted::default();
+            for source in sources {
+                let status = source.client.status(kind);
+                counted.add(status.stats);
+                counted.version = status.version_hash();
+            }
+            Some((kind, counted))
+        })
+    }
+
+    /// Streams that are open, or being opened.
+    pub(super) fn connected(&self) -> usize {
+        self.all.iter().filter(|source| source.stream.is_some()).count()
+    }
+
+    /// Responses of types that nobody asked for.
+    pub(super) fn ignored(&self) -> u64 {
+        self.all.iter().map(|source| source.client.ignored()).sum()
+    }
+
+    /// Asks for what the store wants. What can't be asked for does not exist.
+    pub(super) fn ask(&mut self, interest: Interest, store: &mut Store) {
+        let now = Instant::now();
+        match interest {
+            Interest::All(kind, ConfigSource { place, initial_fetch_timeout }) => {
+                match self.source(&place, kind) {
+                    Some(source) => {
+                        source.client.subscribe_all(kind, initial_fetch_timeout, now);
+                    }
+                    None => store.answered(kind),
+                }
+            }
+            Interest::One(kind, ConfigSource { place, initial_fetch_timeout }, name) => {
+                let asked = match self.source(&place, kind) {
+                    Some(source) => source
+                        .client
+                        .subscribe(kind, &name, initial_fetch_timeout, now)
+                        .map_err(|error| error.to_string()),
+                    None => Err("there is no such source".to_owned()),
+                };
+                if let Err(error) = asked {
+                    log::warn!(target: "config", "{} {name}: {error}", kind.word());
+                    store.absent(kind, &place, &name);
+                }
+            }
+            Interest::Again(kind, place, name) => {
+                if let Some(source) = self.source(&place, kind) {
+                    source.client.resubscribe(kind, &name, None, now);
+                }
+            }
+            Interest::None(kind, place, name) => {
+                if let Some(source) = self.source(&place, kind) {
+                    source.client.unsubscribe(kind, &name);
+                }
+            }
+        }
+    }
+
+    /// The client of a place and type, made when it is first needed.
+    fn source(&mut self, place: &ConfigPlace, kind: ResourceType) -> Option<&mut Source> {
+        let (api, kind) = match place {
+            ConfigPlace::Ads => (self.ads.clone()?, None),
+            ConfigPlace::Api(api) => (Arc::clone(api), Some(kind)),
+            ConfigPlace::Path(_) => return None,
+        };
+        let known = |source: &Source| source.place == *place && source.kind == kind;
+        let at = self.all.iter().position(known).unwrap_or_else(|| {
+            let options = Options::of(&api, true);
+            self.all.push(Source {
+                place: place.clone(),
+                kind,
+                client: Client::new(api.variant, self.node.clone(), options),
+                api,
+                stream: None,
+                next_try: Some(Instant::now()),
+                server: 0,
+                jobs: VecDeque::new(),
+                reading: None,
+            });
+            self.all.len() - 1
+        });
+        self.all.get_mut(at)
+    }
+
+    /// Takes in what happened on a stream.
+    pub(super) fn take_in(&mut self, source: usize, number: u64, event: StreamEvent) {
+        let Some(source) = self.all.get_mut(source) else { return };
+        // Of a stream that was given up.
+        if source.stream.as_ref().is_none_or(|stream| stream.number != number) {
+            return;
+        }
+        match event {
+            StreamEvent::Message(bytes, next) => {
+                source.reading = Some(next);
+                if let Err(end) = source.receive(bytes) {
+                    source.ended(&end);
+                }
+            }
+            StreamEvent::Ended(end) => source.ended(&end),
+        }
+    }
+
+    /// Puts some more resources into the store. True when there is nothing left to put.
+    pub(super) fn work(&mut self, store: &mut Store, host: &mut dyn Host) -> bool {
+        let mut budget = RESOURCES_PER_TURN;
+        for source in &mut self.all {
+            source.work(store, host, &mut budget);
+        }
+        self.all.iter().all(|source| source.jobs.is_empty())
+    }
+
+    /// Opens streams, writes what can be written, and sees what has expired. Returns when to come back.
+    pub(super) fn turn(&mut self, store: &mut Store, tls: &TlsContexts) -> Option<Instant> {
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        for (index, source) in self.all.iter_mut().enumerate() {
+            for expired in source.client.expire(now) {
+                source.expired(&expired, store);
+            }
+            if source.stream.is_none() && source.next_try.is_some_and(|at| at <= now) {
+                self.streams += 1;
+                source.open(self.streams, index, store.snapshot(), tls, &self.events);
+            }
+            let again = source.write(now);
+            if source.client.can_receive()
+                && let Some(reading) = source.reading.take()
+            {
+                // The stream may have ended meanwhile.
+                let _gone = reading.send(());
+            }
+            let tries = source.next_try.filter(|_| source.stream.is_none());
+            next = [next, again, source.client.next_deadline(), tries].into_iter().flatten().min();
+        }
+        next
+    }
+}
+
+impl Source {
+    fn open(
+        &mut self,
+        number: u64,
+        index: usize,
+        snapshot: &Snapshot,
+        tls: &TlsContexts,
+        events: &Events,
+    ) {
+        self.next_try = None;
+        let Some(service) = self.api.services.get(self.server % self.api.services.len().max(1))
+        else {
+            return;
+        };
+        let method = match self.kind {
+            None => Some(aggregated_method(self.api.variant)),
+            Some(kind) => kind.method(self.api.variant),
+        };
+        let dial = dial(&service.cluster, snapshot, tls, number);
+        let (Some(method), Some(dial)) = (method, dial) else {
+            let text = format!("cluster {} has no endpoint", service.cluster);
+            return self.ended(&StreamEnd::Connect(text));
+        };
+        let stream = Stream::open(number, dial, service, method, index, events.clone());
+        self.stream = Some(stream);
+        self.client.connected();
+    }
+
+    fn receive(&mut self, bytes: Bytes) -> Result<(), StreamEnd> {
+        let protocol = |error: &dyn std::fmt::Display| StreamEnd::Protocol(error.to_string());
+        let response = Response::decode(self.client.variant(), bytes).map_err(|e| protocol(&e))?;
+        let received =
+            self.client.receive(response, Instant::now()).map_err(|error| protocol(&error))?;
+        match received {
+            Received::Update(update) => {
+                self.jobs.push_back(Job { update, next: 0, rejected: Vec::new() });
+            }
+            Received::Refused(refusal) => log_refusal(&refusal, self.client.control_plane()),
+            Received::Ignored { type_url } => {
+                log::warn!(target: "config", "ignored: resources of {type_url:?}, which nobody asked for");
+            }
+            Received::Heartbeat(_) => {}
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, end: &StreamEnd) {
+        let server = self.api.services.get(self.server % self.api.services.len().max(1));
+        let name = server.map_or("", |server| &*server.cluster);
+        let wait = self.client.disconnected(random());
+        let what = self.kind.map_or("ADS", ResourceType::service);
+        let level = match end {
+            StreamEnd::Closed => log::Level::Info,
+            _ => log::Level::Warn,
+        };
+        log::log!(
+            target: "config", level,
+            "{what} stream to {name}: {end}; what was accepted is served on, next try in {} ms",
+            wait.as_millis()
+        );
+        self.stream = None;
+        self.reading = None;
+        self.server = self.server.wrapping_add(1);
+        self.next_try = Some(Instant::now() + wait);
+        // Responses of the lost stream can't be answered, but what they said holds.
+    }
+
+    fn expired(&self, expired: &Expired, store: &mut Store) {
+        let Expired { kind, name, why } = expired;
+        match (name, why) {
+            (None, _) => store.answered(*kind),
+            (Some(name), Why::NeverCame | Why::Unreachable) => {
+                store.absent(*kind, &self.place, name);
+            }
+            (Some(name), Why::Ttl) => store.remove(*kind, &self.place, name),
+        }
+    }
+
+    fn work(&mut self, store: &mut Store, host: &mut dyn Host, budget: &mut usize) {
+        while let Some(job) = self.jobs.front_mut() {
+            let kind = job.update.kind;
+            // A listener may take over the address of one that goes; a cluster goes when what refers
+            // to it has moved (W-01).
+            if kind == ResourceType::Listener && job.next == 0 {
+                for name in job.update.removed.drain(..) {
+                    store.remove(kind, &self.place, &name);
+                }
+            }
+            while let Some(resource) = job.update.resources.get(job.next) {
+                if *budget == 0 {
+                    return;
+                }
+                *budget -= 1;
+                job.next += 1;
+                let incoming = Incoming {
+                    name: Arc::clone(&resource.name),
+                    version: Arc::clone(&resource.version),
+                    content: resource.body.clone(),
+                };
+                if let Err(reason) = store.put(kind, &self.place, &incoming, host) {
+                    job.rejected.push(Rejection::new(Arc::clone(&resource.name), reason));
+                }
+            }
+            let Some(Job { update, rejected, .. }) = self.jobs.pop_front() else { return };
+            for name in &update.removed {
+                store.remove(kind, &self.place, name);
+            }
+            if matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
+                store.answered(kind);
+            }
+            let refusal = self.client.answer(update.token, rejected, Instant::now());
+            if let Some(refusal) = refusal.filter(|refusal| !refusal.repeated) {
+                log_refusal(&refusal, self.client.control_plane());
+            }
+        }
+    }
+
+    /// Writes what can be written; when to come back if there is more.
+    fn write(&mut self, now: Instant) -> Option<Instant> {
+        let stream = self.stream.as_ref()?;
+        while stream.has_room() {
+            let request = self.client.next_request(now)?;
+            stream.send(request.encode());
+        }
+        Some(now + ROOM_RETRY)
+    }
+}
+
+/// An endpoint of a static cluster.
+fn dial(cluster: &str, snapshot: &Snapshot, tls: &TlsContexts, random: u64) -> Option<Dial> {
+    let member = snapshot.clusters.member(snapshot.clusters.id(cluster)?)?;
+    let endpoints = member.endpoints.all();
+    let endpoint = endpoints.get(random as usize % endpoints.len().max(1))?;
+    let context = match &member.cluster.tls {
+        Some(config) => Some(tls.client(config)?.load()),
+        None => None,
+    };
+    Some(Dial {
+        cluster: Arc::clone(&member.cluster),
+        address: endpoint.address.clone(),
+        tls: context,
+    })
+}
+
+fn log_refusal(refusal: &outrigger_xds::client::Refusal, control_plane: &str) {
+    log::warn!(
+        target: "config",
+        "{} version {:?} of {control_plane:?} is refused in part: {}",
+        refusal.kind.service(), refusal.version, refusal.text
+    );
+}
+
+/// Every RandomState of the standard library has keys of its own.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
+
+/// A fraction of a millisecond's work, so that requests and other events come in between.
+const RESOURCES_PER_TURN: usize = 32;
+
+/// When a server does not read what is sent.
+const ROOM_RETRY: std::time::Duration = std::time::Duration::from_millis(10);

@@ -1,0 +1,296 @@
+//! Clusters: CDS, and those of the bootstrap.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::client::ResourceType;
+use crate::compile::cluster;
+use crate::fingerprint::Fingerprint;
+use crate::snapshot::{Cluster, Discovery, Eds, Endpoint, EndpointSet, Origin, Snapshot};
+use crate::view::View;
+
+use super::decode;
+use super::{ErrorState, Host, Incoming, Interest, Record, Shown, Stage, Store};
+
+/// A cluster by name.
+pub(super) struct ClusterEntry {
+    origin: Origin,
+    active: Option<Arc<Cluster>>,
+    /// A version that waits, with the endpoints that it has itself.
+    warming: Option<(Arc<Cluster>, Vec<Endpoint>)>,
+    record: Option<Record>,
+    error: Option<ErrorState>,
+}
+
+impl ClusterEntry {
+    fn new(origin: Origin) -> ClusterEntry {
+        ClusterEntry { origin, active: None, warming: None, record: None, error: None }
+    }
+
+    /// The version that was accepted last.
+    fn newest(&self) -> Option<&Arc<Cluster>> {
+        self.warming.as_ref().map(|(cluster, _)| cluster).or(self.active.as_ref())
+    }
+
+    /// Whether listeners wait for it at the start.
+    pub(super) fn holds_start(&self) -> bool {
+        self.warming.as_ref().is_some_and(|(cluster, _)| cluster.wait_for_warm_on_init)
+    }
+
+    fn assignments(&self) -> impl Iterator<Item = &Eds> {
+        let versions = [self.active.as_ref(), self.warming.as_ref().map(|(cluster, _)| cluster)];
+        versions.into_iter().flatten().filter_map(|cluster| match &cluster.discovery {
+            Discovery::Eds(eds) => Some(eds),
+            _ => None,
+        })
+    }
+}
+
+impl Store {
+    pub(super) fn add_static_clusters(&mut self, snapshot: &Snapshot) {
+        for member in snapshot.clusters.iter() {
+            let cluster = &member.cluster;
+            let mut entry = ClusterEntry::new(Origin::Static);
+            entry.warming = Some((Arc::clone(cluster), member.endpoints.all().to_vec()));
+            self.clusters.insert(cluster.name.clone(), entry);
+            self.relink_cluster(&cluster.name, &[]);
+            self.promote_cluster(&cluster.name);
+        }
+    }
+
+    pub(super) fn put_cluster(
+        &mut self,
+        incoming: &Incoming,
+        host: &mut dyn Host,
+    ) -> Result<(), String> {
+        let outcome = self.accept_cluster(incoming, host);
+        match (&outcome, self.clusters.get_mut(&*incoming.name)) {
+            (Ok(()), Some(entry)) => entry.error = None,
+            (Ok(()), None) => {}
+            (Err(text), Some(entry)) => entry.error = Some(ErrorState::new(incoming, text)),
+            (Err(text), None) => {
+                let mut entry = ClusterEntry::new(Origin::Dynamic);
+                entry.error = Some(ErrorState::new(incoming, text));
+                self.clusters.insert((&*incoming.name).into(), entry);
+            }
+        }
+        outcome
+    }
+
+    fn accept_cluster(&mut self, incoming: &Incoming, host: &mut dyn Host) -> Result<(), String> {
+        let before = self.clusters.get_mut(&*incoming.name);
+        if before.as_ref().is_some_and(|entry| entry.origin == Origin::Static) {
+            return Err("name: a static cluster has this name".to_owned());
+        }
+        if let Some(record) = before.and_then(|entry| entry.record.as_mut())
+            && record.repeats(incoming)
+        {
+            return Ok(());
+        }
+        let message = self.decode(ResourceType::Cluster, incoming)?;
+        let fingerprint = Fingerprint::of(&message, &[]);
+        let record = self.clusters.get_mut(&*incoming.name).and_then(|entry| entry.record.as_mut());
+        if let Some(record) = record.filter(|record| record.fingerprint == fingerprint) {
+            *record = Store::record(incoming, fingerprint);
+            return Ok(());
+        }
+        let (cluster, endpoints) = self.compile_cluster(&View::new(&message, &self.schema))?;
+        let cluster = Arc::new(cluster);
+        host.prepare_cluster(&cluster)?;
+
+        let name = &*cluster.name;
+        let entry =
+            self.clusters.entry(name.into()).or_insert_with(|| ClusterEntry::new(Origin::Dynamic));
+        let linked: Vec<Eds> = entry.assignments().cloned().collect();
+        entry.record = Some(Store::record(incoming, fingerprint));
+        entry.warming = Some((Arc::clone(&cluster), endpoints));
+        self.dns_changed |= cluster.discovery.is_dns();
+        self.relink_cluster(name, &linked);
+        if let Discovery::Eds(eds) = &cluster.discovery
+            && linked.contains(eds)
+        {
+            // W-05: servers send the endpoints of a changed cluster again when they are asked.
+            let (place, name) = (eds.source.place.clone(), Arc::from(&*eds.name));
+            self.interests.push(Interest::Again(ResourceType::ClusterLoadAssignment, place, name));
+        }
+        self.promote_cluster(name);
+        Ok(())
+    }
+
+    fn compile_cluster(&self, view: &View<'_>) -> Result<(Cluster, Vec<Endpoint>), String> {
+        let has_cluster = |name: &str| self.has_cluster(name);
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
+        cluster::compile(view, &context).map_err(|found| decode::text(&found))
+    }
+
+    pub(super) fn remove_cluster(&mut self, name: &str) {
+        if self.clusters.get(name).is_none_or(|entry| entry.origin == Origin::Static) {
+            return;
+        }
+        let Some(entry) = self.clusters.remove(name) else { return };
+        let linked: Vec<Eds> = entry.assignments().cloned().collect();
+        self.relink_cluster(name, &linked);
+        self.dns_changed |= entry.newest().is_some_and(|cluster| cluster.discovery.is_dns());
+        if let Some(id) = self.snapshot.clusters.id(name) {
+            self.snapshot.clusters.remove(id);
+            self.is_changed = true;
+        }
+        self.go_on();
+    }
+
+    pub(super) fn has_cluster(&self, name: &str) -> bool {
+        self.clusters.get(name).is_some_and(|entry| entry.newest().is_some())
+            || self.snapshot.clusters.id(name).is_some()
+    }
+
+    /// Serves the version that waits, if there is nothing left to wait for.
+    pub(super) fn promote_cluster(&mut self, name: &str) {
+        let Some(entry) = self.clusters.get_mut(name) else { return };
+        let Some((cluster, own)) = &entry.warming else { return };
+        let member =
+            self.snapshot.clusters.id(name).and_then(|id| self.snapshot.clusters.member(id));
+        // Endpoints of names are kept where the same names are asked.
+        let served = member.filter(|member| {
+            entry.active.is_some() && member.cluster.discovery == cluster.discovery
+        });
+        let endpoints = match (&cluster.discovery, served) {
+            (Discovery::Static | Discovery::OriginalDst(_), _) => {
+                EndpointSet::new(own.clone(), cluster.panic)
+            }
+            (Discovery::Eds(eds), _) => {
+                match self.assignments.get(&eds.key).and_then(|it| it.members(cluster)) {
+                    Some(endpoints) => endpoints,
+                    None => return,
+                }
+            }
+            (_, Some(served)) => EndpointSet::new(served.endpoints.all().to_vec(), cluster.panic),
+            (_, None) => return,
+        };
+        let endpoints = match member {
+            Some(member) if *member.endpoints == endpoints => Arc::clone(&member.endpoints),
+            _ => Arc::new(endpoints),
+        };
+        self.serve_cluster(name, endpoints);
+    }
+
+    /// New endpoints of a cluster's names.
+    pub fn resolved(&mut self, name: &str, endpoints: Vec<Endpoint>) {
+        let Some(entry) = self.clusters.get(name) else { return };
+        let Some(cluster) = entry.newest().filter(|cluster| cluster.discovery.is_dns()) else {
+            return;
+        };
+        let endpoints = Arc::new(EndpointSet::new(endpoints, cluster.panic));
+        if entry.warming.is_some() {
+            self.serve_cluster(name, endpoints);
+        } else if let Some(id) = self.snapshot.clusters.id(name)
+            && self.snapshot.clusters.endpoints(id) != Some(&endpoints)
+        {
+            self.snapshot.clusters.set_endpoints(id, endpoints);
+            self.is_changed = true;
+        }
+    }
+
+    fn serve_cluster(&mut self, name: &str, endpoints: Arc<EndpointSet>) {
+        let Some(entry) = self.clusters.get_mut(name) else { return };
+        let Some((cluster, _)) = entry.warming.take() else { return };
+        let linked: Vec<Eds> = entry.active.iter().chain([&cluster]).filter_map(eds_of).collect();
+        entry.active = Some(Arc::clone(&cluster));
+        self.snapshot.clusters.put(cluster, endpoints, entry.origin);
+        self.is_changed = true;
+        self.relink_cluster(name, &linked);
+        self.go_on();
+    }
+
+    /// The clusters whose names are to be resolved, when they are others than when this was last asked.
+    pub fn take_dns_clusters(&mut self) -> Option<Vec<Arc<Cluster>>> {
+        if !std::mem::take(&mut self.dns_changed) {
+            return None;
+        }
+        let newest = self.clusters.values().filter_map(ClusterEntry::newest);
+        Some(newest.filter(|cluster| cluster.discovery.is_dns()).map(Arc::clone).collect())
+    }
+
+    /// Asks for the assignments that the cluster refers to, and no longer for those among `before` that
+    /// it does not.
+    fn relink_cluster(&mut self, name: &str, before: &[Eds]) {
+        let now: Vec<Eds> = self
+            .clusters
+            .get(name)
+            .map(|entry| entry.assignments().cloned().collect())
+            .unwrap_or_default();
+        for eds in &now {
+            self.use_assignment(eds, name);
+        }
+        for eds in before.iter().filter(|eds| !now.contains(eds)) {
+            self.leave_assignment(eds, name);
+        }
+    }
+
+    /// How many clusters are served and how many wait.
+    #[must_use]
+    pub fn cluster_counts(&self) -> (usize, usize) {
+        let active = self.clusters.values().filter(|entry| entry.active.is_some()).count();
+        let warming = self.clusters.values().filter(|entry| entry.warming.is_some()).count();
+        (active, warming)
+    }
+
+    /// The clusters of CDS, by name.
+    pub fn dynamic_clusters(&self) -> impl Iterator<Item = Shown> {
+        let dynamic = self.clusters.iter().filter(|(_, entry)| entry.origin == Origin::Dynamic);
+        dynamic.map(|(name, entry)| Shown {
+            name: name.clone(),
+            stage: Stage::of(entry.active.is_some(), entry.warming.is_some()),
+            record: entry.record.clone(),
+            error: entry.error.clone(),
+        })
+    }
+
+    /// What each cluster that waits waits for.
+    pub(super) fn cold_clusters(&self) -> impl Iterator<Item = String> {
+        self.clusters.iter().filter_map(|(name, entry)| {
+            let (cluster, _) = entry.warming.as_ref()?;
+            Some(match &cluster.discovery {
+                Discovery::Eds(eds) => format!("cluster {name}: endpoints {}", eds.name),
+                _ => format!("cluster {name}: names"),
+            })
+        })
+    }
+}
+
+fn eds_of(cluster: &Arc<Cluster>) -> Option<Eds> {
+    match &cluster.discovery {
+        Discovery::Eds(eds) => Some(eds.clone()),
+        _ => None,
+    }
+}
+
+impl ErrorState {
+    pub(super) fn new(incoming: &Incoming, text: &str) -> ErrorState {
+        ErrorState {
+            version: Arc::clone(&incoming.version),
+            text: text.into(),
+            at: SystemTime::now(),
+        }
+    }
+}
+
+impl Record {
+    /// Whether the same content comes again; then only its version is new (V-08).
+    pub(super) fn repeats(&mut self, incoming: &Incoming) -> bool {
+        let same = self.content == incoming.content;
+        if same {
+            self.version = Arc::clone(&incoming.version);
+        }
+        same
+    }
+}
+
+impl Stage {
+    pub(super) fn of(is_active: bool, is_warming: bool) -> Stage {
+        match (is_active, is_warming) {
+            (_, true) => Stage::Warming,
+            (true, false) => Stage::Active,
+            (false, false) => Stage::Refused,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Listeners: LDS, and those of the bootstrap.
+
+use std::sync::Arc;
+
+use crate::client::ResourceType;
+use crate::compile::listener;
+use crate::fingerprint::Fingerprint;
+use crate::snapshot::{FilterChain, Listener, Origin, Rds, RouteSource, Snapshot, Terminal};
+use crate::view::View;
+
+use super::decode;
+use super::{ErrorState, Host, Incoming, ListenerChange, Record, Shown, Stage, Store};
+
+/// A listener by name.
+pub(super) struct ListenerEntry {
+    origin: Origin,
+    active: Option<Arc<Listener>>,
+    pub(super) warming: Option<Arc<Listener>>,
+    record: Option<Record>,
+    error: Option<ErrorState>,
+}
+
+impl ListenerEntry {
+    fn new(origin: Origin) -> ListenerEntry {
+        ListenerEntry { origin, active: None, warming: None, record: None, error: None }
+    }
+
+    fn tables(&self) -> Vec<Rds> {
+        let versions = self.active.iter().chain(&self.warming);
+        versions.flat_map(|listener| tables(listener)).collect()
+    }
+
+    /// A chain of a version that is served or waits, by what it says.
+    fn chain(&self, fingerprint: Fingerprint) -> Option<Arc<FilterChain>> {
+        let versions = self.active.iter().chain(&self.warming);
+        let mut chains = versions.flat_map(|listener| listener.filter_chains.iter());
+        chains.find(|chain| chain.fingerprint == Some(fingerprint)).cloned()
+    }
+}
+
+/// The route tables that a listener names.
+fn tables(listener: &Listener) -> Vec<Rds> {
+    let mut tables = Vec::new();
+    for chain in listener.filter_chains.iter() {
+        chain.terminal.visit_owners(&mut |owner| {
+            if let Terminal::Http(http) = owner
+                && let RouteSource::Rds(rds) = &http.routes
+                && !tables.contains(rds)
+            {
+                tables.push(rds.clone());
+            }
+        });
+    }
+    tables
+}
+
+impl Store {
+    pub(super) fn add_static_listeners(&mut self, snapshot: &Snapshot) {
+        for listener in snapshot.listeners.iter() {
+            let mut entry = ListenerEntry::new(Origin::Static);
+            entry.warming = Some(Arc::clone(listener));
+            self.listeners.insert(listener.name.clone(), entry);
+            self.relink_listener(&listener.name, &[]);
+            self.promote_listener(&listener.name);
+        }
+    }
+
+    pub(super) fn put_listener(
+        &mut self,
+        incoming: &Incoming,
+        host: &mut dyn Host,
+    ) -> Result<(), String> {
+        let outcome = self.accept_listener(incoming, host);
+        match (&outcome, self.listeners.get_mut(&*incoming.name)) {
+            (Ok(()), Some(entry)) => entry.error = None,
+            (Ok(()), None) => {}
+            (Err(text), Some(entry)) => entry.error = Some(ErrorState::new(incoming, text)),
+            (Err(text), None) => {
+                let mut entry = ListenerEntry::new(Origin::Dynamic);
+                entry.error = Some(ErrorState::new(incoming, text));
+                self.listeners.insert((&*incoming.name).into(), entry);
+            }
+        }
+        outcome
+    }
+
+    fn accept_listener(&mut self, incoming: &Incoming, host: &mut dyn Host) -> Result<(), String> {
+        let before = self.listeners.get_mut(&*incoming.name);
+        if before.as_ref().is_some_and(|entry| entry.origin == Origin::Static) {
+            return Err("name: a static listener has this name".to_owned());
+        }
+        if let Some(record) = before.and_then(|entry| entry.record.as_mut())
+            && record.repeats(incoming)
+        {
+            return Ok(());
+        }
+        if incoming.name.is_empty() {
+            return Err("name: is required".to_owned());
+        }
+        let message = self.decode(ResourceType::Listener, incoming)?;
+        let fingerprint = Fingerprint::of(&message, &[]);
+        let record =
+            self.listeners.get_mut(&*incoming.name).and_then(|entry| entry.record.as_mut());
+        if let Some(record) = record.filter(|record| record.fingerprint == fingerprint) {
+            *record = Store::record(incoming, fingerprint);
+            return Ok(());
+        }
+        let view = View::new(&message, &self.schema);
+        let listener = Arc::new(self.compile_listener(&view, &incoming.name)?);
+        host.prepare_listener(&listener)?;
+
+        let name = &*listener.name;
+        let entry = self
+            .listeners
+            .entry(name.into())
+            .or_insert_with(|| ListenerEntry::new(Origin::Dynamic));
+        let linked = entry.tables();
+        entry.record = Some(Store::record(incoming, fingerprint));
+        entry.warming = Some(Arc::clone(&listener));
+        self.relink_listener(name, &linked);
+        self.promote_listener(name);
+        Ok(())
+    }
+
+    fn compile_listener(&self, view: &View<'_>, name: &str) -> Result<Listener, String> {
+        let has_cluster = |name: &str| self.has_cluster(name);
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
+        let entry = self.listeners.get(name);
+        let known = |fingerprint| entry.and_then(|entry| entry.chain(fingerprint));
+        listener::compile(view, &context, &known).map_err(|found| decode::text(&found))
+    }
+
+    pub(super) fn remove_listener(&mut self, name: &str) {
+        if self.listeners.get(name).is_none_or(|entry| entry.origin == Origin::Static) {
+            return;
+        }
+        let Some(entry) = self.listeners.remove(name) else { return };
+        let linked = entry.tables();
+        self.relink_listener(name, &linked);
+        if entry.active.is_some() {
+            let left = self.snapshot.listeners.iter().filter(|listener| *listener.name != *name);
+            self.snapshot.listeners = left.cloned().collect();
+            self.is_changed = true;
+        }
+        self.listener_changes.push(ListenerChange::Remove(name.into()));
+        self.go_on();
+    }
+
+    /// Serves the version that waits, if there is nothing left to wait for.
+    pub(super) fn promote_listener(&mut self, name: &str) {
+        let Some(entry) = self.listeners.get_mut(name) else { return };
+        let Some(listener) = &entry.warming else { return };
+        let is_warm = |rds: &Rds| self.tables.get(&rds.key).is_some_and(super::Table::is_answered);
+        if !tables(listener).iter().all(is_warm) {
+            return;
+        }
+        let linked = entry.tables();
+        let Some(listener) = entry.warming.take() else { return };
+        entry.active = Some(Arc::clone(&listener));
+        let mut all: Vec<_> = self.snapshot.listeners.to_vec();
+        match all.iter_mut().find(|known| known.name == listener.name) {
+            Some(known) => *known = Arc::clone(&listener),
+            None => all.push(Arc::clone(&listener)),
+        }
+        self.snapshot.listeners = all.into();
+        self.is_changed = true;
+        self.listener_changes.push(ListenerChange::Serve(listener));
+        self.relink_listener(name, &linked);
+        self.go_on();
+    }
+
+    fn relink_listener(&mut self, name: &str, before: &[Rds]) {
+        let now = self.listeners.get(name).map(ListenerEntry::tables).unwrap_or_default();
+        for rds in &now {
+            self.use_table(rds, name);
+        }
+        for rds in before.iter().filter(|rds| !now.contains(rds)) {
+            self.leave_table(rds, name);
+        }
+    }
+
+    /// How many listeners are served and how many wait.
+    #[must_use]
+    pub fn listener_counts(&self) -> (usize, usize) {
+        let active = self.listeners.values().filter(|entry| entry.active.is_some()).count();
+        let warming = self.listeners.values().filter(|entry| entry.warming.is_some()).count();
+        (active, warming)
+    }
+
+    /// The listeners of LDS, by name.
+    pub fn dynamic_listeners(&self) -> impl Iterator<Item = Shown> {
+        let dynamic = self.listeners.iter().filter(|(_, entry)| entry.origin == Origin::Dynamic);
+        dynamic.map(|(name, entry)| Shown {
+            name: name.clone(),
+            stage: Stage::of(entry.active.is_some(), entry.warming.is_some()),
+            record: entry.record.clone(),
+            error: entry.error.clone(),
+        })
+    }
+
+    /// What each cluster and listener that waits waits for (`/init_dump`).
+    #[must_use]
+    pub fn cold(&self) -> Vec<String> {
+        let mut cold: Vec<String> = self.cold_clusters().collect();
+        for (name, entry) in &self.listeners {
+            let awaited = entry.warming.iter().flat_map(|listener| tables(listener));
+            let awaited = awaited
+                .filter(|rds| self.tables.get(&rds.key).is_none_or(|table| !table.is_answered()));
+            cold.extend(awaited.map(|rds| format!("listener {name}: routes {}", rds.name)));
+        }
+        cold
+    }
+}

@@ -1,0 +1,334 @@
+//! The resources that management servers have sent, and the snapshot that they come to.
+//!
+//! Responses go in, resource by resource; each is compiled, refused with its path, or accepted. An
+//! accepted cluster is served when its endpoints are known, a listener when its routes are (W-04,
+//! W-07); until then the version before it is. What comes out is the next [`Snapshot`], which shares
+//! with the last one whatever did not change, and what is to be asked of the servers next.
+//!
+//! No I/O, no clock but for dates that are shown. Invariant: what is served was accepted whole, and
+//! stays until its successor is ready or a server takes it away.
+
+mod clusters;
+mod decode;
+mod endpoints;
+mod listeners;
+mod record;
+mod routes;
+mod start;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use prost_reflect::DynamicMessage;
+use serde_json::Value as Json;
+
+use crate::client::ResourceType;
+use crate::compile::config_source::Sources;
+use crate::compile::runtime::Runtime;
+use crate::compile::secret::Secret;
+use crate::compile::{Context, NodeNames, Notes};
+use crate::dump;
+use crate::fingerprint::Fingerprint;
+use crate::mapping::{ReadOptions, Schema};
+use crate::snapshot::{
+    Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot,
+};
+
+use self::clusters::ClusterEntry;
+use self::endpoints::Assignment;
+use self::listeners::ListenerEntry;
+use self::routes::Table;
+use self::start::Start;
+
+pub use self::record::{ErrorState, Record, Shown, Stage};
+pub use self::start::Phase;
+
+/// A resource as a server sent it.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What the server calls this content.
+    pub version: Arc<str>,
+    /// The encoded message, of the type that was asked for.
+    pub content: Bytes,
+}
+
+/// What only the process can tell of a resource before it is accepted: whether its sockets can be
+/// bound, its logs opened, its keys used. What a refusal says is told to the server.
+pub trait Host {
+    /// Makes what `listener` needs, or keeps what the listener of its name has if that will do.
+    ///
+    /// # Errors
+    /// What can't be had; then everything is as it was.
+    fn prepare_listener(&mut self, listener: &Arc<Listener>) -> Result<(), String>;
+
+    /// Makes what `cluster` needs.
+    ///
+    /// # Errors
+    /// As for listeners.
+    fn prepare_cluster(&mut self, cluster: &Arc<Cluster>) -> Result<(), String>;
+}
+
+/// Something to be asked of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interest {
+    /// Everything there is of the type.
+    All(ResourceType, ConfigSource),
+    /// One resource.
+    One(ResourceType, ConfigSource, Arc<str>),
+    /// The same again (W-05).
+    Again(ResourceType, ConfigPlace, Arc<str>),
+    /// No longer.
+    None(ResourceType, ConfigPlace, Arc<str>),
+}
+
+/// What is new since it was last asked.
+#[derive(Debug)]
+pub struct Changes {
+    /// To be served from now on.
+    pub snapshot: Arc<Snapshot>,
+    /// Listeners to serve or to end, in order.
+    pub listeners: Vec<ListenerChange>,
+}
+
+/// A listener that comes, changes or goes.
+#[derive(Debug, Clone)]
+pub enum ListenerChange {
+    /// Serve it, in place of the one of its name if there is one.
+    Serve(Arc<Listener>),
+    /// Drain it.
+    Remove(Box<str>),
+}
+
+/// What resources are compiled against that does not come from servers: parts of the bootstrap.
+#[derive(Debug, Clone, Default)]
+pub struct Ground {
+    pub(crate) node: NodeNames,
+    pub(crate) runtime: Runtime,
+    pub(crate) secrets: HashMap<Box<str>, Secret>,
+    pub(crate) dynamic: DynamicResources,
+    pub(crate) sources: Sources,
+    pub(crate) encoded_node: Bytes,
+}
+
+impl Ground {
+    fn context<'a>(
+        &'a self,
+        names: &'a ClusterNames,
+        has_cluster: &'a dyn Fn(&str) -> bool,
+    ) -> Context<'a> {
+        Context {
+            names,
+            has_cluster,
+            secrets: &self.secrets,
+            runtime: &self.runtime,
+            node: &self.node,
+            sources: &self.sources,
+            notes: Notes::default(),
+        }
+    }
+
+    /// Who this proxy is, as servers are told: an encoded `envoy.config.core.v3.Node`.
+    #[must_use]
+    pub fn node(&self) -> Bytes {
+        self.encoded_node.clone()
+    }
+
+    /// Where resources come from.
+    #[must_use]
+    pub fn dynamic_resources(&self) -> &DynamicResources {
+        &self.dynamic
+    }
+}
+
+/// See the module.
+pub struct Store {
+    schema: Schema,
+    options: ReadOptions,
+    ground: Ground,
+    snapshot: Snapshot,
+    is_changed: bool,
+    listener_changes: Vec<ListenerChange>,
+    interests: Vec<Interest>,
+    clusters: BTreeMap<Box<str>, ClusterEntry>,
+    listeners: BTreeMap<Box<str>, ListenerEntry>,
+    /// By the key of their source and name.
+    assignments: HashMap<Box<str>, Assignment>,
+    /// As the assignments.
+    tables: HashMap<Box<str>, Table>,
+    dns_changed: bool,
+    start: Start,
+    /// What was said of accepted resources and is to be logged.
+    remarks: Vec<String>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("phase", &self.start.phase()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// A store that has what the bootstrap has. `ignore_unknown_fields`: fields that no message has are
+    /// remarks (U-05).
+    #[must_use]
+    pub fn new(ground: Ground, snapshot: &Snapshot, ignore_unknown_fields: bool) -> Store {
+        let mut store = Store {
+            schema: Schema::load(),
+            options: ReadOptions { allow_unknown_keys: ignore_unknown_fields },
+            ground,
+            // Listeners join it when they are warm.
+            snapshot: Snapshot { listeners: Arc::new([]), ..snapshot.clone() },
+            is_changed: true,
+            listener_changes: Vec::new(),
+            interests: Vec::new(),
+            clusters: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            assignments: HashMap::new(),
+            tables: HashMap::new(),
+            dns_changed: true,
+            start: Start::default(),
+            remarks: Vec::new(),
+        };
+        store.add_static_clusters(snapshot);
+        store.add_static_listeners(snapshot);
+        store.begin();
+        store
+    }
+
+    /// Takes a resource in.
+    ///
+    /// # Errors
+    /// Why it is refused, as the server is told: `<field path>: <reason>`.
+    pub fn put(
+        &mut self,
+        kind: ResourceType,
+        place: &ConfigPlace,
+        incoming: &Incoming,
+        host: &mut dyn Host,
+    ) -> Result<(), String> {
+        match kind {
+            ResourceType::Cluster => self.put_cluster(incoming, host),
+            ResourceType::ClusterLoadAssignment => self.put_assignment(place, incoming),
+            ResourceType::Listener => self.put_listener(incoming, host),
+            ResourceType::RouteConfiguration => self.put_table(place, incoming),
+            other => Err(format!("{} is not supported", other.word())),
+        }
+    }
+
+    /// Takes a resource away that the server says does not exist.
+    pub fn remove(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
+        match kind {
+            ResourceType::Cluster => self.remove_cluster(name),
+            ResourceType::Listener => self.remove_listener(name),
+            _ => self.absent(kind, place, name),
+        }
+    }
+
+    /// A resource that was asked for did not come in time, or was taken away: nobody waits for it any
+    /// more (S-12).
+    pub fn absent(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
+        match kind {
+            ResourceType::Cluster => self.remove_cluster(name),
+            ResourceType::Listener => self.remove_listener(name),
+            ResourceType::ClusterLoadAssignment => self.no_assignment(&place.key(name)),
+            ResourceType::RouteConfiguration => self.no_table(&place.key(name)),
+            _ => {}
+        }
+    }
+
+    /// A first response, or none in time, of a type of which everything was asked for.
+    pub fn answered(&mut self, kind: ResourceType) {
+        self.start.answered(kind);
+        self.go_on();
+    }
+
+    /// What is new. Nothing when nothing is.
+    pub fn take_changes(&mut self) -> Option<Changes> {
+        self.go_on();
+        let listeners = match self.start.phase() {
+            Phase::Live => std::mem::take(&mut self.listener_changes),
+            _ => Vec::new(),
+        };
+        if !self.is_changed && listeners.is_empty() {
+            return None;
+        }
+        self.is_changed = false;
+        Some(Changes { snapshot: Arc::new(self.snapshot.clone()), listeners })
+    }
+
+    /// What is to be asked for since this was last asked.
+    pub fn take_interests(&mut self) -> Vec<Interest> {
+        std::mem::take(&mut self.interests)
+    }
+
+    /// Whether there is something to take.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.is_changed || !self.interests.is_empty() || self.dns_changed
+    }
+
+    /// What operators should know of resources that were accepted.
+    pub fn take_remarks(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.remarks)
+    }
+
+    /// The configuration as it is now, whether or not it was taken.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Changes what does not come from servers: services, endpoints of names.
+    pub fn edit(&mut self, edit: impl FnOnce(&Snapshot) -> Snapshot) {
+        self.snapshot = edit(&self.snapshot);
+        self.is_changed = true;
+    }
+
+    /// How far the start has come.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.start.phase()
+    }
+
+    /// An accepted resource as JSON, without what is secret.
+    #[must_use]
+    pub fn show(&self, kind: ResourceType, record: &Record) -> Json {
+        let descriptor = self.schema.message(kind.message());
+        let message = descriptor
+            .and_then(|descriptor| DynamicMessage::decode(descriptor, record.content.clone()).ok());
+        message.map_or(Json::Null, |message| dump::to_json(&message))
+    }
+
+    fn decode(
+        &mut self,
+        kind: ResourceType,
+        incoming: &Incoming,
+    ) -> Result<DynamicMessage, String> {
+        let mut ignored = Vec::new();
+        let content = incoming.content.clone();
+        let message =
+            decode::decode(&self.schema, self.options, kind.message(), content, &mut ignored)?;
+        let remark = |text| format!("{} {}: {text}", kind.word(), incoming.name);
+        self.remarks.extend(ignored.into_iter().take(REMARKS_MAX).map(remark));
+        self.remarks.truncate(REMARKS_MAX);
+        Ok(message)
+    }
+
+    fn record(incoming: &Incoming, fingerprint: Fingerprint) -> Record {
+        Record {
+            version: Arc::clone(&incoming.version),
+            // A slice of a response would keep all of it.
+            content: Bytes::copy_from_slice(&incoming.content),
+            updated: SystemTime::now(),
+            fingerprint,
+        }
+    }
+}
+
+/// Remarks that are kept until they are logged.
+const REMARKS_MAX: usize = 100;

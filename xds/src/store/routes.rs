@@ -1,0 +1,141 @@
+//! Tables of routes that listeners name: RDS.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::client::ResourceType;
+use crate::compile::route;
+use crate::fingerprint::Fingerprint;
+use crate::snapshot::{ConfigPlace, Rds, RouteTable};
+use crate::view::View;
+
+use super::decode;
+use super::{ErrorState, Incoming, Interest, Record, Shown, Stage, Store};
+
+/// A RouteConfiguration that listeners refer to.
+pub(super) struct Table {
+    name: Box<str>,
+    place: ConfigPlace,
+    users: BTreeSet<Box<str>>,
+    is_answered: bool,
+    record: Option<Record>,
+    error: Option<ErrorState>,
+}
+
+impl Table {
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+}
+
+impl Store {
+    pub(super) fn use_table(&mut self, rds: &Rds, listener: &str) {
+        let known = self.tables.entry(rds.key.clone()).or_insert_with(|| {
+            let (kind, name) = (ResourceType::RouteConfiguration, Arc::from(&*rds.name));
+            self.interests.push(Interest::One(kind, rds.source.clone(), name));
+            Table {
+                name: rds.name.clone(),
+                place: rds.source.place.clone(),
+                users: BTreeSet::new(),
+                is_answered: false,
+                record: None,
+                error: None,
+            }
+        });
+        if !known.users.contains(listener) {
+            known.users.insert(listener.into());
+        }
+    }
+
+    pub(super) fn leave_table(&mut self, rds: &Rds, listener: &str) {
+        let Some(known) = self.tables.get_mut(&rds.key) else { return };
+        known.users.remove(listener);
+        if known.users.is_empty() {
+            self.tables.remove(&rds.key);
+            if self.snapshot.route_tables.contains_key(&rds.key) {
+                Arc::make_mut(&mut self.snapshot.route_tables).remove(&rds.key);
+                self.is_changed = true;
+            }
+            let (place, name) = (rds.source.place.clone(), Arc::from(&*rds.name));
+            self.interests.push(Interest::None(ResourceType::RouteConfiguration, place, name));
+        }
+    }
+
+    pub(super) fn put_table(
+        &mut self,
+        place: &ConfigPlace,
+        incoming: &Incoming,
+    ) -> Result<(), String> {
+        let key = place.key(&incoming.name);
+        let Some(known) = self.tables.get_mut(&key) else { return Ok(()) };
+        if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
+            known.error = None;
+            return Ok(());
+        }
+        let compiled = self.compile_table(incoming);
+        let Some(known) = self.tables.get_mut(&key) else { return Ok(()) };
+        match compiled {
+            Ok((table, fingerprint)) => {
+                known.error = None;
+                let same =
+                    known.record.as_ref().is_some_and(|record| record.fingerprint == fingerprint);
+                known.record = Some(Store::record(incoming, fingerprint));
+                if !same {
+                    let tables = Arc::make_mut(&mut self.snapshot.route_tables);
+                    tables.insert(key.clone(), Arc::new(table));
+                    self.is_changed = true;
+                    self.table_answered(&key);
+                }
+                Ok(())
+            }
+            Err(text) => {
+                known.error = Some(ErrorState::new(incoming, &text));
+                Err(text)
+            }
+        }
+    }
+
+    fn compile_table(&mut self, incoming: &Incoming) -> Result<(RouteTable, Fingerprint), String> {
+        let message = self.decode(ResourceType::RouteConfiguration, incoming)?;
+        let fingerprint = Fingerprint::of(&message, &[]);
+        let has_cluster = |name: &str| self.has_cluster(name);
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
+        let table = route::compile(&View::new(&message, &self.schema), &context, false)
+            .map_err(|found| decode::text(&found))?;
+        Ok((table, fingerprint))
+    }
+
+    /// There are no routes of this name.
+    pub(super) fn no_table(&mut self, key: &str) {
+        let Some(known) = self.tables.get_mut(key) else { return };
+        known.record = None;
+        if self.snapshot.route_tables.contains_key(key) {
+            Arc::make_mut(&mut self.snapshot.route_tables).remove(key);
+            self.is_changed = true;
+        }
+        self.table_answered(key);
+    }
+
+    /// Listeners no longer wait for it.
+    fn table_answered(&mut self, key: &str) {
+        let Some(known) = self.tables.get_mut(key) else { return };
+        if !std::mem::replace(&mut known.is_answered, true) {
+            for listener in known.users.clone() {
+                self.promote_listener(&listener);
+            }
+        }
+    }
+
+    /// The tables that were asked for.
+    pub fn route_tables(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
+        self.tables.values().map(|known| {
+            let shown = Shown {
+                name: known.name.clone(),
+                stage: Stage::of(known.is_answered, !known.is_answered),
+                record: known.record.clone(),
+                error: known.error.clone(),
+            };
+            (&known.place, shown)
+        })
+    }
+}

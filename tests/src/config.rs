@@ -297,6 +297,10 @@ pub const ORIGINAL_DST: &str =
 pub const ORIGINAL_SRC: &str =
     "type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc";
 
+/// Type of the listener filter that is told who the client is.
+pub const PROXY_PROTOCOL: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
+
 /// Type of the gRPC-Web filter.
 pub const GRPC_WEB: &str = "type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 

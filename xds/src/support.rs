@@ -138,6 +138,11 @@ pub(crate) const SUPPORT: &[Support] = &[
           "enable_ja4_fingerprinting", "close_connection_on_client_hello_parsing_errors"]),
     honour("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector", &[]),
     honour("envoy.extensions.filters.listener.original_dst.v3.OriginalDst", &[]),
+    Support {
+        message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol",
+        honoured: &["allow_requests_without_proxy_protocol", "disallowed_versions"],
+        ignored: &[("stat_prefix", STATS)],
+    },
     // bind_port: refused when true, as Envoy does not implement it either.
     honour("envoy.extensions.filters.listener.original_src.v3.OriginalSrc", &["bind_port", "mark"]),
 

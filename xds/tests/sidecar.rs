@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
 const ORIGINAL_SRC: &str = "envoy.extensions.filters.listener.original_src.v3.OriginalSrc";
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const UPSTREAM_TLS: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
@@ -127,6 +128,31 @@ fn b9_the_listener_filters_of_a_sidecar() {
     let twice =
         set(&bootstrap, &format!("{LISTENER}/listener_filters/-"), filter(ORIGINAL_DST, json!({})));
     assert_eq!(refusal(&twice), "Listener web: listener_filters[3]: is there twice");
+}
+
+#[test]
+fn section_2_the_proxy_protocol_filter() {
+    let with = |config: Value| {
+        let filters = json!([filter(PROXY_PROTOCOL, config)]);
+        set(&http(), &format!("{LISTENER}/listener_filters"), filters)
+    };
+    let compiled = |config| listener(&loaded(&with(config))).inspection.proxy_protocol.clone();
+    let plain = ProxyProtocol { allow_absent: false, v1: true, v2: true, disabled: None };
+    assert_eq!(compiled(json!({})), Some(plain.clone()));
+    assert_eq!(
+        compiled(json!({ "allow_requests_without_proxy_protocol": true,
+            "disallowed_versions": ["V1"], "stat_prefix": "p" })),
+        Some(ProxyProtocol { allow_absent: true, v1: false, ..plain })
+    );
+    let at = "Listener web: listener_filters[0].typed_config(ProxyProtocol)";
+    for (config, expected) in [
+        (json!({ "disallowed_versions": ["V1", "V2"] }), "disallowed_versions: must leave one"),
+        (json!({ "rules": [{ "tlv_type": 1 }] }), "rules: not supported"),
+        (json!({ "pass_through_tlvs": {} }), "pass_through_tlvs: not supported"),
+        (json!({ "tlv_location": "FILTER_STATE" }), "tlv_location: not supported"),
+    ] {
+        assert_eq!(refusal(&with(config)), format!("{at}.{expected}"));
+    }
 }
 
 #[test]

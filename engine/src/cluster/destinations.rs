@@ -105,3 +105,59 @@ impl Destinations {
 
 /// Looks are not taken more often than this, however short the interval.
 const SWEEP_PAUSE: Nanos = 100 * NANOS_PER_MS;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use outrigger_xds::snapshot::{Address, Endpoint};
+
+    use super::*;
+
+    const INTERVAL: Nanos = 1000 * NANOS_PER_MS;
+
+    fn address(number: u32) -> SocketAddr {
+        SocketAddr::from((number.to_be_bytes(), 80))
+    }
+
+    fn add(destinations: &Destinations, number: u32, now: Nanos) -> (Rc<Host>, Option<Nanos>) {
+        let endpoint = Endpoint::at(Address::Ip(address(number)));
+        let host = Rc::new(Host::new(&endpoint, None, Arc::default()));
+        let due = destinations.add(address(number), &host, now, INTERVAL);
+        (host, due)
+    }
+
+    #[test]
+    fn cleanup_interval_drops_what_nobody_uses_and_nothing_else() {
+        let destinations = Destinations::default();
+        assert_eq!(destinations.sweep(0, INTERVAL), None);
+        let (unused, due) = add(&destinations, 1, 0);
+        assert_eq!(due, Some(INTERVAL));
+        let (held, later) = add(&destinations, 2, 0);
+        assert_eq!(later, None, "a look is due before");
+        drop(unused);
+        assert_eq!(destinations.sweep(INTERVAL / 2, INTERVAL), Some(INTERVAL), "too early");
+        // Whoever holds one uses it; being found is using it too.
+        add(&destinations, 3, 0);
+        assert!(destinations.find(address(3), INTERVAL / 2).is_some());
+        assert_eq!(destinations.sweep(INTERVAL, INTERVAL), Some(INTERVAL + INTERVAL / 2));
+        assert!(destinations.find(address(1), INTERVAL).is_none());
+        assert!(destinations.find(address(2), INTERVAL).is_some());
+        drop(held);
+        assert_eq!(destinations.sweep(4 * INTERVAL, INTERVAL), None);
+        assert!(destinations.find(address(2), 4 * INTERVAL).is_none());
+        assert!(destinations.find(address(3), 4 * INTERVAL).is_none());
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_clients_can_name() {
+        let destinations = Destinations::default();
+        for number in 0..DESTINATIONS_MAX as u32 {
+            assert!(destinations.has_room());
+            add(&destinations, number, 0);
+        }
+        assert!(!destinations.has_room());
+        destinations.sweep(INTERVAL, INTERVAL);
+        assert!(destinations.has_room());
+    }
+}

@@ -3,6 +3,7 @@
 //!
 //! | stage | means | ends with |
 //! |---|---|---|
+//! | `Introducing` | a proxy in front says who the client is | its header, a timeout |
 //! | `Inspecting` | listener filters look at the first bytes | findings, a timeout |
 //! | `Handshaking` | TLS is being agreed | a session, a failure, a timeout |
 //! | `Sniffing` | the first bytes decide on the protocol, and so the filter | bytes, a timeout |
@@ -13,7 +14,6 @@
 
 use std::cell::OnceCell;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,10 +23,11 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use outrigger_codecs::http::{FieldKind, FieldStorage, RequestHead, tokens};
 use outrigger_codecs::http2::{PREFACE, UpgradeSettings};
+use outrigger_codecs::proxy_protocol::{self, Parsed, ProxyVersion};
 use outrigger_xds::snapshot::{Codec, ConnectionFacts, FilterChain};
 
 use crate::buffers::Chunk;
-use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, HttpRuntime, Peer};
+use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, HttpRuntime};
 use crate::ring::{Received, Socket, Watermarks};
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::ListenerStats;
@@ -37,7 +38,7 @@ use crate::transport::Transport;
 
 use super::detect::{DETECTION_BYTES_MAX, Detected, detect};
 use super::drain::WithinDrain;
-use super::inspect::{Findings, Inspector, Progress};
+use super::inspect::{Findings, Inspector, Progress, looks};
 use super::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, Ends,
     ListenerRuntime, TerminalRuntime,
@@ -59,10 +60,22 @@ pub(super) struct Arrival {
 }
 
 enum Stage {
+    Introducing(Introducing),
     Inspecting(Inspecting),
     Handshaking(Handshaking),
     Detecting(Detecting),
     Sniffing(Sniffing),
+}
+
+struct Introducing {
+    socket: Socket,
+    /// What came so far, and the same in one piece.
+    seen: Vec<Chunk>,
+    text: Vec<u8>,
+    /// Of filters that looked before.
+    findings: Findings,
+    guard: ConnectionGuard,
+    _counted: PreConnection,
 }
 
 struct Inspecting {
@@ -157,6 +170,26 @@ impl Arrival {
     /// meant for. `findings` are of those before.
     fn look(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
         let inspection = &self.listener.config.inspection;
+        let filter = inspection.proxy_protocol.as_ref();
+        if filter.is_some_and(|filter| looks(&filter.disabled, self.ends.port())) {
+            socket.start();
+            self.deadline = after(self.shard.clock.now(), inspection.timeout);
+            self.watched = false;
+            return Next::Stage(Stage::Introducing(Introducing {
+                socket,
+                seen: Vec::new(),
+                text: Vec::new(),
+                findings,
+                guard,
+                _counted: PreConnection::new(&self.listener.stats),
+            }));
+        }
+        self.look_inside(socket, findings, guard)
+    }
+
+    /// The same for those filters that look at what the client itself sends.
+    fn look_inside(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
+        let inspection = &self.listener.config.inspection;
         if let Some(inspector) = Inspector::new(inspection, self.ends.port()) {
             socket.start();
             self.deadline = after(self.shard.clock.now(), inspection.timeout);
@@ -218,15 +251,11 @@ impl Arrival {
     }
 
     fn find_chain(&self, findings: &Findings) -> Option<Arc<FilterChain>> {
-        let source: Option<SocketAddr> = match self.ends.peer {
-            Peer::Ip(address) => Some(address),
-            Peer::Unix => None,
-        };
         let protocols: Vec<&[u8]> = findings.protocols.iter().map(|protocol| &**protocol).collect();
         let facts = ConnectionFacts {
             destination: self.ends.destination(),
-            source,
-            direct_source: source,
+            source: self.ends.peer.socket(),
+            direct_source: self.ends.direct.socket(),
             server_name: findings.server_name.as_deref().unwrap_or(""),
             transport_protocol: if findings.is_tls { "tls" } else { "raw_buffer" },
             application_protocols: &protocols,
@@ -321,11 +350,68 @@ impl Arrival {
 
     fn step(&mut self, stage: Stage, timed_out: bool) -> Next {
         match stage {
+            Stage::Introducing(introducing) => self.introduce(introducing, timed_out),
             Stage::Inspecting(inspecting) => self.inspect(inspecting, timed_out),
             Stage::Handshaking(handshaking) => self.handshake(handshaking, timed_out),
             Stage::Detecting(detecting) => self.detect(detecting, timed_out),
             Stage::Sniffing(sniffing) => self.sniff(sniffing, timed_out),
         }
+    }
+
+    fn introduce(&mut self, mut stage: Introducing, timed_out: bool) -> Next {
+        let stats = Arc::clone(&self.listener.stats);
+        let inspection = &self.listener.config.inspection;
+        let filter = inspection.proxy_protocol.as_ref();
+        let allow_absent = filter.is_none_or(|filter| filter.allow_absent);
+        let allows = |version| {
+            filter.is_none_or(|filter| match version {
+                ProxyVersion::V1 => filter.v1,
+                ProxyVersion::V2 => filter.v2,
+            })
+        };
+        let header = loop {
+            match stage.socket.receive() {
+                Received::Chunk(chunk) => {
+                    stage.text.extend_from_slice(&chunk);
+                    stage.seen.push(chunk);
+                    match proxy_protocol::parse(&stage.text) {
+                        Parsed::NeedMore => {}
+                        Parsed::Header(header) if allows(header.version) => break Some(header),
+                        Parsed::Header(_) | Parsed::Absent if allow_absent => break None,
+                        Parsed::Header(_) | Parsed::Absent | Parsed::Malformed(_) => {
+                            stats.downstream_listener_filter_error.inc();
+                            return Next::Over;
+                        }
+                    }
+                }
+                Received::None if timed_out => {
+                    stats.downstream_pre_cx_timeout.inc();
+                    if !(inspection.continue_on_timeout && allow_absent) {
+                        return Next::Over;
+                    }
+                    break None;
+                }
+                Received::None => return Next::Wait(Stage::Introducing(stage)),
+                Received::End | Received::Failed(_) => {
+                    stats.downstream_listener_filter_remote_close.inc();
+                    return Next::Over;
+                }
+            }
+        };
+        let Introducing { socket, seen, findings, guard, .. } = stage;
+        let mut end = stage.text.len();
+        let of_header = header.map_or(0, |header| header.len);
+        for chunk in seen.into_iter().rev() {
+            let begin = end - chunk.len();
+            // What is the header's is for nobody else.
+            let from = of_header.clamp(begin, end) - begin;
+            socket.put_back(chunk.slice(from..chunk.len()));
+            end = begin;
+        }
+        if let Some(addresses) = header.and_then(|header| header.addresses) {
+            self.ends.introduce(addresses);
+        }
+        self.look_inside(socket, findings, guard)
     }
 
     fn inspect(&mut self, mut stage: Inspecting, timed_out: bool) -> Next {
@@ -576,7 +662,10 @@ impl Future for Arrival {
                     let drain = match &stage {
                         // An idle client is given the drain's patience, as one that was served.
                         Stage::Detecting(detecting) => drain_deadline(&this.shard, detecting, now),
-                        Stage::Inspecting(_) | Stage::Handshaking(_) | Stage::Sniffing(_) => None,
+                        Stage::Introducing(_)
+                        | Stage::Inspecting(_)
+                        | Stage::Handshaking(_)
+                        | Stage::Sniffing(_) => None,
                     };
                     this.deadline = this.deadline.into_iter().chain(drain).min();
                     this.timer.set(this.deadline);
@@ -592,6 +681,10 @@ impl Future for Arrival {
 impl Stage {
     fn watch(&mut self, waker: &Waker) {
         let guard = match self {
+            Self::Introducing(introducing) => {
+                introducing.socket.register(waker);
+                &mut introducing.guard
+            }
             Self::Inspecting(inspecting) => {
                 inspecting.socket.register(waker);
                 &mut inspecting.guard

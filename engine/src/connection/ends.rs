@@ -1,23 +1,29 @@
 //! Who a connection is between: its two ends, and what the kernel changed about them on the way here.
 //!
 //! Where netfilter redirected a connection to us, the address that the client meant is restored
-//! (`original_dst`): everything that looks at a destination looks at that one. Invariant: a connection
-//! to one of our own ports never counts as redirected, so that following it leads nowhere back to us.
+//! (`original_dst`): everything that looks at a destination looks at that one. Where a proxy in front
+//! speaks the PROXY protocol, both ends are those that it names. Invariant: a connection to one of our
+//! own ports never counts as redirected, so that following it leads nowhere back to us.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use outrigger_xds::snapshot::{Listener, PortPredicate};
+use outrigger_codecs::proxy_protocol::ProxyAddresses;
+use outrigger_xds::snapshot::Listener;
 
 use crate::cluster::Source;
 use crate::http::Peer;
 use crate::sockopt;
+
+use super::inspect::looks;
 
 /// The ends of an accepted connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends {
     /// The client.
     pub peer: Peer,
+    /// The other end of the socket: the client, or a proxy that speaks for it.
+    pub direct: Peer,
     /// Our end as the socket has it; nothing for a Unix socket.
     pub accepted: Option<SocketAddr>,
     /// What the client connected to, where that is known and not us.
@@ -30,12 +36,8 @@ impl Ends {
     /// The ends as the socket has them.
     pub(super) fn of(socket: &impl AsRawFd) -> Self {
         let socket = socket.as_raw_fd();
-        Self {
-            peer: peer_address(socket).map_or(Peer::Unix, Peer::Ip),
-            accepted: local_address(socket),
-            original: None,
-            source: None,
-        }
+        let peer = peer_address(socket).map_or(Peer::Unix, Peer::Ip);
+        Self { peer, direct: peer, accepted: local_address(socket), original: None, source: None }
     }
 
     /// The address that the client connected to.
@@ -48,19 +50,29 @@ impl Ends {
         self.destination().map(|address| address.port())
     }
 
+    /// A proxy in front says who the connection is between.
+    pub(super) fn introduce(&mut self, addresses: ProxyAddresses) {
+        let ProxyAddresses { source, destination } = addresses;
+        self.peer = Peer::Ip(source);
+        let destination = canonical(destination);
+        if self.accepted.map(canonical) != Some(destination) {
+            self.original = Some(destination);
+        }
+        if let Some(shown) = &mut self.source {
+            shown.ip = source.ip().to_canonical();
+        }
+    }
+
     /// Does what the listener's filters `original_dst` and `original_src` ask for.
     pub(super) fn restore(&mut self, socket: &impl AsRawFd, listener: &Listener) {
-        let applies = |disabled: &Option<PortPredicate>, port| {
-            !disabled.as_ref().is_some_and(|predicate| predicate.holds(port))
-        };
         let filters = &listener.inspection;
         if let (Some(filter), Some(accepted)) = (&filters.original_dst, self.accepted)
-            && applies(&filter.disabled, self.port())
+            && looks(&filter.disabled, self.port())
         {
             self.original = original(socket.as_raw_fd(), accepted, listener).or(self.original);
         }
         if let (Some(filter), Peer::Ip(client)) = (&filters.original_src, self.peer)
-            && applies(&filter.disabled, self.port())
+            && looks(&filter.disabled, self.port())
         {
             self.source = Some(Source { ip: client.ip().to_canonical(), mark: filter.mark });
         }

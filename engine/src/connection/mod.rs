@@ -222,13 +222,13 @@ impl ConnectionInfo {
 
     /// What logs say of the connection.
     pub fn record(&self) -> Record<'_> {
-        let address = match self.ends.peer {
+        let address = |peer| match peer {
             Peer::Ip(address) => access_log::Address::Ip(address),
             Peer::Unix => access_log::Address::Pipe(""),
         };
         Record {
-            downstream_remote: Some(address),
-            downstream_direct_remote: Some(address),
+            downstream_remote: Some(address(self.ends.peer)),
+            downstream_direct_remote: Some(address(self.ends.direct)),
             downstream_local: self.ends.destination().map(access_log::Address::Ip),
             downstream_direct_local: self.ends.accepted.map(access_log::Address::Ip),
             connection_id: self.id,

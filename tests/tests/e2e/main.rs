@@ -22,6 +22,7 @@ mod http2_attacks;
 mod interop;
 mod lifecycle;
 mod load;
+mod proxy_protocol;
 mod rpc;
 mod services;
 mod smuggling;

@@ -6,7 +6,7 @@ use crate::compile::{Context, invalid};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     FilterChainMatch, HttpInspector, Inspection, OriginalDst, OriginalSrc, PortPredicate,
-    TlsInspector,
+    ProxyProtocol, TlsInspector,
 };
 use crate::view::View;
 
@@ -42,6 +42,10 @@ pub(crate) fn compile(
             }
             HTTP_INSPECTOR => inspection.http.replace(HttpInspector { disabled }).is_some(),
             ORIGINAL_DST => inspection.original_dst.replace(OriginalDst { disabled }).is_some(),
+            PROXY_PROTOCOL => {
+                let config = unpacked.view(listener.schema());
+                inspection.proxy_protocol.replace(proxy_protocol(&config, disabled)?).is_some()
+            }
             ORIGINAL_SRC => {
                 let config = unpacked.view(listener.schema());
                 config.refuse(&["bind_port"])?;
@@ -86,6 +90,28 @@ fn asks_for_tls(criteria: &FilterChainMatch) -> bool {
         Some(protocol) => protocol == "tls",
         None => !criteria.server_names.is_empty() || !criteria.application_protocols.is_empty(),
     }
+}
+
+fn proxy_protocol(
+    view: &View<'_>,
+    disabled: Option<PortPredicate>,
+) -> Result<ProxyProtocol, Found> {
+    let mut filter = ProxyProtocol {
+        allow_absent: view.flag("allow_requests_without_proxy_protocol"),
+        v1: true,
+        v2: true,
+        disabled,
+    };
+    for (version, _) in view.choices("disallowed_versions")? {
+        match version.as_str() {
+            "V1" => filter.v1 = false,
+            _ => filter.v2 = false,
+        }
+    }
+    if !filter.v1 && !filter.v2 {
+        return Err(view.invalid("disallowed_versions", "must leave one"));
+    }
+    Ok(filter)
 }
 
 fn tls_inspector(view: &View<'_>, disabled: Option<PortPredicate>) -> Result<TlsInspector, Found> {
@@ -152,6 +178,7 @@ fn port_predicate(view: &View<'_>) -> Result<PortPredicate, Found> {
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
 const ORIGINAL_SRC: &str = "envoy.extensions.filters.listener.original_src.v3.OriginalSrc";
+const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
 
 // Envoy's defaults and bounds.

@@ -47,6 +47,8 @@ pub struct Inspection {
     pub original_dst: Option<OriginalDst>,
     /// `envoy.filters.listener.original_src`.
     pub original_src: Option<OriginalSrc>,
+    /// `envoy.filters.listener.proxy_protocol`.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// `envoy.filters.listener.tls_inspector`.
     pub tls: Option<TlsInspector>,
     /// `envoy.filters.listener.http_inspector`.
@@ -70,6 +72,19 @@ pub struct OriginalSrc {
     /// SO_MARK of the upstream sockets; 0: none.
     pub mark: u32,
     /// Connections that it is not for.
+    pub disabled: Option<PortPredicate>,
+}
+
+/// Takes who the client is from the header of a proxy in front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// A connection that begins with no such header is its client's own; false: it is closed.
+    pub allow_absent: bool,
+    /// Version 1 is read.
+    pub v1: bool,
+    /// Version 2 is read. Headers of a version that is not are as none.
+    pub v2: bool,
+    /// Connections it does not look at.
     pub disabled: Option<PortPredicate>,
 }
 

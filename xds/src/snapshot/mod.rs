@@ -61,7 +61,7 @@ pub use self::http::{
 };
 pub use self::listener::{
     Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, OriginalDst,
-    OriginalSrc, PortPredicate, SocketOption, SocketOptionState, SocketOptionValue, Terminal,
+    OriginalSrc, PortPredicate, ProxyProtocol, SocketOption, SocketOptionState, SocketOptionValue, Terminal,
     TlsInspector, TrafficDirection,
 };
 pub use self::matcher::{

@@ -20,7 +20,7 @@ pub struct BoundSockets {
     /// One entry per address: the sockets of that address. Where the kernel can share an address
     /// out, there is one socket per shard; else one, for a single shard to accept on.
     pub sockets: Vec<Vec<OwnedFd>>,
-    /// The addresses, with the ports the kernel chose.
+    /// The addresses, with the ports the kernel chose; without sockets those that are configured.
     pub addresses: Vec<Address>,
 }
 
@@ -85,6 +85,8 @@ impl ListenError {
 pub fn bind(listener: &Listener, shards: usize) -> Result<BoundSockets, ListenError> {
     let mut bound = BoundSockets { sockets: Vec::new(), addresses: Vec::new() };
     if !listener.bind.bind_to_port {
+        // Connections that are redirected to it come by another listener's sockets.
+        bound.addresses.extend(listener.addresses.iter().map(|listen| listen.address.clone()));
         return Ok(bound);
     }
     for configured in &listener.addresses {
@@ -243,6 +245,7 @@ mod tests {
         let (bind, address) = configuration(Address::Ip("127.0.0.1:0".parse().unwrap()), false);
         let (sockets, bound) = bind_address(&bind, &address, 3).unwrap();
         assert_eq!(sockets.len(), 1);
+        SockRef::from(&sockets[0]).listen(1).unwrap();
         let (bind, again) = configuration(bound, false);
         let (step, error) = bind_address(&bind, &again, 1).unwrap_err();
         assert_eq!((step, error.kind()), ("bind", io::ErrorKind::AddrInUse));
@@ -258,6 +261,7 @@ mod tests {
         drop(bind_address(&bind, &address, 2).unwrap());
         let (sockets, _) = bind_address(&bind, &address, 2).unwrap();
         assert_eq!(sockets.len(), 1);
+        SockRef::from(&sockets[0]).listen(1).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(bind_address(&bind, &address, 2).is_err());
         std::fs::remove_dir_all(&directory).unwrap();

@@ -420,6 +420,7 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
     let message = Message::Listen {
         config: Arc::clone(config),
         logs: Arc::from([logs]),
+        rebound: true,
         sockets: Some(bound.sockets.into_iter().flatten().collect()),
     };
     assert!(shards[0].send(message).is_ok());

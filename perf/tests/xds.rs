@@ -35,14 +35,19 @@ const BRIEF: [&str; 22] = [
     "--repetitions=1",
 ];
 
-/// Measures one target and holds everything that does not depend on time against what was asked for.
-fn measures(target: &str, scenarios: &str) -> XdsReport {
-    let directory = Directory::new(&format!("xds-{target}-{scenarios}"));
+#[test]
+#[ignore = "needs envoy, and outrigger beside the harness"]
+fn all_scenarios_of_both_targets() {
+    let directory = Directory::new("xds");
     let json = directory.file("out.json");
-    let more = ["--targets", target, "--scenarios", scenarios, "--json", &json];
-    let tables = succeeds(&[&BRIEF[..], &more].concat());
-    assert!(tables.contains(&format!("| {target}, ")), "{tables}");
+    let tables = succeeds(&[&BRIEF[..], &["--json", &json]].concat());
+    assert!(
+        tables.contains("| outrigger, sotw ") && tables.contains("| envoy, delta "),
+        "{tables}"
+    );
     let report: XdsReport = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let lengths = [report.loads.len(), report.changes.len(), report.updates.len()];
+    assert_eq!(lengths, [4; 3]);
     for case in &report.loads {
         assert!(case.ready_s > 0.0 && case.ready_s <= case.ready_s_max, "{case:?}");
         assert!(case.since_response_s <= case.ready_s, "{case:?}");
@@ -51,35 +56,21 @@ fn measures(target: &str, scenarios: &str) -> XdsReport {
     for case in &report.changes {
         assert_eq!((case.changes, case.failed, case.streams), (5, 0, 1), "{case:?}");
         assert!(case.applied_ms.p50 > 0.0 && case.answered_ms.p50 > 0.0, "{case:?}");
+        assert_eq!(case.own_apply_us.is_some(), case.target == "outrigger", "{case:?}");
     }
     for case in &report.updates {
         let errors = case.quiet.errors + case.updating.errors;
         assert_eq!((errors, case.skipped, case.streams), (0, 0, 1), "{case:?}");
-        assert!(case.pushed > 0 && case.quiet.completed > 0, "{case:?}");
+        assert!(case.updating.completed > 0 && case.quiet.completed > 0, "{case:?}");
     }
+    let hosts: Vec<_> = report.lookups.iter().map(|case| case.virtual_hosts).collect();
+    assert_eq!(hosts, [10, 50, 10, 50]);
     for case in &report.lookups {
         assert!(case.errors == 0 && case.rps > 0.0, "{case:?}");
     }
     // Of such a size nothing is judged.
     let findings = succeeds(&["check", "--xds", &json]);
     assert!(!findings.contains("MISSED") && findings.contains("not measured"), "{findings}");
-    report
-}
-
-#[test]
-#[ignore = "needs envoy"]
-fn envoy_in_all_scenarios() {
-    let report = measures("envoy", "load,change,updates,lookup");
-    let lengths = [report.loads.len(), report.changes.len(), report.updates.len()];
-    assert_eq!(lengths, [2; 3]);
-    let hosts: Vec<_> = report.lookups.iter().map(|case| case.virtual_hosts).collect();
-    assert_eq!(hosts, [10, 50]);
-}
-
-#[test]
-#[ignore = "needs outrigger beside the harness"]
-fn outrigger_among_virtual_hosts() {
-    assert_eq!(measures("outrigger", "lookup").lookups.len(), 2);
 }
 
 #[test]

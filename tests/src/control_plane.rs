@@ -4,6 +4,8 @@
 //! protocol, and one on gRPC's Python stubs, which also breaks it when told to. Both note all that
 //! goes over a stream as [`Event`]s, so a test waits for what the proxy says and does not guess.
 
+#![allow(clippy::needless_pass_by_value, reason = "JSON is written where it is passed")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

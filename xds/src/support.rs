@@ -57,7 +57,10 @@ pub(crate) const SUPPORT: &[Support] = &[
         ignored: &[("profile_path", "there is no profiler that writes that file")],
     },
     honour("envoy.config.bootstrap.v3.LayeredRuntime", &["layers"]),
-    honour("envoy.config.bootstrap.v3.RuntimeLayer", &["name", "static_layer", "admin_layer"]),
+    honour("envoy.config.bootstrap.v3.RuntimeLayer",
+        &["name", "static_layer", "admin_layer", "rtds_layer"]),
+    honour("envoy.config.bootstrap.v3.RuntimeLayer.RtdsLayer", &["name", "rtds_config"]),
+    honour("envoy.service.runtime.v3.Runtime", &["name", "layer"]),
     honour("envoy.config.core.v3.Node",
         &["id", "cluster", "metadata", "locality", "dynamic_parameters", "client_features"]),
     honour("envoy.config.core.v3.Locality", &["region", "zone", "sub_zone"]),
@@ -572,9 +575,18 @@ impl<'a> Reviewer<'a> {
                 self.fault(at, problem);
             }
         }
+        self.unknown(message, at);
+    }
+
+    /// U-04, and U-05 where unknown fields are allowed.
+    fn unknown(&mut self, message: &DynamicMessage, at: &Trail) {
         for unknown in message.unknown_fields() {
             let at = at.then(Segment::Unknown(unknown.number()));
-            self.fault(at, Problem::NotSupported);
+            if self.options.allow_unknown_keys {
+                self.review.warnings.push(Found::new(at, Problem::NotSupported));
+            } else {
+                self.fault(at, Problem::NotSupported);
+            }
         }
     }
 
@@ -583,7 +595,7 @@ impl<'a> Reviewer<'a> {
             Value::Message(message) => match message.descriptor().full_name() {
                 "google.protobuf.Any" => self.any(message, at, optional),
                 METADATA => {}
-                name if name.starts_with("google.protobuf.") => {}
+                name if name.starts_with("google.protobuf.") => self.unknown(message, at),
                 _ => self.fields(message, at, &[], optional),
             },
             Value::List(items) => {

@@ -425,11 +425,11 @@ fn a_share_of_requests_comes_from_the_runtime() {
     let share = json!({ "runtime_fraction": {
         "default_value": { "numerator": 5, "denominator": "TEN_THOUSAND" }, "runtime_key": "share" } });
     let bootstrap = route("match", share);
-    let fraction = first_route(&bootstrap).matcher.fraction;
+    let fraction = first_route(&bootstrap).matcher.fraction.map(|fraction| fraction.get());
     assert_eq!(fraction, Some(Fraction { numerator: 5, denominator: 10_000 }));
     let layers = json!([{ "name": "l", "static_layer": { "share": 40 } }]);
     let with_layer = set(&bootstrap, "/layered_runtime", json!({ "layers": layers }));
-    let fraction = first_route(&with_layer).matcher.fraction;
+    let fraction = first_route(&with_layer).matcher.fraction.map(|fraction| fraction.get());
     assert_eq!(fraction, Some(Fraction { numerator: 40, denominator: 100 }));
 }
 

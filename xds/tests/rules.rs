@@ -338,7 +338,7 @@ fn u_12_the_static_runtime_layers_replace_defaults_and_later_ones_win() {
     let base = set(&http(), ROUTE, route);
     let fraction = |layers| {
         let loaded = loaded(&set(&base, "/layered_runtime/layers", layers));
-        let fraction = common::route(&loaded).matcher.fraction.unwrap();
+        let fraction = common::route(&loaded).matcher.fraction.as_ref().unwrap().get();
         (fraction.numerator, fraction.denominator)
     };
     let layer = |name: &str, values| json!({ "name": name, "static_layer": values });

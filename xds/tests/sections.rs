@@ -1484,7 +1484,7 @@ fn an_operators_front_proxy_loads() {
     let routes = table(hcm(&loaded));
     assert_eq!(routes.routes().len(), 7);
     assert_eq!(
-        routes.routes()[0].matcher.fraction,
+        routes.routes()[0].matcher.fraction.as_ref().map(RuntimeFraction::get),
         Some(Fraction { numerator: 10, denominator: 100 })
     );
     let loaded =

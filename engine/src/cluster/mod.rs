@@ -44,7 +44,7 @@ pub use self::destinations::DESTINATIONS_MAX;
 pub use self::http2::{ClientStream, Http2Client, Joined, Reset, StreamEvent};
 pub use self::pool::{Janitor, UpstreamConnection, Wanted, spawn_janitor};
 pub use self::rpc::{CallEnd, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient};
-pub use self::serving::{LiveRoutes, Serving};
+pub use self::serving::{HeldRoutes, LiveRoutes, Serving};
 
 /// One cluster on one shard.
 pub struct ClusterRuntime {

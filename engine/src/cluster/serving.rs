@@ -7,6 +7,7 @@
 
 use std::cell::{Ref, RefCell};
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -32,25 +33,36 @@ pub struct Serving {
     no_routes: Arc<RouteTable>,
 }
 
+/// A table as one shard holds it: its requests count themselves here, and so take their table without a
+/// write that other shards would see.
+pub struct HeldRoutes(Arc<RouteTable>);
+
+impl Deref for HeldRoutes {
+    type Target = RouteTable;
+
+    fn deref(&self) -> &RouteTable {
+        &self.0
+    }
+}
+
 /// The routes of connection managers that name the same table: what new requests are routed by.
 pub struct LiveRoutes {
-    // Counted twice, so that a request takes its table without a write that other shards would see.
-    current: RefCell<Rc<Arc<RouteTable>>>,
+    current: RefCell<Rc<HeldRoutes>>,
 }
 
 impl LiveRoutes {
     fn new(table: &Arc<RouteTable>) -> Rc<Self> {
-        Rc::new(Self { current: RefCell::new(Rc::new(Arc::clone(table))) })
+        Rc::new(Self { current: RefCell::new(Rc::new(HeldRoutes(Arc::clone(table)))) })
     }
 
     /// The table for a request that begins now; the request keeps it to its end.
-    pub fn current(&self) -> Rc<Arc<RouteTable>> {
+    pub fn current(&self) -> Rc<HeldRoutes> {
         Rc::clone(&self.current.borrow())
     }
 
     fn succeed(&self, table: &Arc<RouteTable>) {
-        if !Arc::ptr_eq(&self.current.borrow(), table) {
-            self.current.replace(Rc::new(Arc::clone(table)));
+        if !Arc::ptr_eq(&self.current.borrow().0, table) {
+            self.current.replace(Rc::new(HeldRoutes(Arc::clone(table))));
         }
     }
 }
@@ -76,10 +88,10 @@ impl Serving {
 
     /// Goes on to the next snapshot: clusters that did not change are the same, hosts that are still
     /// there keep their connections, the others close theirs.
-    pub fn advance(&self, snapshot: Arc<Snapshot>) {
-        let before = self.snapshot.replace(Arc::clone(&snapshot));
+    pub fn advance(&self, snapshot: &Arc<Snapshot>) {
+        let before = self.snapshot.replace(Arc::clone(snapshot));
         for id in snapshot.clusters.changes_since(&before.clusters) {
-            self.renew(&snapshot, id);
+            self.renew(snapshot, id);
         }
         if !Arc::ptr_eq(&snapshot.route_tables, &before.route_tables) {
             // Only this table knows those that no listener refers to any more.

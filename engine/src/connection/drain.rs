@@ -9,10 +9,12 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::shard::{Shard, WakerRegistry, spawn_guarded};
+use crate::stats::DrainStats;
 use crate::timer::{Nanos, Timer, nanos};
 
 /// What the connections of one filter chain on one shard have in common.
@@ -43,8 +45,13 @@ pub struct DrainTimes {
 }
 
 impl Drain {
-    /// Asks the connections to go from now on.
-    pub fn begin(self: &Rc<Self>, shard: &Rc<Shard>, times: DrainTimes) {
+    /// Asks the connections to go from now on; `listener` counts until they are gone.
+    pub fn begin(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        times: DrainTimes,
+        listener: Option<&Rc<DrainingListener>>,
+    ) {
         if self.began.get().is_some() {
             return;
         }
@@ -56,7 +63,17 @@ impl Drain {
         shard.ring.note_wake();
         let timer = shard.timers.timer();
         let drain = Rc::clone(self);
-        spawn_guarded(shard, Draining { shard: Rc::clone(shard), drain, timer, is_watched: false });
+        let stats = shard.registry.drain(shard.index);
+        stats.total_filter_chains_draining.inc();
+        let draining = Draining {
+            _counted: DrainingChain(stats),
+            _listener: listener.cloned(),
+            shard: Rc::clone(shard),
+            drain,
+            timer,
+            is_watched: false,
+        };
+        spawn_guarded(shard, draining);
     }
 
     /// When the connection with this number is asked to go; nothing while it may stay.
@@ -78,8 +95,37 @@ impl Drain {
     }
 }
 
+/// Counts a listener as draining until its last chain is done.
+pub struct DrainingListener(Arc<DrainStats>);
+
+impl DrainingListener {
+    /// On this shard.
+    pub fn new(shard: &Shard) -> Rc<Self> {
+        let stats = shard.registry.drain(shard.index);
+        stats.total_listeners_draining.inc();
+        Rc::new(Self(stats))
+    }
+}
+
+impl Drop for DrainingListener {
+    fn drop(&mut self) {
+        self.0.total_listeners_draining.dec();
+    }
+}
+
+/// Counts a chain as draining.
+struct DrainingChain(Arc<DrainStats>);
+
+impl Drop for DrainingChain {
+    fn drop(&mut self) {
+        self.0.total_filter_chains_draining.dec();
+    }
+}
+
 /// Wakes the connections of a chain that drains, as their times come.
 struct Draining {
+    _counted: DrainingChain,
+    _listener: Option<Rc<DrainingListener>>,
     shard: Rc<Shard>,
     drain: Rc<Drain>,
     timer: Timer,

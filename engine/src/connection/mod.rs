@@ -30,7 +30,7 @@ use crate::transport::Transport;
 
 use self::arrival::Arrival;
 
-pub use self::drain::{Drain, DrainTimes, WithinDrain};
+pub use self::drain::{Drain, DrainTimes, DrainingListener, WithinDrain};
 pub use self::ends::Ends;
 
 /// One listener on one shard.
@@ -141,11 +141,12 @@ impl ListenerRuntime {
 
     /// Asks the connections of chains that `next` does not have to go; all, if there is no next.
     pub fn drain(&self, shard: &Rc<Shard>, next: Option<&ListenerRuntime>) {
+        let listener = next.is_none().then(|| DrainingListener::new(shard));
         let stays = |chain: &Rc<ChainRuntime>| {
             next.is_some_and(|next| next.chains.iter().any(|other| Rc::ptr_eq(other, chain)))
         };
         for chain in self.chains.iter().filter(|chain| !stays(chain)) {
-            chain.drain.begin(shard, shard.drain_times);
+            chain.drain.begin(shard, shard.drain_times, listener.as_ref());
         }
     }
 

@@ -65,7 +65,7 @@ impl<'a> Request<'a> {
             && text(&matcher.version, self.call.version)
             && text(&matcher.group, self.call.group)
             && matcher.headers.iter().all(|header| self.has(header))
-            && matcher.fraction.is_none_or(|fraction| fraction.contains(random))
+            && matcher.fraction.as_ref().is_none_or(|fraction| fraction.contains(random))
     }
 
     fn has(&self, matcher: &RpcHeaderMatcher) -> bool {

@@ -44,9 +44,10 @@ impl Acceptors {
         shard: &Rc<Shard>,
         config: &Arc<ListenerConfig>,
         logs: &ListenerLogs,
+        rebound: bool,
         sockets: Option<Vec<OwnedFd>>,
     ) {
-        let runtime = self.renew(shard, config, logs);
+        let runtime = self.renew(shard, config, logs, rebound);
         let Some(sockets) = sockets else { return };
         let replaced = self.take_open(|open| open.runtime.borrow().config.name == config.name);
         for socket in sockets {
@@ -115,6 +116,7 @@ impl Acceptors {
         shard: &Rc<Shard>,
         config: &Arc<ListenerConfig>,
         logs: &ListenerLogs,
+        rebound: bool,
     ) -> Rc<ListenerRuntime> {
         let mut runtimes = self.runtimes.borrow_mut();
         let known = runtimes.iter_mut().find(|known| known.config.name == config.name);
@@ -127,7 +129,8 @@ impl Acceptors {
         if Arc::ptr_eq(&known.config, config) {
             return Rc::clone(known);
         }
-        let next = Rc::new(ListenerRuntime::succeed(shard, config, logs, Some(known)));
+        let before = Some(&**known).filter(|_| !rebound);
+        let next = Rc::new(ListenerRuntime::succeed(shard, config, logs, before));
         let before = std::mem::replace(known, Rc::clone(&next));
         shard.redirects.remove(&before);
         shard.redirects.add(&next);
@@ -136,7 +139,7 @@ impl Acceptors {
                 open.runtime.replace(Rc::clone(&next));
             }
         }
-        before.drain(shard, Some(&next));
+        before.drain(shard, Some(&next).filter(|_| !rebound).map(|next| &**next));
         next
     }
 }

@@ -65,6 +65,9 @@ pub enum Message {
         config: Arc<ListenerConfig>,
         /// The open access logs of its filters that own connections.
         logs: ListenerLogs,
+        /// It has other sockets than before, and so other connections: those it has are asked to go,
+        /// whatever their filter chains.
+        rebound: bool,
         /// Sockets to accept on from now on, bound, listening and non-blocking; empty where other
         /// shards accept for it. Nothing: those that are there go on.
         sockets: Option<Vec<OwnedFd>>,
@@ -407,11 +410,11 @@ impl Shard {
         match message {
             Message::Snapshot { snapshot, tls, applied } => {
                 self.tls.replace(tls);
-                self.serving.advance(snapshot);
+                self.serving.advance(&snapshot);
                 applied();
             }
-            Message::Listen { config, logs, sockets } => {
-                acceptors.listen(self, &config, &logs, sockets);
+            Message::Listen { config, logs, rebound, sockets } => {
+                acceptors.listen(self, &config, &logs, rebound, sockets);
             }
             Message::Unlisten { listener } => acceptors.unlisten(self, &listener),
             Message::Adopt { listener, socket } => acceptors.adopt(self, &listener, socket),

@@ -23,7 +23,7 @@ pub use grpc::{GrpcCallStats, GrpcKind};
 pub use histogram::{Histogram, HistogramSnapshot};
 pub use registry::{Registry, Sample, Scope, Value};
 pub use sets::{
-    AccessLogStats, ClusterStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats,
-    TcpStats, TlsStats,
+    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, DiscoveryStats, DrainStats,
+    FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats, RpcStats, ServerStats,
+    ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, TcpStats, TlsStats,
 };

@@ -16,9 +16,10 @@ use outrigger_xds::snapshot::Address;
 use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::sets::{
-    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, DiscoveryStats, FilesystemStats,
-    HostStats, Http2Stats, HttpStats, ListenerStats, RpcStats, ServerStats, ServiceApiStats,
-    ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet, TcpStats, TlsStats,
+    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, DiscoveryStats, DrainStats,
+    FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats, RpcStats, ServerStats,
+    ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet, TcpStats,
+    TlsStats,
 };
 
 /// All statistics of the process.
@@ -40,6 +41,8 @@ pub struct Registry {
     cluster_tls: Mutex<Family<TlsStats>>,
     grpc: Mutex<GrpcFamily>,
     config: Arc<ConfigStats>,
+    drain: Vec<Arc<DrainStats>>,
+    texts: Mutex<BTreeMap<String, String>>,
     control_plane: Arc<ControlPlaneStats>,
     discovery: Mutex<Family<DiscoveryStats>>,
     services: Mutex<Option<Arc<ServicesStats>>>,
@@ -70,6 +73,8 @@ impl Registry {
             cluster_tls: Mutex::default(),
             grpc: Mutex::default(),
             config: Arc::default(),
+            drain: new_slots(shards),
+            texts: Mutex::default(),
             control_plane: Arc::default(),
             discovery: Mutex::default(),
             services: Mutex::default(),
@@ -107,6 +112,27 @@ impl Registry {
     /// What is in force of the configuration.
     pub fn config(&self) -> &Arc<ConfigStats> {
         &self.config
+    }
+
+    /// Says what a text readout is. One that never said anything is not there.
+    pub fn set_text(&self, name: &str, value: &str) {
+        let mut texts = lock(&self.texts);
+        if value.is_empty() && !texts.contains_key(name) {
+            return;
+        }
+        if texts.get(name).is_none_or(|known| known != value) {
+            texts.insert(name.to_owned(), value.to_owned());
+        }
+    }
+
+    /// Every text readout, by name.
+    pub fn texts(&self) -> Vec<(String, String)> {
+        lock(&self.texts).iter().map(|(name, text)| (name.clone(), text.clone())).collect()
+    }
+
+    /// What a shard drains.
+    pub fn drain(&self, shard: usize) -> Arc<DrainStats> {
+        Arc::clone(&self.drain[shard])
     }
 
     /// The `control_plane.` set.
@@ -253,6 +279,7 @@ impl Registry {
         merge(&mut samples, &Scope::Filesystem, &self.filesystem);
         merge(&mut samples, &Scope::Process, &self.http2);
         merge(&mut samples, &Scope::Process, [&self.config]);
+        merge(&mut samples, &Scope::Process, &self.drain);
         merge(&mut samples, &Scope::ControlPlane, [&self.control_plane]);
         lock(&self.discovery).merge_into(&mut samples, Scope::Discovery);
         lock(&self.cluster_http2).merge_into(&mut samples, Scope::Cluster);

@@ -47,6 +47,20 @@ impl Selection {
         samples.into_iter().filter(|sample| self.takes(sample)).collect()
     }
 
+    /// The text readouts that are selected, as lines before everything else.
+    pub fn texts(&self, texts: Vec<(String, String)>) -> String {
+        let selected = texts.into_iter().filter(|(name, text)| {
+            self.kind.is_none_or(|wanted| wanted == Kind::TextReadouts)
+                && (!text.is_empty() || !self.used_only)
+                && self.names(name)
+        });
+        selected.map(|(name, text)| format!("{name}: \"{text}\"\n")).collect()
+    }
+
+    fn names(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.is_match(name) != self.invert_filter)
+    }
+
     fn takes(&self, sample: &Sample) -> bool {
         let (kind, used) = match &sample.value {
             Value::Counter(n) => (Kind::Counters, *n > 0),
@@ -55,10 +69,7 @@ impl Selection {
         };
         self.kind.is_none_or(|wanted| wanted == kind)
             && (used || !self.used_only)
-            && self
-                .filter
-                .as_ref()
-                .is_none_or(|filter| filter.is_match(&sample.to_string()) != self.invert_filter)
+            && (self.filter.is_none() || self.names(&sample.to_string()))
     }
 }
 
@@ -160,6 +171,12 @@ impl Row<'_> {
             Scope::Discovery(family) => match &**family {
                 "cluster_manager.cds" => "envoy_cluster_manager_cds",
                 "listener_manager.lds" => "envoy_listener_manager_lds",
+                other if other.starts_with("http.") => {
+                    let (prefix, name) = other[5..].split_once(".rds.").unwrap_or((other, ""));
+                    label(&mut labels, "envoy_http_conn_manager_prefix", prefix);
+                    label(&mut labels, "envoy_rds_route_config", name);
+                    "envoy_http_rds"
+                }
                 other => {
                     label(&mut labels, "type", other.rsplit('.').next().unwrap_or_default());
                     "outrigger_xds"

@@ -301,6 +301,10 @@ stat_set! {
             /// Outrigger's own: destinations that were refused because there were too many.
             original_dst_hosts_overflow,
             membership_change,
+            /// Of EDS.
+            init_fetch_timeout,
+            /// Of EDS.
+            update_rejected,
             retry_or_shadow_abandoned,
             update_attempt,
             update_success,
@@ -718,14 +722,34 @@ stat_set! {
 }
 
 stat_set! {
+    /// What a shard drains.
+    pub struct DrainStats {
+        counters {}
+        gauges {}
+        levels {
+            total_listeners_draining = "listener_manager.total_listeners_draining",
+            total_filter_chains_draining = "listener_manager.total_filter_chains_draining",
+        }
+        histograms {}
+    }
+}
+
+stat_set! {
     /// What is in force of the configuration, written by the control thread.
     pub struct ConfigStats {
         counters {
             /// Configurations that all shards came to serve. Outrigger's own.
             config_applied = "config.applied",
+            cluster_added = "cluster_manager.cluster_added",
+            cluster_modified = "cluster_manager.cluster_modified",
+            cluster_removed = "cluster_manager.cluster_removed",
+            listener_added = "listener_manager.listener_added",
+            listener_modified = "listener_manager.listener_modified",
+            listener_removed = "listener_manager.listener_removed",
         }
         gauges {}
         levels {
+            workers_started = "listener_manager.workers_started",
             active_clusters = "cluster_manager.active_clusters",
             warming_clusters = "cluster_manager.warming_clusters",
             total_listeners_active = "listener_manager.total_listeners_active",
@@ -856,6 +880,7 @@ mod tests {
         check(&ConfigStats::default());
         check(&ControlPlaneStats::default());
         check(&DiscoveryStats::default());
+        check(&DrainStats::default());
         check(&ServicesStats::default());
         check(&ServiceApiStats::default());
         check(&ServiceRegistryStats::default());

@@ -34,8 +34,8 @@ const ROUND_PAUSE: Duration = Duration::from_micros(100);
 const CHANGE_PAUSE: Duration = Duration::from_millis(10);
 /// Time for a change to be in effect.
 const EFFECT_TIME: Duration = Duration::from_secs(30);
-/// The proxy's own histogram of times from receipt to application on every worker.
-const METRIC: &str = "xds.apply_time";
+/// Outrigger's own histogram of times from a change's receipt to its service on every shard.
+const METRIC: &str = "config.apply_time_us";
 
 /// Times of one change.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +87,7 @@ fn changes(bench: &Bench<'_>, setup: &Setup<'_>, variant: Variant) -> Result<Cha
         changes: samples.len(),
         answered_ms: named(|sample| sample.answered),
         applied_ms: named(|sample| sample.applied),
-        own_apply_time: own.map(|(p50, p99)| Quantiles { p50, p99 }),
+        own_apply_us: own.map(|(p50, p99)| Quantiles { p50, p99 }),
         failed: samples.iter().map(|sample| sample.failed).sum(),
         streams: served.ads.log().streams,
     })
@@ -135,7 +135,8 @@ struct Probes {
 impl Probes {
     fn open(served: &Served, virtual_host: usize, workers: usize) -> io::Result<Self> {
         let address = served.listener(virtual_host);
-        let connections = (0..workers * PROBES_PER_WORKER).map(|_| Connection::open(address));
+        let connections =
+            (0..workers * PROBES_PER_WORKER).map(|_| Connection::open(address, EFFECT_TIME));
         Ok(Self {
             authority: world::authority(virtual_host),
             connections: connections.collect::<io::Result<_>>()?,

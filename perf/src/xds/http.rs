@@ -2,7 +2,7 @@
 //! change has arrived.
 //!
 //! Unlike that of the load generator it chooses the authority of each request, takes any status and
-//! keeps bodies. Nothing waits longer than [`PATIENCE`].
+//! keeps bodies. Nothing waits longer than it is told to.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -26,25 +26,28 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// Longest wait for the kernel to do anything.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest response.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 const HEADERS_MAX: usize = 64;
 
-/// One request on a connection of its own.
-pub(super) fn get(target: SocketAddr, authority: &str, path: &str) -> io::Result<Answer> {
-    let mut connection = Connection::open(target)?;
+/// One request on a connection of its own. Each step of it takes no longer than `patience`.
+pub(super) fn get(
+    target: SocketAddr,
+    authority: &str,
+    path: &str,
+    patience: Duration,
+) -> io::Result<Answer> {
+    let mut connection = Connection::open(target, patience)?;
     connection.send(authority, path)?;
     connection.receive()
 }
 
 impl Connection {
-    pub(super) fn open(target: SocketAddr) -> io::Result<Self> {
+    pub(super) fn open(target: SocketAddr, patience: Duration) -> io::Result<Self> {
         let socket = sys::client_socket(target, None)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        socket.connect_timeout(&target.into(), PATIENCE)?;
+        socket.set_read_timeout(Some(patience))?;
+        socket.set_write_timeout(Some(patience))?;
+        socket.connect_timeout(&target.into(), patience)?;
         Ok(Self { socket: socket.into(), received: Vec::new() })
     }
 

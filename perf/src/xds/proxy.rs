@@ -135,7 +135,10 @@ impl Proxy {
     /// The median and the 99 % point of a histogram of the proxy's, in its own unit; `None` where it
     /// has none of that name or nothing in it.
     pub(super) fn histogram(&self, name: &str) -> Option<(f64, f64)> {
-        let answer = http::get(self.admin, "admin", &format!("/stats?filter=^{name}$")).ok()?;
+        /// Many clusters have many statistics.
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let path = format!("/stats?filter=^{name}$");
+        let answer = http::get(self.admin, "admin", &path, PATIENCE).ok()?;
         quantiles(&String::from_utf8_lossy(&answer.body), name)
     }
 
@@ -145,7 +148,9 @@ impl Proxy {
 }
 
 fn is_ok(address: SocketAddr, authority: &str, path: &str) -> io::Result<()> {
-    match http::get(address, authority, path)?.status {
+    /// A proxy that has no time yet is asked again.
+    const PATIENCE: Duration = Duration::from_secs(2);
+    match http::get(address, authority, path, PATIENCE)?.status {
         200 => Ok(()),
         status => Err(io::Error::other(format!("status {status}"))),
     }
@@ -224,11 +229,11 @@ mod tests {
 
     #[test]
     fn reads_quantiles_of_its_own_name_alone() {
-        let text = "xds.apply_time_more: P50(1,1) P99(1,1)\n\
-                    xds.apply_time: P0(nan,1) P50(nan,2.5) P95(nan,3) P99(nan,4) P99.9(nan,9)\n";
-        assert_eq!(quantiles(text, "xds.apply_time"), Some((2.5, 4.0)));
-        assert_eq!(quantiles("xds.apply_time: No recorded values\n", "xds.apply_time"), None);
-        assert_eq!(quantiles("", "xds.apply_time"), None);
+        let text = "x.apply_time_more: P50(1,1) P99(1,1)\n\
+                    x.apply_time: P0(nan,1) P50(nan,2.5) P95(nan,3) P99(nan,4) P99.9(nan,9)\n";
+        assert_eq!(quantiles(text, "x.apply_time"), Some((2.5, 4.0)));
+        assert_eq!(quantiles("x.apply_time: No recorded values\n", "x.apply_time"), None);
+        assert_eq!(quantiles("", "x.apply_time"), None);
     }
 
     #[test]

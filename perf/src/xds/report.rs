@@ -73,9 +73,9 @@ pub struct ChangeCase {
     pub answered_ms: Spread,
     /// Until requests on connections to all workers were answered by the new endpoints.
     pub applied_ms: Spread,
-    /// What the proxy itself counted from receipt to application on every worker, in its own unit,
-    /// the start included; `null` where it has no such histogram.
-    pub own_apply_time: Option<Quantiles>,
+    /// What the proxy itself measured from receipt to service on every worker, the start included;
+    /// `null` where it has no such histogram.
+    pub own_apply_us: Option<Quantiles>,
     /// Requests meanwhile with an answer other than 200.
     pub failed: u64,
     /// Streams to the management server: more than one means that the proxy reconnected.
@@ -191,6 +191,16 @@ impl Spread {
     }
 }
 
+impl UpdatesCase {
+    /// CPU time of the proxy that a push costs: what it used more with them, over their number.
+    #[must_use]
+    pub fn cpu_ms_per_push(&self) -> f64 {
+        const MS_PER_PERCENT: f64 = 10.0;
+        let more = (self.updating.cpu_percent - self.quiet.cpu_percent) * MS_PER_PERCENT;
+        more / self.pushed_per_second.max(f64::MIN_POSITIVE)
+    }
+}
+
 impl Side {
     /// Sums up windows.
     pub(super) fn of(windows: &[Sample]) -> Self {
@@ -243,7 +253,7 @@ pub fn render(report: &XdsReport) -> String {
     let columns = ["ready s", "max", "since 1st response s", "all ACKed s", "RSS MiB", "sent MiB"];
     table(&mut text, &title, &columns, loads.collect());
     let changes = report.changes.iter().map(|case| {
-        let own = case.own_apply_time;
+        let own = case.own_apply_us;
         vec![
             format!("{}, {}", case.target, case.variant),
             millis(case.applied_ms.p50),
@@ -251,13 +261,17 @@ pub fn render(report: &XdsReport) -> String {
             millis(case.applied_ms.max),
             millis(case.answered_ms.p50),
             millis(case.answered_ms.p99),
-            own.map_or_else(|| "-".to_owned(), |own| format!("{} / {}", own.p50, own.p99)),
+            own.map_or_else(
+                || "-".to_owned(),
+                |own| format!("{} / {}", millis(own.p50 / 1000.0), millis(own.p99 / 1000.0)),
+            ),
             case.failed.to_string(),
         ]
     });
     let number = report.changes.first().map_or(0, |case| case.changes);
     let title = format!("{number} changes of endpoints among {size}");
-    let columns = ["applied ms p50", "p99", "max", "ACK ms p50", "p99", "xds.apply_time", "failed"];
+    let columns =
+        ["applied ms p50", "p99", "max", "ACK ms p50", "p99", "own apply ms p50 / p99", "failed"];
     table(&mut text, &title, &columns, changes.collect());
     let updates = report.updates.iter().map(|case| {
         let UpdatesCase { quiet, updating, .. } = case;
@@ -268,6 +282,7 @@ pub fn render(report: &XdsReport) -> String {
             times(updating.p99_us, quiet.p99_us),
             format!("{:.0} / {:.0}", quiet.p50_us, updating.p50_us),
             format!("{:.0} / {:.0}", quiet.cpu_percent, updating.cpu_percent),
+            format!("{:.2}", case.cpu_ms_per_push()),
             format!("{:.0}", case.pushed_per_second),
             millis(case.answered_ms.p99),
             (quiet.errors + updating.errors).to_string(),
@@ -277,8 +292,17 @@ pub fn render(report: &XdsReport) -> String {
         let UpdatesCase { rate, connections, updates_per_second, .. } = case;
         format!("{rate} requests/s on {connections} connections, {updates_per_second} pushes/s")
     });
-    let columns =
-        ["p99 us without", "with", "ratio", "p50 us", "CPU %", "pushes/s", "ACK ms p99", "failed"];
+    let columns = [
+        "p99 us without",
+        "with",
+        "ratio",
+        "p50 us",
+        "CPU %",
+        "CPU ms/push",
+        "pushes/s",
+        "ACK ms p99",
+        "failed",
+    ];
     table(&mut text, &title, &columns, updates.collect());
     let lookups = report.lookups.iter().map(|case| {
         let cpu = case.cpu_us_per_request;
@@ -387,7 +411,7 @@ pub(super) mod tests {
                 changes: 200,
                 answered_ms: spread,
                 applied_ms: spread,
-                own_apply_time: None,
+                own_apply_us: None,
                 failed: 0,
                 streams: 1,
             }],

@@ -139,7 +139,7 @@ pub(crate) fn clusters(proxy: &Proxy) -> Vec<String> {
     let json: Value = serde_json::from_str(&text).unwrap();
     let statuses = json["cluster_statuses"].as_array().unwrap().iter();
     let services = statuses.filter(|status| status["added_via_api"] == true);
-    services
+    let mut lines: Vec<String> = services
         .map(|status| {
             let mut line = format!("{}:", status["name"].as_str().unwrap());
             for host in status["host_statuses"].as_array().unwrap() {
@@ -148,7 +148,9 @@ pub(crate) fn clusters(proxy: &Proxy) -> Vec<String> {
             }
             line
         })
-        .collect()
+        .collect();
+    lines.sort();
+    lines
 }
 
 #[test]

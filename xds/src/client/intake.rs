@@ -41,7 +41,7 @@ pub(super) struct Sorted {
     /// What is gone, or does not exist.
     pub(super) removed: Vec<Arc<str>>,
     pub(super) rejections: Vec<Rejection>,
-    pub(super) unsolicited: u64,
+    pub(super) unsolicited: Vec<Arc<str>>,
     /// Names that have been answered by it.
     pub(super) answered: Vec<Arc<str>>,
 }
@@ -134,7 +134,7 @@ impl<'a> Intake<'a> {
         };
         if !self.state.subscription.covers(&name, &aliases) {
             // C-07.
-            self.sorted.unsolicited += 1;
+            self.sorted.unsolicited.push(name);
             return;
         }
         self.sorted.answered.extend(aliases.iter().chain([&name]).map(Arc::clone));
@@ -218,7 +218,7 @@ impl<'a> Intake<'a> {
 
     /// S-08, S-12: in a full set, what is absent is gone, or does not exist.
     fn absent(&mut self) {
-        let alive_only = self.sorted.is_alive_only() && self.sorted.unsolicited == 0;
+        let alive_only = self.sorted.is_alive_only() && self.sorted.unsolicited.is_empty();
         if !self.state.kind.comes_in_full_sets() || alive_only {
             return;
         }

@@ -186,7 +186,7 @@ impl Client {
         Client {
             variant,
             node,
-            types: ResourceType::ALL.map(TypeState::new),
+            types: ResourceType::ALL.map(|kind| TypeState::new(kind, variant)),
             timers: Timers::new(),
             stream: None,
             backoff: Backoff::new(options.backoff.0, options.backoff.1),
@@ -247,7 +247,7 @@ impl Client {
 
     /// No longer asks for a resource, which is forgotten here at once (but see D-09).
     pub fn unsubscribe(&mut self, kind: ResourceType, name: &str) {
-        self.types[kind as usize].unsubscribe(name, self.variant, &mut self.timers);
+        self.types[kind as usize].unsubscribe(name, &mut self.timers);
     }
 
     /// No longer asks for everything; names that are asked for stay.
@@ -332,14 +332,14 @@ impl Client {
     /// The verdict on an update. What is not among `rejected` is accepted, and must be in use or on its
     /// way to be (F-06); of a resource that is rejected, the version before stays (V-02, V-03).
     /// Returns what the server will be told, if it is not all well.
+    #[expect(clippy::needless_pass_by_value, reason = "a token is spent")]
     pub fn answer(
         &mut self,
         token: Token,
         rejected: Vec<Rejection>,
         now: Instant,
     ) -> Option<Refusal> {
-        let Token { kind, id } = token;
-        self.types[kind as usize].judge(id, rejected, now, &mut self.timers)
+        self.types[token.kind as usize].judge(token.id, rejected, now, &mut self.timers)
     }
 
     /// The next message to write, if there is one that may be written now. To be called until there is
@@ -371,14 +371,14 @@ impl Client {
     pub fn next_deadline(&self) -> Option<Instant> {
         let (mut ready, mut held_back) = (false, None::<Instant>);
         for state in self.types.iter().filter(|_| self.stream.is_some()) {
-            match state.next_answer(self.variant) {
+            match state.next_answer() {
                 Some((_, Some(due))) => {
                     held_back = Some(held_back.map_or(due, |other| other.min(due)));
                 }
                 Some((_, None)) => ready = true,
                 None => {}
             }
-            ready |= state.has_news(self.variant);
+            ready |= state.has_news();
         }
         let token = self.bucket.as_ref().filter(|_| ready).and_then(Bucket::ready_at);
         [token, held_back, self.timers.first()].into_iter().flatten().min()
@@ -491,12 +491,16 @@ impl Client {
         let version: Arc<str> = incoming.version.as_str().into();
         let state = &mut self.types[kind as usize];
         let sorted = intake::sort(incoming, state, self.variant, &self.options, now);
+        let alive_only = sorted.is_alive_only();
         state.subscription.answered(WILDCARD, &mut self.timers);
         for name in &sorted.answered {
             state.subscription.answered(name, &mut self.timers);
         }
-        state.stats.unsolicited += sorted.unsolicited;
-        let alive_only = sorted.is_alive_only();
+        state.stats.unsolicited += sorted.unsolicited.len() as u64;
+        for name in sorted.unsolicited {
+            state.subscription.lingers(name);
+        }
+        state.subscription.response_came();
         let Sorted { resources, candidates, heartbeats, removed, rejections, .. } = sorted;
         state.push(Pending {
             id,
@@ -549,13 +553,13 @@ impl Client {
     /// What is to be said next: answers before anything else, in the order of their responses.
     fn next(&self, now: Instant) -> Option<Next> {
         let answers = self.types.iter().filter_map(|state| {
-            let (id, due) = state.next_answer(self.variant)?;
+            let (id, due) = state.next_answer()?;
             due.is_none_or(|due| due <= now).then_some((id, state.kind))
         });
         if let Some((_, kind)) = answers.min() {
             return Some(Next::Answer(kind));
         }
-        let news = self.types.iter().find(|state| state.has_news(self.variant));
+        let news = self.types.iter().find(|state| state.has_news());
         news.map(|state| Next::News(state.kind))
     }
 
@@ -584,10 +588,11 @@ fn sotw(
         Some(answer) => (answer.version, answer.nonce, answer.error),
         None => (Arc::clone(state.version()), state.nonce().to_owned(), None),
     };
+    let latest = !state.owes_answers();
     DiscoveryRequest {
         version_info: version.as_ref().into(),
         node,
-        resource_names: state.subscription.write_all(now, timers),
+        resource_names: state.subscription.write_all(latest, now, timers),
         type_url: state.kind.type_url().to_owned(),
         response_nonce: nonce,
         error_detail: error.map(invalid_argument),
@@ -616,7 +621,7 @@ fn delta(
     } else {
         let versions = state.versions().map(|(name, version)| (name.into(), version.into()));
         request.initial_resource_versions = versions.collect();
-        request.resource_names_subscribe = state.subscription.write_all(now, timers);
+        request.resource_names_subscribe = state.subscription.write_all(true, now, timers);
     }
     request
 }

@@ -2,6 +2,12 @@
 //!
 //! Invariant: what the last message on the stream said, and the differences kept here, add up to what
 //! is asked for now; nothing is lost when a stream ends, because a first message says everything.
+//!
+//! In the state-of-the-world variant a server drops a request that crosses a response, with the change
+//! of names that is in it (S-06). So a name that was given up and is asked for again may never have been
+//! gone for the server, which then has no reason to send what was forgotten here. Such names are
+//! suspects: they are left out of a message before they are in one, and again after every response,
+//! until something comes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,11 +16,13 @@ use std::time::{Duration, Instant};
 use super::ResourceType;
 use super::timers::{TimerId, Timers};
 use super::type_state::Timer;
+use crate::snapshot::Variant;
 
 /// The subscription of one type. `*` stands for the wildcard.
 #[derive(Debug)]
 pub(super) struct Subscription {
     kind: ResourceType,
+    variant: Variant,
     names: BTreeMap<Arc<str>, Want>,
     wildcard: Option<Want>,
     /// A request of this type went out on this stream.
@@ -23,9 +31,19 @@ pub(super) struct Subscription {
     named: bool,
     /// To be asked for in the next message, maybe once more (W-05).
     subscribe: BTreeSet<Arc<str>>,
-    /// To be taken back. A name may be in both: it was given up and asked for again, and what had come
-    /// for it has been forgotten.
+    /// To be taken back in the next message. No name is in both.
     unsubscribe: BTreeSet<Arc<str>>,
+    /// Names that nobody asks for, and of which the server may think that we have them.
+    lingering: BTreeSet<Arc<str>>,
+    suspects: BTreeMap<Arc<str>, Suspect>,
+}
+
+/// A name that the server may not have seen go.
+#[derive(Debug)]
+struct Suspect {
+    /// It is not in the next message, but in the one after that.
+    omit: bool,
+    rounds: u32,
 }
 
 /// Something that is asked for.
@@ -60,20 +78,22 @@ pub(super) enum RanOut {
 }
 
 impl Subscription {
-    pub(super) fn new(kind: ResourceType) -> Subscription {
+    pub(super) fn new(kind: ResourceType, variant: Variant) -> Subscription {
         Subscription {
             kind,
+            variant,
             names: BTreeMap::new(),
             wildcard: None,
             requested: false,
             named: false,
             subscribe: BTreeSet::new(),
             unsubscribe: BTreeSet::new(),
+            lingering: BTreeSet::new(),
+            suspects: BTreeMap::new(),
         }
     }
 
     /// Asks for `name`, or for everything if that is `*`. `present`: there is no need to wait for it.
-    /// Returns whether that is new.
     pub(super) fn add(
         &mut self,
         name: &Arc<str>,
@@ -81,12 +101,17 @@ impl Subscription {
         patience: Option<Duration>,
         now: Instant,
         timers: &mut Timers<Timer>,
-    ) -> bool {
+    ) {
         if self.want(name).is_some() {
-            return false;
+            return;
         }
         let wait = (!present).then(|| Wait::begin(patience, now, self.timer(name), timers));
-        let want = Want { sent: self.unsubscribe.contains(name), wait };
+        // What was to be taken back is known to the server.
+        let sent = self.unsubscribe.remove(name);
+        let want = Want { sent, wait };
+        if self.lingering.contains(name) && !present {
+            self.suspects.insert(Arc::clone(name), Suspect { omit: true, rounds: 0 });
+        }
         if is_wildcard(name) {
             self.wildcard = Some(want);
         } else {
@@ -95,7 +120,6 @@ impl Subscription {
         if self.requested {
             self.subscribe.insert(Arc::clone(name));
         }
-        true
     }
 
     /// Asks for it again, to have it sent again (W-05, D-06).
@@ -124,18 +148,49 @@ impl Subscription {
         };
         let Some((name, mut want)) = removed else { return false };
         want.satisfy(timers);
+        self.suspects.remove(&name);
         self.subscribe.remove(&name);
+        if self.requested {
+            self.lingers(Arc::clone(&name));
+        }
         if want.sent {
             self.unsubscribe.insert(name);
+        }
+        if self.is_whole() && self.is_empty() && !self.named {
+            // S-10: who knows the wildcard only by an empty list cannot be told by one that it is over.
+            self.unsubscribe.clear();
         }
         true
     }
 
     /// An answer for `name` has come.
     pub(super) fn answered(&mut self, name: &str, timers: &mut Timers<Timer>) {
+        self.suspects.remove(name);
+        self.lingering.remove(name);
         if let Some(want) = self.want_mut(name) {
             want.satisfy(timers);
         }
+    }
+
+    /// The server has sent this, or may have, and nobody asks for it: it will not come by being asked for.
+    pub(super) fn lingers(&mut self, name: Arc<str>) {
+        if self.is_whole() && self.lingering.len() < LINGERING_MAX {
+            self.lingering.insert(name);
+        }
+    }
+
+    /// A response has come, and what it answers has been [`answered`](Subscription::answered). The
+    /// last requests may have crossed it.
+    pub(super) fn response_came(&mut self) {
+        self.suspects.retain(|name, suspect| {
+            suspect.omit = true;
+            suspect.rounds += 1;
+            let doubtful = suspect.rounds < ROUNDS_MAX;
+            if doubtful {
+                self.subscribe.insert(Arc::clone(name));
+            }
+            doubtful
+        });
     }
 
     /// The wait for `name` has run out.
@@ -143,12 +198,12 @@ impl Subscription {
         let want = self.want_mut(name)?;
         let wait = want.wait.as_mut()?;
         wait.timer = None;
-        if wait.asked {
-            want.wait = None;
-            return Some(RanOut::Silence);
+        if !wait.asked {
+            wait.gave_up = true;
+            return Some(RanOut::Unreachable);
         }
-        wait.gave_up = true;
-        Some(RanOut::Unreachable)
+        want.wait = None;
+        Some(RanOut::Silence)
     }
 
     /// Forgets what the server knew. Waits go on, until the server can be asked again.
@@ -157,6 +212,8 @@ impl Subscription {
         self.named = false;
         self.subscribe.clear();
         self.unsubscribe.clear();
+        self.lingering.clear();
+        self.suspects.clear();
         let (kind, star) = (self.kind, Arc::from(WILDCARD));
         let all = self.names.iter_mut().chain(self.wildcard.as_mut().map(|want| (&star, want)));
         for (name, want) in all {
@@ -168,11 +225,16 @@ impl Subscription {
     }
 
     /// The whole of it, as in every state-of-the-world message (S-06) and in a stream's first delta
-    /// message (D-01, D-07). A name that was given up and
-    /// asked for again is left out once, so that the server sees it come anew.
-    pub(super) fn write_all(&mut self, now: Instant, timers: &mut Timers<Timer>) -> Vec<String> {
-        let given_up = std::mem::take(&mut self.unsubscribe);
-        let omitted = |name: &str| given_up.contains(name) && self.subscribe.contains(name);
+    /// message (D-01, D-07); but for suspects, which wait for the message after this. `latest`: there
+    /// is no later response that the message could have crossed, as far as is known.
+    pub(super) fn write_all(
+        &mut self,
+        latest: bool,
+        now: Instant,
+        timers: &mut Timers<Timer>,
+    ) -> Vec<String> {
+        self.unsubscribe.clear();
+        let omitted = |name: &str| self.suspects.get(name).is_some_and(|suspect| suspect.omit);
         let mut list = Vec::with_capacity(self.names.len() + 1);
         if let Some(want) = self.wildcard.as_mut().filter(|_| !omitted(WILDCARD)) {
             want.written(self.kind, &WILDCARD.into(), now, timers);
@@ -184,7 +246,11 @@ impl Subscription {
             want.written(self.kind, name, now, timers);
             list.push((**name).to_owned());
         }
-        self.subscribe.retain(|name| given_up.contains(name));
+        self.subscribe.clear();
+        for (name, suspect) in self.suspects.iter_mut().filter(|(_, suspect)| suspect.omit) {
+            suspect.omit = !latest;
+            self.subscribe.insert(Arc::clone(name));
+        }
         self.requested = true;
         self.named |= !list.is_empty();
         list
@@ -197,9 +263,7 @@ impl Subscription {
         timers: &mut Timers<Timer>,
     ) -> (Vec<String>, Vec<String>) {
         let subscribe = std::mem::take(&mut self.subscribe);
-        let mut unsubscribe = std::mem::take(&mut self.unsubscribe);
-        // To ask once more is enough to have it sent again.
-        unsubscribe.retain(|name| !subscribe.contains(name));
+        let unsubscribe = std::mem::take(&mut self.unsubscribe);
         let kind = self.kind;
         for name in &subscribe {
             if let Some(want) = self.want_mut(name) {
@@ -224,20 +288,14 @@ impl Subscription {
         self.requested
     }
 
+    /// Whether every message says everything: the state-of-the-world variant.
+    pub(super) fn is_whole(&self) -> bool {
+        self.variant == Variant::StateOfTheWorld
+    }
+
     /// Whether nothing is asked for.
     pub(super) fn is_empty(&self) -> bool {
         self.wildcard.is_none() && self.names.is_empty()
-    }
-
-    /// S-10: who knows the wildcard only by an empty list cannot be told by one that it is over.
-    pub(super) fn is_beyond_words(&self) -> bool {
-        self.requested && self.is_empty() && !self.named
-    }
-
-    /// Keeps back what the server was to be told.
-    pub(super) fn drop_news(&mut self) {
-        self.subscribe.clear();
-        self.unsubscribe.clear();
     }
 
     /// Whether everything is asked for.
@@ -342,6 +400,12 @@ impl Wait {
 fn is_wildcard(name: &str) -> bool {
     name == WILDCARD
 }
+
+/// Names given up on one stream that are remembered. Past that, a name that is asked for again during a
+/// crossing may have to wait for its next change.
+const LINGERING_MAX: usize = 1 << 16;
+/// Responses after which a suspect is believed not to exist.
+const ROUNDS_MAX: u32 = 8;
 
 /// How the wildcard is written.
 pub(super) const WILDCARD: &str = "*";

@@ -125,10 +125,10 @@ pub struct Saved {
 }
 
 impl TypeState {
-    pub(super) fn new(kind: ResourceType) -> TypeState {
+    pub(super) fn new(kind: ResourceType, variant: Variant) -> TypeState {
         TypeState {
             kind,
-            subscription: Subscription::new(kind),
+            subscription: Subscription::new(kind, variant),
             held: BTreeMap::new(),
             version: "".into(),
             nonce: String::new(),
@@ -183,27 +183,14 @@ impl TypeState {
 
     /// No longer asks for `name`. What is held for nothing else is forgotten, unless a wildcard is
     /// there: then the server says what becomes of it (D-09).
-    pub(super) fn unsubscribe(&mut self, name: &str, variant: Variant, timers: &mut Timers<Timer>) {
+    pub(super) fn unsubscribe(&mut self, name: &str, timers: &mut Timers<Timer>) {
         if !self.subscription.remove(name, timers) || self.subscription.has_wildcard() {
             return;
-        }
-        if variant == Variant::StateOfTheWorld && self.subscription.is_beyond_words() {
-            self.subscription.drop_news();
         }
         if name == WILDCARD || self.kind == ResourceType::VirtualHost {
             self.release_unwanted(timers);
         } else {
             self.release(name, timers);
-        }
-    }
-
-    fn release_unwanted(&mut self, timers: &mut Timers<Timer>) {
-        let subscription = &self.subscription;
-        let unwanted =
-            self.held.iter().filter(|(name, held)| !subscription.covers(name, &held.aliases));
-        let unwanted: Vec<_> = unwanted.map(|(name, _)| Arc::clone(name)).collect();
-        for name in unwanted {
-            self.release(&name, timers);
         }
     }
 
@@ -332,12 +319,12 @@ impl TypeState {
 
     /// The next answer in order, if there is one: when its response came, and from when on it may go
     /// out if not at once.
-    pub(super) fn next_answer(&self, variant: Variant) -> Option<(u64, Option<Instant>)> {
+    pub(super) fn next_answer(&self) -> Option<(u64, Option<Instant>)> {
         let answer = self.answers.front()?;
         let urgent = answer.repeats == 0
             || self.answers.len() > 1
             || self.has_unanswered()
-            || (variant == Variant::StateOfTheWorld && self.subscription.has_news());
+            || (self.subscription.is_whole() && self.subscription.has_news());
         let due = self.refusals.last_written.filter(|_| !urgent);
         Some((answer.id, due.map(|last| last + repeat_delay(answer.repeats))))
     }
@@ -353,7 +340,7 @@ impl TypeState {
     }
 
     /// Whether a request of its own is due.
-    pub(super) fn has_news(&self, variant: Variant) -> bool {
+    pub(super) fn has_news(&self) -> bool {
         let wait = if !self.subscription.is_requested() {
             // A first request says what is held. That must not change by verdicts that are still to
             // come on responses of a stream before: the server would never know.
@@ -361,10 +348,14 @@ impl TypeState {
         } else {
             // In the state-of-the-world variant, changes ride on an answer if one will be sent (S-06):
             // of two requests the server would drop one.
-            variant == Variant::StateOfTheWorld
-                && (!self.answers.is_empty() || self.has_unanswered())
+            self.subscription.is_whole() && self.owes_answers()
         };
         self.subscription.has_news() && !wait
+    }
+
+    /// Whether a response of this stream has no answer yet.
+    pub(super) fn owes_answers(&self) -> bool {
+        !self.answers.is_empty() || self.has_unanswered()
     }
 
     /// Of the last answered response on this stream; empty before the first.
@@ -455,6 +446,16 @@ impl TypeState {
     fn release(&mut self, name: &str, timers: &mut Timers<Timer>) {
         if let Some(timer) = self.held.remove(name).and_then(|held| held.expiry) {
             timers.disarm(timer);
+        }
+    }
+
+    fn release_unwanted(&mut self, timers: &mut Timers<Timer>) {
+        let subscription = &self.subscription;
+        let unwanted =
+            self.held.iter().filter(|(name, held)| !subscription.covers(name, &held.aliases));
+        let unwanted: Vec<_> = unwanted.map(|(name, _)| Arc::clone(name)).collect();
+        for name in unwanted {
+            self.release(&name, timers);
         }
     }
 

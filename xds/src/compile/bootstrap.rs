@@ -1,5 +1,6 @@
 //! The bootstrap's own parts and the walk over its resources.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -87,16 +88,16 @@ pub(crate) fn compile(
     let node = node(&view);
     let names = NodeNames { id: node.id.clone(), cluster: node.cluster.clone() };
     regex_engine(&view).map_err(own)?;
-    let runtime = match view.message("layered_runtime") {
-        Some(layered) => Runtime::compile(&layered).map_err(own)?,
-        None => Runtime::default(),
-    };
     let admin = admin(&view).map_err(own)?;
     let resources = resources(&view);
     let of_kind = |kind| resources.iter().filter(move |(resource, _)| resource.kind == kind);
     let (clusters, listeners): (Vec<_>, Vec<_>) =
         (of_kind("Cluster").collect(), of_kind("Listener").collect());
     let sources = Sources::new(&view, of_kind("Cluster"));
+    let runtime = match view.message("layered_runtime") {
+        Some(layered) => Runtime::compile(&layered, &sources).map_err(own)?,
+        None => Runtime::default(),
+    };
     let dynamic = match view.message("dynamic_resources") {
         Some(dynamic) => config_source::dynamic_resources(&dynamic, &sources).map_err(own)?,
         None => DynamicResources::default(),
@@ -218,7 +219,7 @@ fn encode_node(node: &DynamicMessage) -> Bytes {
     ] {
         node.set_field_by_name(field, value);
     }
-    let features = node.get_field_by_name("client_features").map(|features| features.into_owned());
+    let features = node.get_field_by_name("client_features").map(Cow::into_owned);
     let mut features = match features {
         Some(Value::List(features)) => features,
         _ => Vec::new(),

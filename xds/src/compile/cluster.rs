@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value as Json;
-
 use crate::compile::address;
 use crate::compile::endpoints::{self, Target};
 use crate::compile::tls::{self, FromAuthority};
@@ -163,6 +161,9 @@ fn discovery(view: &View<'_>, context: &Context<'_>) -> Result<(Discovery, Vec<E
     };
     // Read for every kind, so that a bad value is found whether or not it has an effect.
     let mut config = dns(view)?;
+    if kind != "EDS" && view.has("eds_cluster_config") {
+        return Err(view.invalid("eds_cluster_config", format!("a {kind} cluster has none")));
+    }
     if kind == "EDS" {
         return Ok((Discovery::Eds(eds(view, context)?), Vec::new()));
     }
@@ -317,7 +318,7 @@ fn least_request(
         Some(bias) => context
             .runtime
             .get(bias.text("runtime_key"))
-            .and_then(Json::as_f64)
+            .and_then(|value| value.as_f64())
             .unwrap_or_else(|| bias.f64("default_value")),
     };
     if !active_request_bias.is_finite() || active_request_bias < 0.0 {

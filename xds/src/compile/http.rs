@@ -79,7 +79,12 @@ fn routes(view: &View<'_>, context: &Context<'_>) -> Result<RouteSource, Found> 
     };
     let source = config_source::compile(&source, context.sources)?;
     let name = rds.required_text("route_config_name")?;
-    Ok(RouteSource::Rds(Rds { key: source.place.key(name), name: name.into(), source }))
+    Ok(RouteSource::Rds(Rds {
+        key: source.place.key(name),
+        name: name.into(),
+        stat_prefix: view.text("stat_prefix").into(),
+        source,
+    }))
 }
 
 struct HttpFilters {

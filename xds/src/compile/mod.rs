@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use serde_json::Value as Json;
 
 use crate::fault::{Found, Problem, Resource, Trail};
-use crate::snapshot::{ClusterNames, Fraction};
+use crate::snapshot::{ClusterNames, Fraction, RuntimeFraction};
 use crate::view::View;
 
 pub(crate) mod access_log;
@@ -90,15 +90,15 @@ pub(crate) struct NodeNames {
 }
 
 /// RuntimeFractionalPercent.
-pub(crate) fn runtime_fraction(view: &View<'_>, context: &Context<'_>) -> Result<Fraction, Found> {
+pub(crate) fn runtime_fraction(
+    view: &View<'_>,
+    context: &Context<'_>,
+) -> Result<RuntimeFraction, Found> {
     let Some(default) = view.message("default_value") else {
         return Err(view.required("default_value"));
     };
     let default = fraction(&default)?;
-    Ok(match context.runtime.get(view.text("runtime_key")) {
-        Some(value) => runtime::as_fraction(value).unwrap_or(default),
-        None => default,
-    })
+    Ok(context.runtime.fraction(view.text("runtime_key"), default))
 }
 
 /// FractionalPercent: the numerator may not exceed the denominator.

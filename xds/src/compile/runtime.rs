@@ -1,63 +1,147 @@
-//! The static layers of the runtime: values that override defaults by key (U-12).
+//! The runtime: values that override defaults by key (U-12), in layers of which later ones win.
+//!
+//! What a configuration reads of it when it is compiled stays as it was. Fractions are read when they
+//! are used, so that a layer may change them at any time.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value as Json;
 
-use crate::compile::as_u32;
+use crate::compile::config_source::{self, Sources};
+use crate::compile::{as_u32, invalid};
 use crate::fault::Found;
-use crate::snapshot::Fraction;
+use crate::snapshot::{ConfigSource, Fraction, RuntimeCell, RuntimeFraction};
 use crate::view::View;
 
-/// Key to value, later layers having won.
+/// The layers and what is read of them. Shared: there is one in a process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Runtime {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    layers: Vec<Layer>,
+    /// Fractions that configurations read, by key; one that nobody reads any more is forgotten.
+    cells: HashMap<String, Arc<RuntimeCell>>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    name: String,
     values: HashMap<String, Json>,
+    /// Where it comes from, if it is not from the file.
+    source: Option<ConfigSource>,
 }
 
 impl Runtime {
     /// LayeredRuntime. An admin layer is there to be changed through an admin interface that we do not
     /// offer, so it is always empty.
-    pub(crate) fn compile(layered: &View<'_>) -> Result<Runtime, Found> {
-        let mut runtime = Runtime::default();
-        let mut names = Vec::new();
+    pub(crate) fn compile(layered: &View<'_>, sources: &Sources) -> Result<Runtime, Found> {
+        let mut layers: Vec<Layer> = Vec::new();
         for layer in layered.messages("layers") {
             let name = layer.required_text("name")?;
-            if names.contains(&name) {
+            if layers.iter().any(|known| known.name == name) {
                 return Err(layer.invalid("name", format!("{name:?} is used twice")));
             }
-            names.push(name);
-            layer.required_which("layer_specifier", &["static_layer", "admin_layer"])?;
+            let kinds = ["static_layer", "admin_layer", "rtds_layer"];
+            layer.required_which("layer_specifier", &kinds)?;
+            let mut values = HashMap::new();
             if let Some(Json::Object(members)) = layer.json("static_layer") {
-                for (key, value) in members {
-                    runtime.add(key, value);
+                members.into_iter().for_each(|(key, value)| add(&mut values, key, value));
+            }
+            let (mut name, mut source) = (name.to_owned(), None);
+            if let Some(rtds) = layer.message("rtds_layer") {
+                name = rtds.required_text("name")?.to_owned();
+                let Some(config) = rtds.message("rtds_config") else {
+                    return Err(rtds.required("rtds_config"));
+                };
+                source = Some(config_source::compile(&config, sources)?);
+                if layers.iter().any(|known| known.source.is_some() && known.name == name) {
+                    return Err(invalid(rtds.at("name"), format!("{name:?} is used twice")));
                 }
+            }
+            layers.push(Layer { name, values, source });
+        }
+        let state = State { layers, cells: HashMap::new() };
+        Ok(Runtime { state: Arc::new(Mutex::new(state)) })
+    }
+
+    /// The value of a key now.
+    pub(crate) fn get(&self, key: &str) -> Option<Json> {
+        self.lock().get(key).cloned()
+    }
+
+    /// A fraction that follows its key, if it has one.
+    pub(crate) fn fraction(&self, key: &str, default: Fraction) -> RuntimeFraction {
+        if key.is_empty() {
+            return RuntimeFraction::fixed(default);
+        }
+        let mut state = self.lock();
+        let value = state.get(key).and_then(as_fraction);
+        let cell = match state.cells.get(key) {
+            Some(cell) => Arc::clone(cell),
+            None => {
+                state.cells.retain(|_, cell| Arc::strong_count(cell) > 1);
+                let cell = Arc::new(RuntimeCell::new(value));
+                state.cells.insert(key.to_owned(), Arc::clone(&cell));
+                cell
+            }
+        };
+        RuntimeFraction::following(default, cell)
+    }
+
+    /// The layers that servers give, and which.
+    pub(crate) fn sources(&self) -> Vec<(String, ConfigSource)> {
+        let state = self.lock();
+        let layers = state.layers.iter();
+        layers.filter_map(|layer| Some((layer.name.clone(), layer.source.clone()?))).collect()
+    }
+
+    /// Replaces what a server gave of a layer: `None` takes it away.
+    pub(crate) fn set_layer(&self, name: &str, content: Option<Json>) {
+        let mut values = HashMap::new();
+        if let Some(Json::Object(members)) = content {
+            members.into_iter().for_each(|(key, value)| add(&mut values, key, value));
+        }
+        let mut state = self.lock();
+        let is_meant = |layer: &&mut Layer| layer.source.is_some() && layer.name == name;
+        if let Some(layer) = state.layers.iter_mut().find(is_meant) {
+            layer.values = values;
+        }
+        for (key, cell) in &state.cells {
+            cell.set(state.get(key).and_then(as_fraction));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn get(&self, key: &str) -> Option<&Json> {
+        self.layers.iter().rev().find_map(|layer| layer.values.get(key))
+    }
+}
+
+/// Nested maps make dotted keys, except for fractions.
+fn add(values: &mut HashMap<String, Json>, key: String, value: Json) {
+    match value {
+        Json::Object(members) if !members.contains_key("numerator") => {
+            for (inner, value) in members {
+                add(values, format!("{key}.{inner}"), value);
             }
         }
-        Ok(runtime)
-    }
-
-    pub(crate) fn get(&self, key: &str) -> Option<&Json> {
-        self.values.get(key)
-    }
-
-    /// Nested maps make dotted keys, except for fractions.
-    fn add(&mut self, key: String, value: Json) {
-        match value {
-            Json::Object(members) if !members.contains_key("numerator") => {
-                for (inner, value) in members {
-                    self.add(format!("{key}.{inner}"), value);
-                }
-            }
-            value => {
-                self.values.insert(key, value);
-            }
+        value => {
+            values.insert(key, value);
         }
     }
 }
 
 /// A fraction, or a whole number of percent.
-pub(crate) fn as_fraction(value: &Json) -> Option<Fraction> {
+fn as_fraction(value: &Json) -> Option<Fraction> {
     let Json::Object(members) = value else {
         let numerator = as_u32(value)?.min(100);
         return Some(Fraction { numerator, denominator: 100 });

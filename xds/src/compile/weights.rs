@@ -49,5 +49,5 @@ fn weight(view: &View<'_>, entry: &View<'_>, context: &Context<'_>) -> Result<u3
         return Ok(weight);
     }
     let key = format!("{prefix}.{}", entry.text("name"));
-    Ok(context.runtime.get(&key).and_then(as_u32).unwrap_or(weight))
+    Ok(context.runtime.get(&key).and_then(|value| as_u32(&value)).unwrap_or(weight))
 }

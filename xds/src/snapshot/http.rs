@@ -99,6 +99,8 @@ pub struct Rds {
     pub key: Box<str>,
     /// `route_config_name`.
     pub name: Box<str>,
+    /// Stats root is `http.<stat_prefix>.rds.<name>`.
+    pub stat_prefix: Box<str>,
     /// Whom to ask.
     pub source: ConfigSource,
 }

@@ -26,6 +26,7 @@ mod re2;
 mod route;
 mod route_table;
 mod rpc;
+mod runtime;
 mod tcp;
 mod tls;
 
@@ -81,6 +82,7 @@ pub use self::rpc::{
     RpcWeightedClusters, Service, ServiceMatcher, ServiceSide, Services, Sharing,
     UpstreamConnections,
 };
+pub use self::runtime::{RuntimeCell, RuntimeFraction};
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
 pub use self::tls::{
     CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher,

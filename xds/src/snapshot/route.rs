@@ -10,8 +10,9 @@ use super::cluster_names::ClusterRef;
 use super::format::Template;
 use super::headers::{HeaderEdits, HeaderName};
 use super::http::Upgrades;
-use super::matcher::{Fraction, HeaderMatcher, QueryMatcher};
+use super::matcher::{HeaderMatcher, QueryMatcher};
 use super::pattern::{Pattern, RegexRewrite};
+use super::runtime::RuntimeFraction;
 
 /// Index of a route in its [`RouteTable`](super::RouteTable): what a request keeps instead of a
 /// borrowed route.
@@ -84,7 +85,7 @@ pub struct RouteMatcher {
     /// Condition on the client's certificate.
     pub client_certificate: ClientCertificateMatcher,
     /// Share of requests; `None` all of them.
-    pub fraction: Option<Fraction>,
+    pub fraction: Option<RuntimeFraction>,
 }
 
 /// A condition on the certificate of the client, on its connection (`tls_context`). `None` says nothing;

@@ -248,7 +248,7 @@ impl RouteMatcher {
     fn matches<R: RequestView>(&self, request: &R, path: &[u8], query: &[u8], random: u64) -> bool {
         // Cheapest and most selective first; all of them must hold, so the order is not seen.
         self.path.matches(request.method(), path)
-            && self.fraction.is_none_or(|fraction| fraction.contains(random))
+            && self.fraction.as_ref().is_none_or(|fraction| fraction.contains(random))
             && (!self.grpc || is_grpc(request))
             && self.client_certificate.matches(request)
             && self.headers.iter().all(|matcher| matcher.matches(request))

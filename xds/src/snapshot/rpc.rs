@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::access_log::AccessLog;
 use super::cluster::Endpoint;
 use super::cluster_names::{ClusterId, ClusterRef};
-use super::matcher::{Fraction, HeaderPredicate, StringMatcher};
+use super::matcher::{HeaderPredicate, StringMatcher};
+use super::runtime::RuntimeFraction;
 
 /// Speaks an RPC framing protocol with downstream, and the same with upstream.
 #[derive(Debug, Clone)]
@@ -164,7 +165,7 @@ pub struct RpcMatcher {
     /// All must hold. Names are case-sensitive, as RPC header names are.
     pub headers: Box<[RpcHeaderMatcher]>,
     /// Share of requests; `None` all.
-    pub fraction: Option<Fraction>,
+    pub fraction: Option<RuntimeFraction>,
 }
 
 /// A condition on the service's name.

@@ -28,7 +28,7 @@ impl ClusterEntry {
     }
 
     /// The version that was accepted last.
-    fn newest(&self) -> Option<&Arc<Cluster>> {
+    pub(super) fn newest(&self) -> Option<&Arc<Cluster>> {
         self.warming.as_ref().map(|(cluster, _)| cluster).or(self.active.as_ref())
     }
 
@@ -107,7 +107,7 @@ impl Store {
         self.dns_changed |= cluster.discovery.is_dns();
         self.relink_cluster(name, &linked);
         if let Discovery::Eds(eds) = &cluster.discovery
-            && linked.contains(eds)
+            && linked.iter().any(|known| known.key == eds.key)
         {
             // W-05: servers send the endpoints of a changed cluster again when they are asked.
             let (place, name) = (eds.source.place.clone(), Arc::from(&*eds.name));
@@ -134,6 +134,7 @@ impl Store {
         if let Some(id) = self.snapshot.clusters.id(name) {
             self.snapshot.clusters.remove(id);
             self.is_changed = true;
+            self.counts.clusters_removed += 1;
         }
         self.go_on();
     }
@@ -193,6 +194,10 @@ impl Store {
     fn serve_cluster(&mut self, name: &str, endpoints: Arc<EndpointSet>) {
         let Some(entry) = self.clusters.get_mut(name) else { return };
         let Some((cluster, _)) = entry.warming.take() else { return };
+        match entry.active {
+            None => self.counts.clusters_added += 1,
+            Some(_) => self.counts.clusters_modified += 1,
+        }
         let linked: Vec<Eds> = entry.active.iter().chain([&cluster]).filter_map(eds_of).collect();
         entry.active = Some(Arc::clone(&cluster));
         self.snapshot.clusters.put(cluster, endpoints, entry.origin);
@@ -221,7 +226,8 @@ impl Store {
         for eds in &now {
             self.use_assignment(eds, name);
         }
-        for eds in before.iter().filter(|eds| !now.contains(eds)) {
+        let kept = |eds: &&Eds| now.iter().any(|known| known.key == eds.key);
+        for eds in before.iter().filter(|eds| !kept(eds)) {
             self.leave_assignment(eds, name);
         }
     }

@@ -10,7 +10,7 @@ use crate::snapshot::{Cluster, ConfigPlace, Discovery, Eds, EndpointSet};
 use crate::view::View;
 
 use super::decode;
-use super::{ErrorState, Incoming, Interest, Record, Shown, Stage, Store};
+use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
 
 /// A ClusterLoadAssignment that clusters refer to.
 pub(super) struct Assignment {
@@ -51,6 +51,17 @@ impl Store {
         });
         if !known.users.contains(cluster) {
             known.users.insert(cluster.into());
+            self.note_assignment(&eds.key, Outcome::Asked);
+        }
+    }
+
+    /// Counts for the clusters that use an assignment.
+    pub(super) fn note_assignment(&mut self, key: &str, outcome: Outcome) {
+        let Some(known) = self.assignments.get(key) else { return };
+        for name in &known.users {
+            let cluster = self.clusters.get(name).and_then(super::ClusterEntry::newest);
+            let name = cluster.map_or(name, |cluster| &cluster.stat_name);
+            self.outcomes.push((Watched::Endpoints(name.clone()), outcome));
         }
     }
 
@@ -70,13 +81,20 @@ impl Store {
         incoming: &Incoming,
     ) -> Result<(), String> {
         let key = place.key(&incoming.name);
-        let Some(known) = self.assignments.get_mut(&key) else { return Ok(()) };
+        let outcome = self.judge_assignment(&key, incoming);
+        let noted = if outcome.is_ok() { Outcome::Accepted } else { Outcome::Refused };
+        self.note_assignment(&key, noted);
+        outcome
+    }
+
+    fn judge_assignment(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+        let Some(known) = self.assignments.get_mut(key) else { return Ok(()) };
         if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
             known.error = None;
             return Ok(());
         }
         let compiled = self.compile_assignment(incoming);
-        let Some(known) = self.assignments.get_mut(&key) else { return Ok(()) };
+        let Some(known) = self.assignments.get_mut(key) else { return Ok(()) };
         match compiled {
             Ok((members, fingerprint)) => {
                 known.error = None;
@@ -85,7 +103,7 @@ impl Store {
                 known.record = Some(Store::record(incoming, fingerprint));
                 if !same {
                     known.members = Some(members);
-                    self.endpoints_changed(&key);
+                    self.endpoints_changed(key);
                 }
                 Ok(())
             }

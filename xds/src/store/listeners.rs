@@ -142,6 +142,7 @@ impl Store {
             self.snapshot.listeners = left.cloned().collect();
             self.is_changed = true;
         }
+        self.counts.listeners_removed += 1;
         self.listener_changes.push(ListenerChange::Remove(name.into()));
         self.go_on();
     }
@@ -156,6 +157,10 @@ impl Store {
         }
         let linked = entry.tables();
         let Some(listener) = entry.warming.take() else { return };
+        match entry.active {
+            None => self.counts.listeners_added += 1,
+            Some(_) => self.counts.listeners_modified += 1,
+        }
         entry.active = Some(Arc::clone(&listener));
         let mut all: Vec<_> = self.snapshot.listeners.to_vec();
         match all.iter_mut().find(|known| known.name == listener.name) {
@@ -174,7 +179,8 @@ impl Store {
         for rds in &now {
             self.use_table(rds, name);
         }
-        for rds in before.iter().filter(|rds| !now.contains(rds)) {
+        let kept = |rds: &&Rds| now.iter().any(|known| known.key == rds.key);
+        for rds in before.iter().filter(|rds| !kept(rds)) {
             self.leave_table(rds, name);
         }
     }

@@ -11,6 +11,7 @@
 mod clusters;
 mod decode;
 mod endpoints;
+mod file;
 mod listeners;
 mod record;
 mod routes;
@@ -36,6 +37,7 @@ use crate::mapping::{ReadOptions, Schema};
 use crate::snapshot::{
     Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot,
 };
+use crate::view::View;
 
 use self::clusters::ClusterEntry;
 use self::endpoints::Assignment;
@@ -43,6 +45,7 @@ use self::listeners::ListenerEntry;
 use self::routes::Table;
 use self::start::Start;
 
+pub use self::file::FileContent;
 pub use self::record::{ErrorState, Record, Shown, Stage};
 pub use self::start::Phase;
 
@@ -164,6 +167,49 @@ pub struct Store {
     start: Start,
     /// What was said of accepted resources and is to be logged.
     remarks: Vec<String>,
+    counts: Counts,
+    outcomes: Vec<(Watched, Outcome)>,
+}
+
+/// What has happened to resources since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Clusters that came to be served.
+    pub clusters_added: u64,
+    /// Later versions of them.
+    pub clusters_modified: u64,
+    /// Clusters that were taken away.
+    pub clusters_removed: u64,
+    /// Listeners that came to be served.
+    pub listeners_added: u64,
+    /// Later versions of them.
+    pub listeners_modified: u64,
+    /// Listeners that were taken away.
+    pub listeners_removed: u64,
+}
+
+/// Whose statistics a resource that was asked for by name is counted in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watched {
+    /// A cluster's, by its name in statistics.
+    Endpoints(Box<str>),
+    /// Those of a table, by the prefix of a connection manager and its name.
+    Routes(Box<str>, Box<str>),
+}
+
+/// What became of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was asked.
+    Asked,
+    /// Something was sent, and accepted.
+    Accepted,
+    /// Something was sent, and refused.
+    Refused,
+    /// It could not be read.
+    Failed,
+    /// Nothing came in time.
+    TimedOut,
 }
 
 impl fmt::Debug for Store {
@@ -193,6 +239,8 @@ impl Store {
             dns_changed: true,
             start: Start::default(),
             remarks: Vec::new(),
+            counts: Counts::default(),
+            outcomes: Vec::new(),
         };
         store.add_static_clusters(snapshot);
         store.add_static_listeners(snapshot);
@@ -216,6 +264,7 @@ impl Store {
             ResourceType::ClusterLoadAssignment => self.put_assignment(place, incoming),
             ResourceType::Listener => self.put_listener(incoming, host),
             ResourceType::RouteConfiguration => self.put_table(place, incoming),
+            ResourceType::Runtime => self.put_layer(incoming),
             other => Err(format!("{} is not supported", other.word())),
         }
     }
@@ -229,16 +278,57 @@ impl Store {
         }
     }
 
-    /// A resource that was asked for did not come in time, or was taken away: nobody waits for it any
-    /// more (S-12).
+    /// A resource that was asked for did not come in time: nobody waits for it any more (S-12).
+    pub fn never_came(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
+        match kind {
+            ResourceType::ClusterLoadAssignment => {
+                self.note_assignment(&place.key(name), Outcome::TimedOut);
+            }
+            ResourceType::RouteConfiguration => {
+                self.note_table(&place.key(name), Outcome::TimedOut);
+            }
+            _ => {}
+        }
+        self.absent(kind, place, name);
+    }
+
+    /// What was to be read of a resource could not be. What is there of it stays.
+    pub fn failed(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
+        match kind {
+            ResourceType::ClusterLoadAssignment => {
+                self.note_assignment(&place.key(name), Outcome::Failed);
+            }
+            ResourceType::RouteConfiguration => {
+                self.note_table(&place.key(name), Outcome::Failed);
+            }
+            _ => {}
+        }
+    }
+
+    /// A resource that was asked for does not exist: nobody waits for it any more.
     pub fn absent(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
         match kind {
             ResourceType::Cluster => self.remove_cluster(name),
             ResourceType::Listener => self.remove_listener(name),
             ResourceType::ClusterLoadAssignment => self.no_assignment(&place.key(name)),
             ResourceType::RouteConfiguration => self.no_table(&place.key(name)),
+            ResourceType::Runtime => {
+                self.ground.runtime.set_layer(name, None);
+                self.start.layer_answered(name);
+                self.go_on();
+            }
             _ => {}
         }
+    }
+
+    /// A layer of the runtime. Whoever reads it sees it at once.
+    fn put_layer(&mut self, incoming: &Incoming) -> Result<(), String> {
+        let message = self.decode(ResourceType::Runtime, incoming)?;
+        let layer = View::new(&message, &self.schema).json("layer");
+        self.ground.runtime.set_layer(&incoming.name, layer);
+        self.start.layer_answered(&incoming.name);
+        self.go_on();
+        Ok(())
     }
 
     /// A first response, or none in time, of a type of which everything was asked for.
@@ -264,6 +354,17 @@ impl Store {
     /// What is to be asked for since this was last asked.
     pub fn take_interests(&mut self) -> Vec<Interest> {
         std::mem::take(&mut self.interests)
+    }
+
+    /// What has happened since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// What became of questions for endpoints and routes since this was last called.
+    pub fn take_outcomes(&mut self) -> Vec<(Watched, Outcome)> {
+        std::mem::take(&mut self.outcomes)
     }
 
     /// Whether there is something to take.

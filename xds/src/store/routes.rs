@@ -10,13 +10,14 @@ use crate::snapshot::{ConfigPlace, Rds, RouteTable};
 use crate::view::View;
 
 use super::decode;
-use super::{ErrorState, Incoming, Interest, Record, Shown, Stage, Store};
+use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
 
 /// A RouteConfiguration that listeners refer to.
 pub(super) struct Table {
     name: Box<str>,
     place: ConfigPlace,
     users: BTreeSet<Box<str>>,
+    stat_prefixes: BTreeSet<Box<str>>,
     is_answered: bool,
     record: Option<Record>,
     error: Option<ErrorState>,
@@ -37,6 +38,7 @@ impl Store {
                 name: rds.name.clone(),
                 place: rds.source.place.clone(),
                 users: BTreeSet::new(),
+                stat_prefixes: BTreeSet::new(),
                 is_answered: false,
                 record: None,
                 error: None,
@@ -44,6 +46,20 @@ impl Store {
         });
         if !known.users.contains(listener) {
             known.users.insert(listener.into());
+        }
+        if !known.stat_prefixes.contains(&rds.stat_prefix) {
+            known.stat_prefixes.insert(rds.stat_prefix.clone());
+            let watched = Watched::Routes(rds.stat_prefix.clone(), rds.name.clone());
+            self.outcomes.push((watched, Outcome::Asked));
+        }
+    }
+
+    /// Counts for the connection managers that use a table.
+    pub(super) fn note_table(&mut self, key: &str, outcome: Outcome) {
+        let Some(known) = self.tables.get(key) else { return };
+        for prefix in &known.stat_prefixes {
+            let watched = Watched::Routes(prefix.clone(), known.name.clone());
+            self.outcomes.push((watched, outcome));
         }
     }
 
@@ -67,13 +83,20 @@ impl Store {
         incoming: &Incoming,
     ) -> Result<(), String> {
         let key = place.key(&incoming.name);
-        let Some(known) = self.tables.get_mut(&key) else { return Ok(()) };
+        let outcome = self.judge_table(&key, incoming);
+        let noted = if outcome.is_ok() { Outcome::Accepted } else { Outcome::Refused };
+        self.note_table(&key, noted);
+        outcome
+    }
+
+    fn judge_table(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+        let Some(known) = self.tables.get_mut(key) else { return Ok(()) };
         if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
             known.error = None;
             return Ok(());
         }
         let compiled = self.compile_table(incoming);
-        let Some(known) = self.tables.get_mut(&key) else { return Ok(()) };
+        let Some(known) = self.tables.get_mut(key) else { return Ok(()) };
         match compiled {
             Ok((table, fingerprint)) => {
                 known.error = None;
@@ -82,9 +105,9 @@ impl Store {
                 known.record = Some(Store::record(incoming, fingerprint));
                 if !same {
                     let tables = Arc::make_mut(&mut self.snapshot.route_tables);
-                    tables.insert(key.clone(), Arc::new(table));
+                    tables.insert(key.into(), Arc::new(table));
                     self.is_changed = true;
-                    self.table_answered(&key);
+                    self.table_answered(key);
                 }
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! The order of a start (W-03): clusters of the file and of CDS first, then listeners, and nothing is
+//! The order of a start (W-03): layers of the runtime, clusters of the file and of CDS first, then listeners, and nothing is
 //! accepted before all of them are warm.
 
 use crate::client::ResourceType;
@@ -8,8 +8,10 @@ use super::{Interest, Store};
 /// How far a start has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
-    /// Clusters are asked for and warmed.
+    /// Layers of the runtime are asked for.
     #[default]
+    Runtime,
+    /// Clusters are asked for and warmed.
     Clusters,
     /// Listeners are asked for and warmed.
     Listeners,
@@ -20,6 +22,10 @@ pub enum Phase {
 #[derive(Debug, Default)]
 pub(super) struct Start {
     phase: Phase,
+    /// All of the bootstrap is in the store.
+    has_begun: bool,
+    /// Those that no answer has come for.
+    layers: Vec<String>,
     clusters_answered: bool,
     listeners_answered: bool,
 }
@@ -27,6 +33,10 @@ pub(super) struct Start {
 impl Start {
     pub(super) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    pub(super) fn layer_answered(&mut self, name: &str) {
+        self.layers.retain(|known| known != name);
     }
 
     pub(super) fn answered(&mut self, kind: ResourceType) {
@@ -40,16 +50,28 @@ impl Start {
 
 impl Store {
     pub(super) fn begin(&mut self) {
-        match self.ground.dynamic.cds.clone() {
-            Some(source) => self.interests.push(Interest::All(ResourceType::Cluster, source)),
-            None => self.start.clusters_answered = true,
+        for (name, source) in self.ground.runtime.sources() {
+            let interest = Interest::One(ResourceType::Runtime, source, name.as_str().into());
+            self.interests.push(interest);
+            self.start.layers.push(name);
         }
+        self.start.has_begun = true;
         self.go_on();
     }
 
     /// Takes the steps that can be taken.
     pub(super) fn go_on(&mut self) {
         let start = &mut self.start;
+        if !start.has_begun {
+            return;
+        }
+        if start.phase == Phase::Runtime && start.layers.is_empty() {
+            start.phase = Phase::Clusters;
+            match self.ground.dynamic.cds.clone() {
+                Some(source) => self.interests.push(Interest::All(ResourceType::Cluster, source)),
+                None => start.clusters_answered = true,
+            }
+        }
         let cold = |entry: &super::ClusterEntry| entry.holds_start();
         if start.phase == Phase::Clusters
             && start.clusters_answered

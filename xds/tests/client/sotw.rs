@@ -91,6 +91,45 @@ fn s_06_every_answer_has_the_present_names() {
 }
 
 #[test]
+fn s_06_a_name_whose_end_may_have_crossed_a_response_is_seen_to_go_before_it_comes_back() {
+    let mut driven = Driven::asking(Sotw, Endpoints, &["a", "b"]);
+    driven.accept(response(Sotw, Endpoints, "1", &["a", "b"]));
+    driven.requests();
+    driven.client.unsubscribe(Endpoints, "a");
+    assert_eq!(driven.request().names, ["b"]);
+    // For its nonce, the server drops that: it has just sent this, and thinks that we have a.
+    assert_eq!(driven.accept(response(Sotw, Endpoints, "2", &["a", "b"])), ["b"]);
+    driven.ask(Endpoints, &["a"]);
+    let said = |driven: &mut Driven| -> Vec<_> {
+        driven.requests().into_iter().map(|said| (said.names, said.nonce)).collect()
+    };
+    let twice =
+        |nonce: &str| [(texts(&["b"]), nonce.to_owned()), (texts(&["a", "b"]), nonce.into())];
+    assert_eq!(said(&mut driven), twice("n2"));
+    // These may have crossed something as well.
+    driven.accept(response(Sotw, Endpoints, "3", &["b"]));
+    assert_eq!(said(&mut driven), twice("n3"));
+    driven.accept(response(Sotw, Endpoints, "4", &["b"]));
+    driven.accept(response(Sotw, Endpoints, "5", &["b"]));
+    let [first, last @ ..] = &said(&mut driven)[..] else { panic!("three requests") };
+    assert_eq!(first.1, "n4", "which the server drops");
+    assert_eq!(last, twice("n5"));
+    driven.accept(response(Sotw, Endpoints, "6", &["a"]));
+    assert_eq!(said(&mut driven), [(texts(&["a", "b"]), "n6".to_owned())]);
+    // What came unasked for does not come by being asked for either.
+    driven.accept(response(Sotw, Endpoints, "7", &["early"]));
+    driven.requests();
+    driven.ask(Endpoints, &["early"]);
+    assert_eq!(driven.requests().len(), 2);
+    // It ends, also if there is no such thing.
+    let rounds = (8..100).take_while(|version| {
+        driven.accept(response(Sotw, Endpoints, &version.to_string(), &["a"]));
+        driven.requests().len() > 1
+    });
+    assert_eq!(rounds.count(), 7);
+}
+
+#[test]
 fn s_07_requests_wait_for_no_response() {
     let mut driven = Driven::new(Sotw);
     driven.client.connected();

@@ -111,7 +111,9 @@ fn dumps(ask: &Ask<'_>) -> Result<Vec<Dump>, String> {
             let json = service_cluster(&member.cluster, &member.endpoints);
             Entry::new(&member.cluster.name, json)
         };
-        members.map(entry).collect::<Vec<_>>()
+        let mut entries: Vec<Entry> = members.map(entry).collect();
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        entries
     });
     let mut dynamic = Dynamic { active: services.unwrap_or_default(), ..Dynamic::default() };
     if let Some(store) = ask.state.store() {

@@ -10,9 +10,11 @@ use crate::stats::Sample;
 use crate::stats::render::{Kind, Selection, json, prometheus, text};
 
 pub(super) fn stats(ask: &Ask<'_>) -> Answer {
-    let render: fn(&Ask<'_>, &[Sample]) -> Answer = match ask.parameter("format") {
-        None | Some("text") => |_, samples| Answer::text(StatusCode::OK, text(samples)),
-        Some("json") => |_, samples| Answer::new("application/json", json(samples).to_string()),
+    let render: Render = match ask.parameter("format") {
+        None | Some("text") => {
+            |_, texts, samples| Answer::text(StatusCode::OK, texts + &text(samples))
+        }
+        Some("json") => |_, _, samples| Answer::new("application/json", json(samples).to_string()),
         Some("prometheus") => prometheus_answer,
         Some(_) => return Answer::bad_request("usage: /stats?format=(json|prometheus|text)\n"),
     };
@@ -31,11 +33,10 @@ pub(super) fn prometheus_stats(ask: &Ask<'_>) -> Answer {
     render_selected(ask, None, prometheus_answer)
 }
 
-fn render_selected(
-    ask: &Ask<'_>,
-    kind: Option<Kind>,
-    render: fn(&Ask<'_>, &[Sample]) -> Answer,
-) -> Answer {
+/// Makes an answer of text readouts, as lines, and of everything else.
+type Render = fn(&Ask<'_>, String, &[Sample]) -> Answer;
+
+fn render_selected(ask: &Ask<'_>, kind: Option<Kind>, render: Render) -> Answer {
     if let Some(mode) = ask.parameter("histogram_buckets")
         && mode != "none"
     {
@@ -48,10 +49,11 @@ fn render_selected(
     let invert_filter = ask.flag("invert_filter");
     let selection = Selection { filter, invert_filter, used_only: ask.flag("usedonly"), kind };
     update_server_stats(ask.state);
-    render(ask, &selection.apply(ask.state.registry().collect()))
+    let texts = selection.texts(ask.state.registry().texts());
+    render(ask, texts, &selection.apply(ask.state.registry().collect()))
 }
 
-fn prometheus_answer(ask: &Ask<'_>, samples: &[Sample]) -> Answer {
+fn prometheus_answer(ask: &Ask<'_>, _: String, samples: &[Sample]) -> Answer {
     let tags = ask.state.process().stats_tags.iter();
     let tags: Vec<_> = tags.map(|tag| (tag.name.as_str(), tag.value.as_str())).collect();
     Answer::new("text/plain; version=0.0.4; charset=utf-8", prometheus(samples, &tags))

@@ -7,17 +7,18 @@
 //! can be served: sockets are bound, logs are open, keys are loaded.
 
 mod dial;
+mod files;
 mod preparation;
 mod sources;
 mod stream;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::snapshot::{Cluster, Endpoint, Listener, Service, Snapshot};
-use outrigger_xds::store::{Changes, Ground, ListenerChange, Phase, Store};
+use outrigger_xds::store::{Changes, Ground, ListenerChange, Outcome, Phase, Store, Watched};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -152,8 +153,12 @@ impl Configuration {
         let (sender, events) = mpsc::unbounded_channel();
         let shards = state.registry().shards();
         let Beginning { snapshot, ground, tls, .. } = beginning;
-        let sources =
-            Sources::new(ground.node(), ground.dynamic_resources().ads.clone(), sender.clone());
+        let sources = Sources::new(
+            ground.node(),
+            ground.dynamic_resources().ads.clone(),
+            sender.clone(),
+            Arc::clone(state.registry()),
+        );
         let mut preparation = Preparation::new(beginning.log_queue, shards, tls);
         for listener in snapshot.listeners.iter() {
             preparation.listener(listener)?;
@@ -186,7 +191,7 @@ impl Configuration {
     pub async fn run(mut self) {
         let mut files = interval(tls::FILES_INTERVAL);
         files.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut flushed_at = Instant::now();
+        let mut turns = 0;
         let mut wake_at = None;
         loop {
             // Whatever has come meanwhile makes one update.
@@ -194,16 +199,17 @@ impl Configuration {
                 self.take_in(event);
             }
             let is_idle = self.sources.work(&mut lock(&self.store), &mut self.preparation);
-            if is_idle || flushed_at.elapsed() >= FLUSH_INTERVAL {
+            turns += 1;
+            if is_idle || turns >= TURNS_PER_FLUSH {
                 wake_at = self.flush();
-                flushed_at = Instant::now();
+                turns = 0;
             }
             if !is_idle {
                 // Admin and the other streams have their turn between two pieces of a large response.
                 tokio::task::yield_now().await;
                 continue;
             }
-            let watches = self.preparation.has_files();
+            let watches = self.preparation.has_files() || self.sources.has_files();
             tokio::select! {
                 Some(event) = self.events.recv() => self.take_in(event),
                 () = sleep_until(wake_at), if wake_at.is_some() => {}
@@ -220,9 +226,12 @@ impl Configuration {
             for interest in store.take_interests() {
                 self.sources.ask(interest, store);
             }
+            self.sources.look_at_files(store, &mut self.preparation);
             let next = self.sources.turn(store, &self.preparation.contexts());
             // What has expired may have changed what is served, and what is wanted.
             if !store.has_news() {
+                self.count_outcomes(store.take_outcomes());
+                self.count(store);
                 self.count_discovery();
                 return next;
             }
@@ -268,7 +277,6 @@ impl Configuration {
             }
             None => (None, Vec::new()),
         };
-        self.count();
         self.updates.add(|update| {
             if serve.is_some() {
                 update.serve = serve;
@@ -290,22 +298,59 @@ impl Configuration {
         }
     }
 
-    fn refresh_files(&self) {
+    fn refresh_files(&mut self) {
+        self.sources.look_at_files(&mut lock(&self.store), &mut self.preparation);
         let refreshed = self.preparation.refresh();
         let stats = self.state.registry().server();
         stats.tls_reload.add(refreshed.replaced.into());
         stats.tls_reload_failed.add(refreshed.failed.into());
     }
 
-    fn count(&self) {
+    fn count(&self, store: &Store) {
         let stats = self.state.registry().config();
-        let store = lock(&self.store);
         let (active, warming) = store.cluster_counts();
         stats.active_clusters.set(active as u64);
         stats.warming_clusters.set(warming as u64);
         let (active, warming) = store.listener_counts();
         stats.total_listeners_active.set(active as u64);
         stats.total_listeners_warming.set(warming as u64);
+        stats.workers_started.set(u64::from(self.is_live));
+        let counts = store.counts();
+        stats.cluster_added.follow(counts.clusters_added);
+        stats.cluster_modified.follow(counts.clusters_modified);
+        stats.cluster_removed.follow(counts.clusters_removed);
+        stats.listener_added.follow(counts.listeners_added);
+        stats.listener_modified.follow(counts.listeners_modified);
+        stats.listener_removed.follow(counts.listeners_removed);
+    }
+
+    /// Counts what became of questions for endpoints and routes.
+    fn count_outcomes(&self, outcomes: Vec<(Watched, Outcome)>) {
+        let registry = self.state.registry();
+        for (watched, outcome) in outcomes {
+            match watched {
+                Watched::Endpoints(cluster) => {
+                    let stats = registry.cluster(registry.control(), &cluster);
+                    match outcome {
+                        Outcome::Asked => stats.update_attempt.inc(),
+                        Outcome::Accepted => stats.update_success.inc(),
+                        Outcome::Refused => stats.update_rejected.inc(),
+                        Outcome::Failed => stats.update_failure.inc(),
+                        Outcome::TimedOut => stats.init_fetch_timeout.inc(),
+                    }
+                }
+                Watched::Routes(prefix, name) => {
+                    let stats = registry.discovery(&format!("http.{prefix}.rds.{name}"));
+                    match outcome {
+                        Outcome::Asked => stats.update_attempt.inc(),
+                        Outcome::Accepted => stats.update_success.inc(),
+                        Outcome::Refused => stats.update_rejected.inc(),
+                        Outcome::Failed => stats.update_failure.inc(),
+                        Outcome::TimedOut => stats.init_fetch_timeout.inc(),
+                    }
+                }
+            }
+        }
     }
 
     /// Shows what is counted by the clients of management servers.
@@ -322,7 +367,9 @@ impl Configuration {
             stats.unsolicited.follow(counted.unsolicited);
             stats.expired.follow(counted.expired);
             stats.version.set(counted.version);
+            registry.set_text(&format!("{}.version_text", family(kind)), &counted.version_text);
         }
+        registry.set_text("control_plane.identifier", self.sources.control_plane());
         let stats = registry.control_plane();
         stats.connected_state.set(self.sources.connected() as u64);
         stats.ignored.follow(self.sources.ignored());
@@ -354,5 +401,6 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-/// While a large response is worked on, what is done by then is asked for and served this often.
-const FLUSH_INTERVAL: Duration = Duration::from_millis(50);
+/// Pieces of a large response after which what is done is asked for and served: some two thousand
+/// resources, which take well under 100 ms (V-06).
+const TURNS_PER_FLUSH: u32 = 64;

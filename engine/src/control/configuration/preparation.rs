@@ -170,7 +170,7 @@ impl Host for Preparation {
     }
 
     fn prepare_cluster(&mut self, cluster: &Arc<Cluster>) -> Result<(), String> {
-        if cluster.tls.is_none() {
+        if cluster.tls_configs().next().is_none() {
             return Ok(());
         }
         let added = self.contexts_to_come().add_cluster(cluster);

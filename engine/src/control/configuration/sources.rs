@@ -17,10 +17,12 @@ use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, ConfigSource, Snapsh
 use outrigger_xds::store::{Host, Incoming, Interest, Store};
 use tokio::sync::oneshot;
 
+use crate::stats::{ClusterStats, Registry};
 use crate::tls::TlsContexts;
 
 use super::Events;
 use super::dial::Dial;
+use super::files::Files;
 use super::stream::{Stream, StreamEnd, StreamEvent};
 
 pub(super) struct Sources {
@@ -28,7 +30,9 @@ pub(super) struct Sources {
     node: Bytes,
     ads: Option<Arc<ApiConfigSource>>,
     all: Vec<Source>,
+    files: Files,
     events: Events,
+    registry: Arc<Registry>,
     streams: u64,
 }
 
@@ -40,6 +44,8 @@ pub(super) struct Source {
     api: Arc<ApiConfigSource>,
     pub(super) client: Client,
     stream: Option<Stream>,
+    /// Of the cluster that the stream is by.
+    stats: Option<Arc<ClusterStats>>,
     /// When to try again to have a stream.
     next_try: Option<Instant>,
     /// Which of the servers is next (F-03).
@@ -50,7 +56,7 @@ pub(super) struct Source {
 }
 
 /// What was counted of one type.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Counted {
     pub(super) update_attempt: u64,
     pub(super) update_success: u64,
@@ -62,6 +68,8 @@ pub(super) struct Counted {
     pub(super) expired: u64,
     /// A hash of the last version that was taken whole.
     pub(super) version: u64,
+    /// That version.
+    pub(super) version_text: String,
 }
 
 impl Counted {
@@ -85,24 +93,33 @@ struct Job {
 }
 
 impl Sources {
-    pub(super) fn new(node: Bytes, ads: Option<Arc<ApiConfigSource>>, events: Events) -> Self {
-        Self { node, ads, all: Vec::new(), events, streams: 0 }
+    pub(super) fn new(
+        node: Bytes,
+        ads: Option<Arc<ApiConfigSource>>,
+        events: Events,
+        registry: Arc<Registry>,
+    ) -> Self {
+        let files = Files::default();
+        Self { node, ads, all: Vec::new(), files, events, registry, streams: 0 }
     }
 
     /// What was counted of each type that is asked for, or may be: of all its sources.
     pub(super) fn stats(&self) -> impl Iterator<Item = (ResourceType, Counted)> {
-        ResourceType::ALL.into_iter().filter_map(|kind| {
+        let files = self.files.counted();
+        ResourceType::ALL.into_iter().filter_map(move |kind| {
             let asked = |source: &&Source| source.kind.is_none_or(|only| only == kind);
             let mut sources = self.all.iter().filter(asked).peekable();
             let always = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
-            if sources.peek().is_none() && !always {
+            let file = files.get(&kind);
+            if sources.peek().is_none() && file.is_none() && !always {
                 return None;
             }
-            let mut counted = Counted::default();
+            let mut counted = file.map(|counted| Counted::clone(counted)).unwrap_or_default();
             for source in sources {
                 let status = source.client.status(kind);
                 counted.add(status.stats);
                 counted.version = status.version_hash();
+                counted.version_text = status.version.to_owned();
             }
             Some((kind, counted))
         })
@@ -113,6 +130,11 @@ impl Sources {
         self.all.iter().filter(|source| source.stream.is_some()).count()
     }
 
+    /// Who the aggregated stream, or else the first one, was last answered by.
+    pub(super) fn control_plane(&self) -> &str {
+        self.all.first().map_or("", |source| source.client.control_plane())
+    }
+
     /// Responses of types that nobody asked for.
     pub(super) fn ignored(&self) -> u64 {
         self.all.iter().map(|source| source.client.ignored()).sum()
@@ -120,6 +142,9 @@ impl Sources {
 
     /// Asks for what the store wants. What can't be asked for does not exist.
     pub(super) fn ask(&mut self, interest: Interest, store: &mut Store) {
+        if self.files.ask(&interest) {
+            return;
+        }
         let now = Instant::now();
         match interest {
             Interest::All(kind, ConfigSource { place, initial_fetch_timeout }) => {
@@ -172,6 +197,7 @@ impl Sources {
                 client: Client::new(api.variant, self.node.clone(), options),
                 api,
                 stream: None,
+                stats: None,
                 next_try: Some(Instant::now()),
                 server: 0,
                 jobs: VecDeque::new(),
@@ -180,6 +206,16 @@ impl Sources {
             self.all.len() - 1
         });
         self.all.get_mut(at)
+    }
+
+    /// Whether files are to be looked at from time to time.
+    pub(super) fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// Reads files that were replaced, or of which something new is wanted.
+    pub(super) fn look_at_files(&mut self, store: &mut Store, host: &mut dyn Host) {
+        self.files.look(store, host);
     }
 
     /// Takes in what happened on a stream.
@@ -219,7 +255,14 @@ impl Sources {
             }
             if source.stream.is_none() && source.next_try.is_some_and(|at| at <= now) {
                 self.streams += 1;
-                source.open(self.streams, index, store.snapshot(), tls, &self.events);
+                source.open(
+                    self.streams,
+                    index,
+                    store.snapshot(),
+                    tls,
+                    &self.events,
+                    &self.registry,
+                );
             }
             let again = source.write(now);
             if source.client.can_receive()
@@ -243,6 +286,7 @@ impl Source {
         snapshot: &Snapshot,
         tls: &TlsContexts,
         events: &Events,
+        registry: &Registry,
     ) {
         self.next_try = None;
         let Some(service) = self.api.services.get(self.server % self.api.services.len().max(1))
@@ -258,6 +302,10 @@ impl Source {
             let text = format!("cluster {} has no endpoint", service.cluster);
             return self.ended(&StreamEnd::Connect(text));
         };
+        let stats = registry.cluster(registry.control(), &dial.cluster.stat_name);
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_http2_total.inc();
+        self.stats = Some(stats);
         let stream = Stream::open(number, dial, service, method, index, events.clone());
         self.stream = Some(stream);
         self.client.connected();
@@ -284,6 +332,9 @@ impl Source {
     fn ended(&mut self, end: &StreamEnd) {
         let server = self.api.services.get(self.server % self.api.services.len().max(1));
         let name = server.map_or("", |server| &*server.cluster);
+        if let (StreamEnd::Connect(_), Some(stats)) = (end, &self.stats) {
+            stats.upstream_cx_connect_fail.inc();
+        }
         let wait = self.client.disconnected(random());
         let what = self.kind.map_or("ADS", ResourceType::service);
         let level = match end {
@@ -307,7 +358,7 @@ impl Source {
         match (name, why) {
             (None, _) => store.answered(*kind),
             (Some(name), Why::NeverCame | Why::Unreachable) => {
-                store.absent(*kind, &self.place, name);
+                store.never_came(*kind, &self.place, name);
             }
             (Some(name), Why::Ttl) => store.remove(*kind, &self.place, name),
         }

@@ -24,16 +24,15 @@ mod transfer;
 mod upstream;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_codecs::http::{BodyFraming, FieldBlock, Method, RequestHead, Version};
 use outrigger_codecs::http1::BodyDecoder;
-use outrigger_xds::snapshot::{Forward, GrpcTimeout, RouteId, RouteTable};
+use outrigger_xds::snapshot::{Forward, GrpcTimeout, RouteId};
 
 use crate::access_log::ResponseFlags;
 use crate::cluster::{
-    Admission, ClientStream, ClusterRuntime, Connector, Host, Http2Client, Place,
+    Admission, ClientStream, ClusterRuntime, Connector, HeldRoutes, Host, Http2Client, Place,
     UpstreamConnection,
 };
 use crate::shard::Shard;
@@ -56,7 +55,7 @@ pub struct Exchange {
     pub(super) facts: Facts,
     pub(super) tunnel: Tunnel,
     /// What it was routed by; responses are edited by the same table, whatever comes meanwhile.
-    pub(super) routes: Option<Rc<Arc<RouteTable>>>,
+    pub(super) routes: Option<Rc<HeldRoutes>>,
     pub(super) response_edits: ResponseEdits,
     pub(super) request_id: Option<[u8; 36]>,
     client: Client,

@@ -1,1 +1,127 @@
-//! TODO
+//! Configuration from files: read when they are moved into place (section 1 of the subset). These
+//! need no management server.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use outrigger_tests::control_plane::{
+    CDS, EDS, LDS, RDS, assignment, dynamic, eds_cluster, http_listener, rds, route_table,
+    static_cluster, to_cluster,
+};
+use outrigger_tests::process::Scratch;
+use outrigger_tests::{Address, Proxy};
+use serde_json::{Value, json};
+
+use super::protocol::bad_cluster;
+use super::reconnect::saying;
+use super::{await_answer, launch, named_origin};
+
+/// A directory with a file for each type.
+struct Files(Scratch);
+
+impl Files {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.file(&format!("{name}.json"))
+    }
+
+    /// Moves a `DiscoveryResponse` of these resources into place.
+    fn put(&self, name: &str, type_url: &str, version: &str, resources: &[Value]) {
+        let typed = resources.iter().map(|resource| {
+            let mut typed = resource.clone();
+            typed["@type"] = type_url.into();
+            typed
+        });
+        let typed: Vec<Value> = typed.collect();
+        self.put_text(name, &json!({"version_info": version, "resources": typed}).to_string());
+    }
+
+    fn put_text(&self, name: &str, text: &str) {
+        let new = self.0.file("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, self.path(name)).unwrap();
+    }
+
+    fn source(&self, name: &str) -> Value {
+        source(&self.path(name))
+    }
+}
+
+fn source(path: &Path) -> Value {
+    json!({"resource_api_version": "V3", "path_config_source": {"path": path}})
+}
+
+#[track_caller]
+fn expect_origin(proxy: &Proxy, target: &str, origin: &str) {
+    await_answer(proxy, "main", target, origin, |response| {
+        response.header("x-origin") == Some(origin)
+    });
+}
+
+#[test]
+fn files_are_read_again_when_they_are_moved_into_place() {
+    let files = Files(Scratch::new());
+    let (a, b) = (named_origin("a"), named_origin("b"));
+    files.put("cds", CDS, "1", &[eds_cluster("a", files.source("eds"))]);
+    files.put("eds", EDS, "1", &[assignment("a", &[a.address()])]);
+    files.put("lds", LDS, "1", &[http_listener("main", &rds("routes", files.source("rds")))]);
+    files.put("rds", RDS, "1", &[route_table("routes", json!([to_cluster("a")]))]);
+    // No server is ever asked.
+    let config = dynamic(
+        &Address::port(1),
+        json!({"cds_config": files.source("cds"), "lds_config": files.source("lds")}),
+    );
+    let proxy = launch(&config).start();
+    expect_origin(&proxy, "/", "a");
+    files.put("eds", EDS, "2", &[assignment("a", &[b.address()])]);
+    expect_origin(&proxy, "/", "b");
+    let clusters =
+        [eds_cluster("a", files.source("eds")), static_cluster("static", &[a.address()])];
+    files.put("cds", CDS, "2", &clusters);
+    files.put("rds", RDS, "2", &[route_table("routes", json!([to_cluster("static")]))]);
+    expect_origin(&proxy, "/", "a");
+    assert!(proxy.admin_get("/stats").text().contains("cluster_manager.cds.version_text: \"2\""));
+
+    // What is wrong changes nothing, and is counted.
+    files.put_text("rds", "{\"resources\": [");
+    proxy.await_stat("http.main.rds.routes.update_failure", |count| count >= 1);
+    let rejected = |name: &str| proxy.await_stat(name, |count| count >= 1);
+    files.put("cds", CDS, "bad", &[clusters[0].clone(), clusters[1].clone(), bad_cluster("bad")]);
+    rejected("cluster_manager.cds.update_rejected");
+    files.put("lds", LDS, "bad", &[json!({"name": "main"})]);
+    rejected("listener_manager.lds.update_rejected");
+    expect_origin(&proxy, "/", "a");
+    files.put("rds", RDS, "3", &[saying("good again")]);
+    await_answer(&proxy, "main", "/", "good again", |response| response.text() == "good again");
+    // What is gone is not there to be read: all stays.
+    fs::remove_file(files.path("rds")).unwrap();
+    await_answer(&proxy, "main", "/", "good again", |response| response.text() == "good again");
+    files.put("rds", RDS, "4", &[saying("back")]);
+    await_answer(&proxy, "main", "/", "back", |response| response.text() == "back");
+}
+
+#[test]
+fn a_watched_directory_is_swapped_as_a_whole() {
+    // As Kubernetes mounts a ConfigMap: a link to a directory, moved into place.
+    let scratch = Scratch::new();
+    let swap = |version: &str, word: &str| {
+        let directory = scratch.file(version);
+        fs::create_dir(&directory).unwrap();
+        let mut table = saying(word);
+        table["@type"] = RDS.into();
+        let text = json!({"version_info": version, "resources": [table]}).to_string();
+        fs::write(directory.join("rds.json"), text).unwrap();
+        let link = scratch.file("..new");
+        std::os::unix::fs::symlink(version, &link).unwrap();
+        fs::rename(&link, scratch.file("..data")).unwrap();
+    };
+    swap("1", "one");
+    let mut source = source(&scratch.file("..data").join("rds.json"));
+    source["path_config_source"]["watched_directory"] = json!({"path": scratch.path()});
+    let listener = http_listener("main", &rds("routes", source));
+    let config = dynamic(&Address::port(1), json!({}))
+        .with(json!({"static_resources": {"listeners": [listener]}}));
+    let proxy = launch(&config).start();
+    await_answer(&proxy, "main", "/", "one", |response| response.text() == "one");
+    swap("2", "two");
+    await_answer(&proxy, "main", "/", "two", |response| response.text() == "two");
+}

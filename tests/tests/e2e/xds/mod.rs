@@ -3,7 +3,6 @@
 //! Each test needs a program that `.ci/run` installs. `OUTRIGGER_TEST_PROXY=envoy` runs them against
 //! Envoy; [`is_envoy`] is where we differ on purpose, and says why.
 
-mod differential;
 mod faults;
 mod files;
 mod protocol;
@@ -75,12 +74,6 @@ impl Scene {
                 ]),
             ),
         );
-    }
-
-    /// GET at the listener `main`.
-    #[track_caller]
-    fn get(&self, target: &str) -> Response {
-        Client::connect(&await_listener(&self.proxy, "main")).get(target)
     }
 
     /// Waits until GET of a target is answered by that origin.

@@ -315,7 +315,8 @@ fn c13_a_rate_limit_delays_answers_and_drops_none() {
             // Only the newest of those that wait.
             continue;
         }
-        assert_eq!(answers(&mut scene.server, RDS, from), nonces);
+        // One from before may have been held back as well.
+        assert!(answers(&mut scene.server, RDS, from).ends_with(&nonces));
         // One may go at once.
         assert!(start.elapsed().as_millis() >= 350, "{:?}", start.elapsed());
     }

@@ -3,13 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 
-use outrigger_tests::config::transport_socket;
 use outrigger_tests::control_plane::{
-    CDS, EDS, LDS, RDS, SDS, VHDS, Variant, World, ads, aggregated, assignment, eds_cluster,
-    http_listener, http_manager, rds, route_table, static_cluster, to_cluster,
+    CDS, EDS, LDS, RDS, Variant, World, ads, aggregated, assignment, eds_cluster, http_listener,
+    http_manager, rds, route_table, static_cluster, to_cluster,
 };
 use outrigger_tests::http::Framing;
-use outrigger_tests::tls::{self, Authority, Subject};
 use outrigger_tests::{Client, ControlPlane, Origin, PATIENCE, eventually};
 use serde_json::{Value, json};
 
@@ -154,47 +152,6 @@ fn direct(body: &str) -> Value {
 #[track_caller]
 fn says(scene: &Scene, listener: &str, body: &str) {
     await_answer(&scene.proxy, listener, "/", body, |response| response.text() == body);
-}
-
-#[test]
-#[ignore = "needs xds-python, which .ci/run installs"]
-fn w07_and_w11_a_listener_waits_for_its_secret_and_a_new_one_is_for_new_handshakes() {
-    let authority = Authority::new("Outrigger tests");
-    let [first, second] = ["first", "second"].map(|name| authority.issue(Subject::dns(&[name])));
-    for variant in BOTH {
-        let mut scene = Scene::start(variant);
-        scene.server.hold(&[SDS]);
-        let mut source = ads();
-        source["initial_fetch_timeout"] = "0s".into();
-        let context = json!({"common_tls_context": {"tls_certificate_sds_secret_configs": [
-            {"name": "identity", "sds_config": source},
-        ]}});
-        let mut listener = http_listener("secure", &direct("secret"));
-        listener["filter_chains"][0]["transport_socket"] =
-            transport_socket(tls::DOWNSTREAM, context);
-        scene.world.put(LDS, listener);
-        let secret = |identity: &tls::Identity| json!({"name": "identity", "tls_certificate": identity.to_json()});
-        scene.world.put(SDS, secret(&first));
-        scene.publish();
-        scene.proxy.expect_stat("listener_manager.total_listeners_warming", 1);
-        assert_eq!(scene.proxy.stat("listener_manager.total_listeners_active"), 1);
-        scene.server.release(&[SDS]);
-        let address = await_listener(&scene.proxy, "secure");
-        let connect = || Client::secure(&address, &tls::client(&[]), "first");
-        scene.proxy.expect_stat("listener_manager.total_listeners_warming", 0);
-        let mut old = connect();
-        assert_eq!(old.stream().agreed().certificate.as_ref(), Some(&first.leaf));
-        assert_eq!(old.get("/").text(), "secret");
-        scene.world.put(SDS, secret(&second));
-        scene.publish();
-        eventually("the second certificate", || {
-            let mut new = connect();
-            let is_new = new.stream().agreed().certificate.as_ref() == Some(&second.leaf);
-            is_new.then(|| assert_eq!(new.get("/").text(), "secret"))
-        });
-        let again = old.get("/");
-        assert_eq!((again.text().as_str(), again.header("connection")), ("secret", None));
-    }
 }
 
 #[test]
@@ -440,75 +397,4 @@ fn w13_endpoints_are_not_starved_by_clusters() {
         assert!(place(&endpoints) < place(&last));
         scene.expect_origin("/", "b");
     }
-}
-
-#[test]
-#[ignore = "needs xds-python, which .ci/run installs"]
-fn d13_and_d17_virtual_hosts_come_when_they_are_asked_for() {
-    let mut scene = Scene::start(Variant::Delta);
-    scene.server.hold(&[VHDS]);
-    let on_demand = json!({"name": "on_demand", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand",
-    }});
-    let mut main = http_listener("lazy", &rds("lazy routes", ads()));
-    if is_envoy() {
-        let manager = &mut main["filter_chains"][0]["filters"][0]["typed_config"];
-        manager["http_filters"].as_array_mut().unwrap().insert(0, on_demand);
-    }
-    scene.world.put(LDS, main);
-    scene.world.put(RDS, json!({
-        "name": "lazy routes",
-        "vhds": {"config_source": impatient()},
-        "virtual_hosts": [{"name": "known", "domains": ["known.test"], "routes": [to_cluster("a")]}],
-    }));
-    scene.publish();
-    let address = await_listener(&scene.proxy, "lazy");
-    let ask = |host: &str| {
-        let mut client = Client::connect(&address);
-        client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
-        client
-    };
-    assert_eq!(ask("known.test").response().header("x-origin"), Some("a"));
-    let mut waiting = ask("lazy.test");
-    let request = scene.server.await_event("a request", 0, |event| {
-        event.subscribe.contains(&"lazy routes/lazy.test".to_owned())
-    });
-    assert_eq!(request.type_url, VHDS);
-    assert_eq!(request.nonce, "");
-    // D-13: what it was asked for is an alias of what it is.
-    let host = |name: &str| {
-        json!({
-            "name": format!("lazy routes/{name}"),
-            "version": "1",
-            "aliases": [format!("lazy routes/{name}.test")],
-            "resource": {
-                "@type": VHDS, "name": format!("lazy routes/{name}"),
-                "domains": [format!("{name}.test")], "routes": [to_cluster("a")],
-            },
-        })
-    };
-    let nonce = scene.server.send(VHDS, json!({"resources": [host("lazy")]}));
-    assert_eq!(scene.server.await_answer(VHDS, &nonce).error, None);
-    assert_eq!(waiting.response().header("x-origin"), Some("a"));
-    assert_eq!(ask("lazy.test").response().header("x-origin"), Some("a"));
-    // D-17: the removal of what never was is an answer.
-    let mut hopeless = ask("never.test");
-    scene.server.await_event("a request", 0, |event| {
-        event.subscribe.contains(&"lazy routes/never.test".to_owned())
-    });
-    let none = if is_envoy() {
-        // It wants a resource with the name only.
-        json!({"resources": [{"name": "lazy routes/never.test", "aliases": ["lazy routes/never.test"]}]})
-    } else {
-        json!({"removed_resources": ["lazy routes/never.test"]})
-    };
-    let nonce = scene.server.send(VHDS, none);
-    assert_eq!(scene.server.await_answer(VHDS, &nonce).error, None);
-    assert_eq!(hopeless.response().status, 404);
-    // What comes unasked and what goes.
-    let nonce = scene.server.send(VHDS, json!({"resources": [host("more")]}));
-    assert_eq!(scene.server.await_answer(VHDS, &nonce).error, None);
-    eventually("the unasked host", || {
-        (ask("more.test").response().header("x-origin") == Some("a")).then_some(())
-    });
 }

@@ -63,10 +63,10 @@ type server struct {
 	repeats bool
 	running *grpc.Server
 	// What there is to be, by type, and what of it there is.
-	versions          map[string]string
-	resources         map[string][]types.Resource
-	held              map[string]bool
-	snapshot          cache.Snapshot
+	versions  map[string]string
+	resources map[string][]types.Resource
+	held      map[string]bool
+	snapshot  cache.Snapshot
 }
 
 func main() {

@@ -32,7 +32,7 @@ use crate::ring::{Received, Socket, Watermarks};
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::ListenerStats;
 use crate::tcp::TcpConnection;
-use crate::timer::{Nanos, Timer, after};
+use crate::timer::{NANOS_PER_MS, Nanos, Timer, after};
 use crate::tls::{Handshake, HandshakeError};
 use crate::transport::Transport;
 
@@ -75,7 +75,7 @@ struct Introducing {
     /// Of filters that looked before.
     findings: Findings,
     guard: ConnectionGuard,
-    _counted: PreConnection,
+    counted: PreConnection,
 }
 
 struct Inspecting {
@@ -85,7 +85,7 @@ struct Inspecting {
     findings: Findings,
     seen: Vec<Chunk>,
     guard: ConnectionGuard,
-    _counted: PreConnection,
+    counted: PreConnection,
 }
 
 struct Handshaking {
@@ -109,19 +109,32 @@ struct Sniffing {
     seen: Vec<Chunk>,
 }
 
-/// Counts a connection that listener filters look at.
-struct PreConnection(Arc<ListenerStats>);
+/// Counts a connection that listener filters look at, and how long they do.
+struct PreConnection {
+    shard: Rc<Shard>,
+    stats: Arc<ListenerStats>,
+    began_at: Nanos,
+}
 
 impl PreConnection {
-    fn new(stats: &Arc<ListenerStats>) -> Self {
+    fn new(shard: &Rc<Shard>, stats: &Arc<ListenerStats>) -> Self {
         stats.downstream_pre_cx_active.inc();
-        Self(Arc::clone(stats))
+        let (shard, stats) = (Rc::clone(shard), Arc::clone(stats));
+        Self { began_at: shard.clock.now(), shard, stats }
+    }
+
+    /// Nothing came in time from a client that meant this port.
+    fn timed_out(&self, port: Option<u16>) {
+        self.stats.downstream_pre_cx_timeout.inc();
+        self.stats.downstream_pre_cx_timeout_port.inc(port.unwrap_or(0));
     }
 }
 
 impl Drop for PreConnection {
     fn drop(&mut self) {
-        self.0.downstream_pre_cx_active.dec();
+        self.stats.downstream_pre_cx_active.dec();
+        let took = self.shard.clock.now() - self.began_at;
+        self.stats.downstream_pre_cx_length_ms.record(took / NANOS_PER_MS);
     }
 }
 
@@ -181,7 +194,7 @@ impl Arrival {
                 text: Vec::new(),
                 findings,
                 guard,
-                _counted: PreConnection::new(&self.listener.stats),
+                counted: PreConnection::new(&self.shard, &self.listener.stats),
             }));
         }
         self.look_inside(socket, findings, guard)
@@ -200,7 +213,7 @@ impl Arrival {
                 findings,
                 seen: Vec::new(),
                 guard,
-                _counted: PreConnection::new(&self.listener.stats),
+                counted: PreConnection::new(&self.shard, &self.listener.stats),
             }));
         }
         self.looked(socket, findings, guard)
@@ -385,7 +398,7 @@ impl Arrival {
                     }
                 }
                 Received::None if timed_out => {
-                    stats.downstream_pre_cx_timeout.inc();
+                    stage.counted.timed_out(self.ends.port());
                     if !(inspection.continue_on_timeout && allow_absent) {
                         return Next::Over;
                     }
@@ -431,7 +444,7 @@ impl Arrival {
                     }
                 }
                 Received::None if timed_out => {
-                    stats.downstream_pre_cx_timeout.inc();
+                    stage.counted.timed_out(self.ends.port());
                     if !self.listener.config.inspection.continue_on_timeout {
                         return Next::Over;
                     }

@@ -348,6 +348,38 @@ fn l_04_inspectors_are_disabled_by_the_original_port() {
 
 #[test]
 #[ignore = "needs root and iptables, which .ci/run installs"]
+fn l_05_and_l_06_a_server_that_speaks_first_is_only_late_and_its_port_is_shown() {
+    Namespace::run(|namespace| {
+        namespace.address("10.9.0.1/32");
+        redirect_inbound(namespace, "10.9.0.0/24");
+        let filters = json!([filter(ORIGINAL_DST), filter(TLS_INSPECTOR), filter(HTTP_INSPECTOR)]);
+        let chains = json!([
+            chain("http", json!({"application_protocols": ["http/1.1"],
+                "transport_protocol": "raw_buffer"}), saying("http")),
+            chain("plain", json!({"transport_protocol": "raw_buffer"}),
+                to("InboundPassthroughCluster")),
+            chain("tls", json!({"transport_protocol": "tls"}), to("BlackHoleCluster")),
+        ]);
+        let mut listener = inbound(filters, chains);
+        listener["listener_filters_timeout"] = json!("0.1s");
+        let origin = Origin::start_on(&tcp("10.9.0.1:3306"), |peer| {
+            peer.send("hello")?;
+            peer.stall()
+        });
+        let clusters = json!([inbound_passthrough(), black_hole()]);
+        let proxy = Proxy::start(&config(json!([listener]), clusters));
+        let mut client = Client::connect(&tcp("10.9.0.1:3306"));
+        assert_eq!(client.wire().exactly(5).unwrap(), b"hello");
+        let listener = "listener.0.0.0.0_15006.downstream_pre_cx";
+        assert_eq!(proxy.stat(&format!("{listener}_timeout")), 1);
+        assert_eq!(proxy.stat(&format!("{listener}_timeout_port_3306")), 1);
+        drop((client, origin));
+        proxy.stop();
+    });
+}
+
+#[test]
+#[ignore = "needs root and iptables, which .ci/run installs"]
 fn what_the_capturing_listener_found_out_is_known_to_the_other() {
     Namespace::run(|namespace| {
         namespace.address("10.9.0.1/32");

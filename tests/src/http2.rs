@@ -260,7 +260,7 @@ impl Call {
     /// # Errors
     /// [`Fault::Stream`] if the stream is reset, [`Fault::Silent`] if the windows do not open.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Fault> {
-        block_on(send_all(&mut self.body, bytes.as_ref()))
+        block_on(send_all(&mut self.body, bytes.as_ref(), false))
     }
 
     /// How many bytes the windows allow right now, if so many were to be sent. Does not wait.
@@ -275,12 +275,10 @@ impl Call {
         .unwrap()
     }
 
-    /// Sends the whole body and ends the request, as far as the proxy takes it: it may have answered
-    /// before that.
+    /// Sends the whole body, whose last frame ends the request, as far as the proxy takes it: it may
+    /// have answered before that.
     pub fn send_whole(&mut self, bytes: impl AsRef<[u8]>) {
-        if self.try_send(bytes).is_ok() {
-            let _ = self.body.send_data(Bytes::new(), true);
-        }
+        let _answered = block_on(send_all(&mut self.body, bytes.as_ref(), true));
     }
 
     /// Ends the request.
@@ -559,7 +557,7 @@ impl Exchange {
     /// # Panics
     /// Before [`head`](Exchange::head).
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
-        send_all(self.send.as_mut().unwrap(), bytes).await
+        send_all(self.send.as_mut().unwrap(), bytes, false).await
     }
 
     /// Ends the response.
@@ -644,7 +642,8 @@ impl fmt::Debug for Exchange {
     }
 }
 
-async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8]) -> Result<(), Fault> {
+/// Sends bytes as flow control allows; `end` ends the stream with the last of them.
+async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], end: bool) -> Result<(), Fault> {
     let mut rest = Bytes::copy_from_slice(bytes);
     while !rest.is_empty() {
         send.reserve_capacity(rest.len());
@@ -656,7 +655,8 @@ async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8]) -> Result<(), Faul
             }
             allowed => allowed,
         };
-        send.send_data(rest.split_to(allowed.min(rest.len())), false)?;
+        let part = rest.split_to(allowed.min(rest.len()));
+        send.send_data(part, end && rest.is_empty())?;
     }
     Ok(())
 }

@@ -352,10 +352,10 @@ fn u_12_the_static_runtime_layers_replace_defaults_and_later_ones_win() {
         ])),
         (5, 1_000_000)
     );
-    let rtds = json!([{ "name": "r", "rtds_layer": { "name": "x" } }]);
+    let disk = json!([{ "name": "d", "disk_layer": { "symlink_root": "/x" } }]);
     assert_eq!(
-        refusal(&set(&base, "/layered_runtime/layers", rtds)),
-        "Bootstrap: layered_runtime.layers[0].rtds_layer: not supported"
+        refusal(&set(&base, "/layered_runtime/layers", disk)),
+        "Bootstrap: layered_runtime.layers[0].disk_layer: not supported"
     );
 }
 

@@ -354,10 +354,17 @@ fn l_05_and_l_06_a_server_that_speaks_first_is_only_late_and_its_port_is_shown()
         redirect_inbound(namespace, "10.9.0.0/24");
         let filters = json!([filter(ORIGINAL_DST), filter(TLS_INSPECTOR), filter(HTTP_INSPECTOR)]);
         let chains = json!([
-            chain("http", json!({"application_protocols": ["http/1.1"],
-                "transport_protocol": "raw_buffer"}), saying("http")),
-            chain("plain", json!({"transport_protocol": "raw_buffer"}),
-                to("InboundPassthroughCluster")),
+            chain(
+                "http",
+                json!({"application_protocols": ["http/1.1"],
+                "transport_protocol": "raw_buffer"}),
+                saying("http")
+            ),
+            chain(
+                "plain",
+                json!({"transport_protocol": "raw_buffer"}),
+                to("InboundPassthroughCluster")
+            ),
             chain("tls", json!({"transport_protocol": "tls"}), to("BlackHoleCluster")),
         ]);
         let mut listener = inbound(filters, chains);

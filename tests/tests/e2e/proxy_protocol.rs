@@ -21,7 +21,11 @@ fn start(origin: &Origin, log: &Scratch, filter: Value) -> Proxy {
 fn ask(proxy: &Proxy, header: &[u8], bytewise: bool) -> u16 {
     let mut client = proxy.client();
     let bytes = [header, b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"].concat();
-    if bytewise { client.send_bytewise(bytes) } else { client.send(bytes) };
+    if bytewise {
+        client.send_bytewise(bytes)
+    } else {
+        client.send(bytes)
+    };
     client.response().status
 }
 

@@ -120,7 +120,7 @@ fn transports(
             return Err(entry.required("transport_socket"));
         }
         let labels = match entry.json("match") {
-            Some(Json::Object(labels)) => labels,
+            Some(serde_json::Value::Object(labels)) => labels,
             _ => serde_json::Map::new(),
         };
         Ok(TransportMatch {

@@ -62,8 +62,8 @@ pub use self::http::{
 };
 pub use self::listener::{
     Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, OriginalDst,
-    OriginalSrc, PortPredicate, ProxyProtocol, SocketOption, SocketOptionState, SocketOptionValue, Terminal,
-    TlsInspector, TrafficDirection,
+    OriginalSrc, PortPredicate, ProxyProtocol, SocketOption, SocketOptionState, SocketOptionValue,
+    Terminal, TlsInspector, TrafficDirection,
 };
 pub use self::matcher::{
     Fraction, HeaderMatcher, HeaderPredicate, QueryMatcher, QueryPredicate, RequestView,

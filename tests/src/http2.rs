@@ -642,9 +642,13 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// Sends bytes as flow control allows; `end` ends the stream with the last of them.
+/// Sends bytes as flow control allows; `end` ends the stream with the last of them, or, where there are
+/// none, with an empty frame.
 async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], end: bool) -> Result<(), Fault> {
     let mut rest = Bytes::copy_from_slice(bytes);
+    if rest.is_empty() && end {
+        send.send_data(Bytes::new(), true)?;
+    }
     while !rest.is_empty() {
         send.reserve_capacity(rest.len());
         let allowed = match send.capacity() {

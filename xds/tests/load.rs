@@ -184,7 +184,8 @@ fn group(priority: u32, more: Value) -> Value {
     let mut group = json!({ "priority": priority, "lb_endpoints": [
         { "endpoint": { "address": { "socket_address": {
             "address": "10.0.0.1", "port_value": 80 } } } } ] });
-    group.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let Value::Object(more) = more else { panic!("{more}") };
+    group.as_object_mut().unwrap().extend(more);
     group
 }
 

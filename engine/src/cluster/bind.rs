@@ -21,7 +21,7 @@ pub struct Source {
 ///
 /// # Errors
 /// When the kernel refuses an option or the address.
-pub(super) fn bind(
+pub fn bind(
     socket: &socket2::Socket,
     destination: IpAddr,
     config: Option<&UpstreamBind>,

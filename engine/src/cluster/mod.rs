@@ -37,7 +37,7 @@ use crate::timer::{Nanos, nanos};
 use self::balancer::Balancer;
 use self::destinations::Destinations;
 
-pub use self::bind::Source;
+pub use self::bind::{Source, bind};
 pub use self::breakers::{Admission, Breaker, Breakers, ClusterBreakers};
 pub use self::connector::{ConnectError, Connector};
 pub use self::destinations::DESTINATIONS_MAX;
@@ -413,7 +413,7 @@ impl Host {
             }
             match self.endpoint.address.ip() {
                 Some(address) if source.is_some() || config.bind.is_some() => {
-                    bind::bind(socket, address.ip(), config.bind.as_deref(), source)
+                    bind(socket, address.ip(), config.bind.as_deref(), source)
                         .inspect_err(|_| cluster.stats.bind_errors.inc())
                 }
                 _ => Ok(()),

@@ -6,9 +6,9 @@
 //! each by its weight and health. All of that is worked out once, as a table of groups of endpoints and
 //! the share of requests that each has. Invariant: the shares of a set add up to all requests.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use super::cluster::{Endpoint, Health, Locality, PanicPolicy};
+use super::cluster::{Endpoint, Health, PanicPolicy};
 
 /// The endpoints of a cluster.
 #[derive(Debug, Clone, PartialEq)]
@@ -208,21 +208,24 @@ impl Table {
         load: u32,
         policy: PanicPolicy,
     ) -> bool {
-        let of = |index: u32| endpoints[index as usize].locality.as_ref();
-        let mut localities: Vec<(Option<&Arc<Locality>>, Vec<u32>)> = Vec::new();
+        let place = |index: u32| endpoints[index as usize].locality.as_deref();
+        let name = |index: u32| place(index).map(|place| &place.name);
+        let mut totals: HashMap<_, u32> = HashMap::new();
+        all.iter().for_each(|index| *totals.entry(name(*index)).or_default() += 1);
+        let mut numbers = HashMap::new();
+        let mut localities: Vec<Vec<u32>> = Vec::new();
         for index in class {
-            let place = of(*index);
-            match localities.iter_mut().find(|(known, _)| is_same(*known, place)) {
-                Some((_, members)) => members.push(*index),
-                None => localities.push((place, vec![*index])),
+            let number = *numbers.entry(name(*index)).or_insert(localities.len());
+            if number == localities.len() {
+                localities.push(Vec::new());
             }
+            localities[number].push(*index);
         }
         let factor = f64::from(policy.overprovisioning_factor) / 100.0;
-        let weigh = |(place, members): &(Option<&Arc<Locality>>, Vec<u32>)| {
-            let total = all.iter().filter(|index| is_same(of(**index), *place)).count();
-            let available = factor * members.len() as f64 / total.max(1) as f64;
-            let weight = place.and_then(|place| place.weight).unwrap_or(0);
-            f64::from(weight) * available.min(1.0)
+        let weigh = |members: &Vec<u32>| {
+            let total = totals.get(&name(members[0])).map_or(1.0, |total| f64::from(*total));
+            let weight = place(members[0]).and_then(|place| place.weight).unwrap_or(0);
+            f64::from(weight) * (factor * members.len() as f64 / total).min(1.0)
         };
         let weights: Vec<f64> = localities.iter().map(weigh).collect();
         let total: f64 = weights.iter().sum();
@@ -230,7 +233,7 @@ impl Table {
             return false;
         }
         let (requests, mut given, mut sum) = (load * PARTS, 0, 0.0);
-        for (weight, (_, members)) in weights.iter().zip(&localities) {
+        for (weight, members) in weights.iter().zip(&localities) {
             sum += weight;
             // The last one ends where all do, whatever the rounding.
             let end = ((f64::from(requests) * sum / total).round() as u32).min(requests);
@@ -238,13 +241,6 @@ impl Table {
             given = end;
         }
         true
-    }
-}
-
-fn is_same(one: Option<&Arc<Locality>>, other: Option<&Arc<Locality>>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one.name == other.name,
-        (one, other) => one.is_none() && other.is_none(),
     }
 }
 

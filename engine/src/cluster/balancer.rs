@@ -287,8 +287,9 @@ mod tests {
         );
         let mut balancer = Balancer::new(LoadBalancer::RoundRobin, &set, 0);
         let mut counts = [0; 4];
-        for request in 0..1000u64 {
-            let candidates = set.candidates(request * (u64::MAX / 1000));
+        const STEP: u64 = u64::MAX / 1000;
+        for request in 0..1000 {
+            let candidates = set.candidates(request * STEP + STEP / 2);
             counts[balancer.choose(candidates, || 0, |_| 0).unwrap() as usize] += 1;
         }
         assert_eq!(counts, [700, 0, 100, 200]);

@@ -321,12 +321,7 @@ fn l_04_inspectors_are_disabled_by_the_original_port() {
         }
         let [tls, plain] = inspectors;
         let chains = json!([
-            chain(
-                "http",
-                json!({"application_protocols": ["http/1.1"],
-                "transport_protocol": "raw_buffer"}),
-                saying("http")
-            ),
+            chain("http", json!({"application_protocols": ["http/1.1"]}), saying("http")),
             chain("rest", json!({}), to("InboundPassthroughCluster")),
         ]);
         let mut listener = inbound(json!([filter(ORIGINAL_DST), tls, plain]), chains);
@@ -398,8 +393,7 @@ fn what_the_capturing_listener_found_out_is_known_to_the_other() {
             "address": socket("10.9.0.1", 80),
             "bind_to_port": false,
             "filter_chains": [
-                chain("http", json!({"application_protocols": ["http/1.1"],
-                    "transport_protocol": "raw_buffer"}), saying("http")),
+                chain("http", json!({"application_protocols": ["http/1.1"]}), saying("http")),
                 chain("rest", json!({}), to("BlackHoleCluster")),
             ],
         });
@@ -475,7 +469,6 @@ fn l_07_a_transparent_proxy_keeps_the_clients_address() {
         let mut source = filter(ORIGINAL_SRC);
         source["typed_config"]["mark"] = json!(MARK);
         let mut cluster = passthrough();
-        cluster["upstream_bind_config"] = Value::Null;
         cluster.as_object_mut().unwrap().remove("upstream_bind_config");
         let routes = json!([{"match": {"prefix": "/"},
             "route": {"cluster": "PassthroughCluster"}}]);

@@ -2,6 +2,7 @@
 //! go where the client meant, transports by endpoint, Istio's network filters (xds.md B8 to B11).
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+#![allow(clippy::needless_pass_by_value, reason = "JSON is written where it is passed")]
 
 mod common;
 

@@ -269,6 +269,7 @@ mod tests {
 
     #[test]
     fn section_10_1_each_group_has_a_rotation_of_its_own() {
+        const STEP: u64 = u64::MAX / 1000;
         let endpoint = |priority: u32, port: u16, weight: u32, health: Health| Endpoint {
             priority,
             weight,
@@ -287,7 +288,6 @@ mod tests {
         );
         let mut balancer = Balancer::new(LoadBalancer::RoundRobin, &set, 0);
         let mut counts = [0; 4];
-        const STEP: u64 = u64::MAX / 1000;
         for request in 0..1000 {
             let candidates = set.candidates(request * STEP + STEP / 2);
             counts[balancer.choose(candidates, || 0, |_| 0).unwrap() as usize] += 1;

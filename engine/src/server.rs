@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
+use outrigger_xds::cache::CacheNode;
 use outrigger_xds::snapshot::{Address, Listener, Snapshot};
 
 use crate::access_log::logger::batches_in;
@@ -139,6 +140,10 @@ fn run(
         vec![log_writer.queue(), app_log.clone()],
     );
     state.set_bootstrap(&loaded.config_dump);
+    let cache = loaded.engine.config_cache.clone().map(|config| {
+        let (id, cluster) = (loaded.node.id.clone(), loaded.node.cluster.clone());
+        (config, CacheNode { id, cluster })
+    });
     state.set_node(loaded.node);
     let updates = Updates::default();
     let beginning = Beginning {
@@ -148,6 +153,7 @@ fn run(
         service_template: loaded.service_template,
         log_queue: log_writer.queue(),
         ignore_unknown_fields: process.unknown_fields.in_dynamic == UnknownFields::Warn,
+        cache,
     };
     let (configuration, events) = Configuration::new(&state, beginning, updates.clone())?;
     let common = Common {

@@ -134,9 +134,9 @@ static_resources:
         let snapshot = load(&source, &LoadOptions::default()).unwrap().snapshot;
         let contexts = TlsContexts::build(&snapshot).unwrap();
         let chain = snapshot.listeners[0].filter_chains.iter().next().unwrap();
-        let server = contexts.server(chain.tls.as_ref().unwrap()).unwrap().load();
+        let server = contexts.server(chain.tls.as_ref().unwrap()).unwrap().load().unwrap();
         let cluster = &snapshot.clusters.iter().next().unwrap().cluster;
-        let client = contexts.client(cluster.tls.as_ref().unwrap()).unwrap().load();
+        let client = contexts.client(cluster.tls.as_ref().unwrap()).unwrap().load().unwrap();
         let receive = ReceiveConfig { buffer_bytes: 16 * 1024, buffers: 8, buffers_max: 64 };
         let config = RingConfig { entries: 64, receive, features: probe().unwrap() };
         Self {

@@ -1,5 +1,7 @@
 //! The `engine:` section of the configuration file: what only Outrigger has.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -33,6 +35,21 @@ pub struct EngineConfig {
     pub stall_ms: u32,
     /// Services that are published and subscribed at run time.
     pub services: ServicesConfig,
+    /// Where the last good configuration of management servers is kept; `None` nowhere.
+    pub config_cache: Option<ConfigCache>,
+}
+
+/// A file with what management servers have sent, without secrets: a start while none answers goes on
+/// with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigCache {
+    /// The file.
+    pub path: PathBuf,
+    /// Milliseconds that servers which take a connection have for all that a start needs, before it
+    /// goes on with the file. Servers that can't be reached have none.
+    #[serde(default = "cache_wait_ms")]
+    pub wait_ms: u32,
 }
 
 impl Default for EngineConfig {
@@ -50,6 +67,7 @@ impl Default for EngineConfig {
             access_log_queue_bytes: ACCESS_LOG_QUEUE_BYTES,
             stall_ms: STALL_MS,
             services: ServicesConfig::default(),
+            config_cache: None,
         }
     }
 }
@@ -131,8 +149,23 @@ impl EngineConfig {
             (10..=60_000).contains(&self.stall_ms),
             "from 10 to 60000",
         )?;
+        if let Some(cache) = &self.config_cache {
+            let wait = cache.wait_ms;
+            check("config_cache.wait_ms", wait, wait <= CACHE_WAIT_MS_MAX, "at most 600000")?;
+            if cache.path.file_name().is_none() {
+                return Err(EngineConfigError {
+                    field: "config_cache.path".to_owned(),
+                    value: format!("{:?}", cache.path),
+                    expected: "the path of a file",
+                });
+            }
+        }
         self.services.validate()
     }
+}
+
+fn cache_wait_ms() -> u32 {
+    CACHE_WAIT_MS
 }
 
 /// Off: a sidecar shares its host, and a spinning shard takes a whole core from the application.
@@ -161,6 +194,12 @@ pub const ACCESS_LOG_QUEUE_BYTES: u32 = 4 << 20;
 
 /// Far above any turn's work, far below what a client would call an outage.
 pub const STALL_MS: u32 = 250;
+
+/// Less than what orchestrators give a start, more than a busy server needs.
+pub const CACHE_WAIT_MS: u32 = 5000;
+
+/// Ten minutes: longer waits are a mistake in the unit.
+const CACHE_WAIT_MS_MAX: u32 = 600_000;
 
 /// The kernel's own bound on CPUs in a `cpu_set_t`.
 const SHARDS_MAX: u32 = 1024;

@@ -8,6 +8,7 @@
 //! every message looked up (`support`), and messages to the snapshot (`compile`).
 
 pub mod bootstrap;
+pub mod cache;
 pub mod client;
 pub mod engine_config;
 pub mod fault;

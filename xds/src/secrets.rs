@@ -1,11 +1,15 @@
-//! Files of secrets: SDS without a management server.
+//! Secrets that change while contexts are in use: sent by management servers (SDS), or in files.
 //!
-//! A TLS context that refers to a secret in such a file carries its content and a [`SecretFile`] that
-//! says where it is from. Whoever watches the file calls [`reread_downstream`] or [`reread_upstream`]
-//! when it was replaced, and gets the context with everything from such files read anew. The
-//! invariant: an error leaves the old context as it was.
+//! A TLS context that refers to a secret of a server names it ([`Sds`]); [`complete_downstream`] and
+//! [`complete_upstream`] give the context with all of them in it, once they are there. One that refers
+//! to a secret in a file carries its content and a [`SecretFile`] that says where it is from. Whoever
+//! watches the file calls [`reread_downstream`] or [`reread_upstream`] when it was replaced, and gets
+//! the context with everything from such files read anew. The invariant: an error leaves the old
+//! context as it was.
 //!
 //! A file holds a DiscoveryResponse or a single Secret, as YAML or JSON.
+
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
@@ -14,10 +18,139 @@ use crate::compile::Notes;
 use crate::compile::secret::{self, Secret};
 use crate::fault::{FieldPath, Found, Problem, Resource, Trail};
 use crate::mapping::{ReadOptions, Schema};
-use crate::snapshot::{DownstreamTls, SecretFile, TlsParameters, UpstreamTls, Validation};
+use crate::snapshot::{
+    CertificateSource, DownstreamTls, OcspStaplePolicy, Sds, SecretFile, TlsParameters,
+    UpstreamTls, Validation,
+};
 use crate::source;
 use crate::support::Reviewer;
 use crate::view::View;
+
+/// A secret as a server sent it.
+#[derive(Debug)]
+pub struct ServedSecret(pub(crate) Secret);
+
+impl ServedSecret {
+    /// The certificate, if it is one.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&CertificateSource> {
+        match &self.0 {
+            Secret::Certificate(certificate) => Some(certificate),
+            _ => None,
+        }
+    }
+
+    /// What peers are verified by, if it is that.
+    #[must_use]
+    pub fn validation(&self) -> Option<&Validation> {
+        match &self.0 {
+            Secret::Validation(validation) => Some(validation),
+            _ => None,
+        }
+    }
+}
+
+/// Why a secret does not fit where it is used.
+#[derive(Debug, thiserror::Error)]
+pub enum UnfitSecret {
+    /// It is something else.
+    #[error("secret {name:?} is {is}, not {wanted}")]
+    Kind {
+        /// Its name.
+        name: Box<str>,
+        /// What it is.
+        is: &'static str,
+        /// What a context wants of it.
+        wanted: &'static str,
+    },
+    /// With it, the context would ask for what can't be.
+    #[error("{0}")]
+    Context(String),
+}
+
+/// `tls` with all secrets that servers send; nothing while one is missing. `secret` gives those that
+/// have come, by [`Sds::key`].
+///
+/// # Errors
+/// If they do not come to a context.
+pub fn complete_downstream(
+    tls: &DownstreamTls,
+    secret: &dyn Fn(&str) -> Option<Arc<ServedSecret>>,
+) -> Result<Option<DownstreamTls>, UnfitSecret> {
+    let mut whole = tls.clone();
+    if !complete_parameters(&mut whole.common, secret)? {
+        return Ok(None);
+    }
+    let pins = whole.common.validation.as_deref().is_some_and(Validation::pins);
+    whole.require_client_certificate |= pins;
+    if let Some(sds) = &tls.common.served.session_ticket_keys {
+        let Some(served) = secret(&sds.key) else { return Ok(None) };
+        whole.session_ticket_keys = match &served.0 {
+            Secret::TicketKeys(keys) => keys.clone(),
+            other => return Err(unfit_served(sds, other, secret::TICKET_KEYS)),
+        };
+    }
+    if whole.ocsp_staple_policy == OcspStaplePolicy::Must
+        && let Some(bare) =
+            whole.common.certificates.iter().find(|source| source.ocsp_staple.is_none())
+    {
+        let text = format!("ocsp_staple_policy: {} has no ocsp_staple", bare.at);
+        return Err(UnfitSecret::Context(text));
+    }
+    Ok(Some(whole))
+}
+
+/// As [`complete_downstream`].
+///
+/// # Errors
+/// See there.
+pub fn complete_upstream(
+    tls: &UpstreamTls,
+    secret: &dyn Fn(&str) -> Option<Arc<ServedSecret>>,
+) -> Result<Option<UpstreamTls>, UnfitSecret> {
+    let mut whole = tls.clone();
+    if !complete_parameters(&mut whole.common, secret)? {
+        return Ok(None);
+    }
+    let validation = whole.common.validation.as_deref();
+    if whole.auto_san_validation && !validation.is_some_and(Validation::has_trust_anchors) {
+        let text = "names are worth nothing without a trusted_ca";
+        return Err(UnfitSecret::Context(text.to_owned()));
+    }
+    Ok(Some(whole))
+}
+
+/// Whether all is there.
+fn complete_parameters(
+    parameters: &mut TlsParameters,
+    secret: &dyn Fn(&str) -> Option<Arc<ServedSecret>>,
+) -> Result<bool, UnfitSecret> {
+    for sds in &parameters.served.certificates {
+        let Some(served) = secret(&sds.key) else { return Ok(false) };
+        match served.certificate() {
+            Some(certificate) => parameters.certificates.push(certificate.clone()),
+            None => return Err(unfit_served(sds, &served.0, secret::CERTIFICATE)),
+        }
+    }
+    let Some(sds) = &parameters.served.validation else { return Ok(true) };
+    let Some(served) = secret(&sds.key) else { return Ok(false) };
+    let Some(validation) = served.validation() else {
+        return Err(unfit_served(sds, &served.0, secret::VALIDATION));
+    };
+    let whole = match parameters.validation.take() {
+        Some(base) => validation.clone().onto(base),
+        None => validation.clone(),
+    };
+    if let Some(text) = secret::complaint(&whole) {
+        return Err(UnfitSecret::Context(format!("{}: {text}", whole.at)));
+    }
+    parameters.validation = Some(whole.into());
+    Ok(true)
+}
+
+fn unfit_served(sds: &Sds, secret: &Secret, wanted: &'static str) -> UnfitSecret {
+    UnfitSecret::Kind { name: sds.name.clone(), is: secret.kind(), wanted }
+}
 
 /// `tls` with all that it has from files of secrets read again; other files are not touched.
 ///
@@ -33,7 +166,7 @@ pub fn reread_downstream(tls: &DownstreamTls) -> Result<DownstreamTls, LoadError
     if let Some(file) = &tls.session_ticket_keys_file {
         fresh.session_ticket_keys = match read(file, &schema, &Notes::default())? {
             Secret::TicketKeys(keys) => keys,
-            other => return Err(unfit(file, &other, "a list of session ticket keys")),
+            other => return Err(unfit(file, &other, secret::TICKET_KEYS)),
         };
     }
     Ok(fresh)
@@ -57,7 +190,7 @@ fn reread_parameters(parameters: &mut TlsParameters, schema: &Schema) -> Result<
                 fresh.file = Some(file);
                 fresh
             }
-            other => return Err(unfit(&file, &other, "a certificate")),
+            other => return Err(unfit(&file, &other, secret::CERTIFICATE)),
         };
     }
     if let Some(validation) = &parameters.validation
@@ -65,7 +198,7 @@ fn reread_parameters(parameters: &mut TlsParameters, schema: &Schema) -> Result<
     {
         let mut fresh = match read(file, schema, &Notes::default())? {
             Secret::Validation(fresh) => fresh,
-            other => return Err(unfit(file, &other, "a validation context")),
+            other => return Err(unfit(file, &other, secret::VALIDATION)),
         };
         fresh.file = Some(file.clone());
         if let Some(base) = &validation.base {

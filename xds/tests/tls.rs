@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::*;
 use outrigger_xds::bootstrap::Loaded;
-use outrigger_xds::secrets::{reread_downstream, reread_upstream};
+use outrigger_xds::secrets::{complete_downstream, reread_downstream, reread_upstream};
 use outrigger_xds::snapshot::*;
 use serde_json::{Value, json};
 
@@ -1098,13 +1098,16 @@ fn section_16_bad_files_of_secrets() {
             "{at}.path_config_source.path: /no/such/file: No such file or directory (os error 2)"
         )
     );
-    let instead =
-        "secrets are read from files (path_config_source) or from static_resources.secrets";
     for (source, expected) in [
-        (json!({ "ads": {} }), format!(".ads: not supported: {instead}")),
+        (json!({ "ads": {} }), ".ads: needs dynamic_resources.ads_config".to_owned()),
         (
-            json!({ "api_config_source": { "api_type": "GRPC" } }),
-            format!(".api_config_source: not supported: {instead}"),
+            json!({ "api_config_source": {
+                "api_type": "GRPC", "transport_api_version": "V3",
+                "grpc_services": [{ "envoy_grpc": { "cluster_name": "agent" } }],
+            } }),
+            ".api_config_source.grpc_services[0].envoy_grpc.cluster_name: there is no static \
+             cluster \"agent\""
+                .to_owned(),
         ),
         (json!({}), ".config_source_specifier: is required".to_owned()),
         (
@@ -1126,6 +1129,44 @@ fn section_16_bad_files_of_secrets() {
             json!({ "common_tls_context": { "validation_context_sds_secret_config": config } });
         assert_eq!(refusal(&downstream(context)), format!("{at}{expected}"));
     }
+}
+
+/// An SdsSecretConfig whose secret the cluster of the other tests is asked for.
+fn served(name: &str) -> Value {
+    json!({ "name": name, "sds_config": { "resource_api_version": "V3", "api_config_source": {
+        "api_type": "GRPC", "transport_api_version": "V3",
+        "grpc_services": [{ "envoy_grpc": { "cluster_name": "app" } }],
+    } } })
+}
+
+#[test]
+fn section_16_secrets_of_servers_are_awaited() {
+    let tls = with_downstream(json!({
+        "common_tls_context": {
+            "tls_certificate_sds_secret_configs": [served("cert")],
+            "combined_validation_context": {
+                "default_validation_context": { "match_typed_subject_alt_names": [
+                    { "san_type": "URI", "matcher": { "prefix": "spiffe://a/" } },
+                ] },
+                "validation_context_sds_secret_config": served("ca"),
+            },
+        },
+        "session_ticket_keys_sds_secret_config": served("keys"),
+    }));
+    let names: Vec<&str> = tls.common.served.iter().map(|sds| &*sds.name).collect();
+    assert_eq!(names, ["cert", "ca", "keys"]);
+    assert!(tls.common.certificates.is_empty());
+    // What pins somebody down asks for a certificate, before and after.
+    assert!(tls.require_client_certificate);
+    assert!(complete_downstream(&tls, &|_| None).unwrap().is_none());
+}
+
+#[test]
+fn section_16_one_certificate_of_a_client_is_served_at_most() {
+    let both = json!({ "common_tls_context": {
+        "tls_certificate_sds_secret_configs": [served("one"), served("other")],
+    } });
+    assert!(refusal(&upstream(both)).ends_with("a client has one certificate"));
 }
 
 #[test]

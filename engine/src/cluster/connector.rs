@@ -66,7 +66,11 @@ impl Connector {
         let tls = match &host.tls {
             None => None,
             Some(config) => {
-                let context = shard.tls().client(config).ok_or(ConnectError::NoContext)?;
+                let slot = shard.tls().client(config);
+                let Some(context) = slot.and_then(|slot| slot.load()) else {
+                    cluster.tls_stats.no_context.inc();
+                    return Err(ConnectError::NoContext);
+                };
                 let alpn = alpn.iter().map(|protocol| Arc::from(*protocol)).collect();
                 let hostname = Some(&*host.endpoint.hostname).filter(|name| !name.is_empty());
                 let server_name = match &config.sni {
@@ -75,11 +79,7 @@ impl Connector {
                     UpstreamSni::EndpointHostname(otherwise) => hostname.or(otherwise.as_deref()),
                     UpstreamSni::RequestAuthority => wanted.server_name,
                 };
-                Some(TlsPlan {
-                    context: context.load(),
-                    server_name: server_name.map(Box::from),
-                    alpn,
-                })
+                Some(TlsPlan { context, server_name: server_name.map(Box::from), alpn })
             }
         };
         let connecting =

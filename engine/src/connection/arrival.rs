@@ -242,18 +242,19 @@ impl Arrival {
             let transport = Transport::Plain(socket);
             return self.secured(&runtime, transport, findings.server_name, guard);
         };
-        let Some(context) = self.shard.tls().server(tls) else {
+        let slot = self.shard.tls().server(tls);
+        let Some(context) = slot.and_then(|slot| slot.load()) else {
             self.listener.tls_stats.no_context.inc();
             log::debug!(
                 target: "listener",
-                "{}: a connection is closed: its certificates could not be read",
+                "{}: a connection is closed: its certificates are not there yet",
                 self.listener.config.name
             );
             return Next::Over;
         };
         let limit = tls.handshake_timeout.unwrap_or(HANDSHAKE_TIMEOUT);
         self.deadline = after(self.shard.clock.now(), Some(limit));
-        let handshake = Handshake::server(socket, &self.shard.records, &context.load());
+        let handshake = Handshake::server(socket, &self.shard.records, &context);
         self.watched = false;
         Next::Stage(Stage::Handshaking(Handshaking {
             handshake,

@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod configuration;
 pub mod dns;
+mod replace_file;
 pub mod services;
 pub mod signals;
 pub mod state;
@@ -74,6 +75,7 @@ impl ControlOptions {
             service_template: loaded.service_template,
             log_queue: writer.queue(),
             ignore_unknown_fields: false,
+            cache: None,
         };
         let configuration = Configuration::new(state, beginning, Updates::default());
         let (configuration, events) = configuration.expect("nothing to prepare");

@@ -450,7 +450,7 @@ stat_set! {
             ocsp_staple_omitted = "ssl.ocsp_staple_omitted",
             ocsp_staple_requests = "ssl.ocsp_staple_requests",
             ocsp_staple_responses = "ssl.ocsp_staple_responses",
-            /// Connections for which no certificate could be read.
+            /// Connections for which no certificate was there.
             no_context = "ssl.no_context",
             /// Outrigger's own: the peer refused us by an alert.
             fail_alert = "ssl.fail_alert",
@@ -755,6 +755,9 @@ stat_set! {
             listener_added = "listener_manager.listener_added",
             listener_modified = "listener_manager.listener_modified",
             listener_removed = "listener_manager.listener_removed",
+            /// The file with the last good configuration. Outrigger's own.
+            cache_write = "config.cache_write",
+            cache_write_failed = "config.cache_write_failed",
         }
         gauges {}
         levels {
@@ -763,6 +766,9 @@ stat_set! {
             warming_clusters = "cluster_manager.warming_clusters",
             total_listeners_active = "listener_manager.total_listeners_active",
             total_listeners_warming = "listener_manager.total_listeners_warming",
+            /// 1 while what is served is from the file, and no management server has answered.
+            from_cache = "config.from_cache",
+            cache_bytes = "config.cache_bytes",
         }
         histograms {
             /// From a change to its being served on every shard, in microseconds. Outrigger's own.

@@ -1,25 +1,31 @@
-//! All TLS contexts of a configuration, kept up with the files they are made of.
+//! All TLS contexts of a configuration, kept up with the files and the secrets they are made of.
 //!
 //! Contexts are built on the control thread and taken by shards at each handshake, without a lock.
-//! Invariant: a context that is handed out is whole. What can't be built from new files leaves the
-//! old context in place, with a message and a count.
+//! Invariant: a context that is handed out is whole. Until servers have sent all of its secrets there
+//! is none; what can't be built from new files or secrets leaves the old one in place, with a message
+//! and a count.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use outrigger_xds::bootstrap::LoadError;
-use outrigger_xds::secrets::{reread_downstream, reread_upstream};
+use outrigger_xds::secrets::{
+    ServedSecret, UnfitSecret, complete_downstream, complete_upstream, reread_downstream,
+    reread_upstream,
+};
 use outrigger_xds::snapshot::{
     Cluster, DownstreamTls, Listener, Member, SecretFile, Snapshot, TlsParameters, UpstreamTls,
 };
 
+use super::certificate::Certificate;
 use super::client::ClientContext;
 use super::error::{TlsConfigError, TlsConfigProblem};
 use super::server::ServerContext;
 use super::source::Reader;
 use super::tickets::TicketKeyring;
+use super::verify::Verifier;
 
 /// How often files are looked at. A change is seen by what a path leads to, so that it does not
 /// matter how it was made: written over, renamed, or by turning a link around, as Kubernetes does.
@@ -31,25 +37,40 @@ pub type ServerSlot = Slot<DownstreamTls, ServerContext>;
 /// A client's context, and the next one when files change.
 pub type ClientSlot = Slot<UpstreamTls, ClientContext>;
 
-/// One context that is replaced when its files change.
+/// The secrets that servers have sent, by their [key](outrigger_xds::snapshot::Sds::key).
+pub type Secrets = HashMap<Box<str>, Arc<ServedSecret>>;
+
+/// One context that is replaced when its files or its secrets change.
 pub struct Slot<K, C> {
     config: Arc<K>,
     at: Box<str>,
-    current: ArcSwap<C>,
+    /// Nothing while secrets are still to come.
+    current: ArcSwapOption<C>,
     build: Build<K, C>,
-    watch: Mutex<Watch>,
+    watch: Mutex<Watch<K>>,
 }
 
 type Build<K, C> = fn(&K, &str, &Arc<TicketKeyring>, &mut Reader) -> Result<Arc<C>, TlsConfigError>;
 
-/// A configuration of which parts may be in files of secrets.
-trait Config: Sized {
+/// A configuration of which parts may be in files or sent by servers.
+pub trait Config: Sized {
+    /// What both sides have.
     fn common(&self) -> &TlsParameters;
 
     /// The file of secrets of what is not in `common`.
     fn own_file(&self) -> Option<&Arc<SecretFile>>;
 
+    /// With all that is in files of secrets read again.
+    ///
+    /// # Errors
+    /// When one can't be read.
     fn reread(&self) -> Result<Self, LoadError>;
+
+    /// With all secrets of servers; nothing while one is missing.
+    ///
+    /// # Errors
+    /// When one does not fit.
+    fn complete(&self, secrets: &Secrets) -> Result<Option<Self>, UnfitSecret>;
 }
 
 impl Config for DownstreamTls {
@@ -63,6 +84,10 @@ impl Config for DownstreamTls {
 
     fn reread(&self) -> Result<Self, LoadError> {
         reread_downstream(self)
+    }
+
+    fn complete(&self, secrets: &Secrets) -> Result<Option<Self>, UnfitSecret> {
+        complete_downstream(self, &|key| secrets.get(key).cloned())
     }
 }
 
@@ -78,10 +103,16 @@ impl Config for UpstreamTls {
     fn reread(&self) -> Result<Self, LoadError> {
         reread_upstream(self)
     }
+
+    fn complete(&self, secrets: &Secrets) -> Result<Option<Self>, UnfitSecret> {
+        complete_upstream(self, &|key| secrets.get(key).cloned())
+    }
 }
 
-/// What the last attempt to build a context looked at.
-struct Watch {
+/// What the last attempt to build a context was made of.
+struct Watch<K> {
+    /// The configuration with the secrets of servers in it.
+    whole: Option<K>,
     files: Reader,
     /// A key that does not fit its certificate: one of the two files is perhaps still to come.
     awaits_pair: bool,
@@ -115,11 +146,12 @@ impl TlsContexts {
             TlsConfigProblem::Refused(rustls::Error::FailedToGetRandomBytes).at("tls")
         })?;
         let mut contexts = Self { servers: HashMap::new(), clients: HashMap::new(), keyring };
+        let none = Secrets::new();
         for listener in snapshot.listeners.iter() {
-            contexts.add_listener(listener)?;
+            contexts.add_listener(listener, &none)?;
         }
         for Member { cluster, .. } in snapshot.clusters.iter() {
-            contexts.add_cluster(cluster)?;
+            contexts.add_cluster(cluster, &none)?;
         }
         Ok(contexts)
     }
@@ -128,13 +160,18 @@ impl TlsContexts {
     ///
     /// # Errors
     /// When one can't be built, with the path of what is wrong; then none is added.
-    pub fn add_listener(&mut self, listener: &Listener) -> Result<(), TlsConfigError> {
+    pub fn add_listener(
+        &mut self,
+        listener: &Listener,
+        secrets: &Secrets,
+    ) -> Result<(), TlsConfigError> {
         let mut slots = Vec::new();
         for chain in listener.filter_chains.iter() {
             let Some(config) = &chain.tls else { continue };
             if self.server(config).is_none() {
                 let at = format!("listener {}: {}", listener.name, chain.name);
-                slots.push((place(config), Slot::new(config, &at, build_server, &self.keyring)?));
+                let slot = Slot::new(config, &at, build_server, &self.keyring, secrets)?;
+                slots.push((place(config), slot));
             }
         }
         self.servers.extend(slots);
@@ -145,16 +182,48 @@ impl TlsContexts {
     ///
     /// # Errors
     /// See there.
-    pub fn add_cluster(&mut self, cluster: &Cluster) -> Result<(), TlsConfigError> {
+    pub fn add_cluster(
+        &mut self,
+        cluster: &Cluster,
+        secrets: &Secrets,
+    ) -> Result<(), TlsConfigError> {
         let mut slots = Vec::new();
         for config in cluster.tls_configs() {
             if self.client(config).is_none() {
                 let at = format!("cluster {}", cluster.name);
-                slots.push((place(config), Slot::new(config, &at, build_client, &self.keyring)?));
+                let slot = Slot::new(config, &at, build_client, &self.keyring, secrets)?;
+                slots.push((place(config), slot));
             }
         }
         self.clients.extend(slots);
         Ok(())
+    }
+
+    /// Makes what has come of the secret `key`, which is among `secrets`, the content of all contexts
+    /// that name it. Handshakes from now on are made by it; connections stay as they are (W-11).
+    ///
+    /// # Errors
+    /// When it is of no use to one of them; then none is changed.
+    pub fn replace_secret(&self, key: &str, secrets: &Secrets) -> Result<(), TlsConfigError> {
+        if let Some(secret) = secrets.get(key) {
+            check(secret)?;
+        }
+        let servers = self.servers.values().filter(|slot| slot.names(key));
+        let clients = self.clients.values().filter(|slot| slot.names(key));
+        let made: Result<Vec<_>, _> =
+            servers.map(|slot| slot.made(&self.keyring, secrets).map(|it| (slot, it))).collect();
+        let servers = made?;
+        let made: Result<Vec<_>, _> =
+            clients.map(|slot| slot.made(&self.keyring, secrets).map(|it| (slot, it))).collect();
+        servers.into_iter().for_each(|(slot, made)| slot.put(made));
+        made?.into_iter().for_each(|(slot, made)| slot.put(made));
+        Ok(())
+    }
+
+    /// Whether a context names the secret of a server.
+    pub fn names(&self, key: &str) -> bool {
+        self.servers.values().any(|slot| slot.names(key))
+            || self.clients.values().any(|slot| slot.names(key))
     }
 
     /// Forgets the contexts of configurations that nobody has any more.
@@ -202,36 +271,72 @@ impl TlsContexts {
     }
 }
 
-impl<K, C> Slot<K, C> {
+/// A context and what it was made of.
+struct Made<K, C> {
+    /// Nothing while secrets are still to come.
+    whole: Option<(K, Arc<C>)>,
+    files: Reader,
+}
+
+impl<K: Config, C> Slot<K, C> {
     fn new(
         config: &Arc<K>,
         at: &str,
         build: Build<K, C>,
         keyring: &Arc<TicketKeyring>,
+        secrets: &Secrets,
     ) -> Result<Arc<Self>, TlsConfigError> {
-        let (files, context) = build_whole(&**config, at, build, keyring);
-        Ok(Arc::new(Self {
+        let nothing = Watch { whole: None, files: Reader::default(), awaits_pair: false };
+        let slot = Self {
             config: Arc::clone(config),
             at: at.into(),
-            current: ArcSwap::new(context?),
+            current: ArcSwapOption::empty(),
             build,
-            watch: Mutex::new(Watch { files, awaits_pair: false }),
-        }))
+            watch: Mutex::new(nothing),
+        };
+        slot.put(slot.made(keyring, secrets)?);
+        Ok(Arc::new(slot))
+    }
+
+    /// What the context is with these secrets.
+    fn made(
+        &self,
+        keyring: &Arc<TicketKeyring>,
+        secrets: &Secrets,
+    ) -> Result<Made<K, C>, TlsConfigError> {
+        let unfit = |error| TlsConfigProblem::UnfitSecret(error).at(&self.at);
+        let Some(whole) = self.config.complete(secrets).map_err(unfit)? else {
+            return Ok(Made { whole: None, files: Reader::default() });
+        };
+        let (files, context) = build_whole(&whole, &self.at, self.build, keyring);
+        Ok(Made { whole: Some((whole, context?)), files })
+    }
+
+    fn put(&self, made: Made<K, C>) {
+        let Some((whole, context)) = made.whole else { return };
+        let watch = Watch { whole: Some(whole), files: made.files, awaits_pair: false };
+        *self.watch() = watch;
+        self.current.store(Some(context));
+    }
+
+    /// Whether the secret of a server is part of it.
+    fn names(&self, key: &str) -> bool {
+        self.config.common().served.iter().any(|sds| *sds.key == *key)
     }
 
     /// Builds the context anew if its files changed; says what came of it.
     fn refresh(&self, keyring: &Arc<TicketKeyring>) -> Option<Result<&str, TlsConfigError>> {
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = self.watch();
         let changed = watch.files.has_changed();
         if !changed && !watch.awaits_pair {
             return None;
         }
-        let (files, context) = build_whole(&*self.config, &self.at, self.build, keyring);
+        let (files, context) = build_whole(watch.whole.as_ref()?, &self.at, self.build, keyring);
         let awaited = std::mem::take(&mut watch.awaits_pair);
         watch.files = files;
         match context {
             Ok(context) => {
-                self.current.store(context);
+                self.current.store(Some(context));
                 Some(Ok(&self.at))
             }
             // Told only when the other file has not come until the next look.
@@ -244,15 +349,33 @@ impl<K, C> Slot<K, C> {
     }
 
     fn has_files(&self) -> bool {
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner).files.has_files()
+        self.watch().files.has_files()
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Watch<K>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<K, C> Slot<K, C> {
-    /// The context to use for the next handshake.
-    pub fn load(&self) -> Arc<C> {
+    /// The context to use for the next handshake; nothing while secrets of servers are missing.
+    pub fn load(&self) -> Option<Arc<C>> {
         self.current.load_full()
     }
+}
+
+/// Whether a secret can be used at all, whatever else a context is made of.
+fn check(secret: &ServedSecret) -> Result<(), TlsConfigError> {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let mut files = Reader::default();
+    if let Some(certificate) = secret.certificate() {
+        Certificate::load(certificate, &provider, None, &mut files)?;
+    }
+    if let Some(validation) = secret.validation() {
+        let algorithms = provider.signature_verification_algorithms;
+        Verifier::new(Some(&Arc::new(validation.clone())), algorithms, None, &mut files)?;
+    }
+    Ok(())
 }
 
 /// Which of the configurations that are alive this is.

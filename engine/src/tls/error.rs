@@ -3,6 +3,7 @@
 use std::io;
 
 use outrigger_xds::bootstrap::LoadError;
+use outrigger_xds::secrets::UnfitSecret;
 
 use super::record::alert_name;
 
@@ -30,6 +31,9 @@ pub enum TlsConfigProblem {
     /// A file of secrets can't be used.
     #[error("{0}")]
     Secrets(LoadError),
+    /// A secret of a server can't be used here.
+    #[error("{0}")]
+    UnfitSecret(UnfitSecret),
     /// A file is longer than anything of its kind.
     #[error("{path}: longer than {limit_bytes} bytes")]
     FileTooLong {

@@ -2,7 +2,7 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | [`TlsContexts`] | builds contexts of a snapshot, and again when files change |
+//! | [`TlsContexts`] | builds contexts of a snapshot, and again when files or secrets change |
 //! | [`ServerContext`], [`ClientContext`] | what all connections of a listener or a cluster share |
 //! | [`Handshake`] | makes a connection of a socket, by rustls |
 //! | [`TlsStream`] | seals and opens records of an established connection, on the ring's buffers |
@@ -39,7 +39,7 @@ mod tests;
 
 pub use certificate::Identity;
 pub use client::ClientContext;
-pub use contexts::{ClientSlot, FILES_INTERVAL, Refreshed, ServerSlot, Slot, TlsContexts};
+pub use contexts::{ClientSlot, FILES_INTERVAL, Refreshed, Secrets, ServerSlot, Slot, TlsContexts};
 pub use error::{CertificateFault, HandshakeError, TlsConfigError, TlsConfigProblem};
 pub use handshake::{Established, Handshake};
 pub use record::RecordError;

@@ -24,6 +24,20 @@ pub struct Stats {
     pub expired: u64,
 }
 
+impl Stats {
+    /// Adds what another client counted.
+    pub fn add(&mut self, other: &Stats) {
+        self.update_attempt += other.update_attempt;
+        self.update_success += other.update_success;
+        self.update_failure += other.update_failure;
+        self.update_rejected += other.update_rejected;
+        self.init_fetch_timeout += other.init_fetch_timeout;
+        self.heartbeat += other.heartbeat;
+        self.unsolicited += other.unsolicited;
+        self.expired += other.expired;
+    }
+}
+
 /// What is to be seen of one type from outside.
 #[derive(Clone, Copy, Debug)]
 pub struct TypeStatus<'a> {

@@ -1,15 +1,17 @@
 //! Secrets: certificates, what peers are verified by, and ticket keys; in place, in
-//! `static_resources.secrets`, or in files of their own (contract section 16, SDS).
+//! `static_resources.secrets`, in files of their own, or sent by servers (contract section 16, SDS).
 
 use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
 
-use crate::compile::{Context, Notes, invalid, matcher};
+use crate::compile::{Context, Notes, config_source, invalid, matcher};
 use crate::fault::{Found, Problem};
 use crate::secrets;
-use crate::snapshot::{CertificateSource, DataSource, SanKind, SanMatcher, SecretFile, Validation};
+use crate::snapshot::{
+    CertificateSource, DataSource, SanKind, SanMatcher, Sds, SecretFile, Validation,
+};
 use crate::view::View;
 
 /// The content of an `envoy.extensions.transport_sockets.tls.v3.Secret`.
@@ -25,7 +27,15 @@ pub(crate) enum Secret {
 /// Session ticket keys, and the file of secrets that they are from.
 pub(crate) type TicketKeys = (Vec<DataSource>, Option<Arc<SecretFile>>);
 
-/// A secret that a context refers to.
+/// What a context refers to.
+#[derive(Debug)]
+pub(crate) enum Reference {
+    Known(Resolved),
+    /// A server sends it.
+    Served(Arc<Sds>),
+}
+
+/// A secret that is known.
 #[derive(Debug)]
 pub(crate) struct Resolved {
     secret: Secret,
@@ -56,19 +66,21 @@ pub(crate) fn compile(view: &View<'_>, notes: &Notes) -> Result<Secret, Found> {
 }
 
 /// The secret that an SdsSecretConfig names.
-pub(crate) fn resolve(view: &View<'_>, context: &Context<'_>) -> Result<Resolved, Found> {
+pub(crate) fn resolve(view: &View<'_>, context: &Context<'_>) -> Result<Reference, Found> {
     let name = view.required_text("name")?;
     let Some(source) = view.message("sds_config") else {
         return match context.secrets.get(name) {
-            Some(secret) => Ok(Resolved { secret: secret.clone(), file: None }),
+            Some(secret) => Ok(Reference::Known(Resolved { secret: secret.clone(), file: None })),
             None => {
                 let text = format!("there is no {name:?} in static_resources.secrets");
                 Err(view.invalid("name", text))
             }
         };
     };
-    if let Some(field) = source.which(&["ads", "api_config_source"]) {
-        return Err(Found::new(source.at(field), Problem::Instead(SECRETS_INSTEAD)));
+    if source.which(&["ads", "api_config_source"]).is_some() {
+        let source = config_source::compile(&source, context.sources)?;
+        let key = source.place.key(name);
+        return Ok(Reference::Served(Arc::new(Sds { key, name: name.into(), source })));
     }
     // A file that is there needs no waiting, but the value has to be one.
     source.duration("initial_fetch_timeout")?;
@@ -86,28 +98,28 @@ pub(crate) fn resolve(view: &View<'_>, context: &Context<'_>) -> Result<Resolved
     let file = SecretFile { path: Path::new(path).into(), watched_directory, name: name.into() };
     let secret = secrets::read(&file, view.schema(), &context.notes)
         .map_err(|error| invalid(at, error.to_string()))?;
-    Ok(Resolved { secret, file: Some(Arc::new(file)) })
+    Ok(Reference::Known(Resolved { secret, file: Some(Arc::new(file)) }))
 }
 
 impl Resolved {
     pub(crate) fn certificate(self, reference: &View<'_>) -> Result<CertificateSource, Found> {
         match self.secret {
             Secret::Certificate(source) => Ok(CertificateSource { file: self.file, ..source }),
-            other => Err(other.mistaken_for("a certificate", reference)),
+            other => Err(other.mistaken_for(CERTIFICATE, reference)),
         }
     }
 
     pub(crate) fn validation(self, reference: &View<'_>) -> Result<Validation, Found> {
         match self.secret {
             Secret::Validation(validation) => Ok(Validation { file: self.file, ..validation }),
-            other => Err(other.mistaken_for("a validation context", reference)),
+            other => Err(other.mistaken_for(VALIDATION, reference)),
         }
     }
 
     pub(crate) fn ticket_keys(self, reference: &View<'_>) -> Result<TicketKeys, Found> {
         match self.secret {
             Secret::TicketKeys(keys) => Ok((keys, self.file)),
-            other => Err(other.mistaken_for("a list of session ticket keys", reference)),
+            other => Err(other.mistaken_for(TICKET_KEYS, reference)),
         }
     }
 }
@@ -115,9 +127,9 @@ impl Resolved {
 impl Secret {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
-            Secret::Certificate(_) => "a certificate",
-            Secret::Validation(_) => "a validation context",
-            Secret::TicketKeys(_) => "a list of session ticket keys",
+            Secret::Certificate(_) => CERTIFICATE,
+            Secret::Validation(_) => VALIDATION,
+            Secret::TicketKeys(_) => TICKET_KEYS,
             Secret::Generic => "a generic secret",
         }
     }
@@ -309,8 +321,11 @@ fn watched_directory(view: &View<'_>) -> Result<Option<Arc<Path>>, Found> {
     }
 }
 
-const SECRETS_INSTEAD: &str =
-    "secrets are read from files (path_config_source) or from static_resources.secrets";
+/// What messages call the kinds.
+pub(crate) const CERTIFICATE: &str = "a certificate";
+pub(crate) const VALIDATION: &str = "a validation context";
+pub(crate) const TICKET_KEYS: &str = "a list of session ticket keys";
+
 /// A name, a key to decrypt by and one to authenticate by: 16 + 32 + 32.
 const TICKET_KEY_BYTES: usize = 80;
 /// Envoy's bound.

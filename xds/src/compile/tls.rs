@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use crate::compile::secret::TicketKeys;
+use crate::compile::secret::Reference;
 use crate::compile::{Context, invalid, secret};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    CertificateSource, DownstreamTls, OcspStaplePolicy, TlsParameters, TlsVersion, UpstreamSni,
-    UpstreamTls, Validation,
+    DataSource, DownstreamTls, OcspStaplePolicy, Sds, SecretFile, ServedSecrets, TlsParameters,
+    TlsVersion, UpstreamSni, UpstreamTls, Validation,
 };
 use crate::view::{Unpacked, View};
 
@@ -59,9 +59,9 @@ fn typed_socket(view: &View<'_>) -> Result<Option<Unpacked>, Found> {
 }
 
 fn downstream(view: &View<'_>, context: &Context<'_>) -> Result<DownstreamTls, Found> {
-    let common = common_context(view, TlsVersion::Tls13, context)?;
+    let mut common = common_context(view, TlsVersion::Tls13, context)?;
     let at_common = view.at("common_tls_context");
-    if common.certificates.is_empty() {
+    if common.certificates.is_empty() && common.served.certificates.is_empty() {
         return Err(Found::new(at_common.field("tls_certificates"), Problem::Required));
     }
     if view.wrapped_flag("require_sni") == Some(true) {
@@ -69,7 +69,8 @@ fn downstream(view: &View<'_>, context: &Context<'_>) -> Result<DownstreamTls, F
     }
     let demanded = view.wrapped_flag("require_client_certificate").unwrap_or(false);
     let validation = common.validation.as_deref();
-    if demanded && validation.is_none_or(|validation| !validation.verifies()) {
+    let is_served = common.served.validation.is_some();
+    if demanded && !is_served && validation.is_none_or(|validation| !validation.verifies()) {
         context.notes.advise(
             view.at("require_client_certificate"),
             "clients must show a certificate, but any will do: there is no trusted_ca",
@@ -87,10 +88,18 @@ fn downstream(view: &View<'_>, context: &Context<'_>) -> Result<DownstreamTls, F
         let text = format!("{} has no ocsp_staple", bare.at);
         return Err(view.invalid("ocsp_staple_policy", text));
     }
-    let (session_ticket_keys, session_ticket_keys_file) = session_ticket_keys(view, context)?;
+    // Pins and names can only be found in a certificate, so that there has to be one.
+    let require_client_certificate = demanded || validation.is_some_and(Validation::pins);
+    let keys = match session_ticket_keys(view, context)? {
+        TicketKeys::Known(keys, file) => (keys, file),
+        TicketKeys::Served(sds) => {
+            common.served.session_ticket_keys = Some(sds);
+            (Vec::new(), None)
+        }
+    };
+    let (session_ticket_keys, session_ticket_keys_file) = keys;
     Ok(DownstreamTls {
-        // Pins and names can only be found in a certificate, so that there has to be one.
-        require_client_certificate: demanded || validation.is_some_and(Validation::pins),
+        require_client_certificate,
         common,
         session_ticket_keys,
         session_ticket_keys_file,
@@ -115,14 +124,26 @@ fn session_timeout(view: &View<'_>) -> Result<Option<std::time::Duration>, Found
     }
 }
 
+/// Where session ticket keys are.
+enum TicketKeys {
+    Known(Vec<DataSource>, Option<Arc<SecretFile>>),
+    Served(Arc<Sds>),
+}
+
 fn session_ticket_keys(view: &View<'_>, context: &Context<'_>) -> Result<TicketKeys, Found> {
     if let Some(keys) = view.message("session_ticket_keys") {
-        return Ok((secret::ticket_keys(&keys)?, None));
+        return Ok(TicketKeys::Known(secret::ticket_keys(&keys)?, None));
     }
-    match view.message("session_ticket_keys_sds_secret_config") {
-        Some(reference) => secret::resolve(&reference, context)?.ticket_keys(&reference),
-        None => Ok((Vec::new(), None)),
-    }
+    let Some(reference) = view.message("session_ticket_keys_sds_secret_config") else {
+        return Ok(TicketKeys::Known(Vec::new(), None));
+    };
+    Ok(match secret::resolve(&reference, context)? {
+        Reference::Known(secret) => {
+            let (keys, file) = secret.ticket_keys(&reference)?;
+            TicketKeys::Known(keys, file)
+        }
+        Reference::Served(sds) => TicketKeys::Served(sds),
+    })
 }
 
 fn upstream(
@@ -132,7 +153,7 @@ fn upstream(
 ) -> Result<UpstreamTls, Found> {
     let common = common_context(view, TlsVersion::Tls12, context)?;
     let at_common = view.at("common_tls_context");
-    if common.certificates.len() > 1 {
+    if common.certificates.len() + common.served.certificates.len() > 1 {
         let text = "a client has one certificate";
         return Err(invalid(at_common.field("tls_certificates"), text));
     }
@@ -142,7 +163,8 @@ fn upstream(
     let sni = sni(view, from_authority, context)?;
     let auto_san_validation = view.flag("auto_sni_san_validation") || from_authority.validation;
     let validation = common.validation.as_deref();
-    let trusts_somebody = validation.is_some_and(Validation::has_trust_anchors);
+    let is_served = common.served.validation.is_some();
+    let trusts_somebody = is_served || validation.is_some_and(Validation::has_trust_anchors);
     if auto_san_validation && !trusts_somebody {
         let at = if from_authority.validation {
             at_common.field("validation_context")
@@ -155,7 +177,7 @@ fn upstream(
         let text = "auto_san_validation needs auto_sni, whose name it looks for";
         return Err(view.fault(Problem::Invalid(text.to_owned())));
     }
-    if !validation.is_some_and(Validation::verifies) {
+    if !is_served && !validation.is_some_and(Validation::verifies) {
         // Section 21: honoured, and said aloud. The warning names the cluster.
         context.notes.advise(at_common, "servers are not verified: there is no trusted_ca");
     }
@@ -222,8 +244,8 @@ fn common_context(
         tls_params(&params, &mut parameters, context)?;
     }
     parameters.alpn = alpn(&view, context)?;
-    parameters.certificates = certificates(&view, context)?;
-    parameters.validation = validation(&view, context)?;
+    certificates(&view, context, &mut parameters)?;
+    validation(&view, context, &mut parameters)?;
     Ok(parameters)
 }
 
@@ -237,6 +259,7 @@ fn parameters(newest: TlsVersion) -> TlsParameters {
         alpn: Vec::new(),
         certificates: Vec::new(),
         validation: None,
+        served: ServedSecrets::default(),
     }
 }
 
@@ -318,27 +341,47 @@ fn alpn(view: &View<'_>, context: &Context<'_>) -> Result<Vec<Arc<[u8]>>, Found>
 }
 
 /// Certificates that are given as such make those of secrets unread.
-fn certificates(view: &View<'_>, context: &Context<'_>) -> Result<Vec<CertificateSource>, Found> {
+fn certificates(
+    view: &View<'_>,
+    context: &Context<'_>,
+    parameters: &mut TlsParameters,
+) -> Result<(), Found> {
     let own = view.messages("tls_certificates");
     let secrets = view.messages("tls_certificate_sds_secret_configs");
-    if own.is_empty() {
-        return secrets
-            .iter()
-            .map(|reference| secret::resolve(reference, context)?.certificate(reference))
-            .collect();
+    for view in &own {
+        parameters.certificates.push(secret::certificate(view, view.path().into())?);
     }
-    if !secrets.is_empty() {
+    if own.is_empty() {
+        for reference in &secrets {
+            match secret::resolve(reference, context)? {
+                Reference::Known(secret) => {
+                    parameters.certificates.push(secret.certificate(reference)?);
+                }
+                Reference::Served(sds) => parameters.served.certificates.push(sds),
+            }
+        }
+    } else if !secrets.is_empty() {
         let at = view.at("tls_certificate_sds_secret_configs");
         context.notes.advise(at, "has no effect beside tls_certificates");
     }
-    own.iter().map(|view| secret::certificate(view, view.path().into())).collect()
+    Ok(())
 }
 
-fn validation(view: &View<'_>, context: &Context<'_>) -> Result<Option<Arc<Validation>>, Found> {
+fn validation(
+    view: &View<'_>,
+    context: &Context<'_>,
+    parameters: &mut TlsParameters,
+) -> Result<(), Found> {
     let (validation, at) = if let Some(own) = view.message("validation_context") {
         (secret::validation(&own, own.path().into(), &context.notes)?, own)
     } else if let Some(reference) = view.message("validation_context_sds_secret_config") {
-        (secret::resolve(&reference, context)?.validation(&reference)?, reference)
+        match secret::resolve(&reference, context)? {
+            Reference::Known(secret) => (secret.validation(&reference)?, reference),
+            Reference::Served(sds) => {
+                parameters.served.validation = Some(sds);
+                return Ok(());
+            }
+        }
     } else if let Some(combined) = view.message("combined_validation_context") {
         let Some(base) = combined.message("default_validation_context") else {
             return Err(combined.required("default_validation_context"));
@@ -347,15 +390,25 @@ fn validation(view: &View<'_>, context: &Context<'_>) -> Result<Option<Arc<Valid
             return Err(combined.required("validation_context_sds_secret_config"));
         };
         let base = secret::validation(&base, base.path().into(), &context.notes)?;
-        let dynamic = secret::resolve(&reference, context)?.validation(&reference)?;
-        (dynamic.onto(Arc::new(base)), combined)
+        match secret::resolve(&reference, context)? {
+            Reference::Known(secret) => {
+                (secret.validation(&reference)?.onto(Arc::new(base)), combined)
+            }
+            Reference::Served(sds) => {
+                parameters.served.validation = Some(sds);
+                // Whether it means anything shows when it is whole.
+                parameters.validation = Some(Arc::new(base));
+                return Ok(());
+            }
+        }
     } else {
-        return Ok(None);
+        return Ok(());
     };
-    match secret::complaint(&validation) {
-        Some(text) => Err(at.fault(Problem::Invalid(text.to_owned()))),
-        None => Ok(Some(Arc::new(validation))),
+    if let Some(text) = secret::complaint(&validation) {
+        return Err(at.fault(Problem::Invalid(text.to_owned())));
     }
+    parameters.validation = Some(Arc::new(validation));
+    Ok(())
 }
 
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";

@@ -85,8 +85,8 @@ pub use self::rpc::{
 pub use self::runtime::{RuntimeCell, RuntimeFraction};
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
 pub use self::tls::{
-    CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher,
-    SecretFile, TlsParameters, TlsVersion, UpstreamSni, UpstreamTls, Validation,
+    CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher, Sds,
+    SecretFile, ServedSecrets, TlsParameters, TlsVersion, UpstreamSni, UpstreamTls, Validation,
 };
 pub use crate::fingerprint::Fingerprint;
 

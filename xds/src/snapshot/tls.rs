@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config_source::ConfigSource;
 use super::matcher::StringMatcher;
 
 /// Where bytes come from.
@@ -58,6 +59,43 @@ pub struct SecretFile {
     pub name: Box<str>,
 }
 
+/// A secret that a management server sends (SDS).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sds {
+    /// One for each source and name.
+    pub key: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// Whom to ask.
+    pub source: ConfigSource,
+}
+
+/// What of a context management servers send. Until all of it is there nobody can shake hands by the
+/// context; see [`secrets`](crate::secrets).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServedSecrets {
+    /// Certificates beside those that are known.
+    pub certificates: Vec<Arc<Sds>>,
+    /// What is asked of the peer's certificate; the known validation, if there is one, is what the
+    /// content is merged onto (`combined_validation_context`).
+    pub validation: Option<Arc<Sds>>,
+    /// Keys of session tickets.
+    pub session_ticket_keys: Option<Arc<Sds>>,
+}
+
+impl ServedSecrets {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Sds>> {
+        self.certificates.iter().chain(&self.validation).chain(&self.session_ticket_keys)
+    }
+
+    /// Whether nothing is to come.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
 /// A protocol version of TLS that is offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
@@ -89,6 +127,8 @@ pub struct TlsParameters {
     pub certificates: Vec<CertificateSource>,
     /// What is asked of the peer's certificate.
     pub validation: Option<Arc<Validation>>,
+    /// What of this is to come from servers.
+    pub served: ServedSecrets,
 }
 
 /// `CertificateValidationContext`.

@@ -6,18 +6,20 @@ use std::time::SystemTime;
 use crate::client::ResourceType;
 use crate::compile::cluster;
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{Cluster, Discovery, Eds, Endpoint, EndpointSet, Origin, Snapshot};
+use crate::snapshot::{Cluster, Discovery, Eds, Endpoint, EndpointSet, Origin, Sds, Snapshot};
 use crate::view::View;
 
 use super::decode;
+use super::secrets::User;
 use super::{ErrorState, Host, Incoming, Interest, Record, Shown, Stage, Store};
 
 /// A cluster by name.
 pub(super) struct ClusterEntry {
     origin: Origin,
     active: Option<Arc<Cluster>>,
-    /// A version that waits, with the endpoints that it has itself.
-    warming: Option<(Arc<Cluster>, Vec<Endpoint>)>,
+    /// A version that waits, with the endpoints of its own: those that it lists, or those of its names
+    /// once they are known.
+    warming: Option<(Arc<Cluster>, Option<Vec<Endpoint>>)>,
     record: Option<Record>,
     error: Option<ErrorState>,
 }
@@ -37,13 +39,33 @@ impl ClusterEntry {
         self.warming.as_ref().is_some_and(|(cluster, _)| cluster.wait_for_warm_on_init)
     }
 
-    fn assignments(&self) -> impl Iterator<Item = &Eds> {
-        let versions = [self.active.as_ref(), self.warming.as_ref().map(|(cluster, _)| cluster)];
-        versions.into_iter().flatten().filter_map(|cluster| match &cluster.discovery {
-            Discovery::Eds(eds) => Some(eds),
-            _ => None,
-        })
+    fn links(&self) -> Links {
+        let mut links = Links::default();
+        for cluster in self.active.iter().chain(self.warming.iter().map(|(cluster, _)| cluster)) {
+            links.add(cluster);
+        }
+        links
     }
+}
+
+/// What clusters refer to.
+#[derive(Default)]
+struct Links {
+    assignments: Vec<Eds>,
+    secrets: Vec<Arc<Sds>>,
+}
+
+impl Links {
+    fn add(&mut self, cluster: &Cluster) {
+        if let Discovery::Eds(eds) = &cluster.discovery {
+            self.assignments.push(eds.clone());
+        }
+        self.secrets.extend(secrets(cluster).cloned());
+    }
+}
+
+fn secrets(cluster: &Cluster) -> impl Iterator<Item = &Arc<Sds>> {
+    cluster.tls_configs().flat_map(|tls| tls.common.served.iter())
 }
 
 impl Store {
@@ -51,9 +73,10 @@ impl Store {
         for member in snapshot.clusters.iter() {
             let cluster = &member.cluster;
             let mut entry = ClusterEntry::new(Origin::Static);
-            entry.warming = Some((Arc::clone(cluster), member.endpoints.all().to_vec()));
+            let own = own_endpoints(cluster, member.endpoints.all().to_vec());
+            entry.warming = Some((Arc::clone(cluster), own));
             self.clusters.insert(cluster.name.clone(), entry);
-            self.relink_cluster(&cluster.name, &[]);
+            self.relink_cluster(&cluster.name, &Links::default());
             self.promote_cluster(&cluster.name);
         }
     }
@@ -101,13 +124,14 @@ impl Store {
         let name = &*cluster.name;
         let entry =
             self.clusters.entry(name.into()).or_insert_with(|| ClusterEntry::new(Origin::Dynamic));
-        let linked: Vec<Eds> = entry.assignments().cloned().collect();
+        let linked = entry.links();
         entry.record = Some(Store::record(incoming, fingerprint));
-        entry.warming = Some((Arc::clone(&cluster), endpoints));
+        let own = own_endpoints(&cluster, endpoints);
+        entry.warming = Some((Arc::clone(&cluster), own));
         self.dns_changed |= cluster.discovery.is_dns();
         self.relink_cluster(name, &linked);
         if let Discovery::Eds(eds) = &cluster.discovery
-            && linked.iter().any(|known| known.key == eds.key)
+            && linked.assignments.iter().any(|known| known.key == eds.key)
         {
             // W-05: servers send the endpoints of a changed cluster again when they are asked.
             let (place, name) = (eds.source.place.clone(), Arc::from(&*eds.name));
@@ -128,7 +152,7 @@ impl Store {
             return;
         }
         let Some(entry) = self.clusters.remove(name) else { return };
-        let linked: Vec<Eds> = entry.assignments().cloned().collect();
+        let linked = entry.links();
         self.relink_cluster(name, &linked);
         self.dns_changed |= entry.newest().is_some_and(|cluster| cluster.discovery.is_dns());
         if let Some(id) = self.snapshot.clusters.id(name) {
@@ -146,26 +170,29 @@ impl Store {
 
     /// Serves the version that waits, if there is nothing left to wait for.
     pub(super) fn promote_cluster(&mut self, name: &str) {
-        let Some(entry) = self.clusters.get_mut(name) else { return };
+        let Some(entry) = self.clusters.get(name) else { return };
         let Some((cluster, own)) = &entry.warming else { return };
+        if self.missing(secrets(cluster)).next().is_some() {
+            return;
+        }
         let member =
             self.snapshot.clusters.id(name).and_then(|id| self.snapshot.clusters.member(id));
         // Endpoints of names are kept where the same names are asked.
         let served = member.filter(|member| {
             entry.active.is_some() && member.cluster.discovery == cluster.discovery
         });
-        let endpoints = match (&cluster.discovery, served) {
-            (Discovery::Static | Discovery::OriginalDst(_), _) => {
-                EndpointSet::new(own.clone(), cluster.panic)
-            }
-            (Discovery::Eds(eds), _) => {
+        let endpoints = match (&cluster.discovery, own, served) {
+            (Discovery::Eds(eds), ..) => {
                 match self.assignments.get(&eds.key).and_then(|it| it.members(cluster)) {
                     Some(endpoints) => endpoints,
                     None => return,
                 }
             }
-            (_, Some(served)) => EndpointSet::new(served.endpoints.all().to_vec(), cluster.panic),
-            (_, None) => return,
+            (_, Some(own), _) => EndpointSet::new(own.clone(), cluster.panic),
+            (_, None, Some(served)) => {
+                EndpointSet::new(served.endpoints.all().to_vec(), cluster.panic)
+            }
+            (_, None, None) => return,
         };
         let endpoints = match member {
             Some(member) if *member.endpoints == endpoints => Arc::clone(&member.endpoints),
@@ -176,14 +203,20 @@ impl Store {
 
     /// New endpoints of a cluster's names.
     pub fn resolved(&mut self, name: &str, endpoints: Vec<Endpoint>) {
-        let Some(entry) = self.clusters.get(name) else { return };
-        let Some(cluster) = entry.newest().filter(|cluster| cluster.discovery.is_dns()) else {
+        let Some(entry) = self.clusters.get_mut(name) else { return };
+        if let Some((cluster, own)) = &mut entry.warming {
+            if cluster.discovery.is_dns() {
+                *own = Some(endpoints);
+                self.promote_cluster(name);
+            }
+            return;
+        }
+        let Some(cluster) = entry.active.as_ref().filter(|cluster| cluster.discovery.is_dns())
+        else {
             return;
         };
         let endpoints = Arc::new(EndpointSet::new(endpoints, cluster.panic));
-        if entry.warming.is_some() {
-            self.serve_cluster(name, endpoints);
-        } else if let Some(id) = self.snapshot.clusters.id(name)
+        if let Some(id) = self.snapshot.clusters.id(name)
             && self.snapshot.clusters.endpoints(id) != Some(&endpoints)
         {
             self.snapshot.clusters.set_endpoints(id, endpoints);
@@ -198,7 +231,8 @@ impl Store {
             None => self.counts.clusters_added += 1,
             Some(_) => self.counts.clusters_modified += 1,
         }
-        let linked: Vec<Eds> = entry.active.iter().chain([&cluster]).filter_map(eds_of).collect();
+        let mut linked = Links::default();
+        entry.active.iter().chain([&cluster]).for_each(|cluster| linked.add(cluster));
         entry.active = Some(Arc::clone(&cluster));
         self.snapshot.clusters.put(cluster, endpoints, entry.origin);
         self.is_changed = true;
@@ -215,20 +249,18 @@ impl Store {
         Some(newest.filter(|cluster| cluster.discovery.is_dns()).map(Arc::clone).collect())
     }
 
-    /// Asks for the assignments that the cluster refers to, and no longer for those among `before` that
-    /// it does not.
-    fn relink_cluster(&mut self, name: &str, before: &[Eds]) {
-        let now: Vec<Eds> = self
-            .clusters
-            .get(name)
-            .map(|entry| entry.assignments().cloned().collect())
-            .unwrap_or_default();
-        for eds in &now {
+    /// Asks for what the cluster refers to, and no longer for that of `before` to which it does not.
+    fn relink_cluster(&mut self, name: &str, before: &Links) {
+        let now = self.clusters.get(name).map(ClusterEntry::links).unwrap_or_default();
+        for eds in &now.assignments {
             self.use_assignment(eds, name);
         }
-        let kept = |eds: &&Eds| now.iter().any(|known| known.key == eds.key);
-        for eds in before.iter().filter(|eds| !kept(eds)) {
+        let kept = |eds: &&Eds| now.assignments.iter().any(|known| known.key == eds.key);
+        for eds in before.assignments.iter().filter(|eds| !kept(eds)) {
             self.leave_assignment(eds, name);
+        }
+        if !now.secrets.is_empty() || !before.secrets.is_empty() {
+            self.relink_secrets(&User::Cluster(name.into()), &before.secrets, &now.secrets);
         }
     }
 
@@ -252,22 +284,30 @@ impl Store {
     }
 
     /// What each cluster that waits waits for.
-    pub(super) fn cold_clusters(&self) -> impl Iterator<Item = String> {
-        self.clusters.iter().filter_map(|(name, entry)| {
-            let (cluster, _) = entry.warming.as_ref()?;
-            Some(match &cluster.discovery {
-                Discovery::Eds(eds) => format!("cluster {name}: endpoints {}", eds.name),
-                _ => format!("cluster {name}: names"),
-            })
-        })
+    pub(super) fn cold_clusters(&self) -> Vec<String> {
+        let mut cold = Vec::new();
+        for (name, entry) in &self.clusters {
+            let Some((cluster, _)) = &entry.warming else { continue };
+            let missing = self.missing(secrets(cluster));
+            let before = cold.len();
+            cold.extend(missing.map(|sds| format!("cluster {name}: secret {}", sds.name)));
+            match &cluster.discovery {
+                Discovery::Eds(eds) if !self.has_assignment(eds) => {
+                    cold.push(format!("cluster {name}: endpoints {}", eds.name));
+                }
+                // Only what else there is to wait for is left.
+                _ if cold.len() == before => cold.push(format!("cluster {name}: names")),
+                _ => {}
+            }
+        }
+        cold
     }
 }
 
-fn eds_of(cluster: &Arc<Cluster>) -> Option<Eds> {
-    match &cluster.discovery {
-        Discovery::Eds(eds) => Some(eds.clone()),
-        _ => None,
-    }
+/// What a cluster lists itself; nothing where endpoints come from elsewhere.
+fn own_endpoints(cluster: &Cluster, listed: Vec<Endpoint>) -> Option<Vec<Endpoint>> {
+    let come = cluster.discovery.is_dns() || matches!(cluster.discovery, Discovery::Eds(_));
+    (!come).then_some(listed)
 }
 
 impl ErrorState {

@@ -24,6 +24,10 @@ pub(super) struct Assignment {
 }
 
 impl Assignment {
+    pub(super) fn is_answered(&self) -> bool {
+        self.members.is_some()
+    }
+
     /// The endpoints as `cluster` uses them; nothing before there is an answer.
     pub(super) fn members(&self, cluster: &Cluster) -> Option<EndpointSet> {
         let members = self.members.as_ref()?;
@@ -53,6 +57,11 @@ impl Store {
             known.users.insert(cluster.into());
             self.note_assignment(&eds.key, Outcome::Asked);
         }
+    }
+
+    /// Whether there is an answer.
+    pub(super) fn has_assignment(&self, eds: &Eds) -> bool {
+        self.assignments.get(&eds.key).is_some_and(Assignment::is_answered)
     }
 
     /// Counts for the clusters that use an assignment.
@@ -87,7 +96,11 @@ impl Store {
         outcome
     }
 
-    fn judge_assignment(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+    pub(super) fn judge_assignment(
+        &mut self,
+        key: &str,
+        incoming: &Incoming,
+    ) -> Result<(), String> {
         let Some(known) = self.assignments.get_mut(key) else { return Ok(()) };
         if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
             known.error = None;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::client::ResourceType;
 use crate::compile::listener;
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{FilterChain, Listener, Origin, Rds, RouteSource, Snapshot, Terminal};
+use crate::snapshot::{FilterChain, Listener, Origin, Rds, RouteSource, Sds, Snapshot, Terminal};
 use crate::view::View;
 
 use super::decode;
+use super::secrets::User;
 use super::{ErrorState, Host, Incoming, ListenerChange, Record, Shown, Stage, Store};
 
 /// A listener by name.
@@ -25,9 +26,13 @@ impl ListenerEntry {
         ListenerEntry { origin, active: None, warming: None, record: None, error: None }
     }
 
-    fn tables(&self) -> Vec<Rds> {
-        let versions = self.active.iter().chain(&self.warming);
-        versions.flat_map(|listener| tables(listener)).collect()
+    fn links(&self) -> Links {
+        let mut links = Links::default();
+        for listener in self.active.iter().chain(&self.warming) {
+            links.tables.extend(tables(listener));
+            links.secrets.extend(secrets(listener).cloned());
+        }
+        links
     }
 
     /// A chain of a version that is served or waits, by what it says.
@@ -36,6 +41,19 @@ impl ListenerEntry {
         let mut chains = versions.flat_map(|listener| listener.filter_chains.iter());
         chains.find(|chain| chain.fingerprint == Some(fingerprint)).cloned()
     }
+}
+
+/// What listeners refer to.
+#[derive(Default)]
+struct Links {
+    tables: Vec<Rds>,
+    secrets: Vec<Arc<Sds>>,
+}
+
+/// The secrets that a listener names.
+fn secrets(listener: &Listener) -> impl Iterator<Item = &Arc<Sds>> {
+    let contexts = listener.filter_chains.iter().filter_map(|chain| chain.tls.as_ref());
+    contexts.flat_map(|tls| tls.common.served.iter())
 }
 
 /// The route tables that a listener names.
@@ -60,7 +78,7 @@ impl Store {
             let mut entry = ListenerEntry::new(Origin::Static);
             entry.warming = Some(Arc::clone(listener));
             self.listeners.insert(listener.name.clone(), entry);
-            self.relink_listener(&listener.name, &[]);
+            self.relink_listener(&listener.name, &Links::default());
             self.promote_listener(&listener.name);
         }
     }
@@ -114,7 +132,7 @@ impl Store {
             .listeners
             .entry(name.into())
             .or_insert_with(|| ListenerEntry::new(Origin::Dynamic));
-        let linked = entry.tables();
+        let linked = entry.links();
         entry.record = Some(Store::record(incoming, fingerprint));
         entry.warming = Some(Arc::clone(&listener));
         self.relink_listener(name, &linked);
@@ -135,7 +153,7 @@ impl Store {
             return;
         }
         let Some(entry) = self.listeners.remove(name) else { return };
-        let linked = entry.tables();
+        let linked = entry.links();
         self.relink_listener(name, &linked);
         if entry.active.is_some() {
             let left = self.snapshot.listeners.iter().filter(|listener| *listener.name != *name);
@@ -149,13 +167,17 @@ impl Store {
 
     /// Serves the version that waits, if there is nothing left to wait for.
     pub(super) fn promote_listener(&mut self, name: &str) {
-        let Some(entry) = self.listeners.get_mut(name) else { return };
-        let Some(listener) = &entry.warming else { return };
+        let Some(listener) = self.listeners.get(name).and_then(|entry| entry.warming.as_ref())
+        else {
+            return;
+        };
         let is_warm = |rds: &Rds| self.tables.get(&rds.key).is_some_and(super::Table::is_answered);
-        if !tables(listener).iter().all(is_warm) {
+        if !tables(listener).iter().all(is_warm) || self.missing(secrets(listener)).next().is_some()
+        {
             return;
         }
-        let linked = entry.tables();
+        let Some(entry) = self.listeners.get_mut(name) else { return };
+        let linked = entry.links();
         let Some(listener) = entry.warming.take() else { return };
         match entry.active {
             None => self.counts.listeners_added += 1,
@@ -174,15 +196,17 @@ impl Store {
         self.go_on();
     }
 
-    fn relink_listener(&mut self, name: &str, before: &[Rds]) {
-        let now = self.listeners.get(name).map(ListenerEntry::tables).unwrap_or_default();
-        for rds in &now {
+    /// Asks for what the listener refers to, and no longer for that of `before` to which it does not.
+    fn relink_listener(&mut self, name: &str, before: &Links) {
+        let now = self.listeners.get(name).map(ListenerEntry::links).unwrap_or_default();
+        for rds in &now.tables {
             self.use_table(rds, name);
         }
-        let kept = |rds: &&Rds| now.iter().any(|known| known.key == rds.key);
-        for rds in before.iter().filter(|rds| !kept(rds)) {
+        let kept = |rds: &&Rds| now.tables.iter().any(|known| known.key == rds.key);
+        for rds in before.tables.iter().filter(|rds| !kept(rds)) {
             self.leave_table(rds, name);
         }
+        self.relink_secrets(&User::Listener(name.into()), &before.secrets, &now.secrets);
     }
 
     /// How many listeners are served and how many wait.
@@ -207,12 +231,15 @@ impl Store {
     /// What each cluster and listener that waits waits for (`/init_dump`).
     #[must_use]
     pub fn cold(&self) -> Vec<String> {
-        let mut cold: Vec<String> = self.cold_clusters().collect();
+        let mut cold = self.cold_clusters();
         for (name, entry) in &self.listeners {
-            let awaited = entry.warming.iter().flat_map(|listener| tables(listener));
+            let Some(listener) = &entry.warming else { continue };
+            let awaited = tables(listener).into_iter();
             let awaited = awaited
                 .filter(|rds| self.tables.get(&rds.key).is_none_or(|table| !table.is_answered()));
             cold.extend(awaited.map(|rds| format!("listener {name}: routes {}", rds.name)));
+            let missing = self.missing(secrets(listener));
+            cold.extend(missing.map(|sds| format!("listener {name}: secret {}", sds.name)));
         }
         cold
     }

@@ -12,9 +12,11 @@ mod clusters;
 mod decode;
 mod endpoints;
 mod file;
+mod kept;
 mod listeners;
 mod record;
 mod routes;
+mod secrets;
 mod start;
 
 use std::collections::{BTreeMap, HashMap};
@@ -34,6 +36,7 @@ use crate::compile::{Context, NodeNames, Notes};
 use crate::dump;
 use crate::fingerprint::Fingerprint;
 use crate::mapping::{ReadOptions, Schema};
+use crate::secrets::ServedSecret;
 use crate::snapshot::{
     Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot,
 };
@@ -43,9 +46,11 @@ use self::clusters::ClusterEntry;
 use self::endpoints::Assignment;
 use self::listeners::ListenerEntry;
 use self::routes::Table;
+use self::secrets::SecretEntry;
 use self::start::Start;
 
 pub use self::file::FileContent;
+pub use self::kept::Kept;
 pub use self::record::{ErrorState, Record, Shown, Stage};
 pub use self::start::Phase;
 
@@ -74,6 +79,12 @@ pub trait Host {
     /// # Errors
     /// As for listeners.
     fn prepare_cluster(&mut self, cluster: &Arc<Cluster>) -> Result<(), String>;
+
+    /// Makes `secret` what those use who name the one of this [key](crate::snapshot::Sds::key).
+    ///
+    /// # Errors
+    /// As for listeners.
+    fn prepare_secret(&mut self, key: &str, secret: &Arc<ServedSecret>) -> Result<(), String>;
 }
 
 /// Something to be asked of a server.
@@ -163,6 +174,10 @@ pub struct Store {
     assignments: HashMap<Box<str>, Assignment>,
     /// As the assignments.
     tables: HashMap<Box<str>, Table>,
+    /// As the assignments.
+    secrets: HashMap<Box<str>, SecretEntry>,
+    /// Layers of the runtime that servers sent.
+    layers: BTreeMap<Arc<str>, Record>,
     dns_changed: bool,
     start: Start,
     /// What was said of accepted resources and is to be logged.
@@ -195,6 +210,8 @@ pub enum Watched {
     Endpoints(Box<str>),
     /// Those of a table, by the prefix of a connection manager and its name.
     Routes(Box<str>, Box<str>),
+    /// Those of a secret, by its name.
+    Secret(Box<str>),
 }
 
 /// What became of a question.
@@ -236,6 +253,8 @@ impl Store {
             listeners: BTreeMap::new(),
             assignments: HashMap::new(),
             tables: HashMap::new(),
+            secrets: HashMap::new(),
+            layers: BTreeMap::new(),
             dns_changed: true,
             start: Start::default(),
             remarks: Vec::new(),
@@ -264,6 +283,7 @@ impl Store {
             ResourceType::ClusterLoadAssignment => self.put_assignment(place, incoming),
             ResourceType::Listener => self.put_listener(incoming, host),
             ResourceType::RouteConfiguration => self.put_table(place, incoming),
+            ResourceType::Secret => self.put_secret(place, incoming, host),
             ResourceType::Runtime => self.put_layer(incoming),
             other => Err(format!("{} is not supported", other.word())),
         }
@@ -287,6 +307,7 @@ impl Store {
             ResourceType::RouteConfiguration => {
                 self.note_table(&place.key(name), Outcome::TimedOut);
             }
+            ResourceType::Secret => self.note_secret(&place.key(name), Outcome::TimedOut),
             _ => {}
         }
         self.absent(kind, place, name);
@@ -301,6 +322,7 @@ impl Store {
             ResourceType::RouteConfiguration => {
                 self.note_table(&place.key(name), Outcome::Failed);
             }
+            ResourceType::Secret => self.note_secret(&place.key(name), Outcome::Failed),
             _ => {}
         }
     }
@@ -312,8 +334,10 @@ impl Store {
             ResourceType::Listener => self.remove_listener(name),
             ResourceType::ClusterLoadAssignment => self.no_assignment(&place.key(name)),
             ResourceType::RouteConfiguration => self.no_table(&place.key(name)),
+            ResourceType::Secret => self.no_secret(&place.key(name)),
             ResourceType::Runtime => {
                 self.ground.runtime.set_layer(name, None);
+                self.layers.remove(name);
                 self.start.layer_answered(name);
                 self.go_on();
             }
@@ -326,6 +350,8 @@ impl Store {
         let message = self.decode(ResourceType::Runtime, incoming)?;
         let layer = View::new(&message, &self.schema).json("layer");
         self.ground.runtime.set_layer(&incoming.name, layer);
+        let record = Store::record(incoming, Fingerprint::of(&message, &[]));
+        self.layers.insert(Arc::clone(&incoming.name), record);
         self.start.layer_answered(&incoming.name);
         self.go_on();
         Ok(())
@@ -340,9 +366,9 @@ impl Store {
     /// What is new. Nothing when nothing is.
     pub fn take_changes(&mut self) -> Option<Changes> {
         self.go_on();
-        let listeners = match self.start.phase() {
-            Phase::Live => std::mem::take(&mut self.listener_changes),
-            _ => Vec::new(),
+        let listeners = match self.start.lets_accept() {
+            true => std::mem::take(&mut self.listener_changes),
+            false => Vec::new(),
         };
         if !self.is_changed && listeners.is_empty() {
             return None;

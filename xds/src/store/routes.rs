@@ -89,7 +89,7 @@ impl Store {
         outcome
     }
 
-    fn judge_table(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+    pub(super) fn judge_table(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
         let Some(known) = self.tables.get_mut(key) else { return Ok(()) };
         if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
             known.error = None;

@@ -1,5 +1,6 @@
-//! The order of a start (W-03): layers of the runtime, clusters of the file and of CDS first, then listeners, and nothing is
-//! accepted before all of them are warm.
+//! The order of a start (W-03): layers of the runtime, clusters of the file and of CDS first, then
+//! listeners. No listener accepts before all listeners are known and what it needs itself is there; the
+//! start is over when that is so of all of them.
 
 use crate::client::ResourceType;
 
@@ -15,7 +16,7 @@ pub enum Phase {
     Clusters,
     /// Listeners are asked for and warmed.
     Listeners,
-    /// Listeners accept.
+    /// All listeners accept.
     Live,
 }
 
@@ -33,6 +34,30 @@ pub(super) struct Start {
 impl Start {
     pub(super) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// One that waits for what never comes keeps no other from its work.
+    pub(super) fn lets_accept(&self) -> bool {
+        match self.phase {
+            Phase::Runtime | Phase::Clusters => false,
+            Phase::Listeners => self.listeners_answered,
+            Phase::Live => true,
+        }
+    }
+
+    pub(super) fn has_answer(&self, kind: ResourceType) -> bool {
+        match kind {
+            ResourceType::Cluster => self.clusters_answered,
+            ResourceType::Listener => self.listeners_answered,
+            _ => false,
+        }
+    }
+
+    /// Nothing is waited for but what resources wait for themselves.
+    pub(super) fn restored(&mut self) {
+        self.layers.clear();
+        self.clusters_answered = true;
+        self.listeners_answered = true;
     }
 
     pub(super) fn layer_answered(&mut self, name: &str) {

@@ -146,6 +146,13 @@ fn dumps(ask: &Ask<'_>) -> Result<Vec<Dump>, String> {
         "envoy.admin.v3.RoutesConfigDump",
         vec![("static_route_configs", routes), ("dynamic_route_configs", dynamic.routes)],
     ));
+    dumps.push(Dump::new(
+        "envoy.admin.v3.SecretsConfigDump",
+        vec![
+            ("dynamic_active_secrets", dynamic.secrets),
+            ("dynamic_warming_secrets", dynamic.warming_secrets),
+        ],
+    ));
     Ok(dumps)
 }
 
@@ -157,6 +164,8 @@ struct Dynamic {
     endpoints: Vec<Entry>,
     listeners: Vec<Entry>,
     routes: Vec<Entry>,
+    secrets: Vec<Entry>,
+    warming_secrets: Vec<Entry>,
 }
 
 impl Dynamic {
@@ -208,6 +217,16 @@ impl Dynamic {
         for (_, shown) in store.route_tables() {
             let kind = ResourceType::RouteConfiguration;
             self.routes.push(whole(kind, "route_config", &shown));
+        }
+        for (_, shown) in store.secrets() {
+            let mut json = Map::from_iter([("name".to_owned(), Value::from(&*shown.name))]);
+            json.extend(show(ResourceType::Secret, "secret", &shown));
+            json.extend(states(&shown));
+            let list = match shown.record {
+                Some(_) => &mut self.secrets,
+                None => &mut self.warming_secrets,
+            };
+            list.push(Entry::new(&shown.name, json.into()));
         }
     }
 }

@@ -122,12 +122,12 @@ impl Files {
 impl File {
     fn take(&mut self, store: &mut Store, host: &mut dyn Host) {
         let path = self.source.path.display().to_string();
-        self.counted.update_attempt += 1;
+        self.counted.stats.update_attempt += 1;
         let content = match store.read_file(&self.source.path) {
             Ok(content) => content,
             Err(error) => {
                 log::warn!(target: "config", "{path}: {error}");
-                self.counted.update_failure += 1;
+                self.counted.stats.update_failure += 1;
                 for name in &self.names {
                     store.failed(self.kind, &self.place, name);
                 }
@@ -167,10 +167,10 @@ impl File {
             store.answered(self.kind);
         }
         if is_taken {
-            self.counted.update_success += 1;
+            self.counted.stats.update_success += 1;
             self.counted.version_text = content.version.to_string();
         } else {
-            self.counted.update_rejected += 1;
+            self.counted.stats.update_rejected += 1;
         }
     }
 }

@@ -6,6 +6,7 @@
 //! that nothing piles up when changes come faster than shards take them. Invariant: what is handed out
 //! can be served: sockets are bound, logs are open, keys are loaded.
 
+mod cache;
 mod dial;
 mod files;
 mod preparation;
@@ -16,7 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use outrigger_xds::cache::CacheNode;
 use outrigger_xds::client::ResourceType;
+use outrigger_xds::engine_config::ConfigCache;
 use outrigger_xds::snapshot::{Cluster, Endpoint, Listener, Service, Snapshot};
 use outrigger_xds::store::{Changes, Ground, ListenerChange, Outcome, Phase, Store, Watched};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,10 +31,12 @@ use crate::tls::{self, TlsContexts};
 
 use super::state::ControlState;
 
+use self::cache::Cache;
 use self::preparation::Preparation;
 use self::sources::Sources;
 use self::stream::StreamEvent;
 
+pub use self::cache::CacheFault;
 pub use self::preparation::PreparationError;
 
 /// Something that changes the configuration.
@@ -40,10 +45,12 @@ pub enum Event {
     Resolved(Box<str>, Vec<Endpoint>),
     /// All services there are; tells when they are in effect.
     Services(Vec<Service>, oneshot::Sender<()>),
-    /// Something happened on a stream to a management server: the number of its source, and its own.
-    Stream(usize, u64, StreamEvent),
+    /// Something happened on the stream of this number.
+    Stream(u64, StreamEvent),
     /// Every shard serves the update that was made at this time.
     Applied(Instant),
+    /// The file with the last good configuration was written, in so many bytes, or was not.
+    Cached(Result<usize, CacheFault>),
 }
 
 /// The way to the configuration.
@@ -122,6 +129,8 @@ pub struct Beginning {
     pub log_queue: crate::access_log::Queue,
     /// Fields that no message has are remarks (U-05).
     pub ignore_unknown_fields: bool,
+    /// The file with the last good configuration, and whose it is.
+    pub cache: Option<(ConfigCache, CacheNode)>,
 }
 
 /// The task.
@@ -136,6 +145,9 @@ pub struct Configuration {
     /// The clusters whose names are followed.
     names: watch::Sender<Arc<[Arc<Cluster>]>>,
     sources: Sources,
+    cache: Option<Cache>,
+    /// The start was made from the cache, and no server has answered since.
+    is_from_cache: bool,
     told: Vec<oneshot::Sender<()>>,
     is_live: bool,
 }
@@ -152,7 +164,8 @@ impl Configuration {
     ) -> Result<(Self, Events), PreparationError> {
         let (sender, events) = mpsc::unbounded_channel();
         let shards = state.registry().shards();
-        let Beginning { snapshot, ground, tls, .. } = beginning;
+        let Beginning { snapshot, ground, tls, cache, .. } = beginning;
+        let cache = cache.map(|(config, node)| Cache::new(&config, node, sender.clone()));
         let sources = Sources::new(
             ground.node(),
             ground.dynamic_resources().ads.clone(),
@@ -175,6 +188,8 @@ impl Configuration {
             updates,
             names: watch::Sender::new(Arc::new([])),
             sources,
+            cache,
+            is_from_cache: false,
             told: Vec::new(),
             is_live: false,
         };
@@ -201,7 +216,7 @@ impl Configuration {
             let is_idle = self.sources.work(&mut lock(&self.store), &mut self.preparation);
             turns += 1;
             if is_idle || turns >= TURNS_PER_FLUSH {
-                wake_at = self.flush();
+                wake_at = [self.flush(), self.tend_cache()].into_iter().flatten().min();
                 turns = 0;
             }
             if !is_idle {
@@ -238,6 +253,23 @@ impl Configuration {
         }
     }
 
+    /// Starts from the file with the last good configuration if nobody answers, and writes it when there
+    /// is a newer one. Returns when to do so again.
+    fn tend_cache(&mut self) -> Option<Instant> {
+        let cache = self.cache.as_mut()?;
+        if self.is_live {
+            self.is_from_cache &= !self.sources.is_confirmed();
+            return cache.write(&lock(&self.store));
+        }
+        if !cache.is_due(self.sources.is_lost()) {
+            return cache.due_at();
+        }
+        let kept = lock(&self.store).restore(cache.take()?, &mut self.preparation);
+        self.sources.restore(kept);
+        self.is_from_cache = true;
+        self.flush()
+    }
+
     fn take_in(&mut self, event: Event) {
         match event {
             Event::Resolved(name, endpoints) => lock(&self.store).resolved(&name, endpoints),
@@ -246,7 +278,20 @@ impl Configuration {
                 lock(&self.store).edit(|snapshot| snapshot.with_services(template, services));
                 self.told.push(tell);
             }
-            Event::Stream(source, number, event) => self.sources.take_in(source, number, event),
+            Event::Stream(number, event) => self.sources.take_in(number, event),
+            Event::Cached(outcome) => {
+                if let Some(cache) = &mut self.cache {
+                    cache.written(&outcome);
+                }
+                let stats = self.state.registry().config();
+                match outcome {
+                    Ok(bytes) => {
+                        stats.cache_write.inc();
+                        stats.cache_bytes.set(bytes as u64);
+                    }
+                    Err(_) => stats.cache_write_failed.inc(),
+                }
+            }
             Event::Applied(since) => self.state.registry().config().applied(since.elapsed()),
         }
     }
@@ -270,6 +315,9 @@ impl Configuration {
         }
         let (serve, listeners) = match changes {
             Some(Changes { snapshot, listeners }) => {
+                if let Some(cache) = &mut self.cache {
+                    cache.changed();
+                }
                 let tls = self.preparation.contexts();
                 let listeners =
                     listeners.into_iter().filter_map(|change| self.listener(change)).collect();
@@ -315,6 +363,7 @@ impl Configuration {
         stats.total_listeners_active.set(active as u64);
         stats.total_listeners_warming.set(warming as u64);
         stats.workers_started.set(u64::from(self.is_live));
+        stats.from_cache.set(u64::from(self.is_from_cache));
         let counts = store.counts();
         stats.cluster_added.follow(counts.clusters_added);
         stats.cluster_modified.follow(counts.clusters_modified);
@@ -340,16 +389,21 @@ impl Configuration {
                     }
                 }
                 Watched::Routes(prefix, name) => {
-                    let stats = registry.discovery(&format!("http.{prefix}.rds.{name}"));
-                    match outcome {
-                        Outcome::Asked => stats.update_attempt.inc(),
-                        Outcome::Accepted => stats.update_success.inc(),
-                        Outcome::Refused => stats.update_rejected.inc(),
-                        Outcome::Failed => stats.update_failure.inc(),
-                        Outcome::TimedOut => stats.init_fetch_timeout.inc(),
-                    }
+                    self.count_outcome(&format!("http.{prefix}.rds.{name}"), outcome);
                 }
+                Watched::Secret(name) => self.count_outcome(&format!("sds.{name}"), outcome),
             }
+        }
+    }
+
+    fn count_outcome(&self, family: &str, outcome: Outcome) {
+        let stats = self.state.registry().discovery(family);
+        match outcome {
+            Outcome::Asked => stats.update_attempt.inc(),
+            Outcome::Accepted => stats.update_success.inc(),
+            Outcome::Refused => stats.update_rejected.inc(),
+            Outcome::Failed => stats.update_failure.inc(),
+            Outcome::TimedOut => stats.init_fetch_timeout.inc(),
         }
     }
 
@@ -358,14 +412,14 @@ impl Configuration {
         let registry = self.state.registry();
         for (kind, counted) in self.sources.stats() {
             let stats = registry.discovery(family(kind));
-            stats.update_attempt.follow(counted.update_attempt);
-            stats.update_success.follow(counted.update_success);
-            stats.update_failure.follow(counted.update_failure);
-            stats.update_rejected.follow(counted.update_rejected);
-            stats.init_fetch_timeout.follow(counted.init_fetch_timeout);
-            stats.heartbeat.follow(counted.heartbeat);
-            stats.unsolicited.follow(counted.unsolicited);
-            stats.expired.follow(counted.expired);
+            stats.update_attempt.follow(counted.stats.update_attempt);
+            stats.update_success.follow(counted.stats.update_success);
+            stats.update_failure.follow(counted.stats.update_failure);
+            stats.update_rejected.follow(counted.stats.update_rejected);
+            stats.init_fetch_timeout.follow(counted.stats.init_fetch_timeout);
+            stats.heartbeat.follow(counted.stats.heartbeat);
+            stats.unsolicited.follow(counted.stats.unsolicited);
+            stats.expired.follow(counted.stats.expired);
             stats.version.set(counted.version);
             registry.set_text(&format!("{}.version_text", family(kind)), &counted.version_text);
         }

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::{Bind, Cluster, FilterChain, ListenAddress, Listener};
 use outrigger_xds::store::Host;
 
 use crate::access_log::{AccessLogs, OpenError, Queue};
 use crate::connection::{ChainLogs, ListenerLogs};
 use crate::listen::{self, BoundSockets, ListenError};
-use crate::tls::{Refreshed, TlsConfigError, TlsContexts};
+use crate::tls::{Refreshed, Secrets, TlsConfigError, TlsContexts};
 
 use super::ListenerUpdate;
 
@@ -44,6 +45,8 @@ pub(super) struct Preparation {
     tls: Arc<TlsContexts>,
     /// Contexts of resources that were accepted since `tls` was made.
     fresh: Option<TlsContexts>,
+    /// What servers have sent of the secrets that contexts name.
+    secrets: Secrets,
     /// What was prepared last of each listener.
     listeners: HashMap<Box<str>, Prepared>,
 }
@@ -57,7 +60,14 @@ struct Prepared {
 
 impl Preparation {
     pub(super) fn new(log_queue: Queue, shards: usize, tls: Arc<TlsContexts>) -> Self {
-        Self { log_queue, shards, tls, fresh: None, listeners: HashMap::new() }
+        Self {
+            log_queue,
+            shards,
+            tls,
+            fresh: None,
+            secrets: Secrets::new(),
+            listeners: HashMap::new(),
+        }
     }
 
     /// Prepares a listener, in place of the one of its name.
@@ -80,7 +90,8 @@ impl Preparation {
             false => Some(listen::bind(config, self.shards)?),
         };
         if config.filter_chains.iter().any(|chain| chain.tls.is_some()) {
-            self.contexts_to_come().add_listener(config)?;
+            let (contexts, secrets) = self.contexts_to_come();
+            contexts.add_listener(config, secrets)?;
         }
         if let Some(before) = self.listeners.remove(&config.name)
             && goes_on
@@ -146,13 +157,14 @@ impl Preparation {
         if let Some(mut fresh) = self.fresh.take() {
             fresh.retain_used();
             self.tls = Arc::new(fresh);
+            self.secrets.retain(|key, _| self.tls.names(key));
         }
         Arc::clone(&self.tls)
     }
 
-    fn contexts_to_come(&mut self) -> &mut TlsContexts {
+    fn contexts_to_come(&mut self) -> (&mut TlsContexts, &Secrets) {
         let tls = &self.tls;
-        self.fresh.get_or_insert_with(|| TlsContexts::clone(tls))
+        (self.fresh.get_or_insert_with(|| TlsContexts::clone(tls)), &self.secrets)
     }
 
     pub(super) fn has_files(&self) -> bool {
@@ -173,8 +185,21 @@ impl Host for Preparation {
         if cluster.tls_configs().next().is_none() {
             return Ok(());
         }
-        let added = self.contexts_to_come().add_cluster(cluster);
+        let (contexts, secrets) = self.contexts_to_come();
+        let added = contexts.add_cluster(cluster, secrets);
         added.map_err(|error| PreparationError::Tls(error).to_string())
+    }
+
+    fn prepare_secret(&mut self, key: &str, secret: &Arc<ServedSecret>) -> Result<(), String> {
+        let before = self.secrets.insert(key.into(), Arc::clone(secret));
+        let contexts = self.fresh.as_ref().unwrap_or(&self.tls);
+        contexts.replace_secret(key, &self.secrets).map_err(|error| {
+            match before {
+                Some(before) => self.secrets.insert(key.into(), before),
+                None => self.secrets.remove(key),
+            };
+            PreparationError::Tls(error).to_string()
+        })
     }
 }
 

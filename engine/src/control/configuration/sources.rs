@@ -1,20 +1,21 @@
 //! The management servers: what is asked of which, and what becomes of their answers.
 //!
-//! One client for the aggregated stream, and one for each further source and type. Responses are put
+//! One client for the aggregated stream, and one for each further source and type; for secrets one for
+//! each name, since a server may fail the stream of a name that it can't produce (IS-09). Responses are put
 //! into the store a bounded number of resources at a time, so that one large push keeps nobody else
 //! waiting (V-06, W-13). Invariant: a response is answered when all of it was judged, never before.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use outrigger_xds::client::{
-    Client, Expired, Options, Received, Rejection, ResourceType, Response, Stats, Update, Why,
-    aggregated_method,
+    Client, Expired, Options, Received, Rejection, ResourceType, Response, Saved, SavedResource,
+    Stats, Update, Why, aggregated_method,
 };
 use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, ConfigSource, Snapshot};
-use outrigger_xds::store::{Host, Incoming, Interest, Store};
+use outrigger_xds::store::{Host, Incoming, Interest, Kept, Store};
 use tokio::sync::oneshot;
 
 use crate::stats::{ClusterStats, Registry};
@@ -34,6 +35,10 @@ pub(super) struct Sources {
     events: Events,
     registry: Arc<Registry>,
     streams: u64,
+    /// What was counted by clients that are no longer needed.
+    retired: BTreeMap<ResourceType, Stats>,
+    /// What an earlier process held, without the content: clients say so to their servers.
+    kept: Vec<Kept>,
 }
 
 /// One client and its stream.
@@ -41,9 +46,13 @@ pub(super) struct Source {
     pub(super) place: ConfigPlace,
     /// The one type that is asked for here; `None` is any.
     kind: Option<ResourceType>,
+    /// The one resource that is asked for here; `None` is any.
+    only: Option<Arc<str>>,
     api: Arc<ApiConfigSource>,
     pub(super) client: Client,
     stream: Option<Stream>,
+    /// A stream ended, or could not be had.
+    was_lost: bool,
     /// Of the cluster that the stream is by.
     stats: Option<Arc<ClusterStats>>,
     /// When to try again to have a stream.
@@ -58,31 +67,11 @@ pub(super) struct Source {
 /// What was counted of one type.
 #[derive(Clone, Default)]
 pub(super) struct Counted {
-    pub(super) update_attempt: u64,
-    pub(super) update_success: u64,
-    pub(super) update_failure: u64,
-    pub(super) update_rejected: u64,
-    pub(super) init_fetch_timeout: u64,
-    pub(super) heartbeat: u64,
-    pub(super) unsolicited: u64,
-    pub(super) expired: u64,
+    pub(super) stats: Stats,
     /// A hash of the last version that was taken whole.
     pub(super) version: u64,
     /// That version.
     pub(super) version_text: String,
-}
-
-impl Counted {
-    fn add(&mut self, stats: &Stats) {
-        self.update_attempt += stats.update_attempt;
-        self.update_success += stats.update_success;
-        self.update_failure += stats.update_failure;
-        self.update_rejected += stats.update_rejected;
-        self.init_fetch_timeout += stats.init_fetch_timeout;
-        self.heartbeat += stats.heartbeat;
-        self.unsolicited += stats.unsolicited;
-        self.expired += stats.expired;
-    }
 }
 
 /// A response that is being put into the store.
@@ -100,7 +89,18 @@ impl Sources {
         registry: Arc<Registry>,
     ) -> Self {
         let files = Files::default();
-        Self { node, ads, all: Vec::new(), files, events, registry, streams: 0 }
+        let retired = BTreeMap::new();
+        Self {
+            node,
+            ads,
+            all: Vec::new(),
+            files,
+            events,
+            registry,
+            streams: 0,
+            retired,
+            kept: Vec::new(),
+        }
     }
 
     /// What was counted of each type that is asked for, or may be: of all its sources.
@@ -111,13 +111,17 @@ impl Sources {
             let mut sources = self.all.iter().filter(asked).peekable();
             let always = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
             let file = files.get(&kind);
-            if sources.peek().is_none() && file.is_none() && !always {
+            let retired = self.retired.get(&kind);
+            if sources.peek().is_none() && file.is_none() && retired.is_none() && !always {
                 return None;
             }
             let mut counted = file.map(|counted| Counted::clone(counted)).unwrap_or_default();
+            if let Some(retired) = retired {
+                counted.stats.add(retired);
+            }
             for source in sources {
                 let status = source.client.status(kind);
-                counted.add(status.stats);
+                counted.stats.add(status.stats);
                 counted.version = status.version_hash();
                 counted.version_text = status.version.to_owned();
             }
@@ -156,7 +160,7 @@ impl Sources {
                 }
             }
             Interest::One(kind, ConfigSource { place, initial_fetch_timeout }, name) => {
-                let asked = match self.source(&place, kind) {
+                let asked = match self.source_of(&place, kind, &name) {
                     Some(source) => source
                         .client
                         .subscribe(kind, &name, initial_fetch_timeout, now)
@@ -169,43 +173,103 @@ impl Sources {
                 }
             }
             Interest::Again(kind, place, name) => {
-                if let Some(source) = self.source(&place, kind) {
+                if let Some(source) = self.source_of(&place, kind, &name) {
                     source.client.resubscribe(kind, &name, None, now);
                 }
             }
             Interest::None(kind, place, name) => {
-                if let Some(source) = self.source(&place, kind) {
+                if let Some(source) = self.source_of(&place, kind, &name) {
                     source.client.unsubscribe(kind, &name);
                 }
+                self.retire(&place, kind, &name);
             }
         }
     }
 
-    /// The client of a place and type, made when it is first needed.
+    /// The client of a place and type.
     fn source(&mut self, place: &ConfigPlace, kind: ResourceType) -> Option<&mut Source> {
-        let (api, kind) = match place {
-            ConfigPlace::Ads => (self.ads.clone()?, None),
-            ConfigPlace::Api(api) => (Arc::clone(api), Some(kind)),
+        self.client(place, kind, None)
+    }
+
+    /// The client of one resource.
+    fn source_of(
+        &mut self,
+        place: &ConfigPlace,
+        kind: ResourceType,
+        name: &Arc<str>,
+    ) -> Option<&mut Source> {
+        self.client(place, kind, (kind == ResourceType::Secret).then_some(name))
+    }
+
+    /// A client, made when it is first needed.
+    fn client(
+        &mut self,
+        place: &ConfigPlace,
+        kind: ResourceType,
+        only: Option<&Arc<str>>,
+    ) -> Option<&mut Source> {
+        let (api, kind, only) = match place {
+            ConfigPlace::Ads => (self.ads.clone()?, None, None),
+            ConfigPlace::Api(api) => (Arc::clone(api), Some(kind), only),
             ConfigPlace::Path(_) => return None,
         };
-        let known = |source: &Source| source.place == *place && source.kind == kind;
+        let known = |source: &Source| {
+            source.place == *place && source.kind == kind && source.only.as_ref() == only
+        };
         let at = self.all.iter().position(known).unwrap_or_else(|| {
             let options = Options::of(&api, true);
-            self.all.push(Source {
+            let mut source = Source {
                 place: place.clone(),
                 kind,
+                only: only.cloned(),
                 client: Client::new(api.variant, self.node.clone(), options),
                 api,
                 stream: None,
+                was_lost: false,
                 stats: None,
                 next_try: Some(Instant::now()),
                 server: 0,
                 jobs: VecDeque::new(),
                 reading: None,
-            });
+            };
+            source.restore(&self.kept);
+            self.all.push(source);
             self.all.len() - 1
         });
         self.all.get_mut(at)
+    }
+
+    /// Ends the client that was there for this resource alone.
+    fn retire(&mut self, place: &ConfigPlace, kind: ResourceType, name: &Arc<str>) {
+        let alone = |source: &Source| source.place == *place && source.only.as_ref() == Some(name);
+        let Some(at) = self.all.iter().position(alone) else { return };
+        let source = self.all.remove(at);
+        self.retired.entry(kind).or_default().add(source.client.status(kind).stats);
+    }
+
+    /// Goes on from what an earlier process held: servers send what is different.
+    pub(super) fn restore(&mut self, mut kept: Vec<Kept>) {
+        kept.iter_mut().for_each(|kept| kept.content = Bytes::new());
+        for source in &mut self.all {
+            source.restore(&kept);
+        }
+        self.kept = kept;
+    }
+
+    /// Whether servers of clusters or listeners can't be reached.
+    pub(super) fn is_lost(&self) -> bool {
+        self.all.iter().any(|source| source.was_lost && source.gives_all())
+    }
+
+    /// Whether all servers of clusters and listeners have answered.
+    pub(super) fn is_confirmed(&self) -> bool {
+        let answered = |source: &Source| {
+            WHOLE.into_iter().all(|kind| {
+                let status = source.client.status(kind);
+                !status.wildcard || status.updated_at.is_some()
+            })
+        };
+        self.all.iter().all(answered)
     }
 
     /// Whether files are to be looked at from time to time.
@@ -219,12 +283,12 @@ impl Sources {
     }
 
     /// Takes in what happened on a stream.
-    pub(super) fn take_in(&mut self, source: usize, number: u64, event: StreamEvent) {
-        let Some(source) = self.all.get_mut(source) else { return };
-        // Of a stream that was given up.
-        if source.stream.as_ref().is_none_or(|stream| stream.number != number) {
-            return;
-        }
+    pub(super) fn take_in(&mut self, number: u64, event: StreamEvent) {
+        let has = |source: &&mut Source| {
+            source.stream.as_ref().is_some_and(|stream| stream.number == number)
+        };
+        // Nobody has a stream that was given up.
+        let Some(source) = self.all.iter_mut().find(has) else { return };
         match event {
             StreamEvent::Message(bytes, next) => {
                 source.reading = Some(next);
@@ -249,20 +313,13 @@ impl Sources {
     pub(super) fn turn(&mut self, store: &mut Store, tls: &TlsContexts) -> Option<Instant> {
         let now = Instant::now();
         let mut next: Option<Instant> = None;
-        for (index, source) in self.all.iter_mut().enumerate() {
+        for source in &mut self.all {
             for expired in source.client.expire(now) {
                 source.expired(&expired, store);
             }
             if source.stream.is_none() && source.next_try.is_some_and(|at| at <= now) {
                 self.streams += 1;
-                source.open(
-                    self.streams,
-                    index,
-                    store.snapshot(),
-                    tls,
-                    &self.events,
-                    &self.registry,
-                );
+                source.open(self.streams, store.snapshot(), tls, &self.events, &self.registry);
             }
             let again = source.write(now);
             if source.client.can_receive()
@@ -279,10 +336,32 @@ impl Sources {
 }
 
 impl Source {
+    /// Whether it is one of those that a start waits for.
+    fn gives_all(&self) -> bool {
+        self.kind.is_none_or(|kind| WHOLE.contains(&kind))
+    }
+
+    fn restore(&mut self, kept: &[Kept]) {
+        for kind in ResourceType::ALL {
+            let is_mine =
+                |kept: &&Kept| kept.kind == kind && self.place.key(&kept.name) == kept.key;
+            if self.kind.is_some_and(|only| only != kind) || !kept.iter().any(|it| is_mine(&it)) {
+                continue;
+            }
+            let resources = kept.iter().filter(is_mine).map(|kept| SavedResource {
+                name: Arc::clone(&kept.name),
+                version: Arc::clone(&kept.version),
+                aliases: Box::default(),
+            });
+            // Of the whole no version is said, so that a server of the state of the world sends it.
+            let saved = Saved { version: "".into(), resources: resources.collect() };
+            self.client.restore(kind, saved);
+        }
+    }
+
     fn open(
         &mut self,
         number: u64,
-        index: usize,
         snapshot: &Snapshot,
         tls: &TlsContexts,
         events: &Events,
@@ -306,7 +385,7 @@ impl Source {
         stats.upstream_cx_total.inc();
         stats.upstream_cx_http2_total.inc();
         self.stats = Some(stats);
-        let stream = Stream::open(number, dial, service, method, index, events.clone());
+        let stream = Stream::open(number, dial, service, method, events.clone());
         self.stream = Some(stream);
         self.client.connected();
     }
@@ -347,6 +426,7 @@ impl Source {
             wait.as_millis()
         );
         self.stream = None;
+        self.was_lost = true;
         self.reading = None;
         self.server = self.server.wrapping_add(1);
         self.next_try = Some(Instant::now() + wait);
@@ -393,7 +473,7 @@ impl Source {
             for name in &update.removed {
                 store.remove(kind, &self.place, name);
             }
-            if matches!(kind, ResourceType::Cluster | ResourceType::Listener) {
+            if WHOLE.contains(&kind) {
                 store.answered(kind);
             }
             let refusal = self.client.answer(update.token, rejected, Instant::now());
@@ -420,7 +500,7 @@ fn dial(cluster: &str, snapshot: &Snapshot, tls: &TlsContexts, random: u64) -> O
     let endpoints = member.endpoints.all();
     let endpoint = endpoints.get(random as usize % endpoints.len().max(1))?;
     let tls = match member.cluster.transport_of(endpoint) {
-        Some(config) => Some((tls.client(config)?.load(), config.sni.clone())),
+        Some(config) => Some((tls.client(config)?.load()?, config.sni.clone())),
         None => None,
     };
     Some(Dial { cluster: Arc::clone(&member.cluster), address: endpoint.address.clone(), tls })
@@ -439,6 +519,9 @@ fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }
+
+/// The types of which everything is asked for.
+const WHOLE: [ResourceType; 2] = [ResourceType::Cluster, ResourceType::Listener];
 
 /// A fraction of a millisecond's work, so that requests and other events come in between.
 const RESOURCES_PER_TURN: usize = 32;

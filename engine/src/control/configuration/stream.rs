@@ -69,18 +69,17 @@ impl Stream {
         dial: Dial,
         service: &GrpcService,
         method: &'static str,
-        source: usize,
         events: Events,
     ) -> Stream {
         let (requests, outgoing) = mpsc::channel(REQUESTS_WAITING);
         let service = service.clone();
         let task = tokio::spawn(async move {
-            let end = match run(&dial, &service, method, outgoing, number, source, &events).await {
+            let end = match run(&dial, &service, method, outgoing, number, &events).await {
                 Ok(()) => StreamEnd::Closed,
                 Err(end) => end,
             };
             // At the end of the process nobody wants to know.
-            let _ended = events.send(Event::Stream(source, number, StreamEvent::Ended(end)));
+            let _ended = events.send(Event::Stream(number, StreamEvent::Ended(end)));
         });
         Stream { number, requests, task: task.abort_handle() }
     }
@@ -102,7 +101,6 @@ async fn run(
     method: &'static str,
     outgoing: mpsc::Receiver<Bytes>,
     number: u64,
-    source: usize,
     events: &Events,
 ) -> Result<(), StreamEnd> {
     let connect = |error: tonic::transport::Error| StreamEnd::Connect(causes(&error));
@@ -133,7 +131,7 @@ async fn run(
     while let Some(message) = messages.message().await? {
         let (next, may_read) = oneshot::channel();
         let event = StreamEvent::Message(message, next);
-        if events.send(Event::Stream(source, number, event)).is_err() || may_read.await.is_err() {
+        if events.send(Event::Stream(number, event)).is_err() || may_read.await.is_err() {
             return Ok(());
         }
     }

@@ -41,6 +41,7 @@ use self::registry::file::FileRegistry;
 use self::registry::nacos::Nacos;
 use self::registry::zookeeper::ZooKeeper;
 use self::registry::{Registry, Report, Reports, Wanted};
+use super::replace_file;
 use super::state::{ControlState, Lifecycle};
 use crate::stats::{
     Registry as StatRegistry, ServiceApiStats, ServiceRegistryStats, ServicesStats,
@@ -366,7 +367,7 @@ impl Services {
             let path_of_task = path.clone();
             let written = tokio::task::spawn_blocking(move || {
                 let text = encoded?;
-                state::write(&path_of_task, &text)?;
+                replace_file::replace(&path_of_task, &text)?;
                 Ok::<_, state::StateError>(text.len())
             });
             match written.await {

@@ -1,19 +1,19 @@
 //! The state file: what survives a restart of the proxy.
 //!
-//! It is written whole to a file beside it, which then takes its place, so that it is always either the
-//! old or the new one. Nothing here is fatal: a file that can't be read is set aside and reported, a
+//! It is replaced whole, so that it is always either the old or the new one. Nothing here is fatal: a file that can't be read is set aside and reported, a
 //! write that fails is reported and tried again with the next change.
 //!
 //! The format is JSON with a version, `{"version": 1, …}`. It may hold credentials of registries, and
 //! is readable for its owner only.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::control::replace_file::beside;
 
 use super::directory::Saved;
 
@@ -75,35 +75,6 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
 pub fn encode(saved: &Saved) -> Result<Vec<u8>, StateError> {
     let text = serde_json::to_vec(&Document { version: VERSION, state: saved })?;
     if text.len() > STATE_BYTES_MAX { Err(StateError::TooLarge) } else { Ok(text) }
-}
-
-/// Replaces the file, so that it is there after a crash of the host. Blocks.
-///
-/// # Errors
-/// What the system says; the old file is then still there.
-pub fn write(path: &Path, text: &[u8]) -> io::Result<()> {
-    let new = beside(path, ".new");
-    let written = write_new(&new, text).and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
-        // A full disk is not made fuller.
-        let _ = fs::remove_file(&new);
-        return written;
-    }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    file.sync_all()
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ use outrigger_xds::snapshot::{DownstreamTls, Snapshot};
 use outrigger_xds::source::Format;
 
 use super::support::*;
-use crate::tls::{Refreshed, TlsContexts};
+use crate::tls::{Refreshed, Secrets, TlsContexts};
 
 /// A directory that goes with the test.
 struct Directory(PathBuf);
@@ -90,7 +90,7 @@ fn of_files(directory: &Directory, chain: &str, key: &str) -> String {
 /// The certificate that a client is shown now.
 fn shown(contexts: &TlsContexts, tls: &Arc<DownstreamTls>, authority: &Authority) -> Vec<u8> {
     let shard = Shard::new();
-    let context = contexts.server(tls).unwrap().load();
+    let context = contexts.server(tls).unwrap().load().unwrap();
     let (handshake, peer) = shard.server(&context);
     let peer = spawn_client(peer, rustls_client(authority, &[], None), "a.test", |peer| {
         ping(peer);
@@ -201,10 +201,10 @@ fn contexts_go_on_in_the_next_snapshot() {
     let (snapshot, tls) = configure(&of_files(&files, "chain", "key"));
     let contexts = TlsContexts::build(&snapshot).unwrap();
     let mut next = contexts.clone();
-    next.add_listener(&snapshot.listeners[0]).unwrap();
+    next.add_listener(&snapshot.listeners[0], &Secrets::new()).unwrap();
     assert!(Arc::ptr_eq(&contexts.server(&tls).unwrap(), &next.server(&tls).unwrap()));
     let (other, other_tls) = configure(&of_files(&files, "chain", "key"));
-    next.add_listener(&other.listeners[0]).unwrap();
+    next.add_listener(&other.listeners[0], &Secrets::new()).unwrap();
     drop(snapshot);
     drop(contexts);
     next.retain_used();

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use outrigger_xds::snapshot::{
-    CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, TlsParameters, TlsVersion,
-    UpstreamSni, UpstreamTls, Validation,
+    CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, ServedSecrets, TlsParameters,
+    TlsVersion, UpstreamSni, UpstreamTls, Validation,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -148,6 +148,7 @@ pub(super) fn parameters(certificates: &[&Issued]) -> TlsParameters {
         alpn: Vec::new(),
         certificates: certificates.iter().map(|issued| issued.source()).collect(),
         validation: None,
+        served: ServedSecrets::default(),
     }
 }
 

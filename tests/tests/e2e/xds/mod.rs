@@ -3,6 +3,7 @@
 //! Each test needs a program that `.ci/run` installs. `OUTRIGGER_TEST_PROXY=envoy` runs them against
 //! Envoy; [`is_envoy`] is where we differ on purpose, and says why.
 
+mod cache;
 mod faults;
 mod files;
 mod protocol;

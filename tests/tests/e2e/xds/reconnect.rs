@@ -3,11 +3,11 @@
 
 use outrigger_tests::config::transport_socket;
 use outrigger_tests::control_plane::{
-    CDS, EDS, LDS, RDS, Variant, WRAPPER, World, ads, aggregated, eds_cluster, http_listener, rds,
-    route_table, server_cluster, static_cluster, to_cluster,
+    CDS, EDS, Event, LDS, RDS, SDS, Variant, WRAPPER, World, ads, aggregated, eds_cluster,
+    http_listener, own_stream, rds, route_table, server_cluster, static_cluster, to_cluster,
 };
 use outrigger_tests::process::Scratch;
-use outrigger_tests::tls::{self, Authority, Subject};
+use outrigger_tests::tls::{self, Authority, Identity, Subject};
 use outrigger_tests::{Address, Client, ControlPlane, Proxy, eventually, origin};
 use serde_json::{Value, json};
 
@@ -379,4 +379,81 @@ pub(super) fn saying(body: &str) -> Value {
             "status": 200, "body": {"inline_string": body},
         }}]),
     )
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn is08_and_is09_secrets_have_streams_of_their_own() {
+    let authority = Authority::new("Outrigger tests");
+    let [good, next, bad] =
+        ["good", "next", "bad"].map(|name| authority.issue(Subject::dns(&[name])));
+    // As the agent of a sidecar: a stream of delta for all, and of the state of the world for each
+    // secret, from another server.
+    let mut server = ControlPlane::python().listening(json!({}));
+    let mut agent = ControlPlane::python().listening(json!({}));
+    agent.hold_all();
+    let mut source = own_stream(Variant::Sotw);
+    source["api_config_source"]["grpc_services"][0]["envoy_grpc"]["cluster_name"] = "agent".into();
+    source["initial_fetch_timeout"] = "0s".into();
+    let mut world = World::default();
+    world.put(CDS, static_cluster("none", &[]));
+    for name in ["good", "bad"] {
+        let context = json!({"common_tls_context": {"tls_certificate_sds_secret_configs": [
+            {"name": name, "sds_config": source},
+        ]}});
+        let mut listener = simple_world().get(LDS, "main").clone();
+        listener["name"] = name.into();
+        listener["filter_chains"][0]["transport_socket"] =
+            transport_socket(tls::DOWNSTREAM, context);
+        world.put(LDS, listener);
+    }
+    world.publish(&mut server);
+    let config = aggregated(server.address(), Variant::Delta)
+        .raw_cluster(server_cluster("agent", agent.address()));
+    let proxy = launch(&config).begin();
+
+    let asked_for =
+        |name: &'static str| move |event: &Event| event.is_request(SDS) && event.names == [name];
+    let good_stream = agent.await_event("a request", 0, asked_for("good")).stream;
+    let bad_stream = agent.await_event("a request", 0, asked_for("bad")).stream;
+    assert_ne!(good_stream, bad_stream);
+    let secret = |agent: &mut ControlPlane, stream: u64, name: &str, identity: &Identity| {
+        let secret = json!({"name": name, "@type": SDS, "tls_certificate": identity.to_json()});
+        let response = json!({"version_info": name, "resources": [secret]});
+        agent.command("send", &json!({"type": SDS, "stream": stream, "response": response}));
+    };
+    secret(&mut agent, good_stream, "good", &good);
+    // What cannot be had fails its own stream, again and again.
+    let mut from = 0;
+    for _ in 0..3 {
+        let stream = agent.await_event("a request", from, asked_for("bad")).stream;
+        from = agent.mark();
+        let close = json!({"stream": stream, "status": "UNAVAILABLE", "details": "no such secret"});
+        agent.command("close", &close);
+    }
+    let await_certificate = |name: &str, identity: &Identity| {
+        eventually(name, || {
+            let address = proxy.current_listener(name)?;
+            let mut client = Client::try_secure(&address, &tls::client(&[]), "test").ok()?;
+            let is_it = client.stream().agreed().certificate.as_ref() == Some(&identity.leaf);
+            is_it.then(|| client.get("/"))
+        })
+    };
+    if !is_envoy() {
+        // Whose first listeners wait for each other.
+        assert_eq!(await_certificate("good", &good).text(), "from the server");
+    }
+    secret(&mut agent, good_stream, "good", &next);
+    let stream = agent.await_event("a request", from, asked_for("bad")).stream;
+    secret(&mut agent, stream, "bad", &bad);
+    assert_eq!(await_certificate("good", &next).text(), "from the server");
+    assert_eq!(await_certificate("bad", &bad).text(), "from the server");
+    assert_eq!(
+        agent
+            .events()
+            .iter()
+            .filter(|event| event.stream == good_stream && event.kind == "close")
+            .count(),
+        0
+    );
 }

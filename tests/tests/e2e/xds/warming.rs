@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 
+use outrigger_tests::config::transport_socket;
 use outrigger_tests::control_plane::{
-    CDS, EDS, LDS, RDS, Variant, World, ads, aggregated, assignment, eds_cluster, http_listener,
-    http_manager, rds, route_table, static_cluster, to_cluster,
+    CDS, EDS, LDS, RDS, SDS, Variant, World, ads, aggregated, assignment, eds_cluster,
+    http_listener, http_manager, rds, route_table, static_cluster, to_cluster,
 };
 use outrigger_tests::http::Framing;
+use outrigger_tests::tls::{self, Authority, Subject};
 use outrigger_tests::{Client, ControlPlane, Origin, PATIENCE, eventually};
 use serde_json::{Value, json};
 
@@ -152,6 +154,59 @@ fn direct(body: &str) -> Value {
 #[track_caller]
 fn says(scene: &Scene, listener: &str, body: &str) {
     await_answer(&scene.proxy, listener, "/", body, |response| response.text() == body);
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w07_and_w11_a_listener_waits_for_its_secret_and_a_new_one_is_for_new_handshakes() {
+    let authority = Authority::new("Outrigger tests");
+    let [first, second] = ["first", "second"].map(|name| authority.issue(Subject::dns(&[name])));
+    for variant in BOTH {
+        let mut scene = Scene::start(variant);
+        scene.server.hold(&[SDS]);
+        let mut source = ads();
+        source["initial_fetch_timeout"] = "0s".into();
+        let context = json!({"common_tls_context": {"tls_certificate_sds_secret_configs": [
+            {"name": "identity", "sds_config": source},
+        ]}});
+        let mut listener = http_listener("secure", &direct("secret"));
+        listener["filter_chains"][0]["transport_socket"] =
+            transport_socket(tls::DOWNSTREAM, context);
+        scene.world.put(LDS, listener);
+        let secret = |identity: &tls::Identity| json!({"name": "identity", "tls_certificate": identity.to_json()});
+        scene.world.put(SDS, secret(&first));
+        scene.publish();
+        scene.proxy.expect_stat("listener_manager.total_listeners_warming", 1);
+        assert_eq!(scene.proxy.stat("listener_manager.total_listeners_active"), 1);
+        scene.server.release(&[SDS]);
+        let address = await_listener(&scene.proxy, "secure");
+        let connect = || Client::secure(&address, &tls::client(&[]), "first");
+        scene.proxy.expect_stat("listener_manager.total_listeners_warming", 0);
+        let mut old = connect();
+        assert_eq!(old.stream().agreed().certificate.as_ref(), Some(&first.leaf));
+        assert_eq!(old.get("/").text(), "secret");
+        scene.world.put(SDS, secret(&second));
+        scene.publish();
+        eventually("the second certificate", || {
+            let mut new = connect();
+            let is_new = new.stream().agreed().certificate.as_ref() == Some(&second.leaf);
+            is_new.then(|| assert_eq!(new.get("/").text(), "secret"))
+        });
+        let again = old.get("/");
+        assert_eq!((again.text().as_str(), again.header("connection")), ("secret", None));
+        // A key of another certificate is of no use, so the second stays.
+        let from = scene.server.mark();
+        let mut mixed = second.clone();
+        mixed.key.clone_from(&first.key);
+        scene.world.put(SDS, secret(&mixed));
+        scene.publish();
+        let refusal = scene.server.await_event("a refusal", from, |event| event.is_nack(SDS));
+        let (_, text) = refusal.error.unwrap();
+        assert!(text.contains("identity") && text.contains("does not belong"), "{text}");
+        assert_eq!(connect().stream().agreed().certificate.as_ref(), Some(&second.leaf));
+        scene.proxy.expect_stat("sds.identity.update_rejected", 1);
+        assert_eq!(scene.proxy.stat("listener_manager.listener_modified"), 0);
+    }
 }
 
 #[test]

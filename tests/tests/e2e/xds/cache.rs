@@ -1,0 +1,132 @@
+//! Starts while no management server answers (`engine.config_cache`). Outrigger's own: Envoy has none.
+
+use std::fs;
+use std::path::Path;
+
+use outrigger_tests::control_plane::{
+    CDS, EDS, LDS, RDS, World, ads, aggregated, assignment, eds_cluster, http_listener, rds,
+    route_table, to_cluster,
+};
+use outrigger_tests::process::Scratch;
+use outrigger_tests::{Config, ControlPlane, Origin, Proxy};
+use serde_json::{Value, json};
+
+use super::{BOTH, await_answer, is_envoy, launch, named_origin};
+
+/// Two clusters that have their endpoints from the server, and a route to each.
+fn world(a: &Origin, b: &Origin) -> World {
+    let mut world = World::default();
+    world.put(CDS, eds_cluster("a", ads())).put(EDS, assignment("a", &[a.address()]));
+    world.put(CDS, eds_cluster("b", ads())).put(EDS, assignment("b", &[b.address()]));
+    world.put(LDS, http_listener("main", &rds("routes", ads())));
+    let routes = json!([
+        {"match": {"prefix": "/b"}, "route": {"cluster": "b"}},
+        to_cluster("a"),
+    ]);
+    world.put(RDS, route_table("routes", routes));
+    world
+}
+
+fn kept_in(config: Config, path: &Path, more: Value) -> Config {
+    let mut cache = more;
+    cache["path"] = path.to_str().unwrap().into();
+    config.engine(json!({ "config_cache": cache }))
+}
+
+#[track_caller]
+fn expect_origin(proxy: &Proxy, target: &str, origin: &str) {
+    await_answer(proxy, "main", target, origin, |response| {
+        response.header("x-origin") == Some(origin)
+    });
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn a_start_without_a_server_goes_on_with_what_was_there() {
+    if is_envoy() {
+        return;
+    }
+    for variant in BOTH {
+        let files = Scratch::new();
+        let path = files.file("cache");
+        let (a, b) = (named_origin("a"), named_origin("b"));
+        let mut server = ControlPlane::python().listening(json!({}));
+        let mut world = world(&a, &b);
+        world.publish(&mut server);
+        let config = kept_in(aggregated(server.address(), variant), &path, json!({}));
+        let first = launch(&config).start();
+        expect_origin(&first, "/b", "b");
+        assert_eq!(first.stat("config.from_cache"), 0);
+        first.await_stat("config.cache_write", |count| count >= 1);
+        assert!(first.stat("config.cache_bytes") > 0);
+        first.stop();
+
+        server.stop();
+        let second = launch(&config).start();
+        expect_origin(&second, "/", "a");
+        expect_origin(&second, "/b", "b");
+        assert_eq!(second.stat("config.from_cache"), 1);
+
+        // What has changed meanwhile counts as soon as a server is there, and what has gone goes.
+        server.restart();
+        let all_to_a = json!([
+            {"match": {"prefix": "/b"}, "route": {"cluster": "a"}},
+            to_cluster("a"),
+        ]);
+        world.put(RDS, route_table("routes", all_to_a));
+        world.remove(CDS, "b").remove(EDS, "b");
+        world.publish(&mut server);
+        expect_origin(&second, "/b", "a");
+        second.expect_stat("config.from_cache", 0);
+        second.expect_stat("cluster_manager.active_clusters", 2);
+        expect_origin(&second, "/", "a");
+        second.stop();
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn a_server_that_says_nothing_is_as_good_as_none() {
+    if is_envoy() {
+        return;
+    }
+    for variant in BOTH {
+        let files = Scratch::new();
+        let path = files.file("cache");
+        let (a, b) = (named_origin("a"), named_origin("b"));
+        let mut server = ControlPlane::python().listening(json!({}));
+        world(&a, &b).publish(&mut server);
+        let config = aggregated(server.address(), variant);
+        let config = kept_in(config, &path, json!({"wait_ms": 100}));
+        let first = launch(&config).start();
+        expect_origin(&first, "/", "a");
+        first.await_stat("config.cache_write", |count| count >= 1);
+        first.stop();
+        server.hold_all();
+        let second = launch(&config).start();
+        expect_origin(&second, "/b", "b");
+        assert_eq!(second.stat("config.from_cache"), 1);
+        server.release(&[CDS, EDS, LDS, RDS]);
+        second.expect_stat("config.from_cache", 0);
+        expect_origin(&second, "/b", "b");
+        assert_eq!(second.stat("cluster_manager.cluster_removed"), 0);
+        second.stop();
+    }
+}
+
+#[test]
+fn a_file_that_is_of_no_use_is_told() {
+    if is_envoy() {
+        return;
+    }
+    let files = Scratch::new();
+    let path = files.file("cache");
+    fs::write(&path, "something else").unwrap();
+    let (_socket, refusing) = outrigger_tests::origin::refusing();
+    let config = aggregated(&refusing, BOTH[0]);
+    let mut proxy = launch(&kept_in(config, &path, json!({}))).begin();
+    proxy.await_stat("cluster.xds.upstream_cx_connect_fail", |count| count >= 2);
+    assert!(!proxy.is_ready());
+    let log = proxy.process().stderr();
+    assert!(log.contains("is of no use: is not a cache of a configuration"), "{log}");
+}

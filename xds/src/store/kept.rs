@@ -1,0 +1,126 @@
+//! What is accepted, to be written down, and taken from there by the next process.
+//!
+//! Secrets stay out: a private key is on no disk that its owner did not choose.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::client::ResourceType;
+
+use super::{Host, Incoming, Record, Store};
+
+/// A resource that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its type.
+    pub kind: ResourceType,
+    /// One for each source and name.
+    pub key: Box<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What the server calls this content.
+    pub version: Arc<str>,
+    /// The encoded message.
+    pub content: Bytes,
+}
+
+impl Kept {
+    fn new(kind: ResourceType, key: &str, name: &str, record: &Record) -> Kept {
+        Kept {
+            kind,
+            key: key.into(),
+            name: name.into(),
+            version: Arc::clone(&record.version),
+            content: record.content.clone(),
+        }
+    }
+}
+
+impl Store {
+    /// Everything that servers have sent and that was accepted last, but for secrets.
+    #[must_use]
+    pub fn keep(&self) -> Vec<Kept> {
+        let mut kept = Vec::new();
+        for (name, record) in &self.layers {
+            let source =
+                self.ground.runtime.sources().into_iter().find(|(layer, _)| **layer == **name);
+            if let Some((_, source)) = source {
+                kept.push(Kept::new(ResourceType::Runtime, &source.place.key(name), name, record));
+            }
+        }
+        let clusters = self.dynamic_clusters();
+        let listeners = self.dynamic_listeners();
+        let (cds, lds) = (&self.ground.dynamic.cds, &self.ground.dynamic.lds);
+        let all = clusters.map(|shown| (ResourceType::Cluster, cds, shown));
+        for (kind, source, shown) in
+            all.chain(listeners.map(|shown| (ResourceType::Listener, lds, shown)))
+        {
+            if let (Some(source), Some(record)) = (source, &shown.record) {
+                kept.push(Kept::new(kind, &source.place.key(&shown.name), &shown.name, record));
+            }
+        }
+        let assignments = self.assignments();
+        let assignments = assignments.map(|it| (ResourceType::ClusterLoadAssignment, it));
+        let tables = self.route_tables().map(|it| (ResourceType::RouteConfiguration, it));
+        for (kind, (place, shown)) in assignments.chain(tables) {
+            if let Some(record) = &shown.record {
+                kept.push(Kept::new(kind, &place.key(&shown.name), &shown.name, record));
+            }
+        }
+        kept
+    }
+
+    /// Takes what an earlier process kept, and goes on with the start as if servers had sent it. What
+    /// servers have said already holds. Returns what was accepted; what was not is remarked on.
+    pub fn restore(&mut self, mut all: Vec<Kept>, host: &mut dyn Host) -> Vec<Kept> {
+        // Those come first to which others refer.
+        all.sort_by_key(|kept| match kept.kind {
+            ResourceType::Runtime => 0,
+            ResourceType::Cluster => 1,
+            ResourceType::ClusterLoadAssignment => 2,
+            ResourceType::Listener => 3,
+            _ => 4,
+        });
+        all.retain(|kept| {
+            if self.is_answered(kept) {
+                return false;
+            }
+            let incoming = Incoming {
+                name: Arc::clone(&kept.name),
+                version: Arc::clone(&kept.version),
+                content: kept.content.clone(),
+            };
+            let outcome = match kept.kind {
+                ResourceType::Runtime => self.put_layer(&incoming),
+                ResourceType::Cluster => self.put_cluster(&incoming, host),
+                ResourceType::Listener => self.put_listener(&incoming, host),
+                ResourceType::ClusterLoadAssignment => self.judge_assignment(&kept.key, &incoming),
+                ResourceType::RouteConfiguration => self.judge_table(&kept.key, &incoming),
+                _ => return false,
+            };
+            if let Err(reason) = &outcome {
+                let text = format!("{} {} of the cache: {reason}", kept.kind.word(), kept.name);
+                self.remarks.push(text);
+            }
+            outcome.is_ok()
+        });
+        self.start.restored();
+        self.go_on();
+        all
+    }
+
+    /// Whether a server has said something of the resource, be it that there is none.
+    fn is_answered(&self, kept: &Kept) -> bool {
+        match kept.kind {
+            ResourceType::Cluster | ResourceType::Listener => self.start.has_answer(kept.kind),
+            ResourceType::ClusterLoadAssignment => {
+                self.assignments.get(&kept.key).is_some_and(|known| known.is_answered())
+            }
+            ResourceType::RouteConfiguration => {
+                self.tables.get(&kept.key).is_some_and(|known| known.is_answered())
+            }
+            _ => self.layers.contains_key(&kept.name),
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! habits) work unchanged. [`Invocation`] has one variant per way to run, each with exactly what it
 //! needs: a combination that makes no sense does not get past parsing.
 
+use std::env;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, ValueEnum};
 use outrigger_xds::bootstrap::{self, AddressError, LoadError, Source};
+use outrigger_xds::environment::node_metadata;
 use outrigger_xds::snapshot::access_log::Sink as LogTarget;
 use outrigger_xds::source::Format;
 use serde_json::{Value, json};
@@ -91,15 +93,24 @@ pub enum ConfigSource {
 }
 
 impl ConfigSource {
-    /// The texts to load. Reads the file.
+    /// The texts to load, with what the environment says of the node. Reads the file.
     pub fn read(&self) -> Result<Source, LoadError> {
-        match self {
-            ConfigSource::File(file) => Source::file(file),
-            ConfigSource::Inline(yaml) => Ok(Source::text(INLINE_NAME, yaml, Format::Yaml)),
+        let source = match self {
+            ConfigSource::File(file) => Source::file(file)?,
+            ConfigSource::Inline(yaml) => Source::text(INLINE_NAME, yaml, Format::Yaml),
             ConfigSource::Merged { file, inline } => {
-                Ok(Source::file(file)?.with_yaml(INLINE_NAME, inline))
+                Source::file(file)?.with_yaml(INLINE_NAME, inline)
             }
+        };
+        let text = |(name, value): (OsString, OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let metadata = node_metadata(env::vars_os().filter_map(text))?;
+        if metadata.is_empty() {
+            return Ok(source);
         }
+        let node = json!({ "node": { "metadata": metadata } });
+        Ok(source.with_yaml("the environment", node.to_string()))
     }
 
     fn of(file: Option<PathBuf>, inline: Option<String>) -> Option<ConfigSource> {

@@ -18,6 +18,7 @@ use crate::compile::bootstrap::{self as compile, Complaint};
 use crate::compile::{Note, cluster};
 use crate::dump;
 use crate::engine_config::EngineConfig;
+use crate::environment::EnvironmentError;
 use crate::fault::{Fault, FieldPath, Found, Problem, Resource, Segment, Trail};
 use crate::mapping::{ReadOptions, Schema, Warnings, nearest};
 use crate::snapshot::{Address, Cluster, Snapshot};
@@ -168,6 +169,9 @@ pub enum LoadError {
     /// It is not what it says it is.
     #[error(transparent)]
     Syntax(#[from] SyntaxError),
+    /// The environment adds what can't be read.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
     /// At least one thing is wrong with it.
     #[error("{}", lines(.0))]
     Faults(Vec<Fault>),

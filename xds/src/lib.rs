@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod client;
 pub mod engine_config;
+pub mod environment;
 pub mod fault;
 pub mod secrets;
 pub mod services_config;

@@ -100,6 +100,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::control::replace_file::replace;
 
     struct Scratch(PathBuf);
 
@@ -126,9 +127,9 @@ mod tests {
         assert!(read(&path).unwrap().is_none());
         let text = r#"{"version": 1, "application": {"name": "a"}, "unknown": 1,
             "published": [[{"protocol": "bolt", "interface": "I"}, {"since_ms": 7}]]}"#;
-        write(&path, text.as_bytes()).unwrap();
+        replace(&path, text.as_bytes()).unwrap();
         let saved = read(&path).unwrap().unwrap();
-        write(&path, &encode(&saved).unwrap()).unwrap();
+        replace(&path, &encode(&saved).unwrap()).unwrap();
         let again = read(&path).unwrap().unwrap();
         assert_eq!(encode(&again).unwrap(), encode(&saved).unwrap());
         assert!(String::from_utf8(encode(&again).unwrap()).unwrap().contains("\"since_ms\":7"));
@@ -158,7 +159,7 @@ mod tests {
         fs::write(&path, "{\"version\": 1}").unwrap();
         // A directory where the new file is to be: as good as a full disk, for root as well.
         fs::create_dir(scratch.0.join("state.json.new")).unwrap();
-        assert!(write(&path, b"{}").is_err());
+        assert!(replace(&path, b"{}").is_err());
         assert!(read(&path).unwrap().is_some());
     }
 }

@@ -102,7 +102,7 @@ fn a_server_that_says_nothing_is_as_good_as_none() {
         expect_origin(&first, "/", "a");
         first.await_stat("config.cache_write", |count| count >= 1);
         first.stop();
-        server.hold_all();
+        server.hold(&[CDS, EDS, LDS, RDS]);
         let second = launch(&config).start();
         expect_origin(&second, "/b", "b");
         assert_eq!(second.stat("config.from_cache"), 1);

@@ -220,14 +220,17 @@ fn serve(
     };
     let services_options = ServicesOptions { config: options.services, publish: publish_services };
     let services = services::start(state, services_options)?;
+    // Nobody is to be accepted before services of an earlier run are there.
+    let mut configuration = options.configuration;
+    configuration.take_in_early();
     let publish: Publish = {
         let events = options.events;
         Arc::new(move |cluster: &str, endpoints| {
             let _ended = events.send(Event::Resolved(cluster.into(), endpoints));
         })
     };
-    tokio::spawn(dns::run(Arc::clone(state), options.configuration.names(), publish));
-    tokio::spawn(options.configuration.run());
+    tokio::spawn(dns::run(Arc::clone(state), configuration.names(), publish));
+    tokio::spawn(configuration.run());
     Ok((admin_address, services))
 }
 

@@ -202,6 +202,14 @@ impl Configuration {
         self.names.subscribe()
     }
 
+    /// Takes in what was told before anything is served, so that it is in the first update.
+    pub fn take_in_early(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.take_in(event);
+        }
+        self.publish();
+    }
+
     /// Follows events for as long as the control thread runs.
     pub async fn run(mut self) {
         let mut files = interval(tls::FILES_INTERVAL);

@@ -129,9 +129,9 @@ impl Sources {
         })
     }
 
-    /// Streams that are open, or being opened.
+    /// Streams with a connection.
     pub(super) fn connected(&self) -> usize {
-        self.all.iter().filter(|source| source.stream.is_some()).count()
+        self.all.iter().filter(|source| source.client.is_connected()).count()
     }
 
     /// Who the aggregated stream, or else the first one, was last answered by.
@@ -290,6 +290,7 @@ impl Sources {
         // Nobody has a stream that was given up.
         let Some(source) = self.all.iter_mut().find(has) else { return };
         match event {
+            StreamEvent::Connected => source.client.connected(),
             StreamEvent::Message(bytes, next) => {
                 source.reading = Some(next);
                 if let Err(end) = source.receive(bytes) {
@@ -387,7 +388,6 @@ impl Source {
         self.stats = Some(stats);
         let stream = Stream::open(number, dial, service, method, events.clone());
         self.stream = Some(stream);
-        self.client.connected();
     }
 
     fn receive(&mut self, bytes: Bytes) -> Result<(), StreamEnd> {
@@ -485,7 +485,7 @@ impl Source {
 
     /// Writes what can be written; when to come back if there is more.
     fn write(&mut self, now: Instant) -> Option<Instant> {
-        let stream = self.stream.as_ref()?;
+        let stream = self.stream.as_ref().filter(|_| self.client.is_connected())?;
         while stream.has_room() {
             let request = self.client.next_request(now)?;
             stream.send(request.encode());

@@ -22,6 +22,8 @@ use super::{Event, Events};
 
 /// What happens on a stream.
 pub enum StreamEvent {
+    /// There is a connection: what is sent now is on its way.
+    Connected,
     /// A message, and the way to ask for the next.
     Message(Bytes, oneshot::Sender<()>),
     /// It is over, or was never there.
@@ -63,7 +65,7 @@ impl Drop for Stream {
 }
 
 impl Stream {
-    /// Starts to open a stream. What is given meanwhile is sent first.
+    /// Starts to open a stream.
     pub(super) fn open(
         number: u64,
         dial: Dial,
@@ -122,6 +124,9 @@ async fn run(
     let mut grpc = Grpc::with_origin(channel, authority)
         .max_decoding_message_size(service.message_bytes_max as usize);
     grpc.ready().await.map_err(connect)?;
+    if events.send(Event::Stream(number, StreamEvent::Connected)).is_err() {
+        return Ok(());
+    }
     let opening = grpc.streaming(request, PathAndQuery::from_static(method), Raw);
     let response = match service.timeout {
         Some(limit) => timeout(limit, opening).await.map_err(|_| StreamEnd::Timeout)??,

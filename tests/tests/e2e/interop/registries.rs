@@ -1,10 +1,11 @@
-//! A registry that is not ours: ZooKeeper's own server. What we write is read with kazoo and by Dubbo
-//! itself, and the other way round.
+//! Registries that are not ours: ZooKeeper's and Nacos's own servers. What we write is read with
+//! kazoo, with Nacos's HTTP interface and by Dubbo itself, and the other way round.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::process::Command;
 
-use outrigger_tests::{Peer, Proxy, eventually};
+use outrigger_tests::{Address, Client, Peer, Proxy, eventually};
 use serde_json::{Value, json};
 
 use super::dubbo::url;
@@ -245,6 +246,130 @@ fn zookeeper_with_a_password_and_with_sofarpcs_layout() {
     proxy.stop();
 }
 
+/// Nacos's naming server, and its HTTP interface.
+struct Nacos {
+    server: Peer,
+    address: Address,
+}
+
+impl Nacos {
+    fn start() -> Nacos {
+        let mut server = peer("nacos-peer");
+        let address = Address::port(server.serve("start port=0"));
+        Nacos { server, address }
+    }
+
+    fn registry(&self) -> Value {
+        let nacos = json!({"addresses": [self.address.to_string()]});
+        json!({"name": "nacos", "protocols": ["dubbo"], "nacos": nacos})
+    }
+
+    /// A call of the HTTP interface, with these parameters, which succeeds.
+    fn call(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> String {
+        let query: Vec<String> =
+            parameters.iter().map(|(key, value)| format!("{key}={}", encoded(value))).collect();
+        let target = format!("/nacos/v1/ns/{path}?{}", query.join("&"));
+        let head =
+            format!("{method} {target} HTTP/1.1\r\nHost: nacos\r\nContent-Length: 0\r\n\r\n");
+        let response = Client::connect(&self.address).send(head).response();
+        assert_eq!(response.status, 200, "{path} {parameters:?}: {}", response.text());
+        response.text()
+    }
+
+    /// An instance of another client's.
+    fn instance(&self, method: &str, service: &str, ip: &str, metadata: &Value) {
+        let metadata = metadata.to_string();
+        let parameters = [
+            ("serviceName", service),
+            ("ip", ip),
+            ("port", "20880"),
+            ("ephemeral", "true"),
+            ("metadata", &metadata),
+        ];
+        assert_eq!(self.call(method, "instance", &parameters), "ok");
+    }
+
+    /// Metadata of the instances of a service, by address.
+    fn instances(&self, service: &str) -> BTreeMap<String, Value> {
+        let list: Value =
+            serde_json::from_str(&self.call("GET", "instance/list", &[("serviceName", service)]))
+                .unwrap();
+        let hosts = list["hosts"].as_array().unwrap().iter();
+        hosts
+            .map(|host| {
+                let address = format!("{}:{}", host["ip"].as_str().unwrap(), host["port"]);
+                (address, host["metadata"].clone())
+            })
+            .collect()
+    }
+}
+
+#[test]
+#[ignore = "needs Nacos, which .ci/run installs"]
+fn nacos_is_registered_with_and_followed_through_its_troubles() {
+    let mut nacos = Nacos::start();
+    let mut apis = Apis::new();
+    let proxy = apis.start(json!({"registries": [nacos.registry()]}));
+    let version = json!({"interface": "com.foo.Hello", "group": "g", "version": "1.0.0"});
+    let nobody = "127.0.0.1:1";
+    assert_eq!(apis.dubbo("/pub", nobody, version.clone())["err_no"], 0);
+    let service = "providers:com.foo.Hello:1.0.0:g";
+    let ours = "127.0.0.1:20881";
+    let metadata = eventually("the instance", || nacos.instances(service).remove(ours));
+    for (key, value) in [
+        ("interface", "com.foo.Hello"),
+        ("group", "g"),
+        ("version", "1.0.0"),
+        ("side", "provider"),
+        ("category", "providers"),
+        ("protocol", "dubbo"),
+        ("path", "com.foo.Hello"),
+        ("methods", "sayHello"),
+    ] {
+        assert_eq!(metadata[key], value, "{metadata}");
+    }
+    apis.dubbo("/unpub", nobody, version.clone());
+    eventually("no instance", || nacos.instances(service).is_empty().then_some(()));
+    apis.dubbo("/pub", nobody, version.clone());
+    eventually("the instance again", || nacos.instances(service).remove(ours));
+
+    apis.dubbo("/sub", nobody, version.clone());
+    let name = "subscribed|dubbo|g/com.foo.Hello:1.0.0:";
+    expect_cluster(&proxy, &format!("{name} 127.0.0.1:20881*100"));
+    let other = json!({"protocol": "dubbo", "weight": "7", "category": "providers"});
+    nacos.instance("POST", service, "10.0.0.1", &other);
+    expect_cluster(&proxy, &format!("{name} 10.0.0.1:20880*7 127.0.0.1:20881*100"));
+    nacos.instance("DELETE", service, "10.0.0.1", &other);
+    expect_cluster(&proxy, &format!("{name} 127.0.0.1:20881*100"));
+    // Patterns find what there is.
+    apis.dubbo("/sub", nobody, json!({"interface": "com.foo.Hello"}));
+    expect_cluster(&proxy, "subscribed|dubbo|com.foo.Hello: 127.0.0.1:20881*100");
+
+    // Stopped and started with nothing in its memory: everything is told it again.
+    nacos.server.value("stop");
+    proxy.expect_stat("services.registry.nacos.stale", 1);
+    expect_cluster(&proxy, &format!("{name} 127.0.0.1:20881*100"));
+    drop(nacos);
+    apis.dubbo("/unpub", nobody, version.clone());
+    expect_cluster(&proxy, &format!("{name} 127.0.0.1:20881*100"));
+    apis.dubbo("/pub", nobody, version);
+    proxy.stop();
+
+    // What it said last also holds over a restart of ours.
+    let gone = json!({"name": "nacos", "protocols": ["dubbo"], "nacos": {"addresses": [nobody]}});
+    let proxy = apis.start(json!({"registries": [gone]}));
+    assert!(clusters(&proxy).contains(&format!("{name} 127.0.0.1:20881*100")));
+    proxy.stop();
+
+    let nacos = Nacos::start();
+    let proxy = apis.start(json!({"registries": [nacos.registry()]}));
+    eventually("the instance again", || nacos.instances(service).remove(ours));
+    proxy.expect_stat("services.registry.nacos.stale", 0);
+    expect_cluster(&proxy, &format!("{name} 127.0.0.1:20881*100"));
+    proxy.stop();
+    eventually("no instance", || nacos.instances(service).is_empty().then_some(()));
+}
+
 /// Java's provider and consumer, which use a registry themselves, and an application of ours on the
 /// other side of it.
 fn dubbo_meets_itself_in(registry: &str, configured: Value) {
@@ -288,4 +413,11 @@ fn dubbo_meets_itself_in_zookeeper() {
     let zookeeper = ZooKeeper::start();
     let configured = zookeeper_registry(&zookeeper.address, json!({}));
     dubbo_meets_itself_in(&format!("zookeeper://{}", zookeeper.address), configured);
+}
+
+#[test]
+#[ignore = "needs Java with Dubbo and Nacos, which .ci/run installs"]
+fn dubbo_meets_itself_in_nacos() {
+    let nacos = Nacos::start();
+    dubbo_meets_itself_in(&format!("nacos://{}", nacos.address), nacos.registry());
 }

@@ -144,7 +144,7 @@ impl Client {
     }
 
     /// Connects, logs in, and has the server know the connection.
-    async fn connect(&self, address: &HostPort) -> Result<(Link, mpsc::Receiver<Push>), Fault> {
+    async fn connect(&self, address: &HostPort) -> Result<(Link, Pushed), Fault> {
         let token = match (&self.config.username, &self.config.password) {
             (Some(user), Some(password)) => Some(login(address, user, password.reveal()).await?),
             _ => None,
@@ -169,15 +169,16 @@ impl Client {
         });
         // There is room for the first one.
         let _ = answers.try_send(link.payload("ConnectionSetupRequest", &setup));
-        let stream = link.open(outgoing).await?;
-        let (push, pushed) = mpsc::channel(PUSHES_MAX);
-        let token = link.token.clone();
-        link.listener = Some(tokio::spawn(listen(stream, answers, push, token)));
+        let (push, mut pushed) = mpsc::channel(PUSHES_MAX);
+        let line = Line { grpc: link.grpc.clone(), answers, push, token: link.token.clone() };
+        link.listener = Some(tokio::spawn(line.listen(outgoing)));
         // The server takes the connection in after a while, and says until then that it doesn't.
         loop {
             match link.ask("HealthCheckRequest", &json!({"module": "internal"})).await {
                 Err(Fault::Failure(Failure { code: UNREGISTERED, .. })) => {
-                    tokio::time::sleep(SETUP_PAUSE).await;
+                    if let Ok(told) = timeout(SETUP_PAUSE, pushed.recv()).await {
+                        told.unwrap_or(Err(Fault::Closed))?;
+                    }
                 }
                 other => return other.map(|_| (link, pushed)),
             }
@@ -185,11 +186,7 @@ impl Client {
     }
 
     /// Asks and is told, until the connection fails or nothing is wanted any more.
-    async fn talk(
-        &mut self,
-        link: &mut Link,
-        pushed: &mut mpsc::Receiver<Push>,
-    ) -> Result<(), Fault> {
+    async fn talk(&mut self, link: &mut Link, pushed: &mut Pushed) -> Result<(), Fault> {
         let mut desk = Desk::default();
         let mut heard_at = Instant::now();
         let mut listed_at = None;
@@ -220,15 +217,12 @@ impl Client {
                         self.reports.back().await;
                     }
                 }
-                push = pushed.recv() => match push {
-                    Some(Push::Service(info)) => {
-                        heard_at = Instant::now();
-                        self.take(&mut desk, &info);
-                        self.report(&mut desk).await;
-                    }
-                    Some(Push::Reset) => return Err(Fault::Redirected),
-                    None => return Err(Fault::Closed),
-                },
+                told = pushed.recv() => {
+                    let info = told.unwrap_or(Err(Fault::Closed))?;
+                    heard_at = Instant::now();
+                    self.take(&mut desk, &info);
+                    self.report(&mut desk).await;
+                }
                 () = tokio::time::sleep_until(heard_at + HEALTH_INTERVAL) => {
                     link.ask("HealthCheckRequest", &json!({"module": "internal"})).await?;
                     heard_at = Instant::now();
@@ -487,56 +481,62 @@ impl Link {
         answer.body::<Outcome>()?.into_result()?;
         Ok(answer)
     }
+}
 
-    /// The stream by which the server asks.
-    async fn open(
-        &mut self,
-        outgoing: mpsc::Receiver<Payload>,
-    ) -> Result<Streaming<Payload>, Fault> {
+/// What the server tells of its own accord: lists, and at last why there will be no more.
+type Pushed = mpsc::Receiver<Result<ServiceInfo, Fault>>;
+
+/// The stream by which the server asks.
+struct Line {
+    grpc: Grpc<Channel>,
+    answers: mpsc::Sender<Payload>,
+    push: mpsc::Sender<Result<ServiceInfo, Fault>>,
+    token: Option<String>,
+}
+
+impl Line {
+    /// Opens the stream, on which we say what is `outgoing`, and listens until it ends.
+    async fn listen(mut self, outgoing: mpsc::Receiver<Payload>) {
+        let fault = self.hear_all(outgoing).await.err().unwrap_or(Fault::Closed);
+        let _ = self.push.send(Err(fault)).await;
+    }
+
+    /// Answers what the server asks, and passes on what it tells.
+    async fn hear_all(&mut self, outgoing: mpsc::Receiver<Payload>) -> Result<(), Fault> {
         self.grpc.ready().await?;
         let path = PathAndQuery::from_static("/BiRequestStream/requestBiStream");
         let codec = ProstCodec::<Payload, Payload>::default();
         let request = Request::new(ReceiverStream::new(outgoing));
-        Ok(self.grpc.streaming(request, path, codec).await?.into_inner())
-    }
-}
-
-/// What the server tells of its own accord.
-enum Push {
-    Service(ServiceInfo),
-    Reset,
-}
-
-/// Answers what the server asks, and passes on what it tells, until the stream ends.
-async fn listen(
-    mut stream: Streaming<Payload>,
-    answers: mpsc::Sender<Payload>,
-    push: mpsc::Sender<Push>,
-    token: Option<String>,
-) {
-    while let Ok(Some(asked)) = stream.message().await {
-        let Some(subject) = asked.kind().strip_suffix("Request") else { continue };
-        let outcome = json!({
-            "resultCode": 200, "errorCode": 0, "success": true, "requestId": asked.request_id(),
-        });
-        let answer = Payload::new(&format!("{subject}Response"), &outcome, token.as_deref());
-        if answers.send(answer).await.is_err() {
-            return;
+        // A server in Java begins its response with the first thing it has to ask, which may be never:
+        // nothing else may wait for this.
+        let mut stream: Streaming<Payload> =
+            self.grpc.streaming(request, path, codec).await?.into_inner();
+        while let Some(asked) = stream.message().await? {
+            let Some(subject) = asked.kind().strip_suffix("Request") else { continue };
+            let outcome = json!({
+                "resultCode": 200, "errorCode": 0, "success": true, "requestId": asked.request_id(),
+            });
+            let kind = format!("{subject}Response");
+            let answer = Payload::new(&kind, &outcome, self.token.as_deref());
+            if self.answers.send(answer).await.is_err() {
+                break;
+            }
+            let info = match asked.kind() {
+                "NotifySubscriberRequest" => match asked.body() {
+                    Ok(WithService { service_info }) => service_info,
+                    Err(error) => {
+                        log::warn!("a push of Nacos can't be read: {error}");
+                        continue;
+                    }
+                },
+                "ConnectResetRequest" => return Err(Fault::Redirected),
+                _ => continue,
+            };
+            if self.push.send(Ok(info)).await.is_err() {
+                break;
+            }
         }
-        let told = match asked.kind() {
-            "NotifySubscriberRequest" => match asked.body() {
-                Ok(WithService { service_info }) => Push::Service(service_info),
-                Err(error) => {
-                    log::warn!("a push of Nacos can't be read: {error}");
-                    continue;
-                }
-            },
-            "ConnectResetRequest" => Push::Reset,
-            _ => continue,
-        };
-        if push.send(told).await.is_err() {
-            return;
-        }
+        Ok(())
     }
 }
 

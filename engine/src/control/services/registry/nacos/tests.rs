@@ -31,8 +31,16 @@ struct Shared {
     refusals: u32,
     /// Services and their instances.
     services: BTreeMap<String, Value>,
+    /// Streams are refused.
+    is_deaf: bool,
     /// The stream to the client that came last.
-    pushes: Option<SendStream<Bytes>>,
+    pushes: Option<Pushes>,
+}
+
+/// Like Java's server, it sends no headers before there is a message.
+enum Pushes {
+    Silent(SendResponse<Bytes>),
+    Begun(SendStream<Bytes>),
 }
 
 impl Fake {
@@ -56,11 +64,15 @@ impl Fake {
         request: hyper::Request<h2::RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) {
-        let response = hyper::Response::builder().header(CONTENT_TYPE, "application/grpc");
-        let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
-        let is_stream = request.uri().path() == "/BiRequestStream/requestBiStream";
-        if is_stream {
-            self.shared().pushes = Some(send);
+        if request.uri().path() == "/BiRequestStream/requestBiStream" {
+            {
+                let mut shared = self.shared();
+                if shared.is_deaf {
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    return;
+                }
+                shared.pushes = Some(Pushes::Silent(respond));
+            }
             let mut body = request.into_body();
             while let Some(payload) = next(&mut body, &mut BytesMut::new()).await {
                 let _ = self.heard.send(payload);
@@ -72,6 +84,7 @@ impl Fake {
         };
         let answer = self.answer_to(&asked);
         let _ = self.heard.send(asked);
+        let mut send = begin(&mut respond);
         let _ = send.send_data(framed(&Payload::new("Response", &answer, None)), false);
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().unwrap());
@@ -104,8 +117,19 @@ impl Fake {
 
     fn push(&self, kind: &str, body: &Value) {
         let message = framed(&Payload::new(kind, body, None));
-        self.shared().pushes.as_mut().unwrap().send_data(message, false).unwrap();
+        let mut shared = self.shared();
+        let mut send = match shared.pushes.take().unwrap() {
+            Pushes::Silent(mut respond) => begin(&mut respond),
+            Pushes::Begun(send) => send,
+        };
+        send.send_data(message, false).unwrap();
+        shared.pushes = Some(Pushes::Begun(send));
     }
+}
+
+fn begin(respond: &mut SendResponse<Bytes>) -> SendStream<Bytes> {
+    let response = hyper::Response::builder().header(CONTENT_TYPE, "application/grpc");
+    respond.send_response(response.body(()).unwrap(), false).unwrap()
 }
 
 fn framed(payload: &Payload) -> Bytes {
@@ -292,6 +316,47 @@ async fn a_reset_is_followed_and_everything_told_again() {
     rig.hear("SubscribeServiceRequest").await;
     while rig.report().await != Report::Back {}
     assert_eq!((rig.stats.session.value(), rig.stats.register.value()), (2, 2));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_begins_with_its_first_message_is_not_waited_for() {
+    // Nothing is ever pushed: there is no response, and yet everything is told.
+    let mut rig = Rig::start(both(), |shared, _| {
+        shared.services.insert(SERVICE.to_owned(), json!([host("9.9.9.9")]));
+    })
+    .await;
+    rig.hear("ConnectionSetupRequest").await;
+    rig.hear("InstanceRequest").await;
+    assert_eq!(rig.providers().await, ["9.9.9.9:1"]);
+    assert_eq!(rig.report().await, Report::Back);
+    assert!(matches!(rig.fake.shared().pushes, Some(Pushes::Silent(_))));
+    assert_eq!((rig.stats.connected.value(), rig.stats.connect_fail.value()), (1, 0));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn without_a_stream_there_is_no_connection_and_the_next_one_has_another() {
+    let mut rig = Rig::start(both(), |shared, _| {
+        shared.is_deaf = true;
+        shared.refusals = u32::MAX;
+    })
+    .await;
+    assert_eq!(rig.report().await, Report::Lost);
+    assert_eq!((rig.stats.session.value(), rig.stats.connect_fail.value()), (0, 1));
+    {
+        let mut shared = rig.fake.shared();
+        (shared.is_deaf, shared.refusals) = (false, 0);
+    }
+    assert!(rig.providers().await.is_empty());
+    assert_eq!(rig.report().await, Report::Back);
+    // One that ends takes the connection with it.
+    match rig.fake.shared().pushes.take().unwrap() {
+        Pushes::Silent(mut respond) => respond.send_reset(h2::Reason::CANCEL),
+        Pushes::Begun(mut send) => send.send_reset(h2::Reason::CANCEL),
+    }
+    assert_eq!(rig.report().await, Report::Lost);
+    while rig.report().await != Report::Back {}
     rig.end().await;
 }
 

@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod http;
 pub mod http1;
 pub mod http2;
+pub mod proxy_protocol;
 pub mod rpc;
 pub mod soap;
 pub mod tls;

@@ -6,13 +6,13 @@ use std::task::Waker;
 
 use outrigger_xds::snapshot::UpstreamSni;
 
-use crate::ring::{Connecting, Watermarks};
+use crate::ring::Connecting;
 use crate::shard::Shard;
 use crate::stats::TlsStats;
 use crate::tls::{ClientContext, Handshake, HandshakeError};
 use crate::transport::Transport;
 
-use super::{ClusterRuntime, Host};
+use super::{ClusterRuntime, Host, Wanted};
 
 /// A connection that is being made.
 pub struct Connector {
@@ -51,8 +51,8 @@ pub enum ConnectError {
 }
 
 impl Connector {
-    /// Starts to connect to `host`. `requested_name` is the server name that the request asks for,
-    /// where the configuration leaves it to the request; `alpn` is what is offered.
+    /// Starts to connect to `host`, with what the request wants where the configuration leaves it to
+    /// the request; `alpn` is what is offered.
     ///
     /// # Errors
     /// When no socket can be made, or the cluster's certificates could not be read.
@@ -60,10 +60,10 @@ impl Connector {
         shard: &Rc<Shard>,
         cluster: &ClusterRuntime,
         host: &Host,
-        requested_name: Option<&str>,
+        wanted: Wanted<'_>,
         alpn: &[&[u8]],
     ) -> Result<Self, ConnectError> {
-        let tls = match &cluster.config.tls {
+        let tls = match &host.tls {
             None => None,
             Some(config) => {
                 let slot = shard.tls().client(config);
@@ -77,15 +77,13 @@ impl Connector {
                     UpstreamSni::None => None,
                     UpstreamSni::Literal(name) => Some(&**name),
                     UpstreamSni::EndpointHostname(otherwise) => hostname.or(otherwise.as_deref()),
-                    UpstreamSni::RequestAuthority => requested_name,
+                    UpstreamSni::RequestAuthority => wanted.server_name,
                 };
                 Some(TlsPlan { context, server_name: server_name.map(Box::from), alpn })
             }
         };
-        let marks: Watermarks = cluster.watermarks(shard);
-        let connecting = host
-            .connect(shard, marks, cluster.config.tcp_keepalive)
-            .map_err(ConnectError::Local)?;
+        let connecting =
+            host.connect(shard, cluster, wanted.source).map_err(ConnectError::Local)?;
         Ok(Self {
             shard: Rc::clone(shard),
             stage: Stage::Connecting(connecting),

@@ -27,13 +27,12 @@ use crate::transport::Transport;
 use super::breakers::Admission;
 use super::connector::{ConnectError, Connector};
 use super::meter::Meter;
-use super::pool::UpstreamConnection;
-use super::{ClusterRuntime, Host};
+use super::pool::{Made, UpstreamConnection};
+use super::{ClusterRuntime, Host, Wanted};
 
 /// One connection, shared by its task, its endpoint and its streams.
 pub struct Http2Client {
-    /// The server name it asked for, where that depends on the request.
-    server_name: Option<Box<str>>,
+    made: Made,
     shard: Rc<Shard>,
     cluster: Rc<ClusterRuntime>,
     host: RefCell<Weak<Host>>,
@@ -148,17 +147,17 @@ impl Http2Client {
         shard: &Rc<Shard>,
         cluster: &Rc<ClusterRuntime>,
         host: &Rc<Host>,
-        server_name: Option<&str>,
+        wanted: Wanted<'_>,
         admission: Admission,
     ) -> Result<Rc<Self>, ConnectError> {
         let alpn: &[&[u8]] = match cluster.config.http.protocol {
             UpstreamProtocol::Alpn => &[b"h2", b"http/1.1"],
             _ => &[b"h2"],
         };
-        let connector = Connector::start(shard, cluster, host, server_name, alpn)?;
+        let connector = Connector::start(shard, cluster, host, wanted, alpn)?;
         let now = shard.clock.now();
         let client = Rc::new(Self {
-            server_name: server_name.map(Box::from),
+            made: wanted.into(),
             shard: Rc::clone(shard),
             cluster: Rc::clone(cluster),
             host: RefCell::new(Rc::downgrade(host)),
@@ -184,9 +183,9 @@ impl Http2Client {
         Ok(client)
     }
 
-    /// True when it asks for this server name.
-    pub fn is_for(&self, server_name: Option<&str>) -> bool {
-        self.server_name.as_deref() == server_name
+    /// True when it is what is wanted.
+    pub fn is_for(&self, wanted: Wanted<'_>) -> bool {
+        self.made.suits(wanted)
     }
 
     /// Asks for a stream. While the connection is being made, `waker` is woken when that is over.
@@ -559,7 +558,7 @@ impl Http2Client {
                 &self.cluster,
                 host,
                 transport,
-                None,
+                self.made.wanted(),
                 admission,
             );
             state.stage = Stage::Http1;

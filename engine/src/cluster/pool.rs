@@ -12,9 +12,45 @@ use crate::shard::{Shard, spawn_guarded};
 use crate::timer::{Nanos, Timer, nanos};
 use crate::transport::Transport;
 
+use super::bind::Source;
 use super::breakers::Admission;
 use super::meter::Meter;
 use super::{ClusterRuntime, Host};
+
+/// What a connection must have been made with to serve a request (TL-03).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted<'a> {
+    /// The server name to ask for, where that depends on the request.
+    pub server_name: Option<&'a str>,
+    /// The client whose address it must come from.
+    pub source: Option<Source>,
+}
+
+/// What a connection was made with.
+#[derive(Debug)]
+pub(super) struct Made {
+    server_name: Option<Box<str>>,
+    source: Option<Source>,
+}
+
+impl Made {
+    /// Whether that is what is wanted.
+    pub(super) fn suits(&self, wanted: Wanted<'_>) -> bool {
+        let Wanted { server_name, source } = wanted;
+        self.server_name.as_deref() == server_name && self.source == source
+    }
+
+    /// The same, as what is wanted.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        Wanted { server_name: self.server_name.as_deref(), source: self.source }
+    }
+}
+
+impl From<Wanted<'_>> for Made {
+    fn from(wanted: Wanted<'_>) -> Self {
+        Self { server_name: wanted.server_name.map(Box::from), source: wanted.source }
+    }
+}
 
 /// A connection to an endpoint. Dropping it closes it.
 pub struct UpstreamConnection {
@@ -22,8 +58,7 @@ pub struct UpstreamConnection {
     pub transport: Transport,
     /// What is counted of it.
     pub meter: Meter,
-    /// The server name it asked for, where that depends on the request.
-    server_name: Option<Box<str>>,
+    made: Made,
     idle_since: Nanos,
 }
 
@@ -34,13 +69,13 @@ impl UpstreamConnection {
         cluster: &Rc<ClusterRuntime>,
         host: &Host,
         transport: Transport,
-        server_name: Option<Box<str>>,
+        wanted: Wanted<'_>,
         admission: Admission,
     ) -> Self {
         transport.start();
         cluster.stats.upstream_cx_http1_total.inc();
         let meter = Meter::new(shard, cluster, host, admission);
-        Self { transport, server_name, idle_since: meter.created_at, meter }
+        Self { transport, made: wanted.into(), idle_since: meter.created_at, meter }
     }
 
     fn expires_at(&self) -> Option<Nanos> {
@@ -58,13 +93,10 @@ impl Drop for UpstreamConnection {
 
 impl Host {
     /// The connection that rested least: the likeliest to be alive, and the others can expire.
-    /// `server_name` is the one it must have asked for, where that depends on the request.
-    pub fn take_idle(&self, server_name: Option<&str>) -> Option<UpstreamConnection> {
+    pub fn take_idle(&self, wanted: Wanted<'_>) -> Option<UpstreamConnection> {
         let mut idle = self.idle.borrow_mut();
         loop {
-            let at = idle
-                .iter()
-                .rposition(|connection| connection.server_name.as_deref() == server_name)?;
+            let at = idle.iter().rposition(|connection| connection.made.suits(wanted))?;
             let connection = idle.remove(at);
             if connection.transport.is_quiet() {
                 return Some(connection);
@@ -133,9 +165,14 @@ impl Janitor {
             connection.transport.register(waker);
         }
         // Only the first of a quiet pool moves the timer; later expiries are found by the sweep.
-        if let Some(at) = connection.expires_at()
-            && self.due.get().is_none_or(|due| at < due)
-        {
+        if let Some(at) = connection.expires_at() {
+            self.look_by(at);
+        }
+    }
+
+    /// Has the sweep run at this time at the latest.
+    pub(super) fn look_by(&self, at: Nanos) {
+        if self.due.get().is_none_or(|due| at < due) {
             self.schedule(Some(at));
         }
     }
@@ -168,6 +205,7 @@ impl Future for Sweeping {
         self.shard.serving.visit_hosts(|cluster, host| {
             next = earliest(next, host.sweep(cluster, now));
         });
+        next = earliest(next, self.shard.serving.sweep(now));
         janitor.schedule(next);
         Poll::Pending
     }

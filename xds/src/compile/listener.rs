@@ -24,6 +24,7 @@ pub(crate) fn compile(
             .map_or_else(|| printed.replace(':', "_").into(), Box::from),
         addresses,
         inspection: inspection::compile(view, &matches, context)?,
+        use_original_dst: inspection::hands_over(view),
         filter_chains,
         per_connection_buffer_limit_bytes: view
             .positive("per_connection_buffer_limit_bytes")?

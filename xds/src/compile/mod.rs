@@ -18,6 +18,7 @@ pub(crate) mod address;
 pub(crate) mod bootstrap;
 pub(crate) mod cluster;
 pub(crate) mod config_source;
+pub(crate) mod destination;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
 pub(crate) mod endpoints;
@@ -37,6 +38,7 @@ pub(crate) mod secret;
 pub(crate) mod tcp;
 pub(crate) mod terminal;
 pub(crate) mod tls;
+pub(crate) mod upstream_bind;
 pub(crate) mod weights;
 
 /// What the parts of a configuration need of each other.

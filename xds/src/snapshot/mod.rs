@@ -14,6 +14,7 @@ mod address;
 mod cluster;
 mod cluster_names;
 mod config_source;
+mod endpoint_set;
 mod filter_chains;
 mod format;
 mod headers;
@@ -32,15 +33,16 @@ mod tls;
 pub use self::address::Address;
 pub(crate) use self::address::network;
 pub use self::cluster::{
-    Candidates, CircuitBreakers, Cluster, ClusterHttp, Clusters, Discovery, DnsConfig, DnsFamily,
-    DnsTarget, Eds, Endpoint, EndpointSet, Health, LoadBalancer, Member, Origin, PanicPolicy,
-    TcpKeepalive, UpstreamProtocol,
+    BindSource, CircuitBreakers, Cluster, ClusterHttp, Clusters, DestinationRules, Discovery,
+    DnsConfig, DnsFamily, DnsTarget, Eds, Endpoint, Health, LoadBalancer, Locality, Member, Origin,
+    PanicPolicy, TcpKeepalive, TransportMatch, UpstreamBind, UpstreamProtocol,
 };
 pub use self::cluster_names::{ClusterId, ClusterNames, ClusterRef};
 pub use self::config_source::{
     ApiConfigSource, ConfigPlace, ConfigSource, DynamicResources, GrpcService, PathConfigSource,
     RateLimit, Variant,
 };
+pub use self::endpoint_set::{Candidates, EndpointSet, PRIORITY_MAX};
 pub use self::filter_chains::{
     COMBINATIONS_MAX, ConnectionFacts, FilterChainMatch, FilterChains, FilterChainsError,
     SourceType,
@@ -59,8 +61,9 @@ pub use self::http::{
     UnderscoreHeaders, Upgrades,
 };
 pub use self::listener::{
-    Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, PortPredicate,
-    SocketOption, SocketOptionState, SocketOptionValue, Terminal, TlsInspector, TrafficDirection,
+    Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, OriginalDst,
+    OriginalSrc, PortPredicate, ProxyProtocol, SocketOption, SocketOptionState, SocketOptionValue,
+    Terminal, TlsInspector, TrafficDirection,
 };
 pub use self::matcher::{
     Fraction, HeaderMatcher, HeaderPredicate, QueryMatcher, QueryPredicate, RequestView,

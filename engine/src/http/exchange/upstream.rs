@@ -6,7 +6,7 @@ use outrigger_xds::snapshot::CircuitBreakers;
 
 use crate::cluster::{
     Admission, ClientStream, ClusterRuntime, ConnectError, Connector, Host, Http2Client, Joined,
-    UpstreamConnection,
+    UpstreamConnection, Wanted,
 };
 use crate::shard::Shard;
 use crate::transport::Transport;
@@ -63,18 +63,17 @@ impl Exchange {
         cluster: &Rc<ClusterRuntime>,
         host: &Rc<Host>,
     ) {
-        let server_name = self.outbound.server_name.as_deref();
         if self.tunnel != Tunnel::ConnectTerminated
             && self.replays == 0
-            && let Some(connection) = host.take_idle(server_name)
+            && let Some(connection) = host.take_idle(self.wanted(down))
         {
             return self.activate(down, connection);
         }
         let Some((pending, connection)) = self.admit_connection(down, cluster) else { return };
-        let server_name = self.outbound.server_name.as_deref();
+        let wanted = self.wanted(down);
         let alpn: &[&[u8]] =
             if self.tunnel == Tunnel::ConnectTerminated { &[] } else { &[b"http/1.1"] };
-        match Connector::start(down.shard, cluster, host, server_name, alpn) {
+        match Connector::start(down.shard, cluster, host, wanted, alpn) {
             Ok(connector) => {
                 let now = down.shard.clock.now();
                 connector.register(down.waker);
@@ -95,8 +94,7 @@ impl Exchange {
         cluster: &Rc<ClusterRuntime>,
         host: &Rc<Host>,
     ) {
-        let server_name = self.outbound.server_name.as_deref();
-        match host.join(server_name, down.waker) {
+        match host.join(self.wanted(down), down.waker) {
             Some((_, Joined::Stream(stream))) => return self.activate_http2(down, stream),
             Some((client, _)) => {
                 let Some(pending) = self.admit_pending(down, cluster) else { return };
@@ -107,14 +105,19 @@ impl Exchange {
         }
         let Some((pending, connection)) = self.admit_connection(down, cluster) else { return };
         self.facts.times.upstream_connect_begin = down.shard.clock.now();
-        let server_name = self.outbound.server_name.as_deref();
-        match host.connect_http2(down.shard, cluster, server_name, connection) {
+        match host.connect_http2(down.shard, cluster, self.wanted(down), connection) {
             Ok(client) => self.join(down, client, pending),
             Err(error) => {
                 cluster.stats.upstream_cx_connect_fail.inc();
                 self.not_connected(down, &error);
             }
         }
+    }
+
+    /// What its connection must have been made with.
+    fn wanted(&self, down: &Downstream<'_>) -> Wanted<'_> {
+        let server_name = self.outbound.server_name.as_deref();
+        Wanted { server_name, source: down.info.ends.source }
     }
 
     /// Admits another connection, and the request that waits for it. Nothing when the request was
@@ -207,9 +210,9 @@ impl Exchange {
         self.facts.times.upstream_connect_end = now;
         let took = now - self.facts.times.upstream_connect_begin;
         cluster.stats.upstream_cx_connect_ms.record(took / NANOS_PER_MS);
-        let name = self.outbound.server_name.clone();
+        let wanted = self.wanted(down);
         let connection =
-            UpstreamConnection::new(down.shard, &cluster, &host, transport, name, admission);
+            UpstreamConnection::new(down.shard, &cluster, &host, transport, wanted, admission);
         self.activate(down, connection);
     }
 

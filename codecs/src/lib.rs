@@ -12,6 +12,7 @@ pub mod http;
 pub mod http1;
 pub mod http2;
 pub mod peer_metadata;
+pub mod proxy_protocol;
 pub mod rpc;
 pub mod soap;
 pub mod tls;

@@ -25,6 +25,7 @@ use outrigger_codecs::http1::{
     render,
 };
 use outrigger_codecs::http2::hpack::{Decoder, Encoder, ListLimits, Outcome};
+use outrigger_codecs::proxy_protocol::{self, Parsed, ProxyAddresses};
 use support::mutate::{Random, fuzz};
 
 const LIMITS: HeadLimits = HeadLimits { bytes_max: 1024, fields_max: 12 };
@@ -46,6 +47,19 @@ const REQUESTS: &[&[u8]] = &[
     b"GET / HTTP/1.0\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\n1: 1\r\n2: 2\r\n3: 3\r\n4: 4\r\n5: 5\r\n6: 6\r\n7: 7\r\n\r\n",
 ];
+
+const PROXY_HEADERS: &[&[u8]] = &[
+    b"PROXY TCP4 10.0.0.1 10.0.0.2 12345 80\r\nGET / HTTP/1.1\r\n",
+    b"PROXY TCP6 fd00::1 ::ffff:10.0.0.2 0 65535\r\n",
+    b"PROXY UNKNOWN\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0GET",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\x30\x39\0\x50",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x14\x0a\0\0\x01\x0a\0\0\x02\x30\x39\0\x50\xea\0\x05\x01vpce",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x13\x0a\0\0\x01\x0a\0\0\x02\x30\x39\0\x50\x03\0\x04\0\0\0\0",
+];
+
+const PROXY_WORDS: &[&[u8]] =
+    &[b"\r\n", b" ", b"PROXY ", b"TCP4", b"TCP6", b"UNKNOWN", b"::", b"0", b"\x21", b"\x11", b"\0"];
 
 const RESPONSES: &[&[u8]] = &[
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -217,6 +231,36 @@ fn request_heads() {
         assert_eq!(RequestHead { len: head.len, ..again }, head);
     });
 
+    assert!(accepted > 100, "mutations too wild: only {accepted} inputs were well-formed");
+}
+
+#[test]
+fn proxy_headers() {
+    let mut accepted = 0_u64;
+    fuzz("proxy headers", PROXY_HEADERS, PROXY_WORDS, |input, random| {
+        let whole = proxy_protocol::parse(input);
+        for cut in cuts(input, random) {
+            let early = proxy_protocol::parse(&input[..cut]);
+            assert!(early == Parsed::NeedMore || early == whole, "cut at {cut}: {early:?}");
+        }
+        let Parsed::Header(header) = whole else { return };
+        accepted += 1;
+        assert_eq!(proxy_protocol::parse(&input[..header.len]), whole, "depends on what follows");
+        let shorter = proxy_protocol::parse(&input[..header.len - 1]);
+        assert_eq!(shorter, Parsed::NeedMore, "complete without its last byte");
+        let Some(ProxyAddresses { source, destination }) = header.addresses else { return };
+        // The same in the other proxy's words.
+        let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+        let line = format!(
+            "PROXY {family} {} {} {} {}\r\n",
+            source.ip(),
+            destination.ip(),
+            source.port(),
+            destination.port()
+        );
+        let again = proxy_protocol::parse(line.as_bytes());
+        assert!(matches!(again, Parsed::Header(again) if again.addresses == header.addresses));
+    });
     assert!(accepted > 100, "mutations too wild: only {accepted} inputs were well-formed");
 }
 

@@ -21,6 +21,7 @@ pub mod ring;
 pub mod rpc;
 pub mod server;
 pub mod shard;
+pub mod sockopt;
 pub mod stats;
 pub mod tcp;
 pub mod timer;

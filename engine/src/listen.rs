@@ -5,22 +5,22 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
-use outrigger_xds::snapshot::{
-    Address, Bind, ListenAddress, Listener, SocketOptionState, SocketOptionValue,
-};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use outrigger_xds::snapshot::{Address, Bind, ListenAddress, Listener, SocketOptionState};
+use socket2::{SockAddr, SockRef, Socket, Type};
+
+use crate::sockopt;
 
 /// The sockets of one listener.
 pub struct BoundSockets {
     /// One entry per address: the sockets of that address. Where the kernel can share an address
     /// out, there is one socket per shard; else one, for a single shard to accept on.
     pub sockets: Vec<Vec<OwnedFd>>,
-    /// The addresses, with the ports the kernel chose.
+    /// The addresses, with the ports the kernel chose; without sockets those that are configured.
     pub addresses: Vec<Address>,
 }
 
@@ -85,6 +85,8 @@ impl ListenError {
 pub fn bind(listener: &Listener, shards: usize) -> Result<BoundSockets, ListenError> {
     let mut bound = BoundSockets { sockets: Vec::new(), addresses: Vec::new() };
     if !listener.bind.bind_to_port {
+        // Connections that are redirected to it come by another listener's sockets.
+        bound.addresses.extend(listener.addresses.iter().map(|listen| listen.address.clone()));
         return Ok(bound);
     }
     for configured in &listener.addresses {
@@ -167,59 +169,23 @@ fn set_ip_options(
     if address.is_ipv6() {
         socket.set_only_v6(!configured.ipv4_compat).map_err(set("set IPV6_V6ONLY on"))?;
     }
-    let on = 1i32.to_ne_bytes();
-    let v6 = Domain::for_address(*address) == Domain::IPV6;
     if bind.transparent {
-        let (level, name) = if v6 {
-            (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
-        } else {
-            (libc::SOL_IP, libc::IP_TRANSPARENT)
-        };
-        set_raw(socket, level, name, &on).map_err(set("set IP_TRANSPARENT on"))?;
+        sockopt::set_transparent(socket, address.is_ipv6())
+            .map_err(set("set IP_TRANSPARENT on"))?;
     }
     if bind.freebind {
-        let (level, name) = if v6 {
-            (libc::SOL_IPV6, libc::IPV6_FREEBIND)
-        } else {
-            (libc::SOL_IP, libc::IP_FREEBIND)
-        };
-        set_raw(socket, level, name, &on).map_err(set("set IP_FREEBIND on"))?;
+        sockopt::set_freebind(socket, address.is_ipv6()).map_err(set("set IP_FREEBIND on"))?;
     }
     if let Some(length) = bind.tcp_fast_open_queue_length {
-        set_raw(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &length.to_ne_bytes())
+        sockopt::set_raw(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &length.to_ne_bytes())
             .map_err(set("set TCP_FASTOPEN on"))?;
     }
     Ok(())
 }
 
 fn raw_options(socket: &Socket, configured: &ListenAddress, state: SocketOptionState) -> Step<()> {
-    for option in configured.socket_options.iter().filter(|option| option.state == state) {
-        let number;
-        let value = match &option.value {
-            SocketOptionValue::Int(value) => {
-                number = value.to_ne_bytes();
-                &number[..]
-            }
-            SocketOptionValue::Bytes(bytes) => bytes,
-        };
-        set_raw(socket, option.level, option.name, value)
-            .map_err(|error| ("set a configured socket option on", error))?;
-    }
-    Ok(())
-}
-
-fn set_raw(socket: &Socket, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
-    // SAFETY: the pointer and the length describe `value`, which the call only reads.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            value.as_ptr().cast(),
-            value.len() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    sockopt::set_configured(socket, &configured.socket_options, state)
+        .map_err(|error| ("set a configured socket option on", error))
 }
 
 /// Removes the socket file of a process that is gone. A socket that someone answers on, or a file

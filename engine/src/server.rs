@@ -457,12 +457,10 @@ impl Server {
             // The address was ours to bind, so that this is a matter of the system's resources.
             log::error!(target: "listener", "{error}");
         }
-        log::info!(
-            target: "listener",
-            "{}: listening on {}",
-            config.name,
-            bound.addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(", ")
-        );
+        let addresses: Vec<_> = bound.addresses.iter().map(Address::to_string).collect();
+        let does =
+            if config.bind.bind_to_port { "listening on" } else { "for what is redirected from" };
+        log::info!(target: "listener", "{}: {does} {}", config.name, addresses.join(", "));
         let entry = BoundListener { name: config.name.to_string(), addresses: bound.addresses };
         match self.listeners.iter_mut().find(|known| *known.name == *config.name) {
             Some(known) => *known = entry,

@@ -289,6 +289,18 @@ pub const TLS_INSPECTOR: &str =
 pub const HTTP_INSPECTOR: &str =
     "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
 
+/// Type of the listener filter that finds out where a redirected connection was meant to go.
+pub const ORIGINAL_DST: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+
+/// Type of the listener filter that keeps the client's address towards upstream.
+pub const ORIGINAL_SRC: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.original_src.v3.OriginalSrc";
+
+/// Type of the listener filter that is told who the client is.
+pub const PROXY_PROTOCOL: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
+
 /// Type of the gRPC-Web filter.
 pub const GRPC_WEB: &str = "type.googleapis.com/envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 

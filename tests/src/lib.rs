@@ -6,7 +6,8 @@
 //! ends of HTTP/2 by an implementation that is not ours, [`frames`] sends and reads it frame by
 //! frame, and [`tls`] makes certificates. [`load`] has many connections at once. [`rpc`] has both
 //! ends of RPC protocols, whose frames are in [`bolt`] and [`dubbo`], and [`Peer`] is a real program
-//! of some RPC framework. [`ControlPlane`] is a management server.
+//! of some RPC framework. [`ControlPlane`] is a management server. [`Namespace`] gives a test a
+//! network of its own.
 //!
 //! `OUTRIGGER_TEST_PROXY=envoy` runs the tests against Envoy: a test that Envoy fails may expect
 //! the wrong thing.
@@ -27,6 +28,7 @@ pub mod frames;
 pub mod http;
 pub mod http2;
 pub mod load;
+pub mod namespace;
 pub mod net;
 pub mod origin;
 pub mod peer;
@@ -42,6 +44,7 @@ pub use config::Config;
 pub use control_plane::ControlPlane;
 pub use frames::{Frame, Frames};
 pub use http2::{Http2, Http2Client};
+pub use namespace::Namespace;
 pub use net::Address;
 pub use origin::Origin;
 pub use peer::Peer;

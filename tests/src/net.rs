@@ -152,6 +152,16 @@ impl Listener {
         stream.prepare(timeout)?;
         Ok(stream)
     }
+
+    /// Ends the wait for a connection, and every later one.
+    pub fn stop(&self) {
+        let socket = match self {
+            Listener::Tcp(listener) => SockRef::from(listener),
+            Listener::Unix(listener, _) => SockRef::from(listener),
+        };
+        // Nothing is to be done about a socket that is gone.
+        let _ = socket.shutdown(Shutdown::Both);
+    }
 }
 
 /// A connection of any kind.

@@ -23,6 +23,7 @@ use crate::net::{Address, Listener, Stream};
 #[derive(Debug)]
 pub struct Origin {
     address: Address,
+    listener: Arc<Listener>,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -66,14 +67,14 @@ impl Origin {
         address: &Address,
         script: impl Fn(&mut Peer) -> Result<(), Fault> + Send + Sync + 'static,
     ) -> Origin {
-        let listener = Listener::bind(address).unwrap();
+        let listener = Arc::new(Listener::bind(address).unwrap());
         let address = listener.address().unwrap();
         let shared = Arc::new(Shared::default());
         let acceptor = {
-            let shared = Arc::clone(&shared);
+            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
             thread::spawn(move || accept(&listener, &shared, &Arc::new(script)))
         };
-        Origin { address, shared, acceptor: Some(acceptor) }
+        Origin { address, listener, shared, acceptor: Some(acceptor) }
     }
 
     /// Answers each request with the same bytes, and keeps connections open.
@@ -162,8 +163,8 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // Wakes the acceptor; the scripts end with their connections.
-        let _ = self.address.connect(PATIENCE);
+        // The scripts end with their connections.
+        self.listener.stop();
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
@@ -336,10 +337,11 @@ where
     Script: Fn(&mut Peer) -> Result<(), Fault> + Send + Sync + 'static,
 {
     loop {
-        let stream = listener.accept(PATIENCE).unwrap();
+        let accepted = listener.accept(PATIENCE);
         if shared.stopping.load(Ordering::SeqCst) {
             return;
         }
+        let stream = accepted.unwrap();
         let number = {
             let mut log = shared.log();
             log.accepted += 1;

@@ -76,7 +76,7 @@ pub fn encode(node: &CacheNode, resources: &[Kept]) -> Vec<u8> {
 ///
 /// # Errors
 /// See [`CacheError`].
-pub fn decode(node: &CacheNode, content: Bytes) -> Result<Vec<Kept>, CacheError> {
+pub fn decode(node: &CacheNode, content: &Bytes) -> Result<Vec<Kept>, CacheError> {
     let rest = content.strip_prefix(MAGIC).ok_or(CacheError::Foreign)?;
     let (layout, rest) = rest.split_first_chunk().ok_or(CacheError::Foreign)?;
     let layout = u32::from_le_bytes(*layout);
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let content = encode(&node(), &kept());
-        assert_eq!(decode(&node(), content.into()).unwrap(), kept());
+        assert_eq!(decode(&node(), &content.into()).unwrap(), kept());
     }
 
     #[test]
@@ -165,8 +165,8 @@ mod tests {
         for at in 0..content.len() {
             let mut changed = content.clone();
             changed[at] ^= 1;
-            assert!(decode(&node(), changed.into()).is_err(), "{at}");
-            assert!(decode(&node(), content[..at].to_vec().into()).is_err(), "{at}");
+            assert!(decode(&node(), &changed.into()).is_err(), "{at}");
+            assert!(decode(&node(), &content[..at].to_vec().into()).is_err(), "{at}");
         }
     }
 
@@ -174,7 +174,7 @@ mod tests {
     fn another_node_s_is_of_no_use() {
         let content = Bytes::from(encode(&node(), &kept()));
         let other = CacheNode { id: "other".to_owned(), ..node() };
-        let error = decode(&other, content).unwrap_err();
+        let error = decode(&other, &content).unwrap_err();
         assert_eq!(error.to_string(), "is of node \"node\" of cluster \"cluster\"");
     }
 
@@ -182,7 +182,7 @@ mod tests {
     fn a_later_layout_is_left_alone() {
         let mut content = encode(&node(), &kept());
         content[MAGIC.len()] = 2;
-        let error = decode(&node(), content.into()).unwrap_err();
+        let error = decode(&node(), &content.into()).unwrap_err();
         assert!(matches!(error, CacheError::Layout(2)));
     }
 }

@@ -27,9 +27,9 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
             "Bootstrap: admin.socket_options: not supported",
         ),
         (
-            "/static_resources/listeners/0/use_original_dst",
+            "/static_resources/listeners/0/enable_mptcp",
             json!(true),
-            "Listener web: use_original_dst: not supported",
+            "Listener web: enable_mptcp: not supported",
         ),
         (
             "/static_resources/listeners/0/listener_filters",
@@ -52,19 +52,19 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
             "Cluster app: outlier_detection: not supported",
         ),
         (
-            "/static_resources/clusters/0/upstream_bind_config",
+            "/static_resources/clusters/0/upstream_bind_config/local_address_selector",
+            json!({ "name": "s" }),
+            "Cluster app: upstream_bind_config.local_address_selector: not supported",
+        ),
+        (
+            "/static_resources/clusters/0/original_dst_lb_config/metadata_key",
+            json!({ "key": "k" }),
+            "Cluster app: original_dst_lb_config.metadata_key: not supported",
+        ),
+        (
+            "/static_resources/clusters/0/transport_socket_matcher",
             json!({}),
-            "Cluster app: upstream_bind_config: not supported",
-        ),
-        (
-            "/static_resources/clusters/0/load_assignment/endpoints/0/priority",
-            json!(1),
-            "Cluster app: load_assignment.endpoints[0].priority: not supported",
-        ),
-        (
-            "/static_resources/clusters/0/transport_socket_matches",
-            json!([{ "name": "m" }]),
-            "Cluster app: transport_socket_matches: not supported",
+            "Cluster app: transport_socket_matcher: not supported",
         ),
     ];
     for (pointer, value, expected) in cases {
@@ -180,7 +180,7 @@ static_resources:
 fn all_refused_fields_are_reported_at_once() {
     let bootstrap = set(&http(), "/stats_sinks", json!([{ "name": "s" }]));
     let bootstrap = set(&bootstrap, &format!("{CLUSTER}/health_checks"), json!([{}]));
-    let bootstrap = set(&bootstrap, &format!("{LISTENER}/use_original_dst"), json!(true));
+    let bootstrap = set(&bootstrap, &format!("{LISTENER}/enable_mptcp"), json!(true));
     let refusal = refusal(&bootstrap);
     assert_eq!(refusal.lines().count(), 3, "{refusal}");
 }

@@ -12,8 +12,7 @@ use common::{cluster, http};
 use outrigger_xds::bootstrap::{LoadOptions, Loaded, Source, load};
 use outrigger_xds::services_config::{HostPort, ServiceProtocol, ServicesConfig};
 use outrigger_xds::snapshot::{
-    Address, ClusterId, Discovery, Endpoint, Health, Origin, RpcProtocol, Service, ServiceSide,
-    Snapshot,
+    Address, ClusterId, Discovery, Endpoint, Origin, RpcProtocol, Service, ServiceSide, Snapshot,
 };
 use outrigger_xds::source::Format;
 use serde_json::{Value, json};
@@ -153,14 +152,7 @@ fn faults_have_their_place() {
 }
 
 fn endpoint(address: &str) -> Endpoint {
-    Endpoint {
-        address: Address::Ip(address.parse().unwrap()),
-        hostname: Arc::default(),
-        weight: 1,
-        health: Health::Healthy,
-        priority: 0,
-        metadata: None,
-    }
+    Endpoint::at(Address::Ip(address.parse().unwrap()))
 }
 
 fn service(side: ServiceSide, key: &str, addresses: &[&str]) -> Service {

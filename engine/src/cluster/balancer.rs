@@ -11,22 +11,17 @@ use outrigger_xds::snapshot::{Candidates, EndpointSet, LoadBalancer};
 
 pub(super) struct Balancer {
     policy: LoadBalancer,
-    /// One schedule for each class of candidates: all, healthy, degraded.
-    schedules: [Schedule; 3],
+    /// One for each group of endpoints that a request may be given to choose from.
+    schedules: Box<[Schedule]>,
 }
 
 enum Schedule {
+    /// No order is kept.
+    None,
     /// Equal weights: plain rotation.
-    Rotation {
-        next: usize,
-    },
+    Rotation { next: usize },
     /// Unequal weights: earliest deadline first.
-    Deadlines {
-        now: f64,
-        heap: BinaryHeap<Deadline>,
-        next_order: u64,
-    },
-    Empty,
+    Deadlines { now: f64, heap: BinaryHeap<Deadline>, next_order: u64 },
 }
 
 struct Deadline {
@@ -39,90 +34,91 @@ struct Deadline {
 
 impl Balancer {
     pub(super) fn new(policy: LoadBalancer, endpoints: &EndpointSet, shard: usize) -> Self {
-        let every: Vec<u32> = (0..endpoints.all().len() as u32).collect();
-        let of = |class: &[u32]| Schedule::new(policy, endpoints, class, shard);
-        Self { policy, schedules: [of(&every), of(endpoints.healthy()), of(endpoints.degraded())] }
+        let schedules =
+            endpoints.groups().map(|group| Schedule::new(policy, endpoints, group, shard));
+        Self { policy, schedules: schedules.collect() }
     }
 
-    /// The index of an endpoint. `random` gives uniform numbers, `active` the requests of an
+    /// The index of one of `candidates`. `random` gives uniform numbers, `active` the requests of an
     /// endpoint.
     pub(super) fn choose(
         &mut self,
-        endpoints: &EndpointSet,
+        candidates: Candidates<'_>,
         random: impl Fn() -> u64,
         active: impl Fn(u32) -> u32,
     ) -> Option<u32> {
-        let (class, count, schedule) = match endpoints.candidates(random()) {
-            Candidates::All { .. } => (None, endpoints.all().len(), 0),
-            Candidates::Only(class) => {
-                let degraded = std::ptr::eq(class, endpoints.degraded());
-                (Some(class), class.len(), if degraded { 2 } else { 1 })
-            }
-        };
-        let member = |position: usize| class.map_or(position as u32, |class| class[position]);
+        let count = candidates.len();
         match count {
             0 => return None,
-            1 => return Some(member(0)),
+            1 => return Some(candidates.member(0)),
             _ => {}
         }
+        let schedule = self.schedules.get_mut(candidates.group)?;
         match self.policy {
-            LoadBalancer::Random => Some(member(below(random(), count))),
-            LoadBalancer::LeastRequest { choice_count, full_scan, .. }
-                if endpoints.equal_weights() =>
+            LoadBalancer::LeastRequest { active_request_bias, .. }
+                if matches!(schedule, Schedule::Deadlines { .. }) =>
             {
+                schedule.next(candidates, |index| {
+                    (f64::from(active(index)) + 1.0).powf(-active_request_bias)
+                })
+            }
+            LoadBalancer::LeastRequest { choice_count, full_scan, .. } => {
                 let least = |best: u32, other: u32| {
                     if active(other) < active(best) { other } else { best }
                 };
                 if full_scan {
                     // Start anywhere, or the first of equals would get everything.
                     let start = below(random(), count);
-                    return (0..count).map(|step| member((start + step) % count)).reduce(least);
+                    let all = (0..count).map(|step| candidates.member((start + step) % count));
+                    return all.reduce(least);
                 }
-                (0..choice_count).map(|_| member(below(random(), count))).reduce(least)
+                let some = (0..choice_count).map(|_| candidates.member(below(random(), count)));
+                some.reduce(least)
             }
-            LoadBalancer::LeastRequest { active_request_bias, .. } => self.schedules[schedule]
-                .next(&member, count, |index| {
-                    (f64::from(active(index)) + 1.0).powf(-active_request_bias)
-                }),
-            LoadBalancer::RoundRobin => self.schedules[schedule].next(&member, count, |_| 1.0),
+            LoadBalancer::Random => Some(candidates.member(below(random(), count))),
+            LoadBalancer::RoundRobin => schedule.next(candidates, |_| 1.0),
+            // Its endpoints are made as they are asked for, and never chosen from.
+            LoadBalancer::ClusterProvided => None,
         }
     }
 }
 
 impl Schedule {
-    fn new(policy: LoadBalancer, endpoints: &EndpointSet, class: &[u32], shard: usize) -> Self {
-        let scheduled =
-            matches!(policy, LoadBalancer::RoundRobin | LoadBalancer::LeastRequest { .. });
-        if class.is_empty() || !scheduled {
-            return Self::Empty;
+    fn new(
+        policy: LoadBalancer,
+        endpoints: &EndpointSet,
+        group: Candidates<'_>,
+        shard: usize,
+    ) -> Self {
+        let weight = |index: u32| endpoints.all()[index as usize].weight.max(1);
+        let mut weights = group.iter().map(weight);
+        let first = weights.next();
+        let equal = weights.all(|weight| Some(weight) == first);
+        match policy {
+            _ if group.len() < 2 => Self::None,
+            LoadBalancer::RoundRobin if equal => Self::Rotation { next: shard % group.len() },
+            LoadBalancer::RoundRobin | LoadBalancer::LeastRequest { .. } if !equal => {
+                let deadline = |(order, index)| {
+                    let weight = f64::from(weight(index));
+                    Deadline { at: 1.0 / weight, order, index, weight }
+                };
+                Self::Deadlines {
+                    now: 0.0,
+                    heap: (1..).zip(group.iter()).map(deadline).collect(),
+                    next_order: group.len() as u64 + 1,
+                }
+            }
+            _ => Self::None,
         }
-        if endpoints.equal_weights() {
-            return Self::Rotation { next: shard % class.len() };
-        }
-        let mut order = 0;
-        let heap = class
-            .iter()
-            .map(|index| {
-                let weight = f64::from(endpoints.all()[*index as usize].weight.max(1));
-                order += 1;
-                Deadline { at: 1.0 / weight, order, index: *index, weight }
-            })
-            .collect();
-        Self::Deadlines { now: 0.0, heap, next_order: order + 1 }
     }
 
-    fn next(
-        &mut self,
-        member: &impl Fn(usize) -> u32,
-        count: usize,
-        scale: impl Fn(u32) -> f64,
-    ) -> Option<u32> {
+    fn next(&mut self, candidates: Candidates<'_>, scale: impl Fn(u32) -> f64) -> Option<u32> {
         match self {
-            Self::Empty => None,
+            Self::None => None,
             Self::Rotation { next } => {
-                let position = *next % count;
+                let position = *next % candidates.len();
                 *next = position + 1;
-                Some(member(position))
+                Some(candidates.member(position))
             }
             Self::Deadlines { now, heap, next_order } => {
                 let mut first = heap.pop()?;
@@ -167,7 +163,6 @@ impl Eq for Deadline {}
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::sync::Arc;
 
     use outrigger_xds::snapshot::{Address, Endpoint, Health, PanicPolicy};
 
@@ -178,20 +173,12 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(index, (weight, health))| Endpoint {
-                address: Address::Ip(([127, 0, 0, 1], 1000 + index as u16).into()),
-                hostname: Arc::from(""),
                 weight: *weight,
                 health: *health,
-                priority: 0,
-                metadata: None,
+                ..Endpoint::at(Address::Ip(([127, 0, 0, 1], 1000 + index as u16).into()))
             })
             .collect();
-        let panic = PanicPolicy {
-            threshold_percent: 50.0,
-            fail_traffic: false,
-            overprovisioning_factor: 140,
-        };
-        EndpointSet::new(list, panic)
+        EndpointSet::new(list, POLICY)
     }
 
     fn counts(policy: LoadBalancer, set: &EndpointSet, picks: usize) -> Vec<usize> {
@@ -203,10 +190,18 @@ mod tests {
         };
         let mut counts = vec![0; set.all().len()];
         for _ in 0..picks {
-            counts[balancer.choose(set, random, |_| 0).unwrap() as usize] += 1;
+            let chosen = balancer.choose(set.candidates(random()), random, |_| 0).unwrap();
+            counts[chosen as usize] += 1;
         }
         counts
     }
+
+    const POLICY: PanicPolicy = PanicPolicy {
+        threshold_percent: 50.0,
+        fail_traffic: false,
+        overprovisioning_factor: 140,
+        locality_weighted: false,
+    };
 
     const LEAST: LoadBalancer =
         LoadBalancer::LeastRequest { choice_count: 2, active_request_bias: 1.0, full_scan: false };
@@ -252,7 +247,9 @@ mod tests {
         };
         let mut balancer = Balancer::new(full, &set, 0);
         for random in 0..50u64 {
-            let chosen = balancer.choose(&set, || random << 58, |index| [7, 3][index as usize]);
+            let candidates = set.candidates(random);
+            let active = |index| [7, 3][index as usize];
+            let chosen = balancer.choose(candidates, || random << 58, active);
             assert_eq!(chosen, Some(1));
         }
     }
@@ -263,15 +260,45 @@ mod tests {
         let mut balancer = Balancer::new(LEAST, &set, 0);
         let mut to_idle = 0;
         for _ in 0..100 {
-            let chosen = balancer.choose(&set, || 0, |index| [0, 9][index as usize]);
+            let active = |index| [0, 9][index as usize];
+            let chosen = balancer.choose(set.candidates(0), || 0, active);
             to_idle += usize::from(chosen == Some(0));
         }
         assert!(to_idle > 60, "{to_idle}");
     }
 
     #[test]
+    fn section_10_1_each_group_has_a_rotation_of_its_own() {
+        const STEP: u64 = u64::MAX / 1000;
+        let endpoint = |priority: u32, port: u16, weight: u32, health: Health| Endpoint {
+            priority,
+            weight,
+            health,
+            ..Endpoint::at(Address::Ip(([127, 0, 0, 1], port).into()))
+        };
+        // Half of priority 0 is healthy and carries 70 of 100; priority 1 has unequal weights.
+        let set = EndpointSet::new(
+            vec![
+                endpoint(0, 1, 1, Health::Healthy),
+                endpoint(0, 2, 1, Health::Unhealthy),
+                endpoint(1, 3, 1, Health::Healthy),
+                endpoint(1, 4, 2, Health::Healthy),
+            ],
+            POLICY,
+        );
+        let mut balancer = Balancer::new(LoadBalancer::RoundRobin, &set, 0);
+        let mut counts = [0; 4];
+        for request in 0..1000 {
+            let candidates = set.candidates(request * STEP + STEP / 2);
+            counts[balancer.choose(candidates, || 0, |_| 0).unwrap() as usize] += 1;
+        }
+        assert_eq!(counts, [700, 0, 100, 200]);
+    }
+
+    #[test]
     fn an_empty_set_has_no_choice() {
         let set = endpoints(&[]);
-        assert_eq!(Balancer::new(LEAST, &set, 0).choose(&set, || 0, |_| 0), None);
+        let mut balancer = Balancer::new(LEAST, &set, 0);
+        assert_eq!(balancer.choose(set.candidates(0), || 0, |_| 0), None);
     }
 }

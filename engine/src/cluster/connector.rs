@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use outrigger_xds::snapshot::UpstreamSni;
 
-use crate::ring::{Connecting, Watermarks};
+use crate::ring::Connecting;
 use crate::shard::Shard;
 use crate::stats::TlsStats;
 use crate::tls::{ClientContext, Handshake, HandshakeError};
@@ -64,7 +64,7 @@ impl Connector {
         wanted: Wanted<'_>,
         alpn: &[&[u8]],
     ) -> Result<Self, ConnectError> {
-        let tls = match &cluster.config.tls {
+        let tls = match &host.tls {
             None => None,
             Some(config) => {
                 let slot = shard.tls().client(config);
@@ -89,10 +89,8 @@ impl Connector {
                 Some(TlsPlan { context, server_name: server_name.map(Box::from), alpn })
             }
         };
-        let marks: Watermarks = cluster.watermarks(shard);
-        let connecting = host
-            .connect(shard, marks, cluster.config.tcp_keepalive)
-            .map_err(ConnectError::Local)?;
+        let connecting =
+            host.connect(shard, cluster, wanted.source).map_err(ConnectError::Local)?;
         Ok(Self {
             shard: Rc::clone(shard),
             stage: Stage::Connecting(connecting),

@@ -4,8 +4,10 @@
 //! every change of configuration that keeps the endpoint's address.
 
 mod balancer;
+mod bind;
 mod breakers;
 mod connector;
+mod destinations;
 mod http2;
 mod meter;
 mod pool;
@@ -15,6 +17,7 @@ mod serving;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,18 +25,23 @@ use std::task::Waker;
 
 use outrigger_codecs::peer_metadata::Workload;
 use outrigger_xds::snapshot::{
-    Address, Cluster, Endpoint, EndpointSet, Member, TcpKeepalive, UpstreamProtocol,
+    Address, Cluster, DestinationRules, Discovery, Endpoint, EndpointSet, Member, TcpKeepalive,
+    UpstreamProtocol, UpstreamTls,
 };
 
 use crate::ring::{Connecting, Watermarks};
 use crate::shard::Shard;
 use crate::stats::registry::HostAddress;
 use crate::stats::{ClusterStats, HostStats, Http2Stats, Registry, TlsStats};
+use crate::timer::{Nanos, nanos};
 
 use self::balancer::Balancer;
+use self::destinations::Destinations;
 
+pub use self::bind::{Source, bind};
 pub use self::breakers::{Admission, Breaker, Breakers, ClusterBreakers};
 pub use self::connector::{ConnectError, Connector};
+pub use self::destinations::DESTINATIONS_MAX;
 pub use self::http2::{ClientStream, Http2Client, Joined, Reset, StreamEvent};
 pub use self::pool::{Janitor, UpstreamConnection, Wanted, spawn_janitor};
 pub use self::rpc::{CallEnd, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient};
@@ -53,6 +61,8 @@ pub struct ClusterRuntime {
     pub breakers: Arc<ClusterBreakers>,
     endpoints: Arc<EndpointSet>,
     hosts: Vec<Rc<Host>>,
+    /// Endpoints that clients named, where the cluster has no others.
+    destinations: Destinations,
     balancer: RefCell<Balancer>,
     /// Requests that wait for a connection to come free, first come first served.
     waiting: Rc<RefCell<VecDeque<Waiter>>>,
@@ -80,6 +90,8 @@ pub struct Host {
     pub endpoint: Endpoint,
     /// Its address as text, for logs.
     pub address_text: Box<str>,
+    /// How it is spoken to; nothing is plain text.
+    pub tls: Option<Arc<UpstreamTls>>,
     stats: Arc<HostStats>,
     sockaddr: socket2::SockAddr,
     active_requests: Cell<u32>,
@@ -107,13 +119,9 @@ impl ClusterRuntime {
         breakers: &Breakers,
     ) -> ClusterRuntime {
         let (config, endpoints) = (&member.cluster, &member.endpoints);
-        // Connections that were made for another protocol, or with other keys, are of no use.
+        // Connections that were made for another protocol, or from elsewhere, are of no use.
         let alike = before.is_none_or(|before| {
-            let same_tls = match (&before.config.tls, &config.tls) {
-                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-                (one, other) => one.is_none() && other.is_none(),
-            };
-            same_tls && before.config.http.protocol == config.http.protocol
+            before.config.http.protocol == config.http.protocol && before.config.bind == config.bind
         });
         if let Some(before) = before.filter(|_| !alike) {
             before.retire();
@@ -125,18 +133,39 @@ impl ClusterRuntime {
         let hosts: Vec<_> = endpoints
             .all()
             .iter()
-            .map(|endpoint| match known.remove(&endpoint.address) {
-                Some(host) if host.endpoint == *endpoint => Rc::clone(host),
-                Some(host) => host.changed(endpoint),
-                None => {
-                    let address = HostAddress::from(&endpoint.address);
-                    let stats = registry.host(shard, &config.stat_name, &address);
-                    Rc::new(Host::new(endpoint, stats))
+            .map(|endpoint| {
+                let tls = config.transport_of(endpoint);
+                // Those that were made with other keys are of no use either.
+                let same = known.remove(&endpoint.address).filter(|host| {
+                    let same = is_same(host.tls.as_ref(), tls);
+                    if !same {
+                        host.retire();
+                    }
+                    same
+                });
+                match same {
+                    Some(host) if host.endpoint == *endpoint => Rc::clone(host),
+                    Some(host) => host.changed(endpoint),
+                    None => {
+                        let address = HostAddress::from(&endpoint.address);
+                        let stats = registry.host(shard, &config.stat_name, &address);
+                        Rc::new(Host::new(endpoint, tls, stats))
+                    }
                 }
             })
             .collect();
         for host in known.values() {
             host.retire();
+        }
+        let destinations = Destinations::default();
+        if let Some(before) = before {
+            // Nothing is known of any of them but the address.
+            let any = Endpoint::at(Address::Ip(([0; 4], 0).into()));
+            let same = is_same(before.config.transport_of(&any), config.transport_of(&any));
+            match &config.discovery {
+                Discovery::OriginalDst(_) if same => destinations.succeed(&before.destinations),
+                _ => before.destinations.visit(|host| host.retire()),
+            }
         }
         let stats = registry.cluster(shard, &config.stat_name);
         // Listed only for clusters that may need them.
@@ -144,7 +173,7 @@ impl ClusterRuntime {
             UpstreamProtocol::Http1 => Arc::default(),
             _ => registry.cluster_http2(shard, &config.stat_name),
         };
-        let tls_stats = match config.tls {
+        let tls_stats = match config.tls_configs().next() {
             None => Arc::default(),
             Some(_) => registry.cluster_tls(shard, &config.stat_name),
         };
@@ -157,25 +186,88 @@ impl ClusterRuntime {
             balancer: RefCell::new(Balancer::new(config.load_balancer, endpoints, shard)),
             endpoints: Arc::clone(endpoints),
             hosts,
+            destinations,
             waiting: before.map(|before| Rc::clone(&before.waiting)).unwrap_or_default(),
         }
     }
 
     /// The cluster is gone: its connections are closed, when they are idle.
     fn retire(&self) {
-        self.hosts.iter().for_each(|host| host.retire());
+        self.visit_hosts(|host| host.retire());
     }
 
-    /// Chooses an endpoint for one request. Nothing when none may be used.
-    pub fn choose(&self, shard: &Shard) -> Option<Rc<Host>> {
-        let chosen = self.balancer.borrow_mut().choose(
-            &self.endpoints,
-            || shard.random(),
-            |index| self.hosts[index as usize].active_requests.get(),
-        );
+    /// Hands every endpoint to `visit`.
+    fn visit_hosts(&self, mut visit: impl FnMut(&Rc<Host>)) {
+        self.hosts.iter().for_each(&mut visit);
+        self.destinations.visit(visit);
+    }
+
+    /// Chooses an endpoint for one request. Nothing when none may be used. `destination` says what the
+    /// client meant, and is asked only where that counts.
+    pub fn choose(
+        &self,
+        shard: &Shard,
+        destination: impl FnOnce(&DestinationRules) -> Option<SocketAddr>,
+    ) -> Option<Rc<Host>> {
+        let chosen = match &self.config.discovery {
+            Discovery::OriginalDst(rules) => {
+                destination(rules).and_then(|meant| self.destination(shard, rules, meant))
+            }
+            _ => self.balance(shard),
+        };
         if chosen.is_none() {
             self.stats.upstream_cx_none_healthy.inc();
         }
+        chosen
+    }
+
+    /// The endpoint that a client meant, made if need be.
+    fn destination(
+        &self,
+        shard: &Shard,
+        rules: &DestinationRules,
+        mut meant: SocketAddr,
+    ) -> Option<Rc<Host>> {
+        meant.set_port(rules.port.unwrap_or(meant.port()));
+        let now = shard.clock.now();
+        if let Some(known) = self.destinations.find(meant, now) {
+            return Some(known);
+        }
+        if !self.destinations.has_room() {
+            self.stats.original_dst_hosts_overflow.inc();
+            return None;
+        }
+        let endpoint = Endpoint::at(Address::Ip(meant));
+        let name = &self.config.stat_name;
+        let stats = shard.registry.host(shard.index, name, &HostAddress::Ip(meant));
+        let host = Rc::new(Host::new(&endpoint, self.config.transport_of(&endpoint), stats));
+        let due = self.destinations.add(meant, &host, now, nanos(rules.cleanup_interval));
+        if let Some(due) = due {
+            shard.janitor.look_by(due);
+        }
+        Some(host)
+    }
+
+    /// Drops endpoints that clients named and that are no longer used. Returns when to look again.
+    fn sweep(&self, now: Nanos) -> Option<Nanos> {
+        match &self.config.discovery {
+            Discovery::OriginalDst(rules) => {
+                self.destinations.sweep(now, nanos(rules.cleanup_interval))
+            }
+            _ => None,
+        }
+    }
+
+    fn balance(&self, shard: &Shard) -> Option<Rc<Host>> {
+        let candidates = self.endpoints.candidates(shard.random());
+        if candidates.panic {
+            self.stats.lb_healthy_panic.inc();
+        }
+        let chosen = self.balancer.borrow_mut().choose(
+            candidates,
+            || shard.random(),
+            |index| self.hosts[index as usize].active_requests.get(),
+        );
         chosen.map(|index| Rc::clone(&self.hosts[index as usize]))
     }
 
@@ -206,9 +298,10 @@ impl ClusterRuntime {
 }
 
 impl Host {
-    fn new(endpoint: &Endpoint, stats: Arc<HostStats>) -> Self {
+    fn new(endpoint: &Endpoint, tls: Option<&Arc<UpstreamTls>>, stats: Arc<HostStats>) -> Self {
         Self {
             stats,
+            tls: tls.cloned(),
             endpoint: endpoint.clone(),
             address_text: endpoint.address.to_string().into(),
             sockaddr: sockaddr(&endpoint.address),
@@ -224,7 +317,7 @@ impl Host {
 
     /// This host with another configuration (weight, health, metadata) and its old connections.
     fn changed(&self, endpoint: &Endpoint) -> Rc<Self> {
-        let host = Rc::new(Self::new(endpoint, Arc::clone(&self.stats)));
+        let host = Rc::new(Self::new(endpoint, self.tls.as_ref(), Arc::clone(&self.stats)));
         host.active_requests.set(self.active_requests.get());
         host.idle.replace(self.idle.take());
         host.speaks_http1.set(self.speaks_http1.get());
@@ -255,6 +348,14 @@ impl Host {
             Workload::from_endpoint(text).map(Rc::new)
         };
         self.workload.get_or_init(read).as_ref()
+    }
+
+    /// Whether anybody holds it or has a connection to it.
+    fn is_used(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) > 1
+            || !self.idle.borrow().is_empty()
+            || !self.multiplexed.borrow().is_empty()
+            || !self.rpc.borrow().is_empty()
     }
 
     /// Whether requests that may use either version are to use HTTP/1.1 here.
@@ -309,21 +410,30 @@ impl Host {
         }
     }
 
-    /// Starts to connect.
+    /// Starts to connect, from `source` if that is given.
     ///
     /// # Errors
-    /// When no socket can be made.
-    pub fn connect(
+    /// When no socket can be made, or it can't be bound.
+    fn connect(
         &self,
         shard: &Shard,
-        marks: Watermarks,
-        keepalive: Option<TcpKeepalive>,
+        cluster: &ClusterRuntime,
+        source: Option<Source>,
     ) -> io::Result<Connecting> {
-        let options = |socket: &socket2::Socket| match keepalive {
-            Some(keepalive) => set_keepalive(socket, keepalive),
-            None => Ok(()),
+        let config = &cluster.config;
+        let options = |socket: &socket2::Socket| {
+            if let Some(keepalive) = config.tcp_keepalive {
+                set_keepalive(socket, keepalive)?;
+            }
+            match self.endpoint.address.ip() {
+                Some(address) if source.is_some() || config.bind.is_some() => {
+                    bind(socket, address.ip(), config.bind.as_deref(), source)
+                        .inspect_err(|_| cluster.stats.bind_errors.inc())
+                }
+                _ => Ok(()),
+            }
         };
-        shard.ring.connect(&self.sockaddr, &options, marks)
+        shard.ring.connect(&self.sockaddr, &options, cluster.watermarks(shard))
     }
 }
 
@@ -344,6 +454,14 @@ pub fn set_keepalive(socket: &socket2::Socket, keepalive: TcpKeepalive) -> io::R
         numbers = numbers.with_retries(probes);
     }
     socket.set_tcp_keepalive(&numbers)
+}
+
+/// Whether two endpoints are spoken to in the same way.
+fn is_same(one: Option<&Arc<UpstreamTls>>, other: Option<&Arc<UpstreamTls>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
 }
 
 fn sockaddr(address: &Address) -> socket2::SockAddr {

@@ -15,6 +15,7 @@ use crate::shard::{Shard, spawn_guarded};
 use crate::timer::{Nanos, Timer, nanos};
 use crate::transport::Transport;
 
+use super::bind::Source;
 use super::breakers::Admission;
 use super::meter::Meter;
 use super::{ClusterRuntime, Host};
@@ -26,6 +27,8 @@ pub struct Wanted<'a> {
     pub server_name: Option<&'a str>,
     /// What to offer in place of what the configuration has.
     pub alpn: Option<&'a Arc<AlpnOverrides>>,
+    /// The client whose address it must come from.
+    pub source: Option<Source>,
 }
 
 /// What a connection was made with.
@@ -33,6 +36,7 @@ pub struct Wanted<'a> {
 pub(super) struct Made {
     server_name: Option<Box<str>>,
     alpn: Option<Arc<AlpnOverrides>>,
+    source: Option<Source>,
 }
 
 impl Made {
@@ -43,13 +47,18 @@ impl Made {
 
     /// The same, as what is wanted.
     pub(super) fn wanted(&self) -> Wanted<'_> {
-        Wanted { server_name: self.server_name.as_deref(), alpn: self.alpn.as_ref() }
+        Wanted {
+            server_name: self.server_name.as_deref(),
+            alpn: self.alpn.as_ref(),
+            source: self.source,
+        }
     }
 }
 
 impl From<Wanted<'_>> for Made {
     fn from(wanted: Wanted<'_>) -> Self {
-        Self { server_name: wanted.server_name.map(Box::from), alpn: wanted.alpn.cloned() }
+        let Wanted { server_name, alpn, source } = wanted;
+        Self { server_name: server_name.map(Box::from), alpn: alpn.cloned(), source }
     }
 }
 
@@ -166,9 +175,14 @@ impl Janitor {
             connection.transport.register(waker);
         }
         // Only the first of a quiet pool moves the timer; later expiries are found by the sweep.
-        if let Some(at) = connection.expires_at()
-            && self.due.get().is_none_or(|due| at < due)
-        {
+        if let Some(at) = connection.expires_at() {
+            self.look_by(at);
+        }
+    }
+
+    /// Has the sweep run at this time at the latest.
+    pub(super) fn look_by(&self, at: Nanos) {
+        if self.due.get().is_none_or(|due| at < due) {
             self.schedule(Some(at));
         }
     }
@@ -201,6 +215,7 @@ impl Future for Sweeping {
         self.shard.serving.visit_hosts(|cluster, host| {
             next = earliest(next, host.sweep(cluster, now));
         });
+        next = earliest(next, self.shard.serving.sweep(now));
         janitor.schedule(next);
         Poll::Pending
     }

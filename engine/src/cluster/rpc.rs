@@ -27,7 +27,7 @@ use crate::transport::Transport;
 use super::breakers::Admission;
 use super::connector::Connector;
 use super::meter::Meter;
-use super::{ClusterRuntime, Host, Wanted};
+use super::{ClusterRuntime, Host, Source, Wanted};
 
 /// One connection, shared by its task, its endpoint and those who wait for answers.
 pub struct RpcClient {
@@ -36,6 +36,8 @@ pub struct RpcClient {
     host: RefCell<Weak<Host>>,
     rpc: Rc<RpcRuntime>,
     flavour: u8,
+    /// The client whose address it comes from.
+    source: Option<Source>,
     /// The downstream connection that has this one for itself.
     bound_to: RefCell<Option<Rc<dyn RpcCaller>>>,
     timer: Timer,
@@ -185,6 +187,7 @@ impl RpcClient {
         host: &Rc<Host>,
         rpc: &Rc<RpcRuntime>,
         tag: Tag,
+        source: Option<Source>,
         bound_to: Option<Rc<dyn RpcCaller>>,
     ) -> Result<Rc<Self>, Failure> {
         let limit = cluster.config.circuit_breakers.max_connections;
@@ -192,22 +195,23 @@ impl RpcClient {
             cluster.stats.upstream_cx_overflow.inc();
             return Err(Failure::Overflow);
         };
-        let connector =
-            Connector::start(shard, cluster, host, Wanted::default(), &[]).map_err(|error| {
-                cluster.stats.upstream_cx_connect_fail.inc();
-                log::warn!(
-                    target: "upstream",
-                    "{}: no connection to {} can be made: {error}",
-                    cluster.config.name, host.address_text
-                );
-                Failure::ConnectionLost
-            })?;
+        let wanted = Wanted { source, ..Wanted::default() };
+        let connector = Connector::start(shard, cluster, host, wanted, &[]).map_err(|error| {
+            cluster.stats.upstream_cx_connect_fail.inc();
+            log::warn!(
+                target: "upstream",
+                "{}: no connection to {} can be made: {error}",
+                cluster.config.name, host.address_text
+            );
+            Failure::ConnectionLost
+        })?;
         let now = shard.clock.now();
         let client = Rc::new(Self {
             shard: Rc::clone(shard),
             cluster: Rc::clone(cluster),
             host: RefCell::new(Rc::downgrade(host)),
             flavour: rpc.codec.flavour(&tag),
+            source,
             rpc: Rc::clone(rpc),
             bound_to: RefCell::new(bound_to),
             timer: shard.timers.timer(),
@@ -249,9 +253,10 @@ impl RpcClient {
     }
 
     /// True when it may take requests of `rpc` and `flavour`, and is not one caller's own.
-    pub fn is_for(&self, rpc: &RpcRuntime, flavour: u8) -> bool {
+    pub fn is_for(&self, rpc: &RpcRuntime, flavour: u8, source: Option<Source>) -> bool {
         let state = self.state.borrow();
         self.flavour == flavour
+            && self.source == source
             && self.rpc.shares_upstream_with(rpc)
             && !state.draining
             && !state.closed_to_requests
@@ -778,12 +783,14 @@ impl Host {
         cluster: &Rc<ClusterRuntime>,
         rpc: &Rc<RpcRuntime>,
         tag: Tag,
+        source: Option<Source>,
     ) -> Result<Rc<RpcClient>, Failure> {
         let flavour = rpc.codec.flavour(&tag);
         let limits = rpc.upstream_limits();
         let mut least: Option<Rc<RpcClient>> = None;
         let mut count = 0;
-        for client in self.rpc.borrow().iter().filter(|client| client.is_for(rpc, flavour)) {
+        let suits = |client: &&Rc<RpcClient>| client.is_for(rpc, flavour, source);
+        for client in self.rpc.borrow().iter().filter(suits) {
             let open = client.is_open();
             // The first with room: requests of one turn leave together.
             if open && client.in_flight() < limits.requests_each {
@@ -797,7 +804,7 @@ impl Host {
         }
         let has_room = |client: &Rc<RpcClient>| client.in_flight() < limits.requests_each;
         if count < limits.max && !least.as_ref().is_some_and(has_room) {
-            match RpcClient::start(shard, cluster, self, rpc, tag, None) {
+            match RpcClient::start(shard, cluster, self, rpc, tag, source, None) {
                 Ok(client) => {
                     self.rpc.borrow_mut().push(Rc::clone(&client));
                     // Until it is there, one that is serves better.

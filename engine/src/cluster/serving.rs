@@ -17,6 +17,7 @@ use outrigger_xds::snapshot::{
 };
 
 use crate::stats::Registry;
+use crate::timer::Nanos;
 
 use super::{Breakers, ClusterRuntime, Host};
 
@@ -186,7 +187,12 @@ impl Serving {
     /// Hands every host of a cluster that is in use to `visit`.
     pub(super) fn visit_hosts(&self, mut visit: impl FnMut(&Rc<ClusterRuntime>, &Rc<Host>)) {
         for cluster in self.clusters.borrow().iter().flatten() {
-            cluster.hosts.iter().for_each(|host| visit(cluster, host));
+            cluster.visit_hosts(|host| visit(cluster, host));
         }
+    }
+
+    /// Drops endpoints that clients named and that are no longer used. Returns when to look again.
+    pub(super) fn sweep(&self, now: Nanos) -> Option<Nanos> {
+        self.clusters.borrow().iter().flatten().filter_map(|cluster| cluster.sweep(now)).min()
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! | stage | means | ends with |
 //! |---|---|---|
+//! | `Introducing` | a proxy in front says who the client is | its header, a timeout |
 //! | `Inspecting` | listener filters look at the first bytes | findings, a timeout |
 //! | `Handshaking` | TLS is being agreed | a session, a failure, a timeout |
 //! | `Sniffing` | the first bytes decide on the protocol, and so the filter | bytes, a timeout |
@@ -13,8 +14,6 @@
 
 use std::cell::OnceCell;
 use std::future::Future;
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,31 +23,34 @@ use std::time::Duration;
 use arrayvec::ArrayVec;
 use outrigger_codecs::http::{FieldKind, FieldStorage, RequestHead, tokens};
 use outrigger_codecs::http2::{PREFACE, UpgradeSettings};
+use outrigger_codecs::proxy_protocol::{self, Parsed, ProxyVersion};
 use outrigger_xds::snapshot::{Codec, ConnectionFacts, FilterChain};
 
 use crate::buffers::Chunk;
-use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, HttpRuntime, Peer};
+use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, HttpRuntime};
 use crate::ring::{Received, Socket, Watermarks};
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::ListenerStats;
 use crate::tcp::TcpConnection;
-use crate::timer::{Nanos, Timer, after};
+use crate::timer::{NANOS_PER_MS, Nanos, Timer, after};
 use crate::tls::{Handshake, HandshakeError};
 use crate::transport::Transport;
 
 use super::detect::{DETECTION_BYTES_MAX, Detected, detect};
 use super::drain::WithinDrain;
-use super::inspect::{Findings, Inspector, Progress};
+use super::inspect::{Findings, Inspector, Progress, looks};
 use super::{
-    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, ListenerRuntime,
-    TerminalRuntime, local_address,
+    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, Ends,
+    ListenerRuntime, TerminalRuntime,
 };
 
 /// The task of a connection that is not served yet.
 pub(super) struct Arrival {
     shard: Rc<Shard>,
     listener: Rc<ListenerRuntime>,
-    peer: Peer,
+    /// The listener that goes on with it once this one's filters have looked.
+    meant_for: Option<Rc<ListenerRuntime>>,
+    ends: Ends,
     marks: Watermarks,
     timer: Timer,
     deadline: Option<Nanos>,
@@ -58,18 +60,32 @@ pub(super) struct Arrival {
 }
 
 enum Stage {
+    Introducing(Introducing),
     Inspecting(Inspecting),
     Handshaking(Handshaking),
     Detecting(Detecting),
     Sniffing(Sniffing),
 }
 
+struct Introducing {
+    socket: Socket,
+    /// What came so far, and the same in one piece.
+    seen: Vec<Chunk>,
+    text: Vec<u8>,
+    /// Of filters that looked before.
+    findings: Findings,
+    guard: ConnectionGuard,
+    counted: PreConnection,
+}
+
 struct Inspecting {
     socket: Socket,
     inspector: Inspector,
+    /// Of filters that looked before.
+    findings: Findings,
     seen: Vec<Chunk>,
     guard: ConnectionGuard,
-    _counted: PreConnection,
+    counted: PreConnection,
 }
 
 struct Handshaking {
@@ -93,19 +109,32 @@ struct Sniffing {
     seen: Vec<Chunk>,
 }
 
-/// Counts a connection that listener filters look at.
-struct PreConnection(Arc<ListenerStats>);
+/// Counts a connection that listener filters look at, and how long they do.
+struct PreConnection {
+    shard: Rc<Shard>,
+    stats: Arc<ListenerStats>,
+    began_at: Nanos,
+}
 
 impl PreConnection {
-    fn new(stats: &Arc<ListenerStats>) -> Self {
+    fn new(shard: &Rc<Shard>, stats: &Arc<ListenerStats>) -> Self {
         stats.downstream_pre_cx_active.inc();
-        Self(Arc::clone(stats))
+        let (shard, stats) = (Rc::clone(shard), Arc::clone(stats));
+        Self { began_at: shard.clock.now(), shard, stats }
+    }
+
+    /// Nothing came in time from a client that meant this port.
+    fn timed_out(&self, port: Option<u16>) {
+        self.stats.downstream_pre_cx_timeout.inc();
+        self.stats.downstream_pre_cx_timeout_port.inc(port.unwrap_or(0));
     }
 }
 
 impl Drop for PreConnection {
     fn drop(&mut self) {
-        self.0.downstream_pre_cx_active.dec();
+        self.stats.downstream_pre_cx_active.dec();
+        let took = self.shard.clock.now() - self.began_at;
+        self.stats.downstream_pre_cx_length_ms.record(took / NANOS_PER_MS);
     }
 }
 
@@ -123,8 +152,9 @@ impl Arrival {
     pub(super) fn begin(
         shard: &Rc<Shard>,
         listener: &Rc<ListenerRuntime>,
+        meant_for: Option<Rc<ListenerRuntime>>,
         socket: Socket,
-        peer: Peer,
+        ends: Ends,
         marks: Watermarks,
         guard: ConnectionGuard,
     ) -> Option<Self> {
@@ -132,31 +162,15 @@ impl Arrival {
         let mut arrival = Self {
             shard: Rc::clone(shard),
             listener: Rc::clone(listener),
-            peer,
+            meant_for,
+            ends,
             marks,
             timer,
             deadline: None,
             stage: None,
             watched: false,
         };
-        let inspection = &listener.config.inspection;
-        let port = || local_address(socket.as_raw_fd()).map(|address| address.port());
-        let looks = inspection.tls.is_some() || inspection.http.is_some();
-        let next = match looks.then(|| Inspector::new(inspection, port())).flatten() {
-            Some(inspector) => {
-                socket.start();
-                arrival.deadline = after(shard.clock.now(), inspection.timeout);
-                Next::Wait(Stage::Inspecting(Inspecting {
-                    socket,
-                    inspector,
-                    seen: Vec::new(),
-                    guard,
-                    _counted: PreConnection::new(&listener.stats),
-                }))
-            }
-            None => arrival.choose(socket, Findings::default(), guard),
-        };
-        match next {
+        match arrival.look(socket, Findings::default(), guard) {
             Next::Stage(stage) | Next::Wait(stage) => {
                 arrival.stage = Some(stage);
                 Some(arrival)
@@ -165,9 +179,59 @@ impl Arrival {
         }
     }
 
+    /// Has the listener's filters look at the connection, and then those of the listener that it was
+    /// meant for. `findings` are of those before.
+    fn look(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
+        let inspection = &self.listener.config.inspection;
+        let filter = inspection.proxy_protocol.as_ref();
+        if filter.is_some_and(|filter| looks(&filter.disabled, self.ends.port())) {
+            socket.start();
+            self.deadline = after(self.shard.clock.now(), inspection.timeout);
+            self.watched = false;
+            return Next::Stage(Stage::Introducing(Introducing {
+                socket,
+                seen: Vec::new(),
+                text: Vec::new(),
+                findings,
+                guard,
+                counted: PreConnection::new(&self.shard, &self.listener.stats),
+            }));
+        }
+        self.look_inside(socket, findings, guard)
+    }
+
+    /// The same for those filters that look at what the client itself sends.
+    fn look_inside(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
+        let inspection = &self.listener.config.inspection;
+        if let Some(inspector) = Inspector::new(inspection, self.ends.port()) {
+            socket.start();
+            self.deadline = after(self.shard.clock.now(), inspection.timeout);
+            self.watched = false;
+            return Next::Stage(Stage::Inspecting(Inspecting {
+                socket,
+                inspector,
+                findings,
+                seen: Vec::new(),
+                guard,
+                counted: PreConnection::new(&self.shard, &self.listener.stats),
+            }));
+        }
+        self.looked(socket, findings, guard)
+    }
+
+    fn looked(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
+        match self.meant_for.take() {
+            Some(listener) => {
+                self.listener = listener;
+                self.look(socket, findings, guard)
+            }
+            None => self.choose(socket, findings, guard),
+        }
+    }
+
     /// Gives the connection its filter chain.
     fn choose(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
-        let chain = self.find_chain(&socket, &findings);
+        let chain = self.find_chain(&findings);
         let Some(runtime) = chain.and_then(|chain| self.listener.chain(&chain).cloned()) else {
             self.listener.stats.no_filter_chain_match.inc();
             return Next::Over;
@@ -200,16 +264,12 @@ impl Arrival {
         }))
     }
 
-    fn find_chain(&self, socket: &Socket, findings: &Findings) -> Option<Arc<FilterChain>> {
-        let source: Option<SocketAddr> = match self.peer {
-            Peer::Ip(address) => Some(address),
-            Peer::Unix => None,
-        };
+    fn find_chain(&self, findings: &Findings) -> Option<Arc<FilterChain>> {
         let protocols: Vec<&[u8]> = findings.protocols.iter().map(|protocol| &**protocol).collect();
         let facts = ConnectionFacts {
-            destination: local_address(socket.as_raw_fd()),
-            source,
-            direct_source: source,
+            destination: self.ends.destination(),
+            source: self.ends.peer.socket(),
+            direct_source: self.ends.direct.socket(),
             server_name: findings.server_name.as_deref().unwrap_or(""),
             transport_protocol: if findings.is_tls { "tls" } else { "raw_buffer" },
             application_protocols: &protocols,
@@ -227,7 +287,7 @@ impl Arrival {
     ) -> Next {
         let info = ConnectionInfo {
             id: self.shard.next_connection_id(),
-            peer: self.peer,
+            ends: self.ends,
             tls: transport.session().cloned(),
             server_name,
             chain: Arc::clone(&chain.config),
@@ -304,11 +364,68 @@ impl Arrival {
 
     fn step(&mut self, stage: Stage, timed_out: bool) -> Next {
         match stage {
+            Stage::Introducing(introducing) => self.introduce(introducing, timed_out),
             Stage::Inspecting(inspecting) => self.inspect(inspecting, timed_out),
             Stage::Handshaking(handshaking) => self.handshake(handshaking, timed_out),
             Stage::Detecting(detecting) => self.detect(detecting, timed_out),
             Stage::Sniffing(sniffing) => self.sniff(sniffing, timed_out),
         }
+    }
+
+    fn introduce(&mut self, mut stage: Introducing, timed_out: bool) -> Next {
+        let stats = Arc::clone(&self.listener.stats);
+        let inspection = &self.listener.config.inspection;
+        let filter = inspection.proxy_protocol.as_ref();
+        let allow_absent = filter.is_none_or(|filter| filter.allow_absent);
+        let allows = |version| {
+            filter.is_none_or(|filter| match version {
+                ProxyVersion::V1 => filter.v1,
+                ProxyVersion::V2 => filter.v2,
+            })
+        };
+        let header = loop {
+            match stage.socket.receive() {
+                Received::Chunk(chunk) => {
+                    stage.text.extend_from_slice(&chunk);
+                    stage.seen.push(chunk);
+                    match proxy_protocol::parse(&stage.text) {
+                        Parsed::NeedMore => {}
+                        Parsed::Header(header) if allows(header.version) => break Some(header),
+                        Parsed::Header(_) | Parsed::Absent if allow_absent => break None,
+                        Parsed::Header(_) | Parsed::Absent | Parsed::Malformed(_) => {
+                            stats.downstream_listener_filter_error.inc();
+                            return Next::Over;
+                        }
+                    }
+                }
+                Received::None if timed_out => {
+                    stage.counted.timed_out(self.ends.port());
+                    if !(inspection.continue_on_timeout && allow_absent) {
+                        return Next::Over;
+                    }
+                    break None;
+                }
+                Received::None => return Next::Wait(Stage::Introducing(stage)),
+                Received::End | Received::Failed(_) => {
+                    stats.downstream_listener_filter_remote_close.inc();
+                    return Next::Over;
+                }
+            }
+        };
+        let Introducing { socket, seen, findings, guard, .. } = stage;
+        let mut end = stage.text.len();
+        let of_header = header.map_or(0, |header| header.len);
+        for chunk in seen.into_iter().rev() {
+            let begin = end - chunk.len();
+            // What is the header's is for nobody else.
+            let from = of_header.clamp(begin, end) - begin;
+            socket.put_back(chunk.slice(from..chunk.len()));
+            end = begin;
+        }
+        if let Some(addresses) = header.and_then(|header| header.addresses) {
+            self.ends.introduce(addresses);
+        }
+        self.look_inside(socket, findings, guard)
     }
 
     fn inspect(&mut self, mut stage: Inspecting, timed_out: bool) -> Next {
@@ -320,7 +437,7 @@ impl Arrival {
                     stage.seen.push(chunk);
                     match progress {
                         Progress::NeedMore => {}
-                        Progress::Done(findings) => break findings,
+                        Progress::Done(findings) => break findings.or(stage.findings),
                         Progress::Refused => {
                             stats.downstream_listener_filter_error.inc();
                             return Next::Over;
@@ -328,11 +445,11 @@ impl Arrival {
                     }
                 }
                 Received::None if timed_out => {
-                    stats.downstream_pre_cx_timeout.inc();
+                    stage.counted.timed_out(self.ends.port());
                     if !self.listener.config.inspection.continue_on_timeout {
                         return Next::Over;
                     }
-                    break Findings::default();
+                    break stage.findings;
                 }
                 Received::None => return Next::Wait(Stage::Inspecting(stage)),
                 Received::End | Received::Failed(_) => {
@@ -345,7 +462,7 @@ impl Arrival {
         for chunk in seen.into_iter().rev() {
             socket.put_back(chunk);
         }
-        self.choose(socket, findings, guard)
+        self.looked(socket, findings, guard)
     }
 
     fn handshake(&mut self, stage: Handshaking, timed_out: bool) -> Next {
@@ -559,7 +676,10 @@ impl Future for Arrival {
                     let drain = match &stage {
                         // An idle client is given the drain's patience, as one that was served.
                         Stage::Detecting(detecting) => drain_deadline(&this.shard, detecting, now),
-                        Stage::Inspecting(_) | Stage::Handshaking(_) | Stage::Sniffing(_) => None,
+                        Stage::Introducing(_)
+                        | Stage::Inspecting(_)
+                        | Stage::Handshaking(_)
+                        | Stage::Sniffing(_) => None,
                     };
                     this.deadline = this.deadline.into_iter().chain(drain).min();
                     this.timer.set(this.deadline);
@@ -575,6 +695,10 @@ impl Future for Arrival {
 impl Stage {
     fn watch(&mut self, waker: &Waker) {
         let guard = match self {
+            Self::Introducing(introducing) => {
+                introducing.socket.register(waker);
+                &mut introducing.guard
+            }
             Self::Inspecting(inspecting) => {
                 inspecting.socket.register(waker);
                 &mut inspecting.guard

@@ -19,6 +19,13 @@ pub(super) struct Findings {
     pub(super) protocols: Vec<Box<[u8]>>,
 }
 
+impl Findings {
+    /// These, or where nothing was found the `others`.
+    pub(super) fn or(self, others: Self) -> Self {
+        if self.is_tls || !self.protocols.is_empty() { self } else { others }
+    }
+}
+
 /// Looks at the beginning of one connection.
 pub(super) struct Inspector {
     tls: Option<HelloInspector>,
@@ -41,13 +48,10 @@ pub(super) enum Progress {
 impl Inspector {
     /// An inspector for a connection to `port`; nothing when no filter looks at it.
     pub(super) fn new(inspection: &Inspection, port: Option<u16>) -> Option<Self> {
-        let looks = |disabled: &Option<PortPredicate>| {
-            !disabled.as_ref().is_some_and(|predicate| predicate.holds(port))
-        };
-        let tls = inspection.tls.as_ref().filter(|tls| looks(&tls.disabled));
+        let tls = inspection.tls.as_ref().filter(|tls| looks(&tls.disabled, port));
         let close_on_error = tls.is_some_and(|tls| tls.close_on_parse_error);
         let tls = tls.map(|tls| HelloInspector::new(tls.max_client_hello_bytes as usize));
-        let http = inspection.http.as_ref().is_some_and(|http| looks(&http.disabled));
+        let http = inspection.http.as_ref().is_some_and(|http| looks(&http.disabled, port));
         (tls.is_some() || http).then(|| Self { tls, close_on_error, http, seen: Vec::new() })
     }
 
@@ -81,6 +85,11 @@ impl Inspector {
             }
         }
     }
+}
+
+/// Whether a filter looks at connections to `port`, by its `filter_disabled`.
+pub(super) fn looks(disabled: &Option<PortPredicate>, port: Option<u16>) -> bool {
+    !disabled.as_ref().is_some_and(|predicate| predicate.holds(port))
 }
 
 enum Detected {

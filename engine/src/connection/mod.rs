@@ -3,11 +3,11 @@
 mod arrival;
 mod detect;
 mod drain;
+mod ends;
 mod inspect;
 
 use std::cell::OnceCell;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -31,6 +31,7 @@ use crate::transport::Transport;
 use self::arrival::Arrival;
 
 pub use self::drain::{Drain, DrainTimes, DrainingListener, WithinDrain};
+pub use self::ends::Ends;
 
 /// One listener on one shard.
 pub struct ListenerRuntime {
@@ -173,8 +174,8 @@ impl ListenerRuntime {
 pub struct ConnectionInfo {
     /// Its number in logs.
     pub id: u64,
-    /// The other end.
-    pub peer: Peer,
+    /// Who it is between.
+    pub ends: Ends,
     /// What was agreed with the client, where the connection is TLS.
     pub tls: Option<Rc<TlsSession>>,
     /// The server name that the client asked for, where TLS is passed through.
@@ -236,13 +237,15 @@ impl ConnectionInfo {
 
     /// What logs say of the connection.
     pub fn record(&self) -> Record<'_> {
-        let address = match self.peer {
+        let address = |peer| match peer {
             Peer::Ip(address) => access_log::Address::Ip(address),
             Peer::Unix => access_log::Address::Pipe(""),
         };
         Record {
-            downstream_remote: Some(address),
-            downstream_direct_remote: Some(address),
+            downstream_remote: Some(address(self.ends.peer)),
+            downstream_direct_remote: Some(address(self.ends.direct)),
+            downstream_local: self.ends.destination().map(access_log::Address::Ip),
+            downstream_direct_local: self.ends.accepted.map(access_log::Address::Ip),
             connection_id: self.id,
             filter_chain_name: Some(&*self.chain.name).filter(|name| !name.is_empty()),
             requested_server_name: self.requested_server_name(),
@@ -317,34 +320,37 @@ impl Drop for ConnectionGuard {
 
 /// Serves an accepted connection on this shard, which has counted it.
 pub fn serve(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>, socket: OwnedFd) {
-    let guard = ConnectionGuard::new(shard, listener);
-    let peer = peer_address(socket.as_raw_fd()).map_or(Peer::Unix, Peer::Ip);
     let address = listener.config.addresses.first();
     if let Some(keepalive) = address.and_then(|address| address.tcp_keepalive) {
-        // SAFETY: the descriptor is open for as long as `socket` lives, which outlives this use.
-        let fd = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
-        if let Err(error) = crate::cluster::set_keepalive(&socket2::SockRef::from(&fd), keepalive) {
+        let socket = socket.as_fd();
+        let socket = socket2::SockRef::from(&socket);
+        if let Err(error) = crate::cluster::set_keepalive(&socket, keepalive) {
             log::debug!(target: "listener", "{}: keepalive: {error}", listener.config.name);
         }
     }
-    let marks: Watermarks = shard.watermarks(listener.config.per_connection_buffer_limit_bytes);
+    let mut ends = Ends::of(&socket);
+    ends.restore(&socket, &listener.config);
+    let meant_for = meant_for(shard, listener, &ends);
+    if let Some(other) = &meant_for {
+        ends.restore(&socket, &other.config);
+    }
+    let server = meant_for.as_ref().unwrap_or(listener);
+    let guard = ConnectionGuard::new(shard, server);
+    let marks = shard.watermarks(server.config.per_connection_buffer_limit_bytes);
     let socket = shard.ring.adopt(socket, marks);
-    if let Some(arrival) = Arrival::begin(shard, listener, socket, peer, marks, guard) {
+    if let Some(arrival) = Arrival::begin(shard, listener, meant_for, socket, ends, marks, guard) {
         spawn_guarded(shard, arrival);
     }
 }
 
-/// The local address of a TCP socket.
-pub fn local_address(fd: RawFd) -> Option<SocketAddr> {
-    // SAFETY: the caller holds the descriptor open.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    socket2::SockRef::from(&fd).local_addr().ok()?.as_socket()
-}
-
-fn peer_address(fd: RawFd) -> Option<SocketAddr> {
-    // SAFETY: the caller holds the descriptor open.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    socket2::SockRef::from(&fd).peer_addr().ok()?.as_socket()
+/// The listener that a connection was redirected away from, if it is to go there (L-01).
+fn meant_for(
+    shard: &Shard,
+    listener: &Rc<ListenerRuntime>,
+    ends: &Ends,
+) -> Option<Rc<ListenerRuntime>> {
+    let destination = ends.original.filter(|_| listener.config.use_original_dst)?;
+    shard.redirects.find(destination).filter(|other| !Rc::ptr_eq(other, listener))
 }
 
 /// How long a draining connection lets an idle client send one more request at the most. Whenever an

@@ -114,7 +114,7 @@ impl FollowedCluster {
         publish: &Publish,
     ) -> Option<FollowedCluster> {
         let (config, logical) = match &cluster.discovery {
-            Discovery::Static | Discovery::Eds(_) => return None,
+            Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => return None,
             Discovery::StrictDns(config) => (config.clone(), false),
             Discovery::LogicalDns(config) => (config.clone(), true),
         };
@@ -126,7 +126,7 @@ impl FollowedCluster {
     /// Whether `cluster` asks for exactly what is being followed.
     fn follows(&self, cluster: &Cluster) -> bool {
         match &cluster.discovery {
-            Discovery::Static | Discovery::Eds(_) => false,
+            Discovery::Static | Discovery::Eds(_) | Discovery::OriginalDst(_) => false,
             Discovery::StrictDns(config) => !self.logical && *config == self.config,
             Discovery::LogicalDns(config) => self.logical && *config == self.config,
         }

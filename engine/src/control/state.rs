@@ -183,8 +183,8 @@ impl ControlState {
         {
             let stats = self.registry.cluster(slot, &cluster.stat_name);
             stats.membership_total.set(endpoints.all().len() as u64);
-            stats.membership_healthy.set(endpoints.healthy().len() as u64);
-            stats.membership_degraded.set(endpoints.degraded().len() as u64);
+            stats.membership_healthy.set(endpoints.healthy().into());
+            stats.membership_degraded.set(endpoints.degraded().into());
         }
         self.facts().snapshot = Some(snapshot);
     }

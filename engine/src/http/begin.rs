@@ -4,7 +4,7 @@
 //! to the kernel at once. Invariant: what is routed is what is forwarded.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use outrigger_codecs::http::{
 };
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{
-    ClusterRef, DirectResponse, Forward, HeaderCase, HeaderEdits, HeaderName, HeaderOp,
-    HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, RequestView, Route, RouteAction,
-    SchemeRule, StripPort, Target as RouteTarget, UnderscoreHeaders, UpstreamProtocol, UpstreamSni,
-    WeightedCluster,
+    ClusterRef, DestinationRules, DirectResponse, Forward, HeaderCase, HeaderEdits, HeaderName,
+    HeaderOp, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, RequestView, Route,
+    RouteAction, SchemeRule, StripPort, Target as RouteTarget, UnderscoreHeaders, UpstreamProtocol,
+    UpstreamSni, WeightedCluster,
 };
 
 use crate::access_log::{Headers, Record, ResponseFlags};
@@ -42,7 +42,6 @@ pub(super) struct Arrival<'a> {
     pub(super) shard: &'a Rc<crate::shard::Shard>,
     pub(super) http: &'a HttpRuntime,
     pub(super) info: &'a ConnectionInfo,
-    pub(super) local_port: &'a dyn Fn() -> Option<u16>,
 }
 
 /// Where a request goes.
@@ -245,7 +244,7 @@ fn route(
     if !filters.grpc_stats_are_off(Some(overrides)) {
         exchange.grpc.track(shard, arrival.http, &cluster, &request.path);
     }
-    let Some(host) = cluster.choose(shard) else {
+    let Some(host) = cluster.choose(shard, |rules| request.destination(rules, &cluster)) else {
         exchange.hostless_cluster = Some(cluster);
         let flags = ResponseFlags::NO_HEALTHY_UPSTREAM;
         return Err(Reply::text(503, "no healthy upstream", flags, "no_healthy_upstream"));
@@ -339,7 +338,7 @@ impl<'a> Request<'a> {
         soap: Option<SoapHeaders<'a>>,
     ) -> Result<Self, Reply> {
         let http = arrival.http;
-        let origin = Origin::of(&http.config.origin, arrival.info.peer, head.fields);
+        let origin = Origin::of(&http.config.origin, arrival.info.ends.peer, head.fields);
         let raw_path = match &head.target {
             Target::Origin(path) | Target::Absolute { path, .. } => path,
             Target::Asterisk => "*",
@@ -387,6 +386,22 @@ impl<'a> Request<'a> {
     /// A header field, as it came.
     pub(super) fn field(&self, name: &str) -> Option<&Field<'a>> {
         self.head.field(name)
+    }
+
+    /// Where the client means to go: what it says, where that is believed, else where it connected to.
+    fn destination(
+        &self,
+        rules: &DestinationRules,
+        cluster: &ClusterRuntime,
+    ) -> Option<SocketAddr> {
+        let said = rules.header.as_ref().and_then(|name| self.header_values(name).next());
+        let Some(said) = said else { return self.arrival.info.ends.original };
+        let address = std::str::from_utf8(said).ok().and_then(|text| text.trim().parse().ok());
+        let address = address.filter(|address: &SocketAddr| address.port() != 0);
+        if address.is_none() {
+            cluster.stats.original_dst_host_invalid.inc();
+        }
+        address.or(self.arrival.info.ends.original)
     }
 
     /// The request id that goes upstream, with whether the request is to be traced.
@@ -495,7 +510,7 @@ fn strip_authority<'a>(arrival: &Arrival<'_>, authority: &'a str) -> &'a str {
     let keep_port = match (config.strip_port, port) {
         (_, None) | (StripPort::Never, _) => true,
         (StripPort::Any, Some(_)) => false,
-        (StripPort::Matching, Some(port)) => (arrival.local_port)() != port.parse().ok(),
+        (StripPort::Matching, Some(port)) => arrival.info.ends.port() != port.parse().ok(),
     };
     let authority = if keep_port { authority } else { host };
     match authority.strip_suffix('.') {
@@ -648,11 +663,11 @@ impl<'a> Outbound<'a> {
             }));
         } else {
             let mut fields = std::mem::take(&mut exchange.outbound.fields);
-            self.write_fields(&mut fields, exchange, cluster, framing, ops, edits, text);
+            self.write_fields(&mut fields, exchange, host, framing, ops, edits, text);
             exchange.outbound.fields = fields;
             exchange.outbound.form = HeadForm::Fields;
         }
-        if let Some(tls) = &cluster.config.tls
+        if let Some(tls) = &host.tls
             && tls.sni == UpstreamSni::RequestAuthority
         {
             exchange.outbound.server_name = Some(split_port(&self.authority).0.into());
@@ -726,7 +741,7 @@ impl<'a> Outbound<'a> {
         &self,
         fields: &mut FieldBlock,
         exchange: &mut Exchange,
-        cluster: &ClusterRuntime,
+        upstream: &Host,
         framing: BodyFraming,
         ops: &[HeaderOp],
         edits: &EditOutcome,
@@ -742,7 +757,7 @@ impl<'a> Outbound<'a> {
         }
         if upgrades || head.method != Method::Connect {
             let scheme = match self.request.arrival.http.config.scheme {
-                SchemeRule::MatchUpstream if cluster.config.tls.is_some() => "https",
+                SchemeRule::MatchUpstream if upstream.tls.is_some() => "https",
                 SchemeRule::MatchUpstream => "http",
                 _ => self.request.scheme,
             };
@@ -887,7 +902,7 @@ impl<'a> Outbound<'a> {
             writer.field("x-envoy-external-address", text);
         }
         if self.appends_port()
-            && let Some(port) = (request.arrival.local_port)()
+            && let Some(port) = request.arrival.info.ends.port()
         {
             let mut digits = [0; 20];
             writer.field("x-forwarded-port", decimal(port.into(), &mut digits));
@@ -931,7 +946,7 @@ impl<'a> Outbound<'a> {
     fn forwarded_for_peer(&self) -> Option<IpAddr> {
         let rules = &self.request.arrival.http.config.origin;
         let appends = rules.use_remote_address && !rules.skip_xff_append;
-        self.request.arrival.info.peer.ip().filter(|_| appends)
+        self.request.arrival.info.ends.peer.ip().filter(|_| appends)
     }
 
     /// A header as it goes upstream, before edits.

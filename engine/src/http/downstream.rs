@@ -1,7 +1,6 @@
 //! The downstream side of an exchange, lent to it by its connection: where the request's body comes
 //! from and where the response goes, in either version of HTTP.
 
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -9,7 +8,7 @@ use outrigger_codecs::http::{Field, FieldBlock, FieldKind, Put};
 use outrigger_codecs::http1::{BodyDecoder, render};
 
 use crate::buffers::Chunk;
-use crate::connection::{ConnectionInfo, local_address};
+use crate::connection::ConnectionInfo;
 use crate::ring::Watermarks;
 use crate::shard::Shard;
 use crate::tls::RecordError;
@@ -168,15 +167,6 @@ impl Downstream<'_> {
             Side::Http1(side) => side.transport.finish(),
             Side::Http2(side) => side.end_body(None),
         }
-    }
-
-    /// The port on which the client's connection came in.
-    pub(super) fn local_port(&self) -> Option<u16> {
-        let fd = match &self.side {
-            Side::Http1(side) => side.transport.as_raw_fd(),
-            Side::Http2(side) => side.as_raw_fd(),
-        };
-        local_address(fd).map(|address| address.port())
     }
 
     pub(super) fn is_http2(&self) -> bool {

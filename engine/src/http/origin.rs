@@ -17,8 +17,13 @@ pub enum Peer {
 impl Peer {
     /// Its IP address.
     pub fn ip(self) -> Option<IpAddr> {
+        self.socket().map(|address| address.ip())
+    }
+
+    /// Its IP address and port.
+    pub fn socket(self) -> Option<SocketAddr> {
         match self {
-            Self::Ip(address) => Some(address.ip()),
+            Self::Ip(address) => Some(address),
             Self::Unix => None,
         }
     }

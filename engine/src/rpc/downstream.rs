@@ -272,7 +272,7 @@ impl Downstream {
             let ending = Ending::failed(Failure::Undecodable, "request_not_editable");
             return self.refuse(&frame, oneway, now, &ending, kept.as_deref());
         }
-        let Some(host) = cluster.choose(&self.shard) else {
+        let Some(host) = cluster.choose(&self.shard, |_| self.info.ends.original) else {
             let ending = Ending::failed(Failure::NoHealthyUpstream, "no_healthy_upstream");
             return self.refuse(&frame, oneway, now, &ending, kept.as_deref());
         };
@@ -341,7 +341,8 @@ impl Downstream {
     /// The connection that a call goes out on.
     fn client(&self, state: &mut State, call: &RpcCall) -> Result<Rc<RpcClient>, Failure> {
         if !state.pinned {
-            return call.host.rpc_client(&self.shard, &call.cluster, &self.rpc, call.tag);
+            let source = self.info.ends.source;
+            return call.host.rpc_client(&self.shard, &call.cluster, &self.rpc, call.tag, source);
         }
         let name = &call.cluster.config.name;
         let known = state.bound.iter().find(|(cluster, _)| cluster.config.name == *name);
@@ -354,6 +355,7 @@ impl Downstream {
             &call.host,
             &self.rpc,
             call.tag,
+            self.info.ends.source,
             Some(self.caller()),
         )?;
         state.bound.push((Rc::clone(&call.cluster), Rc::clone(&client)));
@@ -369,7 +371,9 @@ impl Downstream {
         }
         // The cluster may have other endpoints by now.
         let cluster = self.shard.serving.cluster_by_name(&call.cluster.config.name);
-        let Some(host) = cluster.and_then(|cluster| cluster.choose(&self.shard)) else {
+        let original = self.info.ends.original;
+        let host = cluster.and_then(|cluster| cluster.choose(&self.shard, |_| original));
+        let Some(host) = host else {
             return false;
         };
         call.cluster.stats.upstream_rq_retry.inc();

@@ -79,6 +79,7 @@ impl Acceptors {
         gone.into_iter().for_each(|open| open.close(shard));
         let mut runtimes = self.runtimes.borrow_mut();
         for runtime in runtimes.extract_if(.., |known| *known.config.name == *name) {
+            shard.redirects.remove(&runtime);
             runtime.drain(shard, None);
         }
     }
@@ -145,6 +146,7 @@ impl Acceptors {
             let runtime = Rc::new(ListenerRuntime::succeed(shard, config, logs, None));
             self.ask_newcomer(shard, &runtime);
             runtimes.push(Rc::clone(&runtime));
+            shard.redirects.add(&runtime);
             return runtime;
         };
         if Arc::ptr_eq(&known.config, config) {
@@ -154,6 +156,8 @@ impl Acceptors {
         let next = Rc::new(ListenerRuntime::succeed(shard, config, logs, before));
         self.ask_newcomer(shard, &next);
         let before = std::mem::replace(known, Rc::clone(&next));
+        shard.redirects.remove(&before);
+        shard.redirects.add(&next);
         for open in &*self.open.borrow() {
             if open.runtime.borrow().config.name == config.name {
                 open.runtime.replace(Rc::clone(&next));

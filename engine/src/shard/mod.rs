@@ -10,6 +10,7 @@ mod guard;
 mod mailbox;
 mod placement;
 mod pulse;
+mod redirects;
 mod wakers;
 mod watchdog;
 
@@ -44,6 +45,7 @@ pub use self::clock::Clock;
 pub use self::guard::spawn_guarded;
 pub use self::placement::place;
 pub use self::pulse::{Pulse, PulseState, Pulses, all_quiet, pulses};
+pub use self::redirects::Redirects;
 pub use self::wakers::WakerRegistry;
 pub use self::watchdog::{Watchdog, Watched};
 
@@ -204,6 +206,8 @@ pub struct Shard {
     pub logger: RefCell<ShardLogger>,
     /// What is served now.
     pub serving: Serving,
+    /// Which listeners redirected connections are for.
+    pub redirects: Redirects,
     pulses: Pulses,
     peers: Vec<Sender<Message>>,
     random: Cell<u64>,
@@ -408,6 +412,7 @@ impl Shard {
             drain_times: common.drain_times,
             records: RecordBuffers::new(),
             serving,
+            redirects: Redirects::default(),
             pulses: common.pulses,
             peers,
             random: Cell::new(seed(index)),

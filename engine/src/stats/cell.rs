@@ -1,7 +1,7 @@
 //! The two scalar cells. Both have one writing thread and any number of reading threads.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 
 /// A number that only grows. Written by one thread, read by any.
 #[derive(Debug, Default)]
@@ -119,6 +119,55 @@ impl CodeCounters {
     }
 }
 
+/// One counter per port, for the first [`PORTS`] that are counted. Clients choose ports, so all others
+/// share one, which is shown as port 0.
+///
+/// Memory is taken when the first is counted.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    ports: OnceLock<Box<[PortCounter; PORTS]>>,
+    others: Counter,
+}
+
+#[derive(Debug, Default)]
+struct PortCounter {
+    /// 0 while the place is free.
+    port: AtomicU16,
+    counter: Counter,
+}
+
+/// More than any host offers services that speak first.
+pub const PORTS: usize = 64;
+
+impl PortCounters {
+    /// Counts `port`.
+    pub fn inc(&self, port: u16) {
+        let ports =
+            self.ports.get_or_init(|| Box::new(std::array::from_fn(|_| PortCounter::default())));
+        let place = ports.iter().find(|place| [0, port].contains(&place.port.load(Relaxed)));
+        match place.filter(|_| port != 0) {
+            Some(place) => {
+                place.counter.inc();
+                place.port.store(port, Relaxed);
+            }
+            None => self.others.inc(),
+        }
+    }
+
+    /// Calls `visit` with each port that was counted.
+    pub fn for_each(&self, mut visit: impl FnMut(u16, u64)) {
+        for place in self.ports.get().into_iter().flat_map(|ports| ports.iter()) {
+            let port = place.port.load(Relaxed);
+            if port != 0 {
+                visit(port, place.counter.value());
+            }
+        }
+        if self.others.value() > 0 {
+            visit(0, self.others.value());
+        }
+    }
+}
+
 /// 0 for 1xx up to 4 for 5xx.
 #[inline]
 pub(super) fn class_index(code: u16) -> Option<usize> {
@@ -161,6 +210,23 @@ mod tests {
         gauge.set(0);
         assert!(gauge.is_used());
         assert_eq!(gauge.value(), 0);
+    }
+
+    #[test]
+    fn ports_are_counted_singly_and_bounded() {
+        let ports = PortCounters::default();
+        for port in [3306, 1, 3306, 0] {
+            ports.inc(port);
+        }
+        let seen = || {
+            let mut seen = Vec::new();
+            ports.for_each(|port, n| seen.push((port, n)));
+            seen
+        };
+        assert_eq!(seen(), [(3306, 2), (1, 1), (0, 1)]);
+        (100..1000).for_each(|port| ports.inc(port));
+        assert_eq!(seen().len(), PORTS + 1);
+        assert_eq!(seen().iter().map(|(_, count)| count).sum::<u64>(), 904);
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Registry {
     services: Mutex<Option<Arc<ServicesStats>>>,
     service_apis: Mutex<Family<ServiceApiStats>>,
     service_registries: Mutex<Family<ServiceRegistryStats>>,
-    hosts: Mutex<BTreeMap<HostKey, Vec<Weak<HostStats>>>>,
+    hosts: Mutex<Hosts>,
     /// What counters stood at when `/reset_counters` was last asked for; taken off when reading,
     /// because only a cell's own writer may write it.
     baseline: Mutex<HashMap<String, u64>>,
@@ -303,7 +303,9 @@ impl Registry {
     /// that every shard dropped is forgotten.
     pub fn host(&self, slot: usize, cluster: &str, address: &HostAddress) -> Arc<HostStats> {
         let mut hosts = lock(&self.hosts);
+        hosts.forget_some();
         let slots = hosts
+            .slots
             .entry(HostKey { cluster: cluster.to_owned(), address: address.clone() })
             .or_insert_with(|| (0..=self.shards).map(|_| Weak::new()).collect());
         slots[slot].upgrade().unwrap_or_else(|| {
@@ -355,8 +357,9 @@ impl Registry {
     /// The endpoints that exist in `cluster`, by address, each merged over the slots.
     pub fn collect_hosts(&self, cluster: &str) -> Vec<HostSample> {
         let mut hosts = lock(&self.hosts);
-        hosts.retain(|_, slots| slots.iter().any(|slot| slot.strong_count() > 0));
+        hosts.forget();
         hosts
+            .slots
             .iter()
             .filter(|(key, _)| key.cluster == cluster)
             .map(|(key, slots)| {
@@ -571,6 +574,32 @@ struct HostKey {
     cluster: String,
     address: HostAddress,
 }
+
+/// The endpoints that shards count for.
+#[derive(Debug, Default)]
+struct Hosts {
+    slots: BTreeMap<HostKey, Vec<Weak<HostStats>>>,
+    /// With so many it is time to look for those that are gone.
+    forget_at: usize,
+}
+
+impl Hosts {
+    /// Forgets endpoints that no shard has any more.
+    fn forget(&mut self) {
+        self.slots.retain(|_, slots| slots.iter().any(|slot| slot.strong_count() > 0));
+        self.forget_at = (2 * self.slots.len()).max(HOSTS_UNCHECKED);
+    }
+
+    /// The same from time to time: where clients choose endpoints, others come all the time.
+    fn forget_some(&mut self) {
+        if self.slots.len() >= self.forget_at.max(HOSTS_UNCHECKED) {
+            self.forget();
+        }
+    }
+}
+
+/// So few endpoints are no burden, whether there or gone.
+const HOSTS_UNCHECKED: usize = 1024;
 
 /// One kind of set, by name and slot.
 #[derive(Debug)]
@@ -832,6 +861,6 @@ mod tests {
         assert!(registry.collect_hosts("other").is_empty());
         drop((a, b));
         assert!(registry.collect_hosts("app").is_empty());
-        assert!(lock(&registry.hosts).is_empty());
+        assert!(lock(&registry.hosts).slots.is_empty());
     }
 }

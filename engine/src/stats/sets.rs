@@ -12,7 +12,7 @@ use rustls::{CipherSuite, NamedGroup};
 
 use crate::tls::{CertificateFault, HandshakeError, TlsSession};
 
-use super::cell::{CodeCounters, Counter, Gauge, class_index};
+use super::cell::{CodeCounters, Counter, Gauge, PortCounters, class_index};
 use super::histogram::Histogram;
 
 /// One cell as a visitor meets it.
@@ -57,7 +57,7 @@ macro_rules! stat_set {
             gauges { $( $(#[$gm:meta])* $g:ident $(= $gn:literal)? ),* $(,)? }
             levels { $( $(#[$lm:meta])* $l:ident $(= $ln:literal)? ),* $(,)? }
             histograms { $( $(#[$hm:meta])* $h:ident $(= $hn:literal)? ),* $(,)? }
-            $( codes { $(#[$xm:meta])* $x:ident = $xn:literal } )?
+            $( codes { $(#[$xm:meta])* $x:ident: $xt:ty = $xn:literal } )?
         }
     ) => {
         $(#[$meta])*
@@ -74,7 +74,7 @@ macro_rules! stat_set {
             $( #[doc = concat!("Histogram `", stat_set!(@name $h $(= $hn)?), "`.")] $(#[$hm])*
                pub $h: Histogram, )*
             $( #[doc = concat!("Counters `", $xn, "<code>`.")] $(#[$xm])*
-               pub $x: CodeCounters, )?
+               pub $x: $xt, )?
         }
 
         impl StatSet for $set {
@@ -112,7 +112,16 @@ stat_set! {
         }
         gauges { downstream_cx_active, downstream_pre_cx_active }
         levels {}
-        histograms { downstream_cx_length_ms }
+        histograms {
+            downstream_cx_length_ms,
+            /// Outrigger's own: how long listener filters waited for bytes, or in vain (L-05).
+            downstream_pre_cx_length_ms,
+        }
+        codes {
+            /// Outrigger's own: the ports that clients of `downstream_pre_cx_timeout` meant (L-06). To
+            /// exclude one from inspection takes the wait away from its clients.
+            downstream_pre_cx_timeout_port: PortCounters = "downstream_pre_cx_timeout_port_"
+        }
     }
 }
 
@@ -335,6 +344,9 @@ stat_set! {
             upstream_rq_retry_backoff_ratelimited,
             bind_errors,
             lb_healthy_panic,
+            original_dst_host_invalid,
+            /// Outrigger's own: destinations that were refused because there were too many.
+            original_dst_hosts_overflow,
             membership_change,
             /// Of EDS.
             init_fetch_timeout,
@@ -378,7 +390,7 @@ stat_set! {
         }
         codes {
             /// Only codes that occurred appear.
-            upstream_rq_code = "upstream_rq_"
+            upstream_rq_code: CodeCounters = "upstream_rq_"
         }
     }
 }

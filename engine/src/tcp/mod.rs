@@ -131,7 +131,7 @@ impl TcpConnection {
         self.cluster = Some(Rc::clone(&cluster));
         while self.attempts < self.tcp.config.max_connect_attempts {
             self.attempts += 1;
-            let Some(host) = cluster.choose(&self.shard) else {
+            let Some(host) = cluster.choose(&self.shard, |_| self.info.ends.original) else {
                 self.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return false;
             };
@@ -143,7 +143,8 @@ impl TcpConnection {
             };
             let now = self.shard.clock.now();
             self.times.upstream_connect_begin = now;
-            let connector = Connector::start(&self.shard, &cluster, &host, Wanted::default(), &[]);
+            let wanted = Wanted { source: self.info.ends.source, ..Wanted::default() };
+            let connector = Connector::start(&self.shard, &cluster, &host, wanted, &[]);
             self.host = Some(host);
             match connector {
                 Ok(connector) => {

@@ -188,7 +188,7 @@ impl TlsContexts {
         Ok(())
     }
 
-    /// Adds the context of a cluster, as [`TlsContexts::add_listener`].
+    /// Adds the contexts of a cluster, as [`TlsContexts::add_listener`].
     ///
     /// # Errors
     /// See there.
@@ -197,13 +197,15 @@ impl TlsContexts {
         cluster: &Cluster,
         secrets: &Secrets,
     ) -> Result<(), TlsConfigError> {
-        if let Some(config) = &cluster.tls
-            && self.client(config).is_none()
-        {
-            let at = format!("cluster {}", cluster.name);
-            let slot = Slot::new(config, &at, build_client, &self.keyring, secrets)?;
-            self.clients.insert(place(config), slot);
+        let mut slots = Vec::new();
+        for config in cluster.tls_configs() {
+            if self.client(config).is_none() {
+                let at = format!("cluster {}", cluster.name);
+                let slot = Slot::new(config, &at, build_client, &self.keyring, secrets)?;
+                slots.push((place(config), slot));
+            }
         }
+        self.clients.extend(slots);
         Ok(())
     }
 

@@ -37,6 +37,23 @@ pub(crate) fn named(view: &View<'_>) -> Result<Named, Found> {
     let Some(socket) = view.message("socket_address") else {
         return Err(view.required("address"));
     };
+    let (host, port) = host_and_port(&socket)?;
+    Ok(match host.parse::<IpAddr>() {
+        Ok(ip) => Named::Address(Address::Ip(SocketAddr::new(ip, port))),
+        Err(_) => Named::Host { host: host.into(), port },
+    })
+}
+
+/// SocketAddress, which has to be an IP address.
+pub(crate) fn socket(view: &View<'_>) -> Result<SocketAddr, Found> {
+    let (host, port) = host_and_port(view)?;
+    match host.parse() {
+        Ok(ip) => Ok(SocketAddr::new(ip, port)),
+        Err(_) => Err(view.invalid("address", format!("{host:?} is not an IP address"))),
+    }
+}
+
+fn host_and_port<'a>(socket: &View<'a>) -> Result<(&'a str, u16), Found> {
     match socket.choice("protocol")?.as_str() {
         "TCP" => {}
         other => return Err(socket.unsupported("protocol", other)),
@@ -44,10 +61,7 @@ pub(crate) fn named(view: &View<'_>) -> Result<Named, Found> {
     let host = socket.required_text("address")?;
     let port = u16::try_from(socket.u32("port_value"))
         .map_err(|_| socket.invalid("port_value", "must be at most 65535"))?;
-    Ok(match host.parse::<IpAddr>() {
-        Ok(ip) => Named::Address(Address::Ip(SocketAddr::new(ip, port))),
-        Err(_) => Named::Host { host: host.into(), port },
-    })
+    Ok((host, port))
 }
 
 fn unix(pipe: &View<'_>) -> Result<Address, Found> {

@@ -150,7 +150,8 @@ pub(crate) fn compile(
                 if !listener_names.insert(listener.name.clone()) {
                     complaints.push(twice(resource, view));
                 }
-                for listen in listener.addresses.iter().filter(|_| listener.bind.bind_to_port) {
+                // Those without a socket are found by their address too (L-01).
+                for listen in &listener.addresses {
                     let ephemeral = listen.address.ip().is_some_and(|address| address.port() == 0);
                     let taken = bound.insert(listen.address.clone(), listener.name.clone());
                     if let (Some(other), false) = (taken, ephemeral) {

@@ -6,12 +6,14 @@ use std::time::Duration;
 use crate::compile::address;
 use crate::compile::endpoints::{self, Target};
 use crate::compile::tls::{self, FromAuthority};
-use crate::compile::{Context, config_source, http, http2, invalid};
+use crate::compile::{
+    Context, config_source, destination, http, http2, invalid, terminal, upstream_bind,
+};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
     Address, CircuitBreakers, Cluster, ClusterHttp, Discovery, DnsConfig, DnsFamily, DnsTarget,
     Eds, Endpoint, HeaderCase, Http2Options, IstioCluster, LoadBalancer, PanicPolicy,
-    UpstreamProtocol,
+    TransportMatch, UpstreamProtocol,
 };
 use crate::view::View;
 
@@ -24,16 +26,26 @@ pub(crate) fn compile(
     let (discovery, endpoints) = discovery(view, context)?;
     let (http, from_authority) = http_options(view, context)?;
     let tls = tls::upstream_socket(view, from_authority, context)?.map(Arc::new);
-    if http.protocol == UpstreamProtocol::Alpn && tls.is_none() {
+    let transports = transports(view, from_authority, context)?;
+    let is_plain = tls.is_none() || transports.iter().any(|other| other.tls.is_none());
+    if http.protocol == UpstreamProtocol::Alpn && is_plain {
         let text = "auto_config chooses by ALPN, and the transport socket has none";
         return Err(view.invalid("typed_extension_protocol_options", text));
     }
     let metadata = view.metadata();
+    let load_balancer = load_balancer(view, context)?;
+    let is_provided = load_balancer == LoadBalancer::ClusterProvided;
+    if is_provided != matches!(discovery, Discovery::OriginalDst(_)) {
+        let text =
+            "CLUSTER_PROVIDED is the policy of clusters of type ORIGINAL_DST, and of no other";
+        return Err(view.invalid("lb_policy", text));
+    }
+    passes_through(view, context)?;
     let cluster = Cluster {
         name: name.into(),
         stat_name: view.optional_text("alt_stat_name").unwrap_or(name).into(),
         discovery,
-        load_balancer: load_balancer(view, context)?,
+        load_balancer,
         panic: panic_policy(view)?,
         connect_timeout: view.positive_duration("connect_timeout")?.unwrap_or(CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes: view
@@ -42,6 +54,11 @@ pub(crate) fn compile(
         circuit_breakers: circuit_breakers(view)?,
         http,
         tls,
+        transports,
+        bind: match view.message("upstream_bind_config") {
+            Some(bind) => Some(Arc::new(upstream_bind::compile(&bind)?)),
+            None => None,
+        },
         tcp_keepalive: view
             .message("upstream_connection_options")
             .and_then(|options| options.message("tcp_keepalive"))
@@ -64,12 +81,15 @@ pub(crate) fn plain() -> Cluster {
             threshold_percent: PANIC_THRESHOLD_PERCENT,
             fail_traffic: false,
             overprovisioning_factor: OVERPROVISIONING_FACTOR,
+            locality_weighted: false,
         },
         connect_timeout: CONNECT_TIMEOUT,
         per_connection_buffer_limit_bytes: BUFFER_LIMIT_BYTES,
         circuit_breakers: BREAKERS,
         http: plain_http(),
         tls: None,
+        transports: Vec::new(),
+        bind: None,
         tcp_keepalive: None,
         wait_for_warm_on_init: true,
         metadata: None,
@@ -92,7 +112,48 @@ fn plain_http() -> ClusterHttp {
     }
 }
 
+/// `transport_socket_matches`.
+fn transports(
+    view: &View<'_>,
+    from_authority: FromAuthority,
+    context: &Context<'_>,
+) -> Result<Vec<TransportMatch>, Found> {
+    let transport = |entry: &View<'_>| {
+        if !entry.has("transport_socket") {
+            return Err(entry.required("transport_socket"));
+        }
+        let labels = match entry.json("match") {
+            Some(serde_json::Value::Object(labels)) => labels,
+            _ => serde_json::Map::new(),
+        };
+        Ok(TransportMatch {
+            name: entry.required_text("name")?.into(),
+            labels,
+            tls: tls::upstream_socket(entry, from_authority, context)?.map(Arc::new),
+        })
+    };
+    view.messages("transport_socket_matches").iter().map(transport).collect()
+}
+
+/// The upstream network filters, all of which let everything pass.
+fn passes_through(view: &View<'_>, context: &Context<'_>) -> Result<(), Found> {
+    for filter in view.messages("filters") {
+        filter.required_text("name")?;
+        let Some(unpacked) = filter.unpack("typed_config")? else {
+            return Err(filter.required("typed_config"));
+        };
+        match unpacked.kind().as_str() {
+            terminal::METADATA_EXCHANGE => terminal::note_metadata_exchange(&filter, context),
+            _ => return Err(unpacked.refuse()),
+        }
+    }
+    Ok(())
+}
+
 fn discovery(view: &View<'_>, context: &Context<'_>) -> Result<(Discovery, Vec<Endpoint>), Found> {
+    if let Some(rules) = destination::compile(view)? {
+        return Ok((Discovery::OriginalDst(rules), Vec::new()));
+    }
     let kind = view.choice("type")?;
     if !matches!(kind.as_str(), "STATIC" | "STRICT_DNS" | "LOGICAL_DNS" | "EDS") {
         return Err(view.unsupported("type", &kind));
@@ -213,6 +274,7 @@ fn load_balancer(view: &View<'_>, context: &Context<'_>) -> Result<LoadBalancer,
             Some(config) => least_request(&config, false, context),
             None => Ok(LEAST_REQUEST),
         },
+        "CLUSTER_PROVIDED" => Ok(LoadBalancer::ClusterProvided),
         other => Err(view.unsupported("lb_policy", other)),
     }
 }
@@ -229,6 +291,9 @@ fn first_known_policy(list: &View<'_>, context: &Context<'_>) -> Result<LoadBala
                 Ok(LoadBalancer::RoundRobin)
             }
             "envoy.extensions.load_balancing_policies.random.v3.Random" => Ok(LoadBalancer::Random),
+            "envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided" => {
+                Ok(LoadBalancer::ClusterProvided)
+            }
             "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest" => {
                 let full_scan = match config.choice("selection_method")?.as_str() {
                     "FULL_SCAN" => true,
@@ -271,6 +336,8 @@ fn panic_policy(view: &View<'_>) -> Result<PanicPolicy, Found> {
         Some(common) => common.percent("healthy_panic_threshold")?,
         None => None,
     };
+    let locality_weighted =
+        common.as_ref().is_some_and(|common| common.has("locality_weighted_lb_config"));
     let zones = common.and_then(|common| common.message("zone_aware_lb_config"));
     let factor = match view.message("load_assignment").and_then(|view| view.message("policy")) {
         Some(policy) => policy.positive("overprovisioning_factor")?,
@@ -280,6 +347,7 @@ fn panic_policy(view: &View<'_>) -> Result<PanicPolicy, Found> {
         threshold_percent: threshold.unwrap_or(PANIC_THRESHOLD_PERCENT),
         fail_traffic: zones.is_some_and(|zones| zones.flag("fail_traffic_on_panic")),
         overprovisioning_factor: factor.unwrap_or(OVERPROVISIONING_FACTOR),
+        locality_weighted,
     })
 }
 

@@ -1,12 +1,13 @@
 //! ClusterLoadAssignment: the endpoints of a cluster (contract section 11).
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::compile::address::{self, Named};
 use crate::compile::invalid;
 use crate::fault::{Found, Trail};
-use crate::snapshot::{Address, DnsTarget, Endpoint, Health};
+use crate::snapshot::{Address, DnsTarget, Endpoint, Health, Locality, PRIORITY_MAX};
 use crate::view::View;
 
 /// What EDS says of a cluster.
@@ -45,23 +46,14 @@ pub(crate) enum Target {
 pub(crate) fn targets(assignment: &View<'_>) -> Result<Vec<(Target, Trail)>, Found> {
     assignment.required_text("cluster_name")?;
     let mut targets = Vec::new();
-    let mut localities = Vec::new();
+    let mut places = Places::default();
     for locality in assignment.messages("endpoints") {
-        // One priority only, so two entries of one locality are one too many.
-        let name = locality
-            .message("locality")
-            .map(|name| ["region", "zone", "sub_zone"].map(|part| name.text(part).to_owned()));
-        if let Some(name) = name {
-            if localities.contains(&name) {
-                return Err(locality.invalid("locality", "is used twice"));
-            }
-            localities.push(name);
-        }
-        locality.positive("load_balancing_weight")?;
+        let (priority, place) = places.add(&locality)?;
         for member in locality.messages("lb_endpoints") {
-            targets.push(endpoint(&member)?);
+            targets.push(endpoint(&member, priority, place.as_ref())?);
         }
     }
+    places.check(assignment)?;
     let mut weights = 0u64;
     for (target, _) in &targets {
         let (Target::Endpoint(endpoint) | Target::Dns(DnsTarget { template: endpoint, .. })) =
@@ -75,7 +67,54 @@ pub(crate) fn targets(assignment: &View<'_>) -> Result<Vec<(Target, Trail)>, Fou
     Ok(targets)
 }
 
-fn endpoint(member: &View<'_>) -> Result<(Target, Trail), Found> {
+/// The localities of an assignment.
+#[derive(Default)]
+struct Places {
+    /// Priorities and names, where there are names.
+    named: HashSet<(u32, [Box<str>; 3])>,
+    /// The sum of weights of each priority that there is.
+    priorities: BTreeMap<u32, u64>,
+}
+
+impl Places {
+    /// The priority and the locality of a LocalityLbEndpoints.
+    fn add(&mut self, view: &View<'_>) -> Result<(u32, Option<Arc<Locality>>), Found> {
+        let priority = view.u32("priority");
+        if priority > PRIORITY_MAX {
+            return Err(view.invalid("priority", format!("must be at most {PRIORITY_MAX}")));
+        }
+        let name = view.message("locality");
+        let name = name.map(|name| NAME.map(|part| Box::from(name.text(part))));
+        if let Some(name) = &name
+            && !self.named.insert((priority, name.clone()))
+        {
+            return Err(view.invalid("locality", "is used twice"));
+        }
+        let weight = view.positive("load_balancing_weight")?;
+        *self.priorities.entry(priority).or_default() += u64::from(weight.unwrap_or(0));
+        let place = Locality { name: name.unwrap_or_default(), weight, metadata: view.metadata() };
+        Ok((priority, (place != Locality::default()).then(|| Arc::new(place))))
+    }
+
+    fn check(&self, assignment: &View<'_>) -> Result<(), Found> {
+        let at = |text| Err(assignment.invalid("endpoints", text));
+        for (expected, (priority, weights)) in (0..).zip(&self.priorities) {
+            if *priority != expected {
+                return at(format!("there is priority {priority}, but no priority {expected}"));
+            }
+            if u32::try_from(*weights).is_err() {
+                return at(format!("locality weights must add up to at most {}", u32::MAX));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn endpoint(
+    member: &View<'_>,
+    priority: u32,
+    locality: Option<&Arc<Locality>>,
+) -> Result<(Target, Trail), Found> {
     let Some(endpoint) = member.message("endpoint") else {
         return Err(member.required("endpoint"));
     };
@@ -94,8 +133,9 @@ fn endpoint(member: &View<'_>) -> Result<(Target, Trail), Found> {
         hostname: Arc::from(endpoint.optional_text("hostname").unwrap_or(fallback)),
         weight: member.wrapped_u32("load_balancing_weight").unwrap_or(1),
         health,
-        priority: 0,
+        priority,
         metadata: member.metadata(),
+        locality: locality.cloned(),
     };
     member.positive("load_balancing_weight")?;
     let target = match address::named(&location)? {
@@ -123,3 +163,6 @@ fn endpoint(member: &View<'_>) -> Result<(Target, Trail), Found> {
     };
     Ok((target, location.at("socket_address").field("address")))
 }
+
+/// The fields of a locality's name.
+const NAME: [&str; 3] = ["region", "zone", "sub_zone"];

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::compile::{Context, address, invalid, terminal, tls};
-use crate::fault::{Found, Problem, Trail};
+use crate::fault::{Found, Trail};
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{FilterChain, FilterChainMatch, FilterChains, FilterChainsError, SourceType};
 use crate::view::View;
@@ -82,12 +82,11 @@ fn filter_chain(
     }
     let tls = tls::downstream_socket(view, context)?.map(Arc::new);
     let filters = view.messages("filters");
-    let Some(last) = filters.last() else {
+    let Some((last, others)) = filters.split_last() else {
         return Err(invalid(view.at("filters"), "must end in a terminal filter"));
     };
-    if let Some(first) = filters.iter().rev().nth(1) {
-        let text = "is a terminal filter and must be the last";
-        return Err(first.fault(Problem::Invalid(text.to_owned())));
+    for filter in others {
+        terminal::before_last(filter, context)?;
     }
     let terminal = terminal::compile(last, context)?;
     Ok(Arc::new(FilterChain {

@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use crate::compile::{Context, invalid};
 use crate::fault::{Found, Problem};
-use crate::snapshot::{FilterChainMatch, HttpInspector, Inspection, PortPredicate, TlsInspector};
+use crate::snapshot::{
+    FilterChainMatch, HttpInspector, Inspection, OriginalDst, OriginalSrc, PortPredicate,
+    ProxyProtocol, TlsInspector,
+};
 use crate::view::View;
 
 /// `matches` are those of the listener's filter chains.
 ///
-/// The order of the two inspectors says nothing: what is TLS is not HTTP, and both only look.
+/// The order of the filters says nothing. Of the two inspectors, what is TLS is not HTTP, and both
+/// only look; predicates are about the destination that the client meant (L-04), wherever it is
+/// restored.
 pub(crate) fn compile(
     listener: &View<'_>,
     matches: &[FilterChainMatch],
@@ -17,10 +22,9 @@ pub(crate) fn compile(
 ) -> Result<Inspection, Found> {
     let timeout = listener.timeout("listener_filters_timeout", Some(TIMEOUT))?;
     let mut inspection = Inspection {
-        tls: None,
-        http: None,
         timeout,
         continue_on_timeout: listener.flag("continue_on_listener_filters_timeout"),
+        ..Inspection::default()
     };
     for filter in listener.messages("listener_filters") {
         filter.required_text("name")?;
@@ -37,11 +41,26 @@ pub(crate) fn compile(
                 inspection.tls.replace(tls_inspector(&config, disabled)?).is_some()
             }
             HTTP_INSPECTOR => inspection.http.replace(HttpInspector { disabled }).is_some(),
+            ORIGINAL_DST => inspection.original_dst.replace(OriginalDst { disabled }).is_some(),
+            PROXY_PROTOCOL => {
+                let config = unpacked.view(listener.schema());
+                inspection.proxy_protocol.replace(proxy_protocol(&config, disabled)?).is_some()
+            }
+            ORIGINAL_SRC => {
+                let config = unpacked.view(listener.schema());
+                config.refuse(&["bind_port"])?;
+                let original_src = OriginalSrc { mark: config.u32("mark"), disabled };
+                inspection.original_src.replace(original_src).is_some()
+            }
             _ => return Err(unpacked.refuse()),
         };
         if twice {
             return Err(filter.fault(Problem::Invalid("is there twice".to_owned())));
         }
+    }
+    if hands_over(listener) && inspection.original_dst.is_none() {
+        // As Envoy does.
+        inspection.original_dst = Some(OriginalDst { disabled: None });
     }
     if inspection.tls.is_none()
         && let Some(chain) = matches.iter().position(asks_for_tls)
@@ -60,12 +79,39 @@ pub(crate) fn compile(
     Ok(inspection)
 }
 
+/// Whether connections go to the listener whose address they were meant for.
+pub(crate) fn hands_over(listener: &View<'_>) -> bool {
+    listener.wrapped_flag("use_original_dst").unwrap_or(false)
+}
+
 /// Whether only a TLS inspector can make `criteria` match.
 fn asks_for_tls(criteria: &FilterChainMatch) -> bool {
     match criteria.transport_protocol.as_deref() {
         Some(protocol) => protocol == "tls",
         None => !criteria.server_names.is_empty() || !criteria.application_protocols.is_empty(),
     }
+}
+
+fn proxy_protocol(
+    view: &View<'_>,
+    disabled: Option<PortPredicate>,
+) -> Result<ProxyProtocol, Found> {
+    let mut filter = ProxyProtocol {
+        allow_absent: view.flag("allow_requests_without_proxy_protocol"),
+        v1: true,
+        v2: true,
+        disabled,
+    };
+    for (version, _) in view.choices("disallowed_versions")? {
+        match version.as_str() {
+            "V1" => filter.v1 = false,
+            _ => filter.v2 = false,
+        }
+    }
+    if !filter.v1 && !filter.v2 {
+        return Err(view.invalid("disallowed_versions", "must leave one"));
+    }
+    Ok(filter)
 }
 
 fn tls_inspector(view: &View<'_>, disabled: Option<PortPredicate>) -> Result<TlsInspector, Found> {
@@ -130,6 +176,9 @@ fn port_predicate(view: &View<'_>) -> Result<PortPredicate, Found> {
 }
 
 const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+const ORIGINAL_SRC: &str = "envoy.extensions.filters.listener.original_src.v3.OriginalSrc";
+const PROXY_PROTOCOL: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
 
 // Envoy's defaults and bounds.

@@ -24,6 +24,7 @@ pub(crate) fn compile(
             .map_or_else(|| printed.replace(':', "_").into(), Box::from),
         addresses,
         inspection: inspection::compile(view, &matches, context)?,
+        use_original_dst: inspection::hands_over(view),
         filter_chains,
         access_log: access_log::compile(view, context.runtime)?,
         ignores_connections_max: view.flag("ignore_global_conn_limit"),

@@ -19,6 +19,7 @@ pub(crate) mod bootstrap;
 pub(crate) mod cluster;
 pub(crate) mod config_source;
 pub(crate) mod cors;
+pub(crate) mod destination;
 pub(crate) mod detection;
 pub(crate) mod dubbo_proxy;
 pub(crate) mod endpoints;
@@ -44,6 +45,7 @@ pub(crate) mod secret;
 pub(crate) mod tcp;
 pub(crate) mod terminal;
 pub(crate) mod tls;
+pub(crate) mod upstream_bind;
 pub(crate) mod weights;
 
 /// What the parts of a configuration need of each other.

@@ -1,9 +1,9 @@
-//! The filter that a connection ends in.
+//! The network filters: the one that a connection ends in, and those in front of it.
 
 use std::sync::Arc;
 
 use crate::compile::{Context, detection, dubbo_proxy, http, rpc, tcp};
-use crate::fault::Found;
+use crate::fault::{Found, Problem};
 use crate::snapshot::Terminal;
 use crate::view::{Unpacked, View};
 
@@ -15,6 +15,27 @@ pub(crate) fn compile(filter: &View<'_>, context: &Context<'_>) -> Result<Termin
         return Ok(Terminal::Detect(Arc::new(detection::compile(&config, context)?)));
     }
     owner(&unpacked, filter, context)
+}
+
+/// A filter in front of the last: one of those that have no effect here.
+pub(crate) fn before_last(filter: &View<'_>, context: &Context<'_>) -> Result<(), Found> {
+    let unpacked = unpack(filter)?;
+    match unpacked.kind().as_str() {
+        METADATA_EXCHANGE => note_metadata_exchange(filter, context),
+        STATS => context.notes.ignore(filter.at("typed_config"), "Istio's metrics of TCP"),
+        HTTP_CONNECTION_MANAGER | TCP_PROXY | RPC_PROXY | DUBBO_PROXY | PROTOCOL_DETECTION => {
+            let text = "is a terminal filter and must be the last";
+            return Err(filter.fault(Problem::Invalid(text.to_owned())));
+        }
+        _ => return Err(unpacked.refuse()),
+    }
+    Ok(())
+}
+
+/// TL-02: the exchange is begun by those alone who negotiated its ALPN protocol, and we never do.
+pub(crate) fn note_metadata_exchange(filter: &View<'_>, context: &Context<'_>) {
+    let reason = "no metadata is exchanged: its ALPN protocol is never negotiated";
+    context.notes.ignore(filter.at("typed_config"), reason);
 }
 
 /// A filter that a detection chooses: any but another detection.
@@ -43,6 +64,8 @@ fn owner(unpacked: &Unpacked, filter: &View<'_>, context: &Context<'_>) -> Resul
     })
 }
 
+pub(crate) const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
+const STATS: &str = "stats.PluginConfig";
 const HTTP_CONNECTION_MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";

@@ -243,7 +243,7 @@ fn common_context(
     if let Some(params) = view.message("tls_params") {
         tls_params(&params, &mut parameters, context)?;
     }
-    parameters.alpn = alpn(&view)?;
+    parameters.alpn = alpn(&view, context)?;
     certificates(&view, context, &mut parameters)?;
     validation(&view, context, &mut parameters)?;
     Ok(parameters)
@@ -320,13 +320,19 @@ fn known_names(
 }
 
 /// Envoy's users write one protocol an entry, or all in one with commas.
-fn alpn(view: &View<'_>) -> Result<Vec<Arc<[u8]>>, Found> {
+fn alpn(view: &View<'_>, context: &Context<'_>) -> Result<Vec<Arc<[u8]>>, Found> {
     let mut protocols: Vec<Arc<[u8]>> = Vec::new();
     for (entry, at) in view.texts("alpn_protocols") {
         for protocol in entry.split(',') {
             if !(1..=ALPN_BYTES_MAX).contains(&protocol.len()) {
                 let text = format!("a protocol is 1 to {ALPN_BYTES_MAX} bytes long");
                 return Err(invalid(at, text));
+            }
+            if protocol == METADATA_EXCHANGE_ALPN {
+                // TL-02: whoever negotiates it sends metadata before everything else.
+                let reason = "the exchange of metadata is not implemented, so it is never offered";
+                context.notes.ignore(at.clone(), reason);
+                continue;
             }
             protocols.push(protocol.as_bytes().into());
         }
@@ -410,6 +416,8 @@ const DOWNSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.DownstreamTl
 const UPSTREAM: &str = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 
 const DNS_NAME_BYTES_MAX: usize = 253;
+/// Of Istio's metadata exchange on plain TCP.
+const METADATA_EXCHANGE_ALPN: &str = "istio-peer-exchange";
 /// RFC 7301 section 3.1: the length is one byte.
 const ALPN_BYTES_MAX: usize = 255;
 

@@ -1,6 +1,7 @@
 //! Clusters, their endpoints and what a load balancer may choose from (contract sections 10, 11, 14).
 
 use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,11 @@ use serde_json::Value;
 use super::address::Address;
 use super::cluster_names::{ClusterId, ClusterNames, ClusterRef};
 use super::config_source::ConfigSource;
+use super::endpoint_set::EndpointSet;
+use super::headers::HeaderName;
 use super::istio::IstioCluster;
+use super::listener::SocketOption;
+use super::tls::UpstreamTls;
 
 /// All clusters of a snapshot with their present endpoints, each at the place that its name's number
 /// says.
@@ -238,8 +243,12 @@ pub struct Cluster {
     pub circuit_breakers: CircuitBreakers,
     /// HTTP behaviour of upstream connections.
     pub http: ClusterHttp,
-    /// TLS towards upstream; `None` is plain text.
-    pub tls: Option<Arc<super::tls::UpstreamTls>>,
+    /// TLS towards upstream; `None` is plain text. See [`Cluster::transport_of`].
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// Other transports, for the endpoints that they are meant for.
+    pub transports: Vec<TransportMatch>,
+    /// What upstream sockets are bound to; `None`: what the kernel chooses.
+    pub bind: Option<Arc<UpstreamBind>>,
     /// Keepalive probing of upstream connections; `None` as the kernel does by default.
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Listeners wait for this cluster's first endpoints before they accept.
@@ -250,7 +259,47 @@ pub struct Cluster {
     pub istio: IstioCluster,
 }
 
+/// TLS for endpoints with certain metadata (`transport_socket_matches`).
+#[derive(Debug, Clone)]
+pub struct TransportMatch {
+    /// Label.
+    pub name: Box<str>,
+    /// What the metadata has to contain.
+    pub labels: serde_json::Map<String, Value>,
+    /// `None` is plain text.
+    pub tls: Option<Arc<UpstreamTls>>,
+}
+
+impl TransportMatch {
+    fn matches(&self, metadata: Option<&Value>) -> bool {
+        let labels = metadata.and_then(|metadata| metadata.get(TRANSPORT_LABELS));
+        self.labels.iter().all(|(key, value)| {
+            labels.and_then(|labels| labels.get(key)).is_some_and(|known| known == value)
+        })
+    }
+}
+
+/// Where metadata has what [`TransportMatch`] looks at.
+const TRANSPORT_LABELS: &str = "envoy.transport_socket_match";
+
 impl Cluster {
+    /// How an endpoint is spoken to: as the first match says that its own metadata contains, else the
+    /// first that its locality's does, else as the cluster does (contract section 10).
+    #[must_use]
+    pub fn transport_of(&self, endpoint: &Endpoint) -> Option<&Arc<UpstreamTls>> {
+        let locality = || endpoint.locality.as_ref()?.metadata.as_deref();
+        let find = |metadata: Option<&Value>| {
+            self.transports.iter().find(|transport| transport.matches(metadata))
+        };
+        let found = find(endpoint.metadata.as_deref()).or_else(|| find(locality()));
+        found.map_or(self.tls.as_ref(), |transport| transport.tls.as_ref())
+    }
+
+    /// Every TLS configuration that an endpoint may be spoken to with.
+    pub fn tls_configs(&self) -> impl Iterator<Item = &Arc<UpstreamTls>> {
+        self.tls.iter().chain(self.transports.iter().filter_map(|transport| transport.tls.as_ref()))
+    }
+
     /// A cluster with these settings for a service: its endpoints are told at run time.
     fn of_service(&self, name: Box<str>) -> Cluster {
         Cluster {
@@ -274,6 +323,8 @@ pub enum Discovery {
     StrictDns(DnsConfig),
     /// DNS: the first address of the one name, for new connections; old ones stay.
     LogicalDns(DnsConfig),
+    /// Wherever the client meant to connect: shards make endpoints as they are asked for.
+    OriginalDst(DestinationRules),
     /// A management server.
     Eds(Eds),
 }
@@ -295,6 +346,46 @@ pub struct Eds {
     pub name: Box<str>,
     /// Whom to ask.
     pub source: ConfigSource,
+}
+
+/// Where requests to a cluster of type ORIGINAL_DST go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DestinationRules {
+    /// The request header whose value, an IP address and port, goes before the connection's
+    /// destination.
+    pub header: Option<HeaderName>,
+    /// Replaces the port, wherever it is from.
+    pub port: Option<u16>,
+    /// An endpoint that nobody uses for this long is dropped; above zero.
+    pub cleanup_interval: Duration,
+}
+
+/// What upstream sockets are bound to before they connect (`upstream_bind_config`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamBind {
+    /// At most one of each family; connections of the other family are not bound.
+    pub sources: Vec<BindSource>,
+    /// IP_FREEBIND.
+    pub freebind: bool,
+    /// Set on sockets that no source is for.
+    pub socket_options: Vec<SocketOption>,
+}
+
+/// An address to connect from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindSource {
+    /// Port 0: one that the kernel chooses.
+    pub address: SocketAddr,
+    /// Set on sockets with this address.
+    pub socket_options: Vec<SocketOption>,
+}
+
+impl UpstreamBind {
+    /// What a connection to `destination` is bound to.
+    #[must_use]
+    pub fn source(&self, destination: IpAddr) -> Option<&BindSource> {
+        self.sources.iter().find(|source| source.address.is_ipv4() == destination.is_ipv4())
+    }
 }
 
 /// How names of a cluster are resolved.
@@ -358,6 +449,8 @@ pub enum LoadBalancer {
     },
     /// Uniform; weights are not looked at.
     Random,
+    /// Nothing is to be chosen: [`Discovery::OriginalDst`].
+    ClusterProvided,
 }
 
 /// What happens when few endpoints are healthy.
@@ -369,6 +462,8 @@ pub struct PanicPolicy {
     pub fail_traffic: bool,
     /// 140 means that 72 healthy endpoints of 100 can carry all the load.
     pub overprovisioning_factor: u32,
+    /// A locality is chosen by its weight and health, before an endpoint is.
+    pub locality_weighted: bool,
 }
 
 /// Limits of a cluster, counted over all shards.
@@ -448,6 +543,35 @@ pub struct Endpoint {
     pub priority: u32,
     /// Filter name to struct, as configured.
     pub metadata: Option<Arc<Value>>,
+    /// Where it is; `None`: nowhere in particular.
+    pub locality: Option<Arc<Locality>>,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing is known but its address.
+    #[must_use]
+    pub fn at(address: Address) -> Endpoint {
+        Endpoint {
+            address,
+            hostname: Arc::default(),
+            weight: 1,
+            health: Health::Healthy,
+            priority: 0,
+            metadata: None,
+            locality: None,
+        }
+    }
+}
+
+/// A place that endpoints are in, and what is said of all of them there.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Locality {
+    /// Region, zone and sub-zone; any may be empty.
+    pub name: [Box<str>; 3],
+    /// Share of the traffic where localities are weighted; `None`: no traffic then.
+    pub weight: Option<u32>,
+    /// Filter name to struct, as configured.
+    pub metadata: Option<Arc<Value>>,
 }
 
 /// Configured health of an endpoint.
@@ -461,111 +585,4 @@ pub enum Health {
     Unhealthy,
     /// Not used for new connections; old ones stay.
     Draining,
-}
-
-/// The endpoints of a cluster at one moment, with the classes a load balancer needs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EndpointSet {
-    endpoints: Box<[Endpoint]>,
-    healthy: Box<[u32]>,
-    degraded: Box<[u32]>,
-    /// Requests of 100 that go to healthy endpoints; the rest goes to degraded ones.
-    healthy_load_percent: u8,
-    panic: Option<PanicMode>,
-    equal_weights: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PanicMode {
-    UseAll,
-    UseNone,
-}
-
-/// What a load balancer may choose from for one request: indexes into [`EndpointSet::all`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Candidates<'a> {
-    /// Any endpoint of the set: all are healthy, or there is a panic and health is ignored.
-    All {
-        /// `lb_healthy_panic` is to be counted.
-        panic: bool,
-    },
-    /// Only these; empty means no healthy upstream.
-    Only(&'a [u32]),
-}
-
-impl EndpointSet {
-    /// Sorts endpoints into classes.
-    #[must_use]
-    pub fn new(endpoints: Vec<Endpoint>, policy: PanicPolicy) -> EndpointSet {
-        let of = |health: Health| -> Box<[u32]> {
-            (0u32..)
-                .zip(&endpoints)
-                .filter(|(_, endpoint)| endpoint.health == health)
-                .map(|(index, _)| index)
-                .collect()
-        };
-        let healthy = of(Health::Healthy);
-        let degraded = of(Health::Degraded);
-        let total = endpoints.len();
-        let share = |count: usize| {
-            (u64::from(policy.overprovisioning_factor) * count as u64)
-                .checked_div(total as u64)
-                .map_or(0, |percent| percent.min(100))
-        };
-        let healthy_share = share(healthy.len());
-        let degraded_share = share(degraded.len()).min(100 - healthy_share);
-        // What the two classes cannot carry together is spread over them in proportion.
-        let carried = healthy_share + degraded_share;
-        let healthy_load_percent = (healthy_share * 100).checked_div(carried).unwrap_or(100) as u8;
-        let usable_percent = 100.0 * (healthy.len() + degraded.len()) as f64 / total.max(1) as f64;
-        let panic = (total > 0 && usable_percent < policy.threshold_percent)
-            .then_some(if policy.fail_traffic { PanicMode::UseNone } else { PanicMode::UseAll });
-        let equal_weights = endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight);
-        EndpointSet {
-            endpoints: endpoints.into(),
-            healthy,
-            degraded,
-            healthy_load_percent,
-            panic,
-            equal_weights,
-        }
-    }
-
-    /// Every endpoint, whatever its health.
-    #[must_use]
-    pub fn all(&self) -> &[Endpoint] {
-        &self.endpoints
-    }
-
-    /// The healthy ones, as indexes into [`EndpointSet::all`].
-    #[must_use]
-    pub fn healthy(&self) -> &[u32] {
-        &self.healthy
-    }
-
-    /// The degraded ones, as indexes into [`EndpointSet::all`].
-    #[must_use]
-    pub fn degraded(&self) -> &[u32] {
-        &self.degraded
-    }
-
-    /// Whether all weights are the same, so that plain rotation is enough.
-    #[must_use]
-    pub fn equal_weights(&self) -> bool {
-        self.equal_weights
-    }
-
-    /// The class to choose from; `random` is uniform over u64 and decides between healthy and degraded.
-    #[must_use]
-    pub fn candidates(&self, random: u64) -> Candidates<'_> {
-        match self.panic {
-            Some(PanicMode::UseAll) => Candidates::All { panic: true },
-            Some(PanicMode::UseNone) => Candidates::Only(&[]),
-            None if self.healthy.len() == self.endpoints.len() => Candidates::All { panic: false },
-            None if random % 100 < u64::from(self.healthy_load_percent) => {
-                Candidates::Only(&self.healthy)
-            }
-            None => Candidates::Only(&self.degraded),
-        }
-    }
 }

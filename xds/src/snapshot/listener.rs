@@ -25,6 +25,8 @@ pub struct Listener {
     pub addresses: Vec<ListenAddress>,
     /// What is found out about a connection before its chain is chosen.
     pub inspection: Inspection,
+    /// A connection that was meant for another listener's address is that listener's (L-01).
+    pub use_original_dst: bool,
     /// Chains to choose from.
     pub filter_chains: FilterChains,
     /// Written once per connection, at its end.
@@ -41,17 +43,53 @@ pub struct Listener {
     pub max_connections_to_accept_per_socket_event: Option<u32>,
 }
 
-/// The listener filters (contract section 2), which look at a connection's first bytes.
+/// The listener filters (contract section 2), which find out about a connection's ends and look at its
+/// first bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inspection {
+    /// `envoy.filters.listener.original_dst`.
+    pub original_dst: Option<OriginalDst>,
+    /// `envoy.filters.listener.original_src`.
+    pub original_src: Option<OriginalSrc>,
+    /// `envoy.filters.listener.proxy_protocol`.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// `envoy.filters.listener.tls_inspector`.
     pub tls: Option<TlsInspector>,
     /// `envoy.filters.listener.http_inspector`.
     pub http: Option<HttpInspector>,
-    /// Bounds all of it; `None` waits for ever.
+    /// Bounds the wait for bytes; `None` waits for ever.
     pub timeout: Option<Duration>,
     /// After the timeout go on with what is known, instead of closing.
     pub continue_on_timeout: bool,
+}
+
+/// Finds out where the client connected to, before the kernel redirected it to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginalDst {
+    /// Connections it does not look at, by the port that accepted them.
+    pub disabled: Option<PortPredicate>,
+}
+
+/// Has upstream connections come from the client's address (L-07).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginalSrc {
+    /// SO_MARK of the upstream sockets; 0: none.
+    pub mark: u32,
+    /// Connections that it is not for.
+    pub disabled: Option<PortPredicate>,
+}
+
+/// Takes who the client is from the header of a proxy in front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// A connection that begins with no such header is its client's own; false: it is closed.
+    pub allow_absent: bool,
+    /// Version 1 is read.
+    pub v1: bool,
+    /// Version 2 is read. Headers of a version that is not are as none.
+    pub v2: bool,
+    /// Connections it does not look at.
+    pub disabled: Option<PortPredicate>,
 }
 
 /// Finds TLS, server name and ALPN.

@@ -15,6 +15,7 @@ mod cluster;
 mod cluster_names;
 mod config_source;
 mod cors;
+mod endpoint_set;
 mod fault;
 mod filter_chains;
 mod format;
@@ -38,9 +39,9 @@ mod tls;
 pub use self::address::Address;
 pub(crate) use self::address::network;
 pub use self::cluster::{
-    Candidates, CircuitBreakers, Cluster, ClusterHttp, Clusters, Discovery, DnsConfig, DnsFamily,
-    DnsTarget, Eds, Endpoint, EndpointSet, Health, LoadBalancer, Member, Origin, PanicPolicy,
-    TcpKeepalive, UpstreamProtocol,
+    BindSource, CircuitBreakers, Cluster, ClusterHttp, Clusters, DestinationRules, Discovery,
+    DnsConfig, DnsFamily, DnsTarget, Eds, Endpoint, Health, LoadBalancer, Locality, Member, Origin,
+    PanicPolicy, TcpKeepalive, TransportMatch, UpstreamBind, UpstreamProtocol,
 };
 pub use self::cluster_names::{ClusterId, ClusterNames, ClusterRef};
 pub use self::config_source::{
@@ -48,6 +49,7 @@ pub use self::config_source::{
     RateLimit, Variant,
 };
 pub use self::cors::CorsPolicy;
+pub use self::endpoint_set::{Candidates, EndpointSet, PRIORITY_MAX};
 pub use self::fault::{Fault, FaultAbort, FaultAbortWith, FaultDelay, FaultDelayBy};
 pub use self::filter_chains::{
     COMBINATIONS_MAX, ConnectionFacts, FilterChainMatch, FilterChains, FilterChainsError,
@@ -74,8 +76,9 @@ pub use self::istio::{
     Propagation,
 };
 pub use self::listener::{
-    Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, PortPredicate,
-    SocketOption, SocketOptionState, SocketOptionValue, Terminal, TlsInspector, TrafficDirection,
+    Bind, FilterChain, HttpInspector, Inspection, ListenAddress, Listener, OriginalDst,
+    OriginalSrc, PortPredicate, ProxyProtocol, SocketOption, SocketOptionState, SocketOptionValue,
+    Terminal, TlsInspector, TrafficDirection,
 };
 pub use self::matcher::{
     Fraction, HeaderMatcher, HeaderPredicate, QueryMatcher, QueryPredicate, RequestView,

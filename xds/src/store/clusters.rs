@@ -65,7 +65,7 @@ impl Links {
 }
 
 fn secrets(cluster: &Cluster) -> impl Iterator<Item = &Arc<Sds>> {
-    cluster.tls.iter().flat_map(|tls| tls.common.served.iter())
+    cluster.tls_configs().flat_map(|tls| tls.common.served.iter())
 }
 
 impl Store {

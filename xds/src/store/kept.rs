@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::client::ResourceType;
 
-use super::{Host, Incoming, Record, Store};
+use super::{Assignment, Host, Incoming, Record, Store, Table};
 
 /// A resource that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,10 +115,10 @@ impl Store {
         match kept.kind {
             ResourceType::Cluster | ResourceType::Listener => self.start.has_answer(kept.kind),
             ResourceType::ClusterLoadAssignment => {
-                self.assignments.get(&kept.key).is_some_and(|known| known.is_answered())
+                self.assignments.get(&kept.key).is_some_and(Assignment::is_answered)
             }
             ResourceType::RouteConfiguration => {
-                self.tables.get(&kept.key).is_some_and(|known| known.is_answered())
+                self.tables.get(&kept.key).is_some_and(Table::is_answered)
             }
             _ => self.layers.contains_key(&kept.name),
         }

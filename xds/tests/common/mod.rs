@@ -32,7 +32,8 @@ pub(crate) fn any(kind: &str) -> Value {
 
 pub(crate) fn any_with(kind: &str, fields: Value) -> Value {
     let mut any = any(kind);
-    any.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let Value::Object(fields) = fields else { panic!("{fields}") };
+    any.as_object_mut().unwrap().extend(fields);
     any
 }
 

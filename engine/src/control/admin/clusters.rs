@@ -1,9 +1,12 @@
 //! `/clusters`: what clusters have which endpoints, and how those fare.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use hyper::StatusCode;
-use outrigger_xds::snapshot::{Address, Cluster, Endpoint, Health, Member, Origin, Snapshot};
+use outrigger_xds::snapshot::{
+    Address, Cluster, Discovery, Endpoint, Health, Member, Origin, Snapshot,
+};
 use serde_json::{Map, Value as Json, json};
 
 use super::page::{Answer, Ask};
@@ -51,19 +54,30 @@ pub(super) fn address_json(address: &Address) -> Json {
 struct View<'a> {
     cluster: &'a Cluster,
     origin: Origin,
-    endpoints: Vec<(&'a Endpoint, HostSample)>,
+    endpoints: Vec<(Cow<'a, Endpoint>, HostSample)>,
 }
 
 fn views<'a>(snapshot: &'a Snapshot, registry: &'a Registry) -> impl Iterator<Item = View<'a>> {
     snapshot.clusters.iter().map(|Member { cluster, endpoints, origin, .. }| {
-        let known = registry.collect_hosts(&cluster.name);
-        let endpoints = endpoints.all().iter().map(|endpoint| {
-            let address = HostAddress::from(&endpoint.address);
-            let sample = known.iter().find(|host| host.address == address).cloned();
-            (endpoint, sample.unwrap_or_else(|| unused(address)))
-        });
-        View { cluster, origin: *origin, endpoints: endpoints.collect() }
+        let known = registry.collect_hosts(&cluster.stat_name);
+        let endpoints = match cluster.discovery {
+            // Only shards know which destinations they have been asked for.
+            Discovery::OriginalDst(_) => known.into_iter().filter_map(asked_for).collect(),
+            _ => endpoints.all().iter().map(|endpoint| configured(endpoint, &known)).collect(),
+        };
+        View { cluster, origin: *origin, endpoints }
     })
+}
+
+fn configured<'a>(endpoint: &'a Endpoint, known: &[HostSample]) -> (Cow<'a, Endpoint>, HostSample) {
+    let address = HostAddress::from(&endpoint.address);
+    let sample = known.iter().find(|host| host.address == address).cloned();
+    (Cow::Borrowed(endpoint), sample.unwrap_or_else(|| unused(address)))
+}
+
+fn asked_for(sample: HostSample) -> Option<(Cow<'static, Endpoint>, HostSample)> {
+    let HostAddress::Ip(address) = sample.address else { return None };
+    Some((Cow::Owned(Endpoint::at(Address::Ip(address))), sample))
 }
 
 impl View<'_> {
@@ -90,9 +104,9 @@ impl View<'_> {
             writeln!(out, "{host}::hostname::{}", endpoint.hostname)?;
             writeln!(out, "{host}::health_flags::{}", health_flags(endpoint.health))?;
             writeln!(out, "{host}::weight::{}", endpoint.weight)?;
-            writeln!(out, "{host}::region::")?;
-            writeln!(out, "{host}::zone::")?;
-            writeln!(out, "{host}::sub_zone::")?;
+            for (part, name) in PLACE.iter().zip(place(endpoint)) {
+                writeln!(out, "{host}::{part}::{name}")?;
+            }
             writeln!(out, "{host}::canary::false")?;
             writeln!(out, "{host}::priority::{}", endpoint.priority)?;
             writeln!(out, "{host}::success_rate::-1")?;
@@ -119,7 +133,9 @@ impl View<'_> {
                 if endpoint.priority > 0 {
                     host.insert("priority".to_owned(), endpoint.priority.into());
                 }
-                host.insert("locality".to_owned(), json!({}));
+                let place = PLACE.iter().zip(place(endpoint)).filter(|(_, name)| !name.is_empty());
+                let place = place.map(|(part, name)| ((*part).to_owned(), name.into()));
+                host.insert("locality".to_owned(), Json::Object(place.collect()));
                 Json::Object(host)
             })
             .collect();
@@ -140,6 +156,16 @@ impl View<'_> {
         status
     }
 }
+
+/// Region, zone and sub-zone.
+fn place(endpoint: &Endpoint) -> [&str; 3] {
+    endpoint
+        .locality
+        .as_ref()
+        .map_or([""; 3], |place| std::array::from_fn(|part| &*place.name[part]))
+}
+
+const PLACE: [&str; 3] = ["region", "zone", "sub_zone"];
 
 /// An endpoint that no shard has used yet.
 fn unused(address: HostAddress) -> HostSample {

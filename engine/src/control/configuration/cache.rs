@@ -108,7 +108,7 @@ impl Cache {
         if content.len() as u64 > BYTES_MAX {
             return Err(CacheFault::TooLong);
         }
-        Ok((cache::decode(&self.node, content.into())?, written))
+        Ok((cache::decode(&self.node, &content.into())?, written))
     }
 
     /// There is something new to be written.

@@ -22,7 +22,8 @@ use crate::tls::ClientContext;
 pub(super) struct Dial {
     pub(super) cluster: Arc<Cluster>,
     pub(super) address: Address,
-    pub(super) tls: Option<Arc<ClientContext>>,
+    /// And which server name to ask for.
+    pub(super) tls: Option<(Arc<ClientContext>, UpstreamSni)>,
 }
 
 /// A byte stream of any kind.
@@ -54,9 +55,9 @@ impl Dial {
     }
 
     async fn connect(&self) -> io::Result<Box<dyn Bytes>> {
-        let Some(context) = &self.tls else { return self.plain().await };
-        let literal = match &self.cluster.tls.as_ref().map(|tls| &tls.sni) {
-            Some(UpstreamSni::Literal(name)) => Some(name.to_string()),
+        let Some((context, sni)) = &self.tls else { return self.plain().await };
+        let literal = match sni {
+            UpstreamSni::Literal(name) => Some(name.to_string()),
             _ => None,
         };
         let asks_name = literal.is_some();
@@ -76,6 +77,10 @@ impl Dial {
                     true => TcpSocket::new_v4()?,
                     false => TcpSocket::new_v6()?,
                 };
+                if let Some(config) = &self.cluster.bind {
+                    let socket = socket2::SockRef::from(&socket);
+                    crate::cluster::bind(&socket, address.ip(), Some(config), None)?;
+                }
                 let stream: TcpStream = socket.connect(*address).await?;
                 stream.set_nodelay(true)?;
                 let keepalive = self.cluster.tcp_keepalive.unwrap_or(KEEPALIVE);

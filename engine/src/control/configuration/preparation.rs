@@ -182,7 +182,7 @@ impl Host for Preparation {
     }
 
     fn prepare_cluster(&mut self, cluster: &Arc<Cluster>) -> Result<(), String> {
-        if cluster.tls.is_none() {
+        if cluster.tls_configs().next().is_none() {
             return Ok(());
         }
         let (contexts, secrets) = self.contexts_to_come();

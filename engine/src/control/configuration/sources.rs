@@ -499,15 +499,11 @@ fn dial(cluster: &str, snapshot: &Snapshot, tls: &TlsContexts, random: u64) -> O
     let member = snapshot.clusters.member(snapshot.clusters.id(cluster)?)?;
     let endpoints = member.endpoints.all();
     let endpoint = endpoints.get(random as usize % endpoints.len().max(1))?;
-    let context = match &member.cluster.tls {
-        Some(config) => Some(tls.client(config)?.load()?),
+    let tls = match member.cluster.transport_of(endpoint) {
+        Some(config) => Some((tls.client(config)?.load()?, config.sni.clone())),
         None => None,
     };
-    Some(Dial {
-        cluster: Arc::clone(&member.cluster),
-        address: endpoint.address.clone(),
-        tls: context,
-    })
+    Some(Dial { cluster: Arc::clone(&member.cluster), address: endpoint.address.clone(), tls })
 }
 
 fn log_refusal(refusal: &outrigger_xds::client::Refusal, control_plane: &str) {

@@ -559,12 +559,9 @@ fn add(endpoints: &mut BTreeMap<SocketAddr, Endpoint>, provider: &Provider) {
 
 fn endpoint(address: SocketAddr, weight: u32, healthy: bool) -> Endpoint {
     Endpoint {
-        address: Address::Ip(address),
-        hostname: Arc::default(),
         weight,
         health: if healthy { Health::Healthy } else { Health::Unhealthy },
-        priority: 0,
-        metadata: None,
+        ..Endpoint::at(Address::Ip(address))
     }
 }
 

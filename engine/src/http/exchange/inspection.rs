@@ -51,13 +51,7 @@ impl Exchange {
     pub(super) fn end_inspection(&mut self, down: &mut Downstream<'_>) {
         self.deadlines.inspection = None;
         let outcome = {
-            let local_port = || down.local_port();
-            let arrival = Arrival {
-                shard: down.shard,
-                http: down.http,
-                info: down.info,
-                local_port: &local_port,
-            };
+            let arrival = Arrival { shard: down.shard, http: down.http, info: down.info };
             resume(&arrival, self)
         };
         self.go(down, outcome);

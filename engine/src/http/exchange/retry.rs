@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outrigger_codecs::http::{FieldKind, RequestHead, ResponseHead, decimal};
 use outrigger_xds::snapshot::{
-    AvoidHosts, BackOff, Forward, HostRewrite, RequestView, Route, RouteAction, Target,
+    Address, AvoidHosts, BackOff, Forward, HostRewrite, RequestView, Route, RouteAction, Target,
 };
 
 use crate::access_log::ResponseFlags;
@@ -250,7 +250,12 @@ impl Exchange {
             Some(policy) => (&policy.avoid, policy.host_attempts),
             None => (&NOBODY, 0),
         };
-        let mut host = cluster.choose(shard)?;
+        // Where the client means to go is what it was.
+        let meant = || match self.destination.as_ref()?.1.endpoint.address {
+            Address::Ip(address) => Some(address),
+            _ => None,
+        };
+        let mut host = cluster.choose(shard, |_| meant())?;
         if avoid.is_empty() {
             return Some(host);
         }
@@ -258,7 +263,7 @@ impl Exchange {
             if !is_avoided(avoid, &host, &self.retries.tried) {
                 break;
             }
-            host = cluster.choose(shard)?;
+            host = cluster.choose(shard, |_| meant())?;
         }
         Some(host)
     }

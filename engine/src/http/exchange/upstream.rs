@@ -67,14 +67,15 @@ impl Exchange {
     ) {
         if self.tunnel != Tunnel::ConnectTerminated
             && self.replays == 0
-            && let Some(connection) = host.take_idle(self.wanted())
+            && let Some(connection) = host.take_idle(self.wanted(down))
         {
             return self.activate(down, connection);
         }
         let Some((pending, connection)) = self.admit_connection(down, cluster) else { return };
+        let wanted = self.wanted(down);
         let alpn: &[&[u8]] =
             if self.tunnel == Tunnel::ConnectTerminated { &[] } else { &[b"http/1.1"] };
-        match Connector::start(down.shard, cluster, host, self.wanted(), alpn) {
+        match Connector::start(down.shard, cluster, host, wanted, alpn) {
             Ok(connector) => {
                 let now = down.shard.clock.now();
                 connector.register(down.waker);
@@ -95,7 +96,7 @@ impl Exchange {
         cluster: &Rc<ClusterRuntime>,
         host: &Rc<Host>,
     ) {
-        match host.join(self.wanted(), down.waker) {
+        match host.join(self.wanted(down), down.waker) {
             Some((_, Joined::Stream(stream))) => return self.activate_http2(down, stream),
             Some((client, _)) => {
                 let Some(pending) = self.admit_pending(down, cluster) else { return };
@@ -106,7 +107,7 @@ impl Exchange {
         }
         let Some((pending, connection)) = self.admit_connection(down, cluster) else { return };
         self.facts.times.upstream_connect_begin = down.shard.clock.now();
-        match host.connect_http2(down.shard, cluster, self.wanted(), connection) {
+        match host.connect_http2(down.shard, cluster, self.wanted(down), connection) {
             Ok(client) => self.join(down, client, pending),
             Err(error) => {
                 cluster.stats.upstream_cx_connect_fail.inc();
@@ -116,9 +117,12 @@ impl Exchange {
     }
 
     /// What its connection must have been made with.
-    fn wanted(&self) -> Wanted<'_> {
-        let server_name = self.outbound.server_name.as_deref();
-        Wanted { server_name, alpn: self.filtered.alpn.as_ref() }
+    fn wanted(&self, down: &Downstream<'_>) -> Wanted<'_> {
+        Wanted {
+            server_name: self.outbound.server_name.as_deref(),
+            alpn: self.filtered.alpn.as_ref(),
+            source: down.info.ends.source,
+        }
     }
 
     /// Admits another connection, and the request that waits for it. Nothing when the request was
@@ -209,14 +213,9 @@ impl Exchange {
         self.facts.times.upstream_connect_end = now;
         let took = now - self.facts.times.upstream_connect_begin;
         cluster.stats.upstream_cx_connect_ms.record(took / NANOS_PER_MS);
-        let connection = UpstreamConnection::new(
-            down.shard,
-            &cluster,
-            &host,
-            transport,
-            self.wanted(),
-            admission,
-        );
+        let wanted = self.wanted(down);
+        let connection =
+            UpstreamConnection::new(down.shard, &cluster, &host, transport, wanted, admission);
         self.activate(down, connection);
     }
 

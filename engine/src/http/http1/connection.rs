@@ -10,9 +10,7 @@
 //! Lingering is why a client that is still sending gets to read our last answer instead of a
 //! reset. Invariant: an idle connection holds no receive buffer and no exchange.
 
-use std::cell::Cell;
 use std::future::Future;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -22,7 +20,7 @@ use outrigger_codecs::http1::{BodyDecoder, HeadError};
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
-use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo, local_address};
+use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::http::begin::{Arrival, begin};
 use crate::http::downstream::{Downstream, Side};
 use crate::http::exchange::{Exchange, Progress};
@@ -217,20 +215,7 @@ impl Http1Connection {
         self.input.put_back(rest);
         self.requests += 1;
         let mut exchange = Exchange::take(&self.shard);
-        let port = Cell::new(None);
-        let local_port = || {
-            let known = port.get().or_else(|| {
-                local_address(self.transport.as_raw_fd()).map(|address| address.port())
-            });
-            port.set(known);
-            known
-        };
-        let arrival = Arrival {
-            shard: &self.shard,
-            http: &self.http,
-            info: &self.info,
-            local_port: &local_port,
-        };
+        let arrival = Arrival { shard: &self.shard, http: &self.http, info: &self.info };
         let begun = begin(&arrival, head, Some(HeadSource::Text(text)), &mut exchange);
         self.body = BodyDecoder::from(head.framing);
         let mut down = self.downstream(waker);

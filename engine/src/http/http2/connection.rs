@@ -11,10 +11,8 @@
 //! promises to take every stream on its way here, and, a while later, one that says where it ends.
 //! Invariant: a stream that stops, stops neither the others nor the reading of frames.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +25,7 @@ use outrigger_codecs::http2::{
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
-use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo, local_address};
+use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::http::begin::{Arrival, Begun, begin};
 use crate::http::downstream::{Downstream, Side};
 use crate::http::exchange::{Exchange, Progress};
@@ -335,20 +333,7 @@ impl Http2Connection {
         source: Option<HeadSource<'_>>,
         exchange: &mut Exchange,
     ) -> Begun {
-        let port = Cell::new(None);
-        let local_port = || {
-            let known = port.get().or_else(|| {
-                local_address(self.core.link.transport.as_raw_fd()).map(|address| address.port())
-            });
-            port.set(known);
-            known
-        };
-        let arrival = Arrival {
-            shard: &self.shard,
-            http: &self.http,
-            info: &self.info,
-            local_port: &local_port,
-        };
+        let arrival = Arrival { shard: &self.shard, http: &self.http, info: &self.info };
         begin(&arrival, head, source, exchange)
     }
 

@@ -1,7 +1,6 @@
 //! One downstream stream, lent to its exchange.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, RawFd};
 
 use outrigger_codecs::http::FieldBlock;
 use outrigger_codecs::http2::{HeadersWriter, StreamId};
@@ -43,10 +42,6 @@ pub(in crate::http) struct Side<'a> {
 impl Side<'_> {
     pub(in crate::http) fn is_reset(&self) -> bool {
         self.stream.reset
-    }
-
-    pub(in crate::http) fn as_raw_fd(&self) -> RawFd {
-        self.core.link.transport.as_raw_fd()
     }
 
     /// Why TLS with the client failed.

@@ -413,8 +413,36 @@ fn references_to_nothing_and_in_circles() {
     }
 }
 
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn what_is_huge_is_taken_while_requests_go_on() {
+    for variant in BOTH {
+        let mut scene = Scene::start(variant);
+        let traffic = Traffic::start(&scene.proxy);
+        let before = scene.proxy.process().rss();
+        let small = scene.world.clone();
+        for number in 0..1_000 {
+            let name = format!("outbound|80||service-{number}.namespace.svc.cluster.local");
+            scene.world.put(CDS, static_cluster(&name, &[scene.b.address()]));
+        }
+        scene.publish();
+        scene.proxy.await_stat("cluster_manager.active_clusters", |count| count > 1_000);
+        traffic.goes_on();
+        // And gone again.
+        scene.world.become_again(&small);
+        scene.publish();
+        scene.proxy.await_stat("cluster_manager.active_clusters", |count| count < 10);
+        traffic.was_unharmed();
+        let after = scene.proxy.process().rss();
+        assert!(after < before + HUGE_MAX, "{before} bytes before, {after} after");
+    }
+}
+
 /// Pause between two requests.
 const PACE: Duration = Duration::from_millis(2);
 
 /// What 800 responses of 50 KB, 40 MB in all, may leave behind, in bytes.
 const FLOOD_MAX: u64 = 20 << 20;
+
+/// What 1,000 clusters may leave behind, in bytes.
+const HUGE_MAX: u64 = 200 << 20;

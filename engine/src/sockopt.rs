@@ -1,0 +1,128 @@
+//! Socket options that the libraries have no call for.
+//!
+//! Every function takes an open socket; an error is what the kernel said.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd, RawFd};
+
+use outrigger_xds::snapshot::{SocketOption, SocketOptionState, SocketOptionValue};
+
+/// Sets a raw option.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn set_raw(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `value`, which the call only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets those configured options that are due in this state of the socket's life.
+///
+/// # Errors
+/// When the kernel refuses one of them.
+pub fn set_configured(
+    socket: &impl AsRawFd,
+    options: &[SocketOption],
+    state: SocketOptionState,
+) -> io::Result<()> {
+    for option in options.iter().filter(|option| option.state == state) {
+        let number;
+        let value = match &option.value {
+            SocketOptionValue::Int(value) => {
+                number = value.to_ne_bytes();
+                &number[..]
+            }
+            SocketOptionValue::Bytes(bytes) => bytes,
+        };
+        set_raw(socket, option.level, option.name, value)?;
+    }
+    Ok(())
+}
+
+/// IP_TRANSPARENT: addresses that are not this host's may be bound and accepted on.
+///
+/// # Errors
+/// When the kernel refuses it: it takes CAP_NET_ADMIN.
+pub fn set_transparent(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
+    let (level, name) = if is_ipv6 {
+        (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
+    } else {
+        (libc::SOL_IP, libc::IP_TRANSPARENT)
+    };
+    set_raw(socket, level, name, &ON)
+}
+
+/// IP_FREEBIND: addresses that are not this host's yet may be bound.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn set_freebind(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
+    let (level, name) = if is_ipv6 {
+        (libc::SOL_IPV6, libc::IPV6_FREEBIND)
+    } else {
+        (libc::SOL_IP, libc::IP_FREEBIND)
+    };
+    set_raw(socket, level, name, &ON)
+}
+
+/// SO_MARK, which routing and filters of this host can look at.
+///
+/// # Errors
+/// When the kernel refuses it: it takes CAP_NET_ADMIN.
+pub fn set_mark(socket: &impl AsRawFd, mark: u32) -> io::Result<()> {
+    set_raw(socket, libc::SOL_SOCKET, libc::SO_MARK, &mark.to_ne_bytes())
+}
+
+/// IP_BIND_ADDRESS_NO_PORT: a bind to port 0 leaves the choice of a port to the connect, which can
+/// share ports between destinations.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn set_bind_without_port(socket: &impl AsRawFd) -> io::Result<()> {
+    set_raw(socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, &ON)
+}
+
+/// Where the other end of an accepted connection connected to, before netfilter redirected it
+/// (SO_ORIGINAL_DST). Nothing when the kernel knows nothing of it.
+pub fn original_destination(socket: RawFd, accepted: SocketAddr) -> Option<SocketAddr> {
+    // A dual-stack socket's IPv4 connections are known to the IPv4 tables only.
+    if accepted.ip().to_canonical().is_ipv4() {
+        let address: libc::sockaddr_in = get(socket, libc::SOL_IP, libc::SO_ORIGINAL_DST)?;
+        let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+        return Some(SocketAddr::new(IpAddr::V4(ip), u16::from_be(address.sin_port)));
+    }
+    let address: libc::sockaddr_in6 = get(socket, libc::SOL_IPV6, libc::IP6T_SO_ORIGINAL_DST)?;
+    let ip = Ipv6Addr::from(address.sin6_addr.s6_addr);
+    let port = u16::from_be(address.sin6_port);
+    Some(SocketAddr::V6(SocketAddrV6::new(ip, port, 0, address.sin6_scope_id)))
+}
+
+/// Asks for an option whose value is a socket address.
+fn get<T: SocketAddress>(socket: RawFd, level: i32, name: i32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `value`, which the call writes.
+    let result =
+        unsafe { libc::getsockopt(socket, level, name, value.as_mut_ptr().cast(), &raw mut len) };
+    // SAFETY: socket addresses are plain numbers: zeroes are one, and so is whatever was written.
+    (result == 0 && len as usize == size_of::<T>()).then(|| unsafe { value.assume_init() })
+}
+
+/// A C structure that any bytes are a value of.
+trait SocketAddress {}
+
+impl SocketAddress for libc::sockaddr_in {}
+impl SocketAddress for libc::sockaddr_in6 {}
+
+const ON: [u8; 4] = 1i32.to_ne_bytes();

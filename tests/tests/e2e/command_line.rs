@@ -43,9 +43,9 @@ fn validate_accepts_what_can_be_served() {
 
 #[test]
 fn validate_names_the_path_of_what_is_not_supported() {
-    let said = refused(&some_config().tune_route(json!({"route": {"retry_policy": {}}})));
+    let said = refused(&some_config().tune_route(json!({"route": {"hash_policy": [{}]}})));
     let path = "filter_chains[0].filters[0].typed_config(HttpConnectionManager).route_config.\
-                virtual_hosts[0].routes[0].route.retry_policy";
+                virtual_hosts[0].routes[0].route.hash_policy";
     assert!(said.contains("Listener main") && said.contains(path), "{said}");
     assert!(said.contains("not supported"), "{said}");
 
@@ -63,10 +63,10 @@ fn validate_names_the_path_of_what_is_not_supported() {
 fn validate_reports_everything_at_once() {
     let said = refused(
         &some_config()
-            .tune_route(json!({"route": {"retry_policy": {}}}))
+            .tune_route(json!({"route": {"hash_policy": [{}]}}))
             .tune_cluster(json!({"outlier_detection": {}})),
     );
-    assert!(said.contains("retry_policy") && said.contains("outlier_detection"), "{said}");
+    assert!(said.contains("hash_policy") && said.contains("outlier_detection"), "{said}");
 }
 
 #[test]

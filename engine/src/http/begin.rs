@@ -229,7 +229,7 @@ fn route(
         }
         RouteAction::DirectResponse(direct) => {
             arrival.http.stats.rq_direct_response.inc();
-            return Err(direct_reply(direct));
+            return Err(direct_reply(request, direct));
         }
         RouteAction::NonForwarding => {
             return Err(Reply::empty(404, "non_forwarding_action"));
@@ -1104,9 +1104,14 @@ impl Headers for InboundHeaders<'_> {
     }
 }
 
-fn direct_reply(direct: &DirectResponse) -> Reply {
+fn direct_reply(request: &Request<'_>, direct: &DirectResponse) -> Reply {
     let mut reply = Reply::empty(direct.status, DIRECT_RESPONSE);
     reply.body = Body::Configured(direct.body.clone());
+    // As Envoy: what was created, or is to be looked at, is what was asked for.
+    if direct.status == 201 || (300..400).contains(&direct.status) {
+        let Request { scheme, authority, path, .. } = request;
+        reply.location = Some(format!("{scheme}://{authority}{path}"));
+    }
     reply
 }
 

@@ -52,7 +52,10 @@ fn b_12_routes_are_accepted() {
     let routes = items(include_str!("data/istio/routes.json"));
     let bootstraps = routes.iter().map(|table| {
         let mut bootstrap = set(&http(), TABLE, table.clone());
-        bootstrap["static_resources"]["clusters"] = with_clusters(all_clusters())["static_resources"]["clusters"].clone();
+        let around = with_clusters(all_clusters());
+        for part in ["clusters", "secrets"] {
+            bootstrap["static_resources"][part] = around["static_resources"][part].clone();
+        }
         // Filters that routes configure.
         let names = ["fault.v3.HTTPFault", "cors.v3.Cors"];
         let filters = names.map(|kind| {

@@ -188,7 +188,7 @@ fn published_and_subscribed_services_are_clusters_at_once() {
     assert_eq!(proxy.stat("services.published"), 1);
     assert_eq!(proxy.stat("services.subscribed"), 2);
     assert_eq!(proxy.stat("services.api.sofa.rq_late"), 0);
-    assert_eq!(proxy.stat("cluster.subscribed|bolt|com.foo.Hello:1.0.membership_total"), 1);
+    assert_eq!(proxy.stat("cluster.subscribed|bolt|com.foo.Hello_1.0.membership_total"), 1);
 
     let all: Value = serde_json::from_str(&apis.sofa_get("/services").text()).unwrap();
     assert_eq!(all["com.foo.Unknown:1.0:blue"], json!([]));

@@ -350,10 +350,13 @@ fn u_12_the_static_runtime_layers_replace_defaults_and_later_ones_win() {
         ])),
         (5, 1_000_000)
     );
-    let disk = json!([{ "name": "d", "disk_layer": { "symlink_root": "/x" } }]);
+    // A directory that is not there has no values.
     assert_eq!(
-        refusal(&set(&base, "/layered_runtime/layers", disk)),
-        "Bootstrap: layered_runtime.layers[0].disk_layer: not supported"
+        fraction(json!([
+            layer("a", json!({ "routing.share": 30 })),
+            { "name": "d", "disk_layer": { "symlink_root": "/no/such/link" } },
+        ])),
+        (30, 100)
     );
 }
 

@@ -98,7 +98,7 @@ pub(crate) fn compile(
         (of_kind("Cluster").collect(), of_kind("Listener").collect());
     let sources = Sources::new(&view, of_kind("Cluster"));
     let runtime = match view.message("layered_runtime") {
-        Some(layered) => Runtime::compile(&layered, &sources).map_err(own)?,
+        Some(layered) => Runtime::compile(&layered, &sources, &node.cluster).map_err(own)?,
         None => Runtime::default(),
     };
     let admin = admin(&view, &runtime).map_err(own)?;

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value as Json;
 
 use crate::compile::config_source::{self, Sources};
+use crate::compile::disk_layer::DiskLayer;
 use crate::compile::{as_u32, invalid};
 use crate::fault::Found;
 use crate::snapshot::{ConfigSource, Fraction, RuntimeCell, RuntimeFraction};
@@ -25,6 +26,8 @@ struct State {
     layers: Vec<Layer>,
     /// Fractions that configurations read, by key; one that nobody reads any more is forgotten.
     cells: HashMap<String, Arc<RuntimeCell>>,
+    /// What is wrong with layers on disk, and was not told yet.
+    remarks: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -35,18 +38,23 @@ struct Layer {
     is_admin: bool,
     /// Where it comes from, if it is not from the file.
     source: Option<ConfigSource>,
+    disk: Option<DiskLayer>,
 }
 
 impl Runtime {
-    /// LayeredRuntime.
-    pub(crate) fn compile(layered: &View<'_>, sources: &Sources) -> Result<Runtime, Found> {
+    /// LayeredRuntime; `cluster` is the node's.
+    pub(crate) fn compile(
+        layered: &View<'_>,
+        sources: &Sources,
+        cluster: &str,
+    ) -> Result<Runtime, Found> {
         let mut layers: Vec<Layer> = Vec::new();
         for layer in layered.messages("layers") {
             let name = layer.required_text("name")?;
             if layers.iter().any(|known| known.name == name) {
                 return Err(layer.invalid("name", format!("{name:?} is used twice")));
             }
-            let kinds = ["static_layer", "admin_layer", "rtds_layer"];
+            let kinds = ["static_layer", "disk_layer", "admin_layer", "rtds_layer"];
             layer.required_which("layer_specifier", &kinds)?;
             let mut values = HashMap::new();
             if let Some(Json::Object(members)) = layer.json("static_layer") {
@@ -67,10 +75,46 @@ impl Runtime {
             if is_admin && layers.iter().any(|known| known.is_admin) {
                 return Err(layer.invalid("admin_layer", "there may be one only"));
             }
-            layers.push(Layer { name, values, is_admin, source });
+            let disk = layer.message("disk_layer");
+            let disk = disk.map(|disk| DiskLayer::compile(&disk, cluster)).transpose()?;
+            layers.push(Layer { name, values, is_admin, source, disk });
         }
-        let state = State { layers, cells: HashMap::new() };
-        Ok(Runtime { state: Arc::new(Mutex::new(state)) })
+        let state = State { layers, ..State::default() };
+        let runtime = Runtime { state: Arc::new(Mutex::new(state)) };
+        runtime.refresh();
+        Ok(runtime)
+    }
+
+    /// Reads layers on disk that are others than they were.
+    pub(crate) fn refresh(&self) {
+        let state = &mut *self.lock();
+        let mut any = false;
+        for layer in &mut state.layers {
+            match layer.disk.as_mut().and_then(DiskLayer::refresh) {
+                None => {}
+                Some(Ok(values)) => {
+                    layer.values = values;
+                    any = true;
+                }
+                Some(Err(error)) => {
+                    let name = &layer.name;
+                    state.remarks.push(format!("runtime layer {name} stays as it was: {error}"));
+                }
+            }
+        }
+        if any {
+            state.follow();
+        }
+    }
+
+    /// What was wrong with layers on disk since this was last asked.
+    pub(crate) fn take_remarks(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().remarks)
+    }
+
+    /// Whether there are layers on disk.
+    pub(crate) fn has_disk(&self) -> bool {
+        self.lock().layers.iter().any(|layer| layer.disk.is_some())
     }
 
     /// The value of a key now.

@@ -408,7 +408,20 @@ impl Store {
 
     /// What operators should know of resources that were accepted.
     pub fn take_remarks(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.remarks)
+        let mut remarks = std::mem::take(&mut self.remarks);
+        remarks.extend(self.ground.runtime.take_remarks());
+        remarks
+    }
+
+    /// Reads layers of the runtime on disk that were replaced.
+    pub fn refresh_runtime(&self) {
+        self.ground.runtime.refresh();
+    }
+
+    /// Whether there are such.
+    #[must_use]
+    pub fn has_runtime_on_disk(&self) -> bool {
+        self.ground.runtime.has_disk()
     }
 
     /// The configuration as it is now, whether or not it was taken.

@@ -232,7 +232,9 @@ impl Configuration {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let watches = self.preparation.has_files() || self.sources.has_files();
+            let watches = self.preparation.has_files()
+                || self.sources.has_files()
+                || lock(&self.store).has_runtime_on_disk();
             tokio::select! {
                 Some(event) = self.events.recv() => self.take_in(event),
                 () = sleep_until(wake_at), if wake_at.is_some() => {}
@@ -355,6 +357,7 @@ impl Configuration {
     }
 
     fn refresh_files(&mut self) {
+        lock(&self.store).refresh_runtime();
         self.sources.look_at_files(&mut lock(&self.store), &mut self.preparation);
         let refreshed = self.preparation.refresh();
         let stats = self.state.registry().server();

@@ -5,9 +5,10 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use outrigger_xds::snapshot::{SocketOption, SocketOptionState, SocketOptionValue};
+use socket2::{SockFilter, SockRef};
 
 /// Sets a raw option.
 ///
@@ -25,6 +26,23 @@ pub fn set_raw(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) -> io
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has a listening TCP socket ignore clients that begin to connect from now on; handshakes that have
+/// begun are finished. Such a client tries again after a second, and finds who listens then.
+///
+/// # Errors
+/// When the kernel refuses it: it is no TCP socket.
+pub fn ignore_new_connections(socket: &impl AsFd) -> io::Result<()> {
+    // The filter sees a segment from its TCP header on (RFC 9293 section 3.1).
+    let drop_syn = [
+        SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, TCP_FLAGS_AT),
+        SockFilter::new((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, SYN | ACK),
+        SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, SYN),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+    ];
+    SockRef::from(socket).attach_filter(&drop_syn)
 }
 
 /// Sets those configured options that are due in this state of the socket's life.
@@ -126,3 +144,8 @@ impl SocketAddress for libc::sockaddr_in {}
 impl SocketAddress for libc::sockaddr_in6 {}
 
 const ON: [u8; 4] = 1i32.to_ne_bytes();
+
+/// Where the flags are in a TCP header, and two of them.
+const TCP_FLAGS_AT: u32 = 13;
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use outrigger_xds::snapshot::{Listener as ListenerConfig, TrafficDirection};
 
 use crate::connection::{self, ListenerLogs, ListenerRuntime};
 use crate::ring::{AcceptError, Accepted, Listener};
+use crate::sockopt;
 use crate::timer::{NANOS_PER_MS, Nanos, Timer};
 
 use super::pulse::quietest;
@@ -237,8 +238,12 @@ fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
 /// Serves the connections that the kernel has already made for this socket, so that closing it
 /// resets none of them.
 fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
-    // Whoever comes between the last look and the close is reset; with a backlog of nothing that is
-    // one connection at the most, and the others are refused when they try again.
+    // Whoever comes between the last look and the end of the socket, which the ring holds a little
+    // longer than we do, would be reset. So nobody comes; where there is no way to see to that (a Unix
+    // socket), one at the most, for a backlog of nothing.
+    // SAFETY: the descriptor is open for as long as `listener` lives.
+    let socket = unsafe { BorrowedFd::borrow_raw(listener.as_raw_fd()) };
+    let _unix = sockopt::ignore_new_connections(&socket);
     // SAFETY: a plain call on a descriptor that `listener` keeps open.
     unsafe { libc::listen(listener.as_raw_fd(), 0) };
     while let Accepted::Connection(socket) = listener.take() {

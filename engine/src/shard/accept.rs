@@ -239,13 +239,15 @@ fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
 /// resets none of them.
 fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
     // Whoever comes between the last look and the end of the socket, which the ring holds a little
-    // longer than we do, would be reset. So nobody comes; where there is no way to see to that (a Unix
-    // socket), one at the most, for a backlog of nothing.
+    // longer than we do, would be reset. So nobody comes. Where there is no way to see to that (a Unix
+    // socket), it is one at the most, with a backlog of nothing; which is no good for TCP, whose
+    // handshakes that have begun find no room then.
     // SAFETY: the descriptor is open for as long as `listener` lives.
     let socket = unsafe { BorrowedFd::borrow_raw(listener.as_raw_fd()) };
-    let _unix = sockopt::ignore_new_connections(&socket);
-    // SAFETY: a plain call on a descriptor that `listener` keeps open.
-    unsafe { libc::listen(listener.as_raw_fd(), 0) };
+    if sockopt::ignore_new_connections(&socket).is_err() {
+        // SAFETY: a plain call on a descriptor that `listener` keeps open.
+        unsafe { libc::listen(listener.as_raw_fd(), 0) };
+    }
     while let Accepted::Connection(socket) = listener.take() {
         place(shard, runtime, socket);
     }

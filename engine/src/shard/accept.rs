@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -242,9 +242,7 @@ fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Li
     // longer than we do, would be reset. So nobody comes. Where there is no way to see to that (a Unix
     // socket), it is one at the most, with a backlog of nothing; which is no good for TCP, whose
     // handshakes that have begun find no room then.
-    // SAFETY: the descriptor is open for as long as `listener` lives.
-    let socket = unsafe { BorrowedFd::borrow_raw(listener.as_raw_fd()) };
-    if sockopt::ignore_new_connections(&socket).is_err() {
+    if sockopt::ignore_new_connections(listener).is_err() {
         // SAFETY: a plain call on a descriptor that `listener` keeps open.
         unsafe { libc::listen(listener.as_raw_fd(), 0) };
     }

@@ -5,9 +5,10 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use outrigger_xds::snapshot::{SocketOption, SocketOptionState, SocketOptionValue};
+use socket2::{SockFilter, SockRef};
 
 /// Sets a raw option.
 ///
@@ -25,6 +26,25 @@ pub fn set_raw(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) -> io
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has a listening TCP socket ignore clients that begin to connect from now on; handshakes that have
+/// begun are finished. Such a client tries again after a second, and finds who listens then.
+///
+/// # Errors
+/// When the kernel refuses it: it is no TCP socket.
+pub fn ignore_new_connections(socket: &impl AsRawFd) -> io::Result<()> {
+    // The filter sees a segment from its TCP header on (RFC 9293 section 3.1).
+    let drop_syn = [
+        SockFilter::new((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 0, 0, TCP_FLAGS_AT),
+        SockFilter::new((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, 0, 0, SYN | ACK),
+        SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, SYN),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0),
+        SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX),
+    ];
+    // SAFETY: the descriptor is open for as long as `socket` lives, which outlives this use.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    SockRef::from(&socket).attach_filter(&drop_syn)
 }
 
 /// Sets those configured options that are due in this state of the socket's life.
@@ -55,12 +75,7 @@ pub fn set_configured(
 /// # Errors
 /// When the kernel refuses it: it takes CAP_NET_ADMIN.
 pub fn set_transparent(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
-    let (level, name) = if is_ipv6 {
-        (libc::SOL_IPV6, libc::IPV6_TRANSPARENT)
-    } else {
-        (libc::SOL_IP, libc::IP_TRANSPARENT)
-    };
-    set_raw(socket, level, name, &ON)
+    set_on(socket, is_ipv6, libc::IP_TRANSPARENT, libc::IPV6_TRANSPARENT)
 }
 
 /// IP_FREEBIND: addresses that are not this host's yet may be bound.
@@ -68,12 +83,7 @@ pub fn set_transparent(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses it.
 pub fn set_freebind(socket: &impl AsRawFd, is_ipv6: bool) -> io::Result<()> {
-    let (level, name) = if is_ipv6 {
-        (libc::SOL_IPV6, libc::IPV6_FREEBIND)
-    } else {
-        (libc::SOL_IP, libc::IP_FREEBIND)
-    };
-    set_raw(socket, level, name, &ON)
+    set_on(socket, is_ipv6, libc::IP_FREEBIND, libc::IPV6_FREEBIND)
 }
 
 /// SO_MARK, which routing and filters of this host can look at.
@@ -108,6 +118,12 @@ pub fn original_destination(socket: RawFd, accepted: SocketAddr) -> Option<Socke
     Some(SocketAddr::V6(SocketAddrV6::new(ip, port, 0, address.sin6_scope_id)))
 }
 
+/// Switches on what each version of IP has its own option for.
+fn set_on(socket: &impl AsRawFd, is_ipv6: bool, v4: i32, v6: i32) -> io::Result<()> {
+    let (level, name) = if is_ipv6 { (libc::SOL_IPV6, v6) } else { (libc::SOL_IP, v4) };
+    set_raw(socket, level, name, &ON)
+}
+
 /// Asks for an option whose value is a socket address.
 fn get<T: SocketAddress>(socket: RawFd, level: i32, name: i32) -> Option<T> {
     let mut value = MaybeUninit::<T>::zeroed();
@@ -126,3 +142,8 @@ impl SocketAddress for libc::sockaddr_in {}
 impl SocketAddress for libc::sockaddr_in6 {}
 
 const ON: [u8; 4] = 1i32.to_ne_bytes();
+
+/// Where the flags are in a TCP header, and two of them.
+const TCP_FLAGS_AT: u32 = 13;
+const SYN: u32 = 0x02;
+const ACK: u32 = 0x10;

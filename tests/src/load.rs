@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
+
 use crate::net::Address;
 use crate::{PATIENCE, eventually};
 
@@ -130,6 +132,8 @@ struct Generator {
 
 struct Connection {
     stream: TcpStream,
+    /// The handshake is done, and the request is sent.
+    connected: bool,
     received: Vec<u8>,
     sent_at: Instant,
 }
@@ -165,13 +169,9 @@ impl Generator {
     /// Sends the next request on a connection, new if need be; none if enough were sent.
     fn begin(&mut self, slot: usize) {
         while !self.is_over() {
-            if self.connections[slot].is_none() && !self.connect(slot) {
-                return;
-            }
-            let connection = self.connections[slot].as_mut().unwrap();
-            connection.sent_at = Instant::now();
             self.started += 1;
-            match connection.stream.write_all(REQUEST) {
+            let Some(connection) = &mut self.connections[slot] else { return self.connect(slot) };
+            match connection.send() {
                 Ok(()) => return,
                 Err(error) => self.fault(slot, format!("send: {:?}", error.kind())),
             }
@@ -184,31 +184,56 @@ impl Generator {
             || self.shared.stopping.load(Ordering::Relaxed)
     }
 
-    fn connect(&mut self, slot: usize) -> bool {
-        match TcpStream::connect_timeout(&self.target, PATIENCE) {
-            Ok(stream) => {
-                stream.set_nonblocking(true).unwrap();
-                stream.set_nodelay(true).unwrap();
-                self.epoll.add(stream.as_raw_fd(), slot);
-                let connection =
-                    Connection { stream, received: Vec::new(), sent_at: Instant::now() };
-                self.connections[slot] = Some(connection);
-                self.shared.outcome.lock().unwrap().connected += 1;
-                true
+    /// Begins to connect. That may take a while, in which the other connections go on.
+    fn connect(&mut self, slot: usize) {
+        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.set_tcp_nodelay(true).unwrap();
+        match socket.connect(&self.target.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => self.refused(&error),
+            Ok(()) | Err(_) => {
+                let stream = TcpStream::from(socket);
+                self.epoll.add(stream.as_raw_fd(), slot, libc::EPOLLOUT);
+                self.connections[slot] = Some(Connection {
+                    stream,
+                    connected: false,
+                    received: Vec::new(),
+                    sent_at: Instant::now(),
+                });
             }
-            Err(error) => {
-                let mut outcome = self.shared.outcome.lock().unwrap();
-                match error.kind() {
-                    ErrorKind::ConnectionRefused => outcome.refused += 1,
-                    kind => *outcome.faults.entry(format!("connect: {kind:?}")).or_default() += 1,
-                }
-                false
-            }
+        }
+    }
+
+    /// The handshake is over: the request that it was for goes out.
+    fn connected(&mut self, slot: usize) {
+        let connection = self.connections[slot].as_mut().unwrap();
+        if let Some(error) = connection.stream.take_error().unwrap() {
+            self.connections[slot] = None;
+            return self.refused(&error);
+        }
+        connection.connected = true;
+        self.epoll.change(connection.stream.as_raw_fd(), slot, libc::EPOLLIN | libc::EPOLLRDHUP);
+        self.shared.outcome.lock().unwrap().connected += 1;
+        if let Err(error) = connection.send() {
+            self.fault(slot, format!("send: {:?}", error.kind()));
+            self.begin(slot);
+        }
+    }
+
+    fn refused(&mut self, error: &io::Error) {
+        self.started -= 1;
+        let mut outcome = self.shared.outcome.lock().unwrap();
+        match error.kind() {
+            ErrorKind::ConnectionRefused => outcome.refused += 1,
+            kind => *outcome.faults.entry(format!("connect: {kind:?}")).or_default() += 1,
         }
     }
 
     fn advance(&mut self, slot: usize) {
         let Some(connection) = &mut self.connections[slot] else { return };
+        if !connection.connected {
+            return self.connected(slot);
+        }
         match connection.read() {
             Verdict::More => {}
             Verdict::Done { status, keep } => {
@@ -244,6 +269,11 @@ impl Generator {
 }
 
 impl Connection {
+    fn send(&mut self) -> io::Result<()> {
+        self.sent_at = Instant::now();
+        self.stream.write_all(REQUEST)
+    }
+
     fn read(&mut self) -> Verdict {
         let mut piece = [0; 4096];
         loop {
@@ -351,7 +381,7 @@ impl Drop for FastOrigin {
 fn serve(listener: &TcpListener, shared: &FastShared) {
     listener.set_nonblocking(true).unwrap();
     let epoll = Epoll::new();
-    epoll.add(listener.as_raw_fd(), LISTENER);
+    epoll.add(listener.as_raw_fd(), LISTENER, libc::EPOLLIN);
     let mut connections: BTreeMap<usize, (TcpStream, Vec<u8>)> = BTreeMap::new();
     let mut ready = Vec::new();
     let mut next = 0;
@@ -362,7 +392,7 @@ fn serve(listener: &TcpListener, shared: &FastShared) {
                 while let Ok((stream, _)) = listener.accept() {
                     stream.set_nonblocking(true).unwrap();
                     stream.set_nodelay(true).unwrap();
-                    epoll.add(stream.as_raw_fd(), next);
+                    epoll.add(stream.as_raw_fd(), next, libc::EPOLLIN | libc::EPOLLRDHUP);
                     connections.insert(next, (stream, Vec::new()));
                     next += 1;
                     shared.accepted.fetch_add(1, Ordering::Relaxed);
@@ -399,7 +429,7 @@ fn head_end(bytes: &[u8]) -> Option<usize> {
     bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// Level-triggered readiness to read, of sockets by number.
+/// Level-triggered readiness of sockets by number.
 struct Epoll(OwnedFd);
 
 impl Epoll {
@@ -413,14 +443,20 @@ impl Epoll {
     }
 
     /// Closing the descriptor removes it again.
-    fn add(&self, descriptor: RawFd, number: usize) {
-        let events = (libc::EPOLLIN | libc::EPOLLRDHUP).cast_unsigned();
-        let mut event = libc::epoll_event { events, u64: number as u64 };
+    fn add(&self, descriptor: RawFd, number: usize, events: i32) {
+        self.control(libc::EPOLL_CTL_ADD, descriptor, number, events);
+    }
+
+    fn change(&self, descriptor: RawFd, number: usize, events: i32) {
+        self.control(libc::EPOLL_CTL_MOD, descriptor, number, events);
+    }
+
+    fn control(&self, operation: i32, descriptor: RawFd, number: usize, events: i32) {
+        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: number as u64 };
         // SAFETY: the event is read during the call only.
-        let added = unsafe {
-            libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, descriptor, &raw mut event)
-        };
-        assert_eq!(added, 0, "epoll_ctl: {}", io::Error::last_os_error());
+        let done =
+            unsafe { libc::epoll_ctl(self.0.as_raw_fd(), operation, descriptor, &raw mut event) };
+        assert_eq!(done, 0, "epoll_ctl: {}", io::Error::last_os_error());
     }
 
     /// Adds the numbers that are ready, after [`EPOLL_PAUSE`] at the latest.

@@ -81,8 +81,7 @@ pub fn complete_downstream(
     if !complete_parameters(&mut whole.common, secret)? {
         return Ok(None);
     }
-    let pins = whole.common.validation.as_deref().is_some_and(Validation::pins);
-    whole.require_client_certificate |= pins;
+    ask_for_what_is_pinned(&mut whole);
     if let Some(sds) = &tls.common.served.session_ticket_keys {
         let Some(served) = secret(&sds.key) else { return Ok(None) };
         whole.session_ticket_keys = match &served.0 {
@@ -148,6 +147,12 @@ fn complete_parameters(
     Ok(true)
 }
 
+/// What new content asks of clients may be more than the old did.
+fn ask_for_what_is_pinned(tls: &mut DownstreamTls) {
+    let pins = tls.common.validation.as_deref().is_some_and(Validation::pins);
+    tls.require_client_certificate |= pins;
+}
+
 fn unfit_served(sds: &Sds, secret: &Secret, wanted: &'static str) -> UnfitSecret {
     UnfitSecret::Kind { name: sds.name.clone(), is: secret.kind(), wanted }
 }
@@ -160,9 +165,7 @@ pub fn reread_downstream(tls: &DownstreamTls) -> Result<DownstreamTls, LoadError
     let schema = Schema::load();
     let mut fresh = tls.clone();
     reread_parameters(&mut fresh.common, &schema)?;
-    // What the new content asks of clients may be more than the old did.
-    let pins = fresh.common.validation.as_deref().is_some_and(Validation::pins);
-    fresh.require_client_certificate |= pins;
+    ask_for_what_is_pinned(&mut fresh);
     if let Some(file) = &tls.session_ticket_keys_file {
         fresh.session_ticket_keys = match read(file, &schema, &Notes::default())? {
             Secret::TicketKeys(keys) => keys,

@@ -45,7 +45,10 @@ pub(super) struct Core {
     /// A task was woken since the flag was last cleared.
     woken: bool,
     bell: Option<Bell>,
-    timeout_armed: bool,
+    /// The number of the timeout that is armed; numbers tell it from those that it replaced, whose
+    /// completions may still come.
+    timeout: Option<u32>,
+    timeouts: u32,
 }
 
 struct Bell {
@@ -95,7 +98,8 @@ impl Core {
             inline_sends: 0,
             woken: false,
             bell: None,
-            timeout_armed: false,
+            timeout: None,
+            timeouts: 0,
         };
         Ok(core)
     }
@@ -548,8 +552,8 @@ impl Core {
     }
 
     pub(super) fn wake_after(&mut self, delay: Duration) {
-        if self.timeout_armed {
-            let remove = opcode::TimeoutRemove::new(pack(Op::Timeout, 0)).build();
+        if let Some(replaced) = self.timeout {
+            let remove = opcode::TimeoutRemove::new(pack(Op::Timeout, replaced)).build();
             self.push(&remove.user_data(pack(Op::Aside, 0)));
         }
         if self.delays_used == DELAYS {
@@ -559,8 +563,19 @@ impl Core {
         self.delays_used += 1;
         *place = Timespec::from(delay);
         let entry = opcode::Timeout::new(place).build();
-        self.timeout_armed = true;
-        self.push(&entry.user_data(pack(Op::Timeout, 0)));
+        self.timeouts = self.timeouts.wrapping_add(1);
+        self.timeout = Some(self.timeouts);
+        self.push(&entry.user_data(pack(Op::Timeout, self.timeouts)));
+    }
+
+    fn on_timeout(&mut self, number: u32) {
+        if self.timeout == Some(number) {
+            self.timeout = None;
+        }
+    }
+
+    pub(super) fn is_timeout_armed(&self) -> bool {
+        self.timeout.is_some()
     }
 
     // ---- the ring --------------------------------------------------------------------------------
@@ -634,8 +649,8 @@ impl Core {
                 Some((Op::Accept, index)) => self.on_accept(index, result, flags),
                 Some((Op::Connect, index)) => self.on_connect(index, result),
                 Some((Op::Bell, _)) => self.on_bell(result),
-                Some((Op::Timeout, _)) if result != -libc::ECANCELED => self.timeout_armed = false,
-                Some((Op::Timeout | Op::Aside, _)) | None => {}
+                Some((Op::Timeout, number)) => self.on_timeout(number),
+                Some((Op::Aside, _)) | None => {}
             }
         }
     }

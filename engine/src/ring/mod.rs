@@ -115,6 +115,11 @@ impl Ring {
         self.core.borrow_mut().wake_after(delay);
     }
 
+    /// True from [`Ring::wake_after`] until its delay was over and a turn saw that.
+    pub fn is_timeout_armed(&self) -> bool {
+        self.core.borrow().is_timeout_armed()
+    }
+
     /// Listens to a bell: a byte on this stream socket ends a wait or a park. One per ring.
     pub fn listen_to(&self, bell: OwnedFd) {
         self.core.borrow_mut().listen_to(bell);

@@ -16,6 +16,7 @@ use outrigger_xds::snapshot::{Listener as ListenerConfig, TrafficDirection};
 
 use crate::connection::{self, ListenerLogs, ListenerRuntime};
 use crate::ring::{AcceptError, Accepted, Listener};
+use crate::sockopt;
 use crate::timer::{NANOS_PER_MS, Nanos, Timer};
 
 use super::pulse::quietest;
@@ -268,10 +269,14 @@ fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
 /// Serves the connections that the kernel has already made for this socket, so that closing it
 /// resets none of them.
 fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
-    // Whoever comes between the last look and the close is reset; with a backlog of nothing that is
-    // one connection at the most, and the others are refused when they try again.
-    // SAFETY: a plain call on a descriptor that `listener` keeps open.
-    unsafe { libc::listen(listener.as_raw_fd(), 0) };
+    // Whoever comes between the last look and the end of the socket, which the ring holds a little
+    // longer than we do, would be reset. So nobody comes. Where there is no way to see to that (a Unix
+    // socket), it is one at the most, with a backlog of nothing; which is no good for TCP, whose
+    // handshakes that have begun find no room then.
+    if sockopt::ignore_new_connections(listener).is_err() {
+        // SAFETY: a plain call on a descriptor that `listener` keeps open.
+        unsafe { libc::listen(listener.as_raw_fd(), 0) };
+    }
     while let Accepted::Connection(socket) = listener.take() {
         place(shard, runtime, socket);
     }

@@ -152,7 +152,9 @@ impl Parking {
         shard.ring.signal_completions(true);
         self.clear()?;
         let any = shard.ring.turn(Wait::No)?;
-        if !any {
+        // When the timeout is all that completed, a deadline is due, and nothing would wake us for it.
+        let is_due = idle.tick_at.is_some() && !shard.ring.is_timeout_armed();
+        if !any && !is_due {
             shard.stats.parks.inc();
             shard.pulse().rest(PulseState::Parked);
             self.signal.readable().await.map_err(io::Error::other)?;

@@ -218,15 +218,10 @@ impl TlsContexts {
         if let Some(secret) = secrets.get(key) {
             check(secret)?;
         }
-        let servers = self.servers.values().filter(|slot| slot.names(key));
-        let clients = self.clients.values().filter(|slot| slot.names(key));
-        let made: Result<Vec<_>, _> =
-            servers.map(|slot| slot.made(&self.keyring, secrets).map(|it| (slot, it))).collect();
-        let servers = made?;
-        let made: Result<Vec<_>, _> =
-            clients.map(|slot| slot.made(&self.keyring, secrets).map(|it| (slot, it))).collect();
+        let servers = remake(&self.servers, key, &self.keyring, secrets)?;
+        let clients = remake(&self.clients, key, &self.keyring, secrets)?;
         servers.into_iter().for_each(|(slot, made)| slot.put(made));
-        made?.into_iter().for_each(|(slot, made)| slot.put(made));
+        clients.into_iter().for_each(|(slot, made)| slot.put(made));
         Ok(())
     }
 
@@ -424,6 +419,20 @@ impl<K, C> Slot<K, C> {
     pub fn load(&self) -> Option<Arc<C>> {
         self.current.load_full()
     }
+}
+
+/// A context, and what it is made of anew.
+type Remade<'a, K, C> = (&'a Slot<K, C>, Made<K, C>);
+
+/// What the contexts that name the secret `key` are with these secrets.
+fn remake<'a, K: Config, C>(
+    slots: &'a HashMap<usize, Arc<Slot<K, C>>>,
+    key: &str,
+    keyring: &Arc<TicketKeyring>,
+    secrets: &Secrets,
+) -> Result<Vec<Remade<'a, K, C>>, TlsConfigError> {
+    let slots = slots.values().filter(|slot| slot.names(key));
+    slots.map(|slot| Ok((&**slot, slot.made(keyring, secrets)?))).collect()
 }
 
 /// Whether a secret can be used at all, whatever else a context is made of.

@@ -6,7 +6,7 @@
 //! peer is told the truth about the end: close_notify only behind the last byte that was sent.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -245,12 +245,6 @@ impl TlsStream {
         if let Some(alert) = alert {
             send_last(&self.socket, alert);
         }
-    }
-}
-
-impl AsRawFd for TlsStream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
     }
 }
 

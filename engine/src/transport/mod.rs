@@ -4,7 +4,6 @@
 //! the same. Invariant: bytes taken from a transport are authentic as far as its configuration
 //! asks, and what is given to it leaves in order.
 
-use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -176,15 +175,6 @@ impl Transport {
         match self {
             Transport::Plain(_) => None,
             Transport::Tls(stream) => Some(stream.session()),
-        }
-    }
-}
-
-impl AsRawFd for Transport {
-    fn as_raw_fd(&self) -> RawFd {
-        match self {
-            Transport::Plain(socket) => socket.as_raw_fd(),
-            Transport::Tls(stream) => stream.as_raw_fd(),
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::compile::secret::Reference;
 use crate::compile::{Context, invalid, secret};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    DataSource, DownstreamTls, OcspStaplePolicy, Sds, SecretFile, ServedSecrets, TlsParameters,
-    TlsVersion, UpstreamSni, UpstreamTls, Validation,
+    DownstreamTls, OcspStaplePolicy, ServedSecrets, TlsParameters, TlsVersion, UpstreamSni,
+    UpstreamTls, Validation,
 };
 use crate::view::{Unpacked, View};
 
@@ -90,14 +90,8 @@ fn downstream(view: &View<'_>, context: &Context<'_>) -> Result<DownstreamTls, F
     }
     // Pins and names can only be found in a certificate, so that there has to be one.
     let require_client_certificate = demanded || validation.is_some_and(Validation::pins);
-    let keys = match session_ticket_keys(view, context)? {
-        TicketKeys::Known(keys, file) => (keys, file),
-        TicketKeys::Served(sds) => {
-            common.served.session_ticket_keys = Some(sds);
-            (Vec::new(), None)
-        }
-    };
-    let (session_ticket_keys, session_ticket_keys_file) = keys;
+    let (session_ticket_keys, session_ticket_keys_file) =
+        session_ticket_keys(view, context, &mut common.served)?;
     Ok(DownstreamTls {
         require_client_certificate,
         common,
@@ -124,26 +118,25 @@ fn session_timeout(view: &View<'_>) -> Result<Option<std::time::Duration>, Found
     }
 }
 
-/// Where session ticket keys are.
-enum TicketKeys {
-    Known(Vec<DataSource>, Option<Arc<SecretFile>>),
-    Served(Arc<Sds>),
-}
-
-fn session_ticket_keys(view: &View<'_>, context: &Context<'_>) -> Result<TicketKeys, Found> {
+/// Those that are known, and the file that they are from; those of a server are noted in `served`.
+fn session_ticket_keys(
+    view: &View<'_>,
+    context: &Context<'_>,
+    served: &mut ServedSecrets,
+) -> Result<secret::TicketKeys, Found> {
     if let Some(keys) = view.message("session_ticket_keys") {
-        return Ok(TicketKeys::Known(secret::ticket_keys(&keys)?, None));
+        return Ok((secret::ticket_keys(&keys)?, None));
     }
     let Some(reference) = view.message("session_ticket_keys_sds_secret_config") else {
-        return Ok(TicketKeys::Known(Vec::new(), None));
+        return Ok((Vec::new(), None));
     };
-    Ok(match secret::resolve(&reference, context)? {
-        Reference::Known(secret) => {
-            let (keys, file) = secret.ticket_keys(&reference)?;
-            TicketKeys::Known(keys, file)
+    match secret::resolve(&reference, context)? {
+        Reference::Known(secret) => secret.ticket_keys(&reference),
+        Reference::Served(sds) => {
+            served.session_ticket_keys = Some(sds);
+            Ok((Vec::new(), None))
         }
-        Reference::Served(sds) => TicketKeys::Served(sds),
-    })
+    }
 }
 
 fn upstream(

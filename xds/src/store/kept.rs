@@ -42,11 +42,10 @@ impl Store {
     #[must_use]
     pub fn keep(&self) -> Vec<Kept> {
         let mut kept = Vec::new();
-        for (name, record) in &self.layers {
-            let source =
-                self.ground.runtime.sources().into_iter().find(|(layer, _)| **layer == **name);
-            if let Some((_, source)) = source {
-                kept.push(Kept::new(ResourceType::Runtime, &source.place.key(name), name, record));
+        for (name, source) in self.ground.runtime.sources() {
+            if let Some(record) = self.layers.get(&*name) {
+                let key = source.place.key(&name);
+                kept.push(Kept::new(ResourceType::Runtime, &key, &name, record));
             }
         }
         let clusters = self.dynamic_clusters();

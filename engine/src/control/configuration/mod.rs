@@ -268,7 +268,7 @@ impl Configuration {
     fn tend_cache(&mut self) -> Option<Instant> {
         let cache = self.cache.as_mut()?;
         if self.is_live {
-            self.is_from_cache &= !self.sources.is_confirmed();
+            self.is_from_cache = self.is_from_cache && !self.sources.is_confirmed();
             return cache.write(&lock(&self.store));
         }
         if !cache.is_due(self.sources.is_lost()) {

@@ -109,7 +109,7 @@ impl Sources {
         ResourceType::ALL.into_iter().filter_map(move |kind| {
             let asked = |source: &&Source| source.kind.is_none_or(|only| only == kind);
             let mut sources = self.all.iter().filter(asked).peekable();
-            let always = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
+            let always = WHOLE.contains(&kind);
             let file = files.get(&kind);
             let retired = self.retired.get(&kind);
             if sources.peek().is_none() && file.is_none() && retired.is_none() && !always {
@@ -152,7 +152,7 @@ impl Sources {
         let now = Instant::now();
         match interest {
             Interest::All(kind, ConfigSource { place, initial_fetch_timeout }) => {
-                match self.source(&place, kind) {
+                match self.source(&place, kind, None) {
                     Some(source) => {
                         source.client.subscribe_all(kind, initial_fetch_timeout, now);
                     }
@@ -160,7 +160,7 @@ impl Sources {
                 }
             }
             Interest::One(kind, ConfigSource { place, initial_fetch_timeout }, name) => {
-                let asked = match self.source_of(&place, kind, &name) {
+                let asked = match self.source(&place, kind, Some(&name)) {
                     Some(source) => source
                         .client
                         .subscribe(kind, &name, initial_fetch_timeout, now)
@@ -173,12 +173,12 @@ impl Sources {
                 }
             }
             Interest::Again(kind, place, name) => {
-                if let Some(source) = self.source_of(&place, kind, &name) {
+                if let Some(source) = self.source(&place, kind, Some(&name)) {
                     source.client.resubscribe(kind, &name, None, now);
                 }
             }
             Interest::None(kind, place, name) => {
-                if let Some(source) = self.source_of(&place, kind, &name) {
+                if let Some(source) = self.source(&place, kind, Some(&name)) {
                     source.client.unsubscribe(kind, &name);
                 }
                 self.retire(&place, kind, &name);
@@ -186,28 +186,15 @@ impl Sources {
         }
     }
 
-    /// The client of a place and type.
-    fn source(&mut self, place: &ConfigPlace, kind: ResourceType) -> Option<&mut Source> {
-        self.client(place, kind, None)
-    }
-
-    /// The client of one resource.
-    fn source_of(
+    /// The client of a place and type, made when it is first needed. `name` is the one resource that it
+    /// is for, which counts where each has a client of its own.
+    fn source(
         &mut self,
         place: &ConfigPlace,
         kind: ResourceType,
-        name: &Arc<str>,
+        name: Option<&Arc<str>>,
     ) -> Option<&mut Source> {
-        self.client(place, kind, (kind == ResourceType::Secret).then_some(name))
-    }
-
-    /// A client, made when it is first needed.
-    fn client(
-        &mut self,
-        place: &ConfigPlace,
-        kind: ResourceType,
-        only: Option<&Arc<str>>,
-    ) -> Option<&mut Source> {
+        let only = name.filter(|_| kind == ResourceType::Secret);
         let (api, kind, only) = match place {
             ConfigPlace::Ads => (self.ads.clone()?, None, None),
             ConfigPlace::Api(api) => (Arc::clone(api), Some(kind), only),
@@ -344,18 +331,22 @@ impl Source {
 
     fn restore(&mut self, kept: &[Kept]) {
         for kind in ResourceType::ALL {
-            let is_mine =
-                |kept: &&Kept| kept.kind == kind && self.place.key(&kept.name) == kept.key;
-            if self.kind.is_some_and(|only| only != kind) || !kept.iter().any(|it| is_mine(&it)) {
+            if self.kind.is_some_and(|only| only != kind) {
                 continue;
             }
+            let is_mine =
+                |kept: &&Kept| kept.kind == kind && self.place.key(&kept.name) == kept.key;
             let resources = kept.iter().filter(is_mine).map(|kept| SavedResource {
                 name: Arc::clone(&kept.name),
                 version: Arc::clone(&kept.version),
                 aliases: Box::default(),
             });
+            let resources: Vec<_> = resources.collect();
+            if resources.is_empty() {
+                continue;
+            }
             // Of the whole no version is said, so that a server of the state of the world sends it.
-            let saved = Saved { version: "".into(), resources: resources.collect() };
+            let saved = Saved { version: "".into(), resources };
             self.client.restore(kind, saved);
         }
     }

@@ -137,16 +137,13 @@ impl Http1Connection {
 
     /// True when the phase changed.
     fn read(&mut self, waker: &Waker, timer_fired: bool) -> bool {
-        if timer_fired && self.read_timed_out(waker) {
-            return true;
-        }
         if self.transport.send_error().is_some() {
             return self.enter(Phase::Closed);
         }
         if self.transport.unsent() >= self.marks.high {
             // A client that pipelines must also read.
             self.transport.wake_at_unsent(self.marks.low);
-            return false;
+            return timer_fired && self.read_timed_out(waker);
         }
         loop {
             match self.input.next(&self.transport) {
@@ -155,7 +152,8 @@ impl Http1Connection {
                         return moved_on;
                     }
                 }
-                Received::None => return false,
+                // After a stall of ours what came in time is looked at with its deadline.
+                Received::None => return timer_fired && self.read_timed_out(waker),
                 Received::End if self.transport.unsent() > 0 => return self.close(),
                 Received::End | Received::Failed(_) => {
                     if self.partial.is_some() {

@@ -40,6 +40,17 @@ fn expect_origin(proxy: &Proxy, target: &str, origin: &str) {
     });
 }
 
+/// A process that hears from its server, and keeps what it heard.
+#[track_caller]
+fn fill(config: &Config) {
+    let first = launch(config).start();
+    expect_origin(&first, "/b", "b");
+    assert_eq!(first.stat("config.from_cache"), 0);
+    first.await_stat("config.cache_write", |count| count >= 1);
+    assert!(first.stat("config.cache_bytes") > 0);
+    first.stop();
+}
+
 #[test]
 #[ignore = "needs xds-python, which .ci/run installs"]
 fn a_start_without_a_server_goes_on_with_what_was_there() {
@@ -54,13 +65,7 @@ fn a_start_without_a_server_goes_on_with_what_was_there() {
         let mut world = world(&a, &b);
         world.publish(&mut server);
         let config = kept_in(aggregated(server.address(), variant), &path, json!({}));
-        let first = launch(&config).start();
-        expect_origin(&first, "/b", "b");
-        assert_eq!(first.stat("config.from_cache"), 0);
-        first.await_stat("config.cache_write", |count| count >= 1);
-        assert!(first.stat("config.cache_bytes") > 0);
-        first.stop();
-
+        fill(&config);
         server.stop();
         let second = launch(&config).start();
         expect_origin(&second, "/", "a");
@@ -98,10 +103,7 @@ fn a_server_that_says_nothing_is_as_good_as_none() {
         world(&a, &b).publish(&mut server);
         let config = aggregated(server.address(), variant);
         let config = kept_in(config, &path, json!({"wait_ms": 100}));
-        let first = launch(&config).start();
-        expect_origin(&first, "/", "a");
-        first.await_stat("config.cache_write", |count| count >= 1);
-        first.stop();
+        fill(&config);
         server.hold(&[CDS, EDS, LDS, RDS]);
         let second = launch(&config).start();
         expect_origin(&second, "/b", "b");

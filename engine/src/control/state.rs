@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::access_log::Queue;
 use crate::cli::Process;
+use crate::memory::Reclaim;
 use crate::stats::Registry;
 
 /// Something the server loop is asked to do.
@@ -102,6 +103,7 @@ pub struct ControlState {
     health_failing: AtomicBool,
     facts: Mutex<Facts>,
     store: OnceLock<Arc<Mutex<Store>>>,
+    reclaim: Reclaim,
 }
 
 impl ControlState {
@@ -122,6 +124,7 @@ impl ControlState {
             health_failing: AtomicBool::new(false),
             facts: Mutex::new(Facts::default()),
             store: OnceLock::new(),
+            reclaim: Reclaim::default(),
         };
         (Arc::new(state), receiver)
     }
@@ -129,6 +132,11 @@ impl ControlState {
     /// All statistics.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Who is told when much memory of the control thread comes free.
+    pub fn reclaim(&self) -> &Reclaim {
+        &self.reclaim
     }
 
     /// The command line.

@@ -133,6 +133,9 @@ impl Admin {
         log::debug!(target: "admin", "request complete: path: {uri}");
         let answer = self.answer(request.method(), uri.path(), uri.query().unwrap_or_default());
         let Answer { status, content_type, body } = answer;
+        if body.len() > BODY_KEPT_MAX {
+            self.state.reclaim().due();
+        }
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -212,6 +215,9 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Time for a request head to come, idle time between requests included.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bodies of up to as many bytes leave no garbage worth collecting.
+const BODY_KEPT_MAX: usize = 256 * 1024;
 
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

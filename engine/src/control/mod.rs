@@ -231,6 +231,8 @@ fn serve(
     };
     tokio::spawn(dns::run(Arc::clone(state), configuration.names(), publish));
     tokio::spawn(configuration.run());
+    let state = Arc::clone(state);
+    tokio::spawn(async move { state.reclaim().run().await });
     Ok((admin_address, services))
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::access_log::Queue;
 use crate::cli::Process;
+use crate::memory::Reclaim;
 use crate::stats::Registry;
 use crate::tls::TlsContexts;
 
@@ -105,6 +106,7 @@ pub struct ControlState {
     facts: Mutex<Facts>,
     store: OnceLock<Arc<Mutex<Store>>>,
     runtime: OnceLock<RuntimeLayers>,
+    reclaim: Reclaim,
 }
 
 impl ControlState {
@@ -126,6 +128,7 @@ impl ControlState {
             facts: Mutex::new(Facts::default()),
             store: OnceLock::new(),
             runtime: OnceLock::new(),
+            reclaim: Reclaim::default(),
         };
         (Arc::new(state), receiver)
     }
@@ -133,6 +136,11 @@ impl ControlState {
     /// All statistics.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Who is told when much memory of the control thread comes free.
+    pub fn reclaim(&self) -> &Reclaim {
+        &self.reclaim
     }
 
     /// The command line.

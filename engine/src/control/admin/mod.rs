@@ -173,6 +173,9 @@ impl Admin {
             &Outcome { status: answer.status, sent, peer, began },
         );
         let Answer { status, content_type, body } = answer;
+        if body.len() > BODY_KEPT_MAX {
+            self.state.reclaim().due();
+        }
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -258,6 +261,9 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Time for a request head to come, idle time between requests included.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bodies of up to as many bytes leave no garbage worth collecting.
+const BODY_KEPT_MAX: usize = 256 * 1024;
 
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

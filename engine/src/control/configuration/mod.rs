@@ -302,7 +302,10 @@ impl Configuration {
                     Err(_) => stats.cache_write_failed.inc(),
                 }
             }
-            Event::Applied(since) => self.state.registry().config().applied(since.elapsed()),
+            Event::Applied(since) => {
+                self.state.registry().config().applied(since.elapsed());
+                self.state.reclaim().due();
+            }
         }
     }
 

@@ -433,8 +433,9 @@ fn what_is_huge_is_taken_while_requests_go_on() {
         scene.publish();
         scene.proxy.await_stat("cluster_manager.active_clusters", |count| count < 10);
         traffic.was_unharmed();
-        let after = scene.proxy.process().rss();
-        assert!(after < before + HUGE_MAX, "{before} bytes before, {after} after");
+        eventually("the memory is given back", || {
+            (scene.proxy.process().rss() < before + HUGE_MAX).then_some(())
+        });
     }
 }
 
@@ -445,4 +446,4 @@ const PACE: Duration = Duration::from_millis(2);
 const FLOOD_MAX: u64 = 20 << 20;
 
 /// What 1,000 clusters may leave behind, in bytes.
-const HUGE_MAX: u64 = 200 << 20;
+const HUGE_MAX: u64 = 30 << 20;

@@ -403,7 +403,7 @@ fn dubbo_meets_itself_in(registry: &str, configured: Value) {
     assert_eq!(ours.value(&format!("call {to} group=java text=there")), "there");
     apis.dubbo("/pub", nobody, service("ours"));
     await_value(&mut java, "call group=ours version=1.0.0 text=back", "back");
-    assert!(proxy.stat("cluster.published|dubbo|ours/peer.Echo:1.0.0.upstream_rq_total") > 0);
+    assert!(proxy.stat("cluster.published|dubbo|ours/peer.Echo_1.0.0.upstream_rq_total") > 0);
     proxy.stop();
 }
 

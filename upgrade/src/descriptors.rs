@@ -1,4 +1,4 @@
-//! Descriptors with a message, over a Unix stream socket (`SCM_RIGHTS`, unix(7)).
+//! Descriptors with a message, over a Unix socket (`SCM_RIGHTS`, unix(7)).
 //!
 //! The kernel attaches descriptors to the bytes they were sent with; so a message always has at
 //! least one byte, and whoever reads that byte gets them.
@@ -6,7 +6,6 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
 
 /// The most descriptors in one message. The kernel's own limit is 253 (`SCM_MAX_FD`); a round
 /// number below leaves room for it to shrink.
@@ -14,11 +13,11 @@ pub const DESCRIPTORS_MAX: usize = 128;
 
 /// What one call of [`receive`] got.
 #[derive(Debug)]
-pub struct Received {
+pub(crate) struct Received {
     /// Bytes written to the buffer; 0 when the other end closed.
-    pub len: usize,
+    pub(crate) len: usize,
     /// The descriptors that came with them.
-    pub descriptors: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<OwnedFd>,
 }
 
 /// Why nothing usable was received.
@@ -38,8 +37,8 @@ pub enum ReceiveError {
 /// # Errors
 /// `InvalidInput` for no bytes or more than [`DESCRIPTORS_MAX`] descriptors, else what the socket
 /// says.
-pub fn send(
-    socket: &UnixStream,
+pub(crate) fn send(
+    socket: &impl AsRawFd,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<usize> {
@@ -72,7 +71,7 @@ pub fn send(
 ///
 /// # Errors
 /// See [`ReceiveError`].
-pub fn receive(socket: &UnixStream, buffer: &mut [u8]) -> Result<Received, ReceiveError> {
+pub(crate) fn receive(socket: &impl AsRawFd, buffer: &mut [u8]) -> Result<Received, ReceiveError> {
     let mut control = Control::new();
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut header = control.header(&mut part, DESCRIPTORS_MAX);
@@ -147,6 +146,7 @@ mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
     use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 

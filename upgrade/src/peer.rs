@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
 
 /// The process that connected, as the kernel saw it then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +18,7 @@ pub struct Peer {
 ///
 /// # Errors
 /// When the socket has no peer.
-pub fn peer(socket: &UnixStream) -> io::Result<Peer> {
+pub fn peer(socket: &impl AsRawFd) -> io::Result<Peer> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the pointers are to `credentials` and to its length, both live over the call.
@@ -40,6 +39,8 @@ pub fn peer(socket: &UnixStream) -> io::Result<Peer> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]

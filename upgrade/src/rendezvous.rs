@@ -1,0 +1,355 @@
+//! Where processes find each other: a Unix socket under a path that the one which serves listens on.
+//!
+//! The path may be on a volume that two containers share. Starting processes that look at it at the same
+//! time take turns by a lock next to it, which the kernel releases with its holder. Invariant: the path of a
+//! living process is replaced only by one that has taken over from it; a dead one's is replaced by whoever
+//! comes next; and a process removes the path only while it is its own.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::channel::Channel;
+use crate::peer::{Peer, peer};
+
+/// What was found at a path.
+#[derive(Debug)]
+pub enum Found {
+    /// A process that serves, which is now waited upon.
+    Living(Channel, Peer),
+    /// Nobody; the path is now ours.
+    Nobody(Rendezvous),
+}
+
+/// A path that this process listens on. Dropping it removes the path, if it is still its own.
+#[derive(Debug)]
+pub struct Rendezvous {
+    socket: Socket,
+    path: PathBuf,
+    /// Device and inode of the path as it was made.
+    identity: (u64, u64),
+}
+
+/// Why there is no way to other processes.
+#[derive(Debug, thiserror::Error)]
+pub enum RendezvousError {
+    /// The path's directory lets others put their own socket there.
+    #[error(
+        "{0} belongs to, or may be written by, another user: let it be this user's own (chmod 700)"
+    )]
+    Directory(PathBuf),
+    /// Something else is at the path.
+    #[error("{0} is there and is no socket: remove it, or choose another path")]
+    Occupied(PathBuf),
+    /// Another process looks at it, for too long.
+    #[error("{0} is locked by another process that starts")]
+    Locked(PathBuf),
+    /// The system.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was used.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Rendezvous {
+    /// Connects to the process that listens on `path`, or listens on it.
+    ///
+    /// # Errors
+    /// See [`RendezvousError`].
+    pub fn find(path: &Path) -> Result<Found, RendezvousError> {
+        check_directory(path)?;
+        let _lock = lock(path)?;
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error(path, error)),
+            Ok(known) if (known.mode() & libc::S_IFMT) != libc::S_IFSOCK => {
+                return Err(RendezvousError::Occupied(path.to_owned()));
+            }
+            Ok(_) => {
+                if let Some((channel, peer)) = connect(path)? {
+                    return Ok(Found::Living(channel, peer));
+                }
+            }
+        }
+        listen(path).map(Found::Nobody)
+    }
+
+    /// Listens on the path of a process that this one has taken over from.
+    ///
+    /// # Errors
+    /// See [`RendezvousError`].
+    pub fn succeed(path: &Path) -> Result<Self, RendezvousError> {
+        check_directory(path)?;
+        let _lock = lock(path)?;
+        listen(path)
+    }
+
+    /// The next process that has connected, if there is one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn accept(&self) -> io::Result<Option<(Channel, Peer)>> {
+        loop {
+            match self.socket.accept() {
+                Ok((socket, _)) => {
+                    let peer = peer(&socket)?;
+                    return Ok(Some((Channel::new(OwnedFd::from(socket))?, peer)));
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    io::ErrorKind::WouldBlock => return Ok(None),
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+impl AsFd for Rendezvous {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Rendezvous {
+    fn drop(&mut self) {
+        // Without the lock a successor could put its own there between the look and the removal.
+        let Ok(_lock) = lock(&self.path) else { return };
+        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+            // It is gone either way for whoever looks.
+            let _removed = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn connect(path: &Path) -> Result<Option<(Channel, Peer)>, RendezvousError> {
+    let whole = || {
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        // A living process whose backlog is full is not asked for longer than this.
+        socket.set_write_timeout(Some(CONNECT_PATIENCE))?;
+        match socket.connect(&SockAddr::unix(path)?) {
+            Ok(()) => {
+                let peer = peer(&socket)?;
+                Ok(Some((Channel::new(OwnedFd::from(socket))?, peer)))
+            }
+            // Nobody has had the socket open since its process died.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    whole().map_err(|error| io_error(path, error))
+}
+
+/// Listens, under another name first, so that there is always a socket under the path.
+fn listen(path: &Path) -> Result<Rendezvous, RendezvousError> {
+    let draft = beside(path, "new");
+    let whole = || {
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::unix(&draft)?)?;
+        fs::set_permissions(&draft, fs::Permissions::from_mode(OWNER_ONLY))?;
+        socket.listen(BACKLOG)?;
+        let identity = identity(&draft)?;
+        fs::rename(&draft, path)?;
+        Ok(Rendezvous { socket, path: path.to_owned(), identity })
+    };
+    whole().map_err(|error| io_error(path, error))
+}
+
+/// Nobody but this user (or root) may put a socket where ours is looked for.
+fn check_directory(path: &Path) -> Result<(), RendezvousError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let known = fs::metadata(directory).map_err(|error| io_error(directory, error))?;
+    // SAFETY: geteuid has no preconditions.
+    let own = unsafe { libc::geteuid() };
+    let is_owned = known.uid() == own || known.uid() == 0;
+    let others = libc::S_IWGRP | libc::S_IWOTH;
+    let is_private = known.mode() & others == 0 || known.mode() & libc::S_ISVTX != 0;
+    if is_owned && is_private {
+        return Ok(());
+    }
+    Err(RendezvousError::Directory(directory.to_owned()))
+}
+
+/// Holds the lock for as long as the file is open.
+fn lock(path: &Path) -> Result<File, RendezvousError> {
+    let path = beside(path, "lock");
+    let open = OpenOptions::new().create(true).write(true).mode(OWNER_ONLY).open(&path);
+    let file = open.map_err(|error| io_error(&path, error))?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(io_error(&path, error)),
+            Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                return Err(RendezvousError::Locked(path));
+            }
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+        }
+    }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    name.into()
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let known = fs::symlink_metadata(path)?;
+    Ok((known.dev(), known.ino()))
+}
+
+fn io_error(path: &Path, source: io::Error) -> RendezvousError {
+    RendezvousError::Io { path: path.to_owned(), source }
+}
+
+/// Only this user talks to its processes.
+const OWNER_ONLY: u32 = 0o600;
+
+/// Processes that have connected and are not looked at yet: one hand-over, and some that ask for the status.
+const BACKLOG: i32 = 16;
+
+/// A living process takes a connection at once.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The lock is held for the time of a few system calls.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::Incoming;
+    use crate::message::Message;
+
+    /// A directory of its own for each test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let path =
+                std::env::temp_dir().join(format!("rendezvous-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+            Scratch(path)
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.join("control")
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn nobody(path: &Path) -> Rendezvous {
+        match Rendezvous::find(path).unwrap() {
+            Found::Nobody(rendezvous) => rendezvous,
+            Found::Living(..) => panic!("somebody listens"),
+        }
+    }
+
+    fn living(path: &Path) -> Channel {
+        match Rendezvous::find(path).unwrap() {
+            Found::Living(channel, peer) => {
+                assert_eq!(peer.pid, std::process::id() as i32);
+                channel
+            }
+            Found::Nobody(_) => panic!("nobody listens"),
+        }
+    }
+
+    #[test]
+    fn the_first_listens_and_the_second_finds_it() {
+        let scratch = Scratch::new("first");
+        let path = scratch.path();
+        let first = nobody(&path);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, OWNER_ONLY);
+        assert!(first.accept().unwrap().is_none());
+        let mut second = living(&path);
+        second.send(Message::ListenersTaken(1), Vec::new()).unwrap();
+        assert!(second.flush().unwrap());
+        let (mut channel, peer) = first.accept().unwrap().unwrap();
+        assert_eq!(peer.pid, std::process::id() as i32);
+        let Incoming::Message(message, _) = channel.receive().unwrap() else { panic!() };
+        assert_eq!(message, Message::ListenersTaken(1));
+    }
+
+    #[test]
+    fn a_dead_ones_socket_is_replaced_and_removed_at_the_end() {
+        let scratch = Scratch::new("dead");
+        let path = scratch.path();
+        let mut first = nobody(&path);
+        // As a crash leaves it.
+        first.identity = (0, 0);
+        drop(first);
+        assert!(path.exists());
+        let second = nobody(&path);
+        drop(living(&path));
+        drop(second);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_successor_takes_the_path_and_keeps_it_when_the_predecessor_goes() {
+        let scratch = Scratch::new("successor");
+        let path = scratch.path();
+        let first = nobody(&path);
+        let second = Rendezvous::succeed(&path).unwrap();
+        drop(first);
+        drop(living(&path));
+        assert!(second.accept().unwrap().is_some());
+    }
+
+    #[test]
+    fn of_many_that_start_at_once_one_listens() {
+        let scratch = Scratch::new("many");
+        let path = scratch.path();
+        let found: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| Rendezvous::find(&path).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let nobodies = found.iter().filter(|found| matches!(found, Found::Nobody(_)));
+        assert_eq!(nobodies.count(), 1);
+    }
+
+    #[test]
+    fn nothing_but_a_socket_is_replaced() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path();
+        fs::write(&path, "precious").unwrap();
+        let error = Rendezvous::find(&path).unwrap_err();
+        assert!(matches!(error, RendezvousError::Occupied(_)), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused() {
+        let scratch = Scratch::new("open");
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o770)).unwrap();
+        let error = Rendezvous::find(&scratch.path()).unwrap_err();
+        assert!(matches!(error, RendezvousError::Directory(_)), "{error}");
+    }
+}

@@ -336,7 +336,6 @@ fn b_9_istio_alpn() {
         panic!()
     };
     let list = |list: &[Box<[u8]>]| list.iter().map(|one| one.to_vec()).collect::<Vec<_>>();
-    assert_eq!(list(&alpn.http10), [&b"istio-http/1.0"[..], b"istio", b"http/1.0"]);
     assert_eq!(list(&alpn.http11), [b"istio-http/1.1"]);
     assert_eq!(list(&alpn.http2), [&b"istio-h2"[..], b"h2"]);
     let empty = json!({ "alpn_override": [{ "alpn_override": [""] }] });
@@ -353,8 +352,7 @@ fn b_9_istio_stats() {
         HttpFilterKind::IstioStats(stats) => IstioStats::clone(&stats),
         other => panic!("{other:?}"),
     };
-    let plain =
-        IstioStats { tcp_reporting: Some(Duration::from_secs(15)), ..IstioStats::default() };
+    let plain = IstioStats { tcp_reporting: Some(Duration::from_secs(5)), ..IstioStats::default() };
     assert_eq!(compiled(json!({})), plain);
     assert_eq!(
         compiled(json!({

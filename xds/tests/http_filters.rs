@@ -43,7 +43,7 @@ fn typed_struct(name: &str, kind: &str, fields: Value) -> Value {
 fn only(filters: &[Value]) -> HttpFilterKind {
     let loaded = loaded(&with_filters(filters));
     let [filter] = &*hcm(&loaded).filters else { panic!("{:?}", hcm(&loaded).filters) };
-    filter.kind.clone()
+    filter.inline().unwrap().clone()
 }
 
 #[track_caller]
@@ -114,7 +114,7 @@ fn section_19_fault_runtime_keys() {
     });
     let layer = json!({ "layers": [{ "name": "l", "static_layer": values }] });
     let loaded = loaded(&set(&bootstrap, "/layered_runtime", layer));
-    let HttpFilterKind::Fault(fault) = &hcm(&loaded).filters[0].kind else { panic!() };
+    let Some(HttpFilterKind::Fault(fault)) = hcm(&loaded).filters[0].inline() else { panic!() };
     let by = FaultDelayBy::Fixed(Duration::from_millis(70));
     assert_eq!(delay(fault), Some((by, percent(20))));
     let fraction = Fraction { numerator: 5, denominator: 10_000 };

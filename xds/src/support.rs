@@ -343,7 +343,9 @@ pub(crate) const SUPPORT: &[Support] = &[
             ("no_context_propagation", NO_SPANS)],
     },
     honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
-        &["name", "typed_config", "is_optional", "disabled"]),
+        &["name", "typed_config", "config_discovery", "is_optional", "disabled"]),
+    honour("envoy.config.core.v3.ExtensionConfigSource",
+        &["config_source", "default_config", "apply_default_config_without_warming", "type_urls"]),
     honour("envoy.extensions.filters.http.router.v3.Router",
         // start_child_span: there are no spans to start.
         &["dynamic_stats", "start_child_span", "suppress_envoy_headers",
@@ -671,6 +673,9 @@ const POLICY: &str = "envoy.config.cluster.v3.LoadBalancingPolicy.Policy";
 /// Holds an extension for whatever message it is in.
 const TYPED_EXTENSION: &str = "envoy.config.core.v3.TypedExtensionConfig";
 
+/// The same, for what is to come.
+const EXTENSION_SOURCE: &str = "envoy.config.core.v3.ExtensionConfigSource";
+
 /// U-06: the field that marks an extension as optional, in the messages that have it.
 const IS_OPTIONAL: &str = "is_optional";
 
@@ -716,7 +721,7 @@ impl<'a> Reviewer<'a> {
         let descriptor = message.descriptor();
         let optional = match descriptor.full_name() {
             POLICY => true,
-            TYPED_EXTENSION => optional,
+            TYPED_EXTENSION | EXTENSION_SOURCE => optional,
             _ => descriptor
                 .get_field_by_name(IS_OPTIONAL)
                 .is_some_and(|field| message.get_field(&field).as_bool() == Some(true)),

@@ -614,5 +614,11 @@ fn chain(index: usize) -> Arc<FilterChain> {
         access_log: Vec::new(),
     };
     let terminal = Terminal::Tcp(Arc::new(proxy));
-    Arc::new(FilterChain { name: index.to_string().into(), fingerprint: None, tls: None, terminal })
+    Arc::new(FilterChain {
+        name: index.to_string().into(),
+        fingerprint: None,
+        tls: None,
+        istio_stats: None,
+        terminal,
+    })
 }

@@ -472,3 +472,28 @@ fn b9_metadata_exchange_in_front_of_a_terminal_filter_has_no_effect() {
         "Listener web: filter_chains[0].filters[0]: is a terminal filter and must be the last"
     );
 }
+
+#[test]
+fn b9_metrics_in_front_of_a_tcp_proxy() {
+    const STATS: &str = "stats.PluginConfig";
+    let terminal =
+        tcp()["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0].clone();
+    let stats = |fields| typed_struct("udpa.type.v1.TypedStruct", STATS, fields);
+    let with = |filters| set(&tcp(), &format!("{CHAIN}/filters"), filters);
+    let bootstrap = with(json!([stats(json!({ "tcp_reporting_duration": "7s" })), terminal]));
+    let chain = loaded(&bootstrap);
+    let chain = listener(&chain).filter_chains.iter().next().unwrap();
+    let compiled = chain.istio_stats.as_ref().unwrap();
+    assert_eq!(compiled.tcp_reporting, Some(Duration::from_secs(7)));
+    assert!(warnings(&bootstrap).is_empty(), "{:?}", warnings(&bootstrap));
+    assert_eq!(
+        refusal(&with(json!([stats(json!({})), stats(json!({})), terminal]))),
+        "Listener web: filter_chains[0].filters[1]: is there twice"
+    );
+    // Requests are counted by the HTTP filter.
+    let http = http()["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0].clone();
+    let bootstrap =
+        set(&self::http(), &format!("{CHAIN}/filters"), json!([stats(json!({})), http]));
+    let told = warnings(&bootstrap);
+    assert!(told[0].ends_with("istio.stats counts connections of tcp_proxy only"), "{told:?}");
+}

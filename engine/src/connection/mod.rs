@@ -19,6 +19,7 @@ use outrigger_xds::snapshot::{
 
 use crate::access_log::{self, AccessLogs, Record};
 use crate::http::{HttpRuntime, Peer};
+use crate::istio::Telemetry;
 use crate::ring::Watermarks;
 use crate::rpc::RpcRuntime;
 use crate::shard::{Shard, spawn_guarded};
@@ -77,6 +78,7 @@ impl TerminalRuntime {
     fn new<'a>(
         shard: &Shard,
         config: &Terminal,
+        telemetry: Option<&Rc<Telemetry>>,
         direction: TrafficDirection,
         logs: &mut impl Iterator<Item = &'a Arc<AccessLogs>>,
     ) -> Self {
@@ -86,13 +88,13 @@ impl TerminalRuntime {
                     .choices
                     .iter()
                     .map(|(protocol, terminal)| {
-                        (*protocol, Self::new(shard, terminal, direction, logs))
+                        (*protocol, Self::new(shard, terminal, telemetry, direction, logs))
                     })
                     .collect(),
                 fallback: detection
                     .fallback
                     .as_ref()
-                    .map(|terminal| Self::new(shard, terminal, direction, logs)),
+                    .map(|terminal| Self::new(shard, terminal, telemetry, direction, logs)),
                 config: Arc::clone(detection),
             }));
         }
@@ -102,7 +104,10 @@ impl TerminalRuntime {
             Terminal::Http(http) => {
                 Self::Http(Rc::new(HttpRuntime::new(shard, Arc::clone(http), direction, logs)))
             }
-            Terminal::Tcp(tcp) => Self::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), logs))),
+            Terminal::Tcp(tcp) => {
+                let telemetry = telemetry.cloned();
+                Self::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), telemetry, logs)))
+            }
             Terminal::Rpc(rpc) => Self::Rpc(Rc::new(RpcRuntime::new(shard, Arc::clone(rpc), logs))),
             Terminal::Detect(_) => unreachable!("handled above"),
         }
@@ -119,13 +124,17 @@ impl ListenerRuntime {
         before: Option<&ListenerRuntime>,
     ) -> Self {
         let known = |chain| before.and_then(|before| before.chain(chain).cloned());
+        let direction = config.traffic_direction;
         let make = |(chain, logs): (&Arc<FilterChain>, &ChainLogs)| {
+            let stats = chain.istio_stats.as_ref();
+            let telemetry = stats.map(|stats| Telemetry::new(shard, stats, direction));
             Rc::new(ChainRuntime {
                 config: Arc::clone(chain),
                 terminal: TerminalRuntime::new(
                     shard,
                     &chain.terminal,
-                    config.traffic_direction,
+                    telemetry.as_ref(),
+                    direction,
                     &mut logs.iter(),
                 ),
                 drain: Rc::default(),

@@ -27,7 +27,7 @@ use crate::connection::ConnectionInfo;
 use super::client_cert::{FORWARDED_CERT, ForwardedCert, is_forwarded_cert};
 use super::edits::EditOutcome;
 use super::exchange::{Exchange, HeadForm, ResponseEdits};
-use super::filters::{Ask, Filtered, Wish, decide};
+use super::filters::{Ask, Filtered, Filters, Wish, decide};
 use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
 use super::origin::{Origin, is_believed};
 use super::path::{Normalized, normalize, split};
@@ -78,18 +78,20 @@ pub(super) fn begin(
     exchange: &mut Exchange,
 ) -> Begun {
     exchange.accept(arrival, head);
-    let soap = soap_request(arrival.http, head);
+    let filters = arrival.http.filters.current(arrival.shard);
+    let soap = soap_request(&filters, head);
     exchange.soap.accept(soap.as_ref());
     if let Err(reply) = check(arrival.http, head) {
         capture_inbound(arrival, head, None, &reply, exchange);
         return Begun::Answered(reply);
     }
     if let Some(source) = source
-        && exchange.soap.hold(arrival.http, head, soap.as_ref(), source)
+        && exchange.soap.hold(&filters, head, soap.as_ref(), source)
     {
         return Begun::Held;
     }
-    find_route(arrival, head, SoapHeaders::of(arrival.http, soap, None), exchange).into()
+    let soap = SoapHeaders::of(&filters, soap, None);
+    find_route(arrival, &filters, head, soap, exchange).into()
 }
 
 /// Goes on with a request that was held back, as far as its operation was found out.
@@ -112,9 +114,10 @@ fn resume_held(
 ) -> Result<Destination, Reply> {
     let mut storage = FieldStorage::new();
     let head = held.head(&arrival.http.limits, &mut storage).ok_or_else(unreadable)?;
-    let request = soap_request(arrival.http, &head);
-    let soap = SoapHeaders::of(arrival.http, request, held.operation());
-    find_route(arrival, &head, soap, exchange)
+    let filters = arrival.http.filters.current(arrival.shard);
+    let request = soap_request(&filters, &head);
+    let soap = SoapHeaders::of(&filters, request, held.operation());
+    find_route(arrival, &filters, &head, soap, exchange)
 }
 
 /// A head that was read can be read again, so that nobody will see this.
@@ -124,6 +127,7 @@ fn unreadable() -> Reply {
 
 fn find_route(
     arrival: &Arrival<'_>,
+    filters: &Filters,
     head: &RequestHead<'_, '_>,
     soap: Option<SoapHeaders<'_>>,
     exchange: &mut Exchange,
@@ -135,7 +139,7 @@ fn find_route(
             return Err(reply);
         }
     };
-    let outcome = route(arrival, &request, exchange);
+    let outcome = route(arrival, filters, &request, exchange);
     if let Err(reply) = &outcome {
         capture_inbound(arrival, head, Some(&request.path), reply, exchange);
     }
@@ -180,6 +184,7 @@ fn capture_inbound(
 
 fn route(
     arrival: &Arrival<'_>,
+    filters: &Filters,
     request: &Request<'_>,
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
@@ -188,9 +193,8 @@ fn route(
     let routes = arrival.http.routes.current();
     exchange.routes = Some(Rc::clone(&routes));
     let route = routes.find(request, random);
-    let filters = &arrival.http.filters;
     if !filters.grpc_web_is_off(route.map(|route| &route.filters)) {
-        exchange.bridge_grpc(arrival.http, head);
+        exchange.bridge_grpc(filters, head);
     }
     let request_id = request.request_id(exchange);
     let mut ask = Ask { shard, request, overrides: None, cluster: None };
@@ -242,7 +246,7 @@ fn route(
         return Err(Reply::text(status, "", flags, "cluster_not_found"));
     };
     if !filters.grpc_stats_are_off(Some(overrides)) {
-        exchange.grpc.track(shard, arrival.http, &cluster, &request.path);
+        exchange.grpc.track(shard, filters, &cluster, &request.path);
     }
     let Some(host) = cluster.choose(shard, |rules| request.destination(rules, &cluster)) else {
         exchange.hostless_cluster = Some(cluster);

@@ -44,8 +44,7 @@ use crate::shard::Shard;
 use crate::stats::{Http2Stats, HttpStats};
 use crate::timer::{NANOS_PER_MS, Nanos, after};
 
-use self::filters::Filters;
-use self::grpc::MethodTable;
+use self::filters::LiveFilters;
 
 pub use self::edits::EditOutcome;
 pub use self::exchange::Exchange;
@@ -69,10 +68,10 @@ pub struct HttpRuntime {
     pub logs: Arc<AccessLogs>,
     /// Limits of request heads.
     pub limits: HeadLimits,
-    /// Whose gRPC methods count where.
-    grpc_methods: MethodTable,
     /// What acts on requests before the router.
-    filters: Filters,
+    filters: LiveFilters,
+    /// The traffic is that of clients here.
+    is_outbound: bool,
 }
 
 impl HttpRuntime {
@@ -90,9 +89,9 @@ impl HttpRuntime {
         let routes = shard.serving.routes(&config.routes);
         let stats = shard.registry.http(shard.index, &config.stat_prefix);
         let http2_stats = shard.registry.http2(shard.index);
-        let grpc_methods = MethodTable::new(config.grpc_stats.as_ref(), config.grpc_web);
-        let filters = Filters::new(shard, &config, direction);
-        Self { config, routes, stats, http2_stats, logs, limits, grpc_methods, filters }
+        let filters = LiveFilters::new(shard, &config, direction);
+        let is_outbound = direction == TrafficDirection::Outbound;
+        Self { config, routes, stats, http2_stats, logs, limits, filters, is_outbound }
     }
 }
 

@@ -20,8 +20,8 @@ use outrigger_xds::snapshot::SoapInspection;
 use crate::buffers::{Arena, Chunk};
 use crate::http2::BodyQueue;
 
-use super::HttpRuntime;
 use super::downstream::BodyEvent;
+use super::filters::Filters;
 
 /// One request's SOAP side; nothing for a request that is not SOAP.
 #[derive(Default)]
@@ -76,11 +76,11 @@ impl<'a> SoapHeaders<'a> {
     /// Nothing where the filter is not configured. Where it is, requests that are not SOAP have
     /// neither header, whatever the client sent.
     pub(super) fn of(
-        http: &HttpRuntime,
+        filters: &Filters,
         request: Option<SoapRequest<'a>>,
         operation: Option<&'a [u8]>,
     ) -> Option<Self> {
-        http.config.soap?;
+        filters.soap?;
         Some(Self { action: request.and_then(|request| request.action), operation })
     }
 
@@ -96,10 +96,10 @@ impl<'a> SoapHeaders<'a> {
 
 /// What the head of a request says of SOAP, where the filter is configured.
 pub(super) fn soap_request<'a>(
-    http: &HttpRuntime,
+    filters: &Filters,
     head: &RequestHead<'a, 'a>,
 ) -> Option<SoapRequest<'a>> {
-    http.config.soap?;
+    filters.soap?;
     let content_type = head.fields.iter().find(|field| field.kind == FieldKind::ContentType)?;
     let actions = head.fields.iter().filter(|field| field.name.eq_ignore_ascii_case("soapaction"));
     SoapRequest::of(content_type.value, actions.map(|field| field.value))
@@ -119,12 +119,12 @@ impl SoapCall {
     /// Holds a request back, if its body is to be looked at and can be.
     pub(super) fn hold(
         &mut self,
-        http: &HttpRuntime,
+        filters: &Filters,
         head: &RequestHead<'_, '_>,
         request: Option<&SoapRequest<'_>>,
         source: HeadSource<'_>,
     ) -> bool {
-        let Some(SoapInspection { bytes_max, .. }) = inspection(http) else { return false };
+        let Some(SoapInspection { bytes_max, .. }) = inspection(filters) else { return false };
         let is_readable = request.is_some_and(|request| request.readable);
         let is_tunnel = head.method == Method::Connect || head.upgrade.is_some();
         if !is_readable || is_tunnel || head.framing.is_empty() {
@@ -263,8 +263,8 @@ impl HeldHead {
 }
 
 /// How bodies are looked at, where they are.
-pub(super) fn inspection(http: &HttpRuntime) -> Option<SoapInspection> {
-    http.config.soap?.inspection
+pub(super) fn inspection(filters: &Filters) -> Option<SoapInspection> {
+    filters.soap?.inspection
 }
 
 /// Elements of a SOAP header nest no deeper: security tokens, which nest deepest, have about ten

@@ -3,6 +3,8 @@
 //! Invariant: no byte is read from one side before the other can take it, and the connection ends
 //! when both directions have.
 
+mod metrics;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,24 +18,34 @@ use crate::access_log::{
 };
 use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host, Wanted};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
+use crate::istio::Telemetry;
 use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
 use crate::stats::TcpStats;
 use crate::timer::{NANOS_PER_MS, Nanos, Timer, after};
 use crate::transport::Transport;
 
+use self::metrics::{ConnectionMetrics, Ends};
+
 /// One TCP proxy on one shard.
 pub struct TcpRuntime {
     config: Arc<TcpProxy>,
     stats: Arc<TcpStats>,
+    /// Istio's metrics, where the chain has them.
+    telemetry: Option<Rc<Telemetry>>,
     logs: Arc<AccessLogs>,
 }
 
 impl TcpRuntime {
-    /// Makes the runtime of `config`.
-    pub fn new(shard: &Shard, config: Arc<TcpProxy>, logs: Arc<AccessLogs>) -> Self {
+    /// Makes the runtime of `config`, which counts in `telemetry` as well.
+    pub fn new(
+        shard: &Shard,
+        config: Arc<TcpProxy>,
+        telemetry: Option<Rc<Telemetry>>,
+        logs: Arc<AccessLogs>,
+    ) -> Self {
         let stats = shard.registry.tcp(shard.index, &config.stat_prefix);
-        Self { config, stats, logs }
+        Self { config, stats, telemetry, logs }
     }
 }
 
@@ -59,6 +71,7 @@ pub struct TcpConnection {
     times: Times,
     bytes: ByteCounts,
     flags: ResponseFlags,
+    metrics: Option<ConnectionMetrics>,
     watched: bool,
     guard: ConnectionGuard,
 }
@@ -78,6 +91,7 @@ impl TcpConnection {
         Self {
             shard: Rc::clone(shard),
             tcp: Rc::clone(tcp),
+            metrics: tcp.telemetry.as_ref().map(ConnectionMetrics::new),
             info,
             down,
             up: Upstream::NotYet,
@@ -115,7 +129,8 @@ impl TcpConnection {
             // Until connected, downstream is not read (upstream_connect_mode IMMEDIATE).
             Upstream::NotYet | Upstream::Connecting { .. } => self.down.is_over(),
         };
-        let deadlines = [self.connect_by, self.idle_by, self.end_by];
+        let report_by = self.metrics.as_ref().and_then(|metrics| metrics.due);
+        let deadlines = [self.connect_by, self.idle_by, self.end_by, report_by];
         self.timer.set(deadlines.into_iter().flatten().min());
         over
     }
@@ -206,6 +221,7 @@ impl TcpConnection {
         transport.start();
         self.down.start();
         self.up = Upstream::Connected { transport, _admission: admission };
+        self.report(false);
     }
 
     /// Moves bytes both ways. True when the connection is over.
@@ -219,7 +235,11 @@ impl TcpConnection {
         self.bytes.received += received;
         self.bytes.sent += sent;
         if moved > 0 {
-            self.idle_by = after(self.shard.clock.now(), self.tcp.config.idle_timeout);
+            let now = self.shard.clock.now();
+            self.idle_by = after(now, self.tcp.config.idle_timeout);
+            if let Some(metrics) = &mut self.metrics {
+                metrics.moved(now);
+            }
         }
         if !up_alive || !down_alive {
             // One side failed: nobody must take what was cut off for the whole.
@@ -243,6 +263,9 @@ impl TcpConnection {
             }
             return false;
         }
+        if passed(self.metrics.as_ref().and_then(|metrics| metrics.due)) {
+            self.report(false);
+        }
         if passed(self.end_by) {
             self.tcp.stats.max_downstream_connection_duration.inc();
             self.flags.insert(ResponseFlags::DURATION_TIMEOUT);
@@ -253,6 +276,23 @@ impl TcpConnection {
             return true;
         }
         false
+    }
+
+    /// Counts the connection in Istio's metrics.
+    fn report(&mut self, is_over: bool) {
+        let Some(metrics) = &mut self.metrics else { return };
+        let upstream = match &self.up {
+            Upstream::Connected { transport, .. } => transport.session().map(|session| &**session),
+            Upstream::NotYet | Upstream::Connecting { .. } => None,
+        };
+        let ends = Ends {
+            cluster: self.cluster.as_ref().map(|cluster| &cluster.config),
+            host: self.host.as_deref(),
+            downstream: self.info.tls.as_deref(),
+            upstream,
+            flags: self.flags,
+        };
+        metrics.report(&self.shard, &ends, self.bytes, is_over);
     }
 
     fn log(&mut self) {
@@ -341,6 +381,7 @@ impl Drop for TcpConnection {
             cluster.stats.upstream_cx_tx_bytes_total.add(self.bytes.received);
             cluster.stats.upstream_cx_rx_bytes_total.add(self.bytes.sent);
         }
+        self.report(true);
         if !self.tcp.logs.is_empty() {
             self.log();
         }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use outrigger_tests::config::TCP_PROXY;
 use outrigger_tests::origin::OK;
 use outrigger_tests::tls::{self, Authority, Subject};
 use outrigger_tests::{Address, Config, Launch, Origin, Proxy, eventually};
@@ -207,6 +208,95 @@ fn b_13_metrics_may_be_changed_and_left_out() {
     let bytes = line("istio_response_bytes_count{").unwrap();
     assert!(!bytes.contains("source_app=") && bytes.contains("response_code=\"200\""), "{bytes}");
     assert_eq!(line("istio_request_bytes"), None);
+    proxy.stop();
+}
+
+/// A TCP proxy that counts, with these fields of its metrics.
+fn tcp(config: Config, fields: &Value) -> Config {
+    config.filters(json!([stats(fields), {"name": "tcp", "typed_config": {
+        "@type": TCP_PROXY, "stat_prefix": "tcp", "cluster": "origin"}}]))
+}
+
+const TCP_ENDS: &[(&str, &str)] = &[
+    ("source_workload", "web"),
+    ("source_workload_namespace", "shop"),
+    ("source_canonical_service", "web"),
+    ("destination_workload", "app-v1"),
+    ("destination_workload_namespace", "shop"),
+    ("destination_canonical_service", "app"),
+    ("destination_canonical_revision", "v1"),
+    ("destination_cluster", "Kubernetes"),
+    ("destination_service", "app.shop.svc.cluster.local"),
+    ("destination_service_name", "app"),
+    ("request_protocol", "tcp"),
+    ("response_flags", "-"),
+    ("connection_security_policy", "unknown"),
+    ("reporter", "source"),
+];
+
+#[test]
+fn b_13_connections_are_counted_while_they_last_and_at_their_end() {
+    let origin = Origin::ok();
+    let config = tcp(outbound(origin.address()), &json!({"tcp_reporting_duration": "0.01s"}))
+        .tune_cluster(json!({"load_assignment": {"endpoints": [{"lb_endpoints": [{
+            "endpoint": {"address": origin.address().to_json()},
+            "metadata": {"filter_metadata": {"istio": {
+                "workload": "app-v1;shop;app;v1;Kubernetes"}}},
+        }]}]}}));
+    let proxy = Proxy::start(&config);
+    let request = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+    let mut client = proxy.client();
+    for count in 1..=2 {
+        client.send(request);
+        assert_eq!(client.response().status, 200);
+        let (received, sent) = ((request.len() * count) as u64, (OK.len() * count) as u64);
+        expect_metric(&proxy, "istio_tcp_received_bytes_total", TCP_ENDS, received);
+        expect_metric(&proxy, "istio_tcp_sent_bytes_total", TCP_ENDS, sent);
+        assert_eq!(metric(&proxy, "istio_tcp_connections_opened_total", TCP_ENDS), Some(1));
+        assert_eq!(metric(&proxy, "istio_tcp_connections_closed_total", TCP_ENDS), None);
+    }
+    drop(client);
+    expect_metric(&proxy, "istio_tcp_connections_closed_total", TCP_ENDS, 1);
+    // A connection has no status.
+    let text = proxy.admin_get("/stats/prometheus").text();
+    let mut lines = text.lines().filter(|line| line.starts_with("istio_tcp_"));
+    assert!(lines.all(|line| !line.contains("response_code") && !line.contains("grpc_response")));
+    proxy.stop();
+}
+
+#[test]
+fn b_13_connections_that_report_at_their_end_only() {
+    let origin = Origin::ok();
+    let config = tcp(inbound(&origin), &json!({"tcp_reporting_duration": "0s"}));
+    let proxy = Proxy::start(&config);
+    let mut client = proxy.client();
+    let request = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+    client.send(request);
+    assert_eq!(client.response().status, 200);
+    let labels = [
+        ("reporter", "destination"),
+        ("source_workload", "unknown"),
+        ("destination_workload", "app"),
+        ("connection_security_policy", "none"),
+        ("response_flags", "-"),
+    ];
+    expect_metric(&proxy, "istio_tcp_connections_opened_total", &labels, 1);
+    assert_eq!(metric(&proxy, "istio_tcp_received_bytes_total", &labels), None);
+    drop(client);
+    expect_metric(&proxy, "istio_tcp_connections_closed_total", &labels, 1);
+    expect_metric(&proxy, "istio_tcp_received_bytes_total", &labels, request.len() as u64);
+    expect_metric(&proxy, "istio_tcp_sent_bytes_total", &labels, OK.len() as u64);
+    proxy.stop();
+}
+
+#[test]
+fn b_13_connections_that_lead_nowhere_say_why() {
+    let config = Config::new().cluster("origin", &[]).with(node("web"));
+    let proxy = Proxy::start(&tcp(config, &json!({})));
+    proxy.client().expect_close();
+    let labels = [("reporter", "source"), ("response_flags", "UH"), ("source_workload", "web")];
+    expect_metric(&proxy, "istio_tcp_connections_opened_total", &labels, 1);
+    expect_metric(&proxy, "istio_tcp_connections_closed_total", &labels, 1);
     proxy.stop();
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::compile::{Context, address, invalid, terminal, tls};
 use crate::fault::{Found, Trail};
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{FilterChain, FilterChainMatch, FilterChains, FilterChainsError, SourceType};
+use crate::snapshot::{
+    FilterChain, FilterChainMatch, FilterChains, FilterChainsError, SourceType, Terminal,
+};
 use crate::view::View;
 
 /// Chains by what they say.
@@ -85,16 +87,26 @@ fn filter_chain(
     let Some((last, others)) = filters.split_last() else {
         return Err(invalid(view.at("filters"), "must end in a terminal filter"));
     };
-    for filter in others {
-        terminal::before_last(filter, context)?;
-    }
+    let istio_stats = terminal::before_last(others, context)?;
     let terminal = terminal::compile(last, context)?;
+    if istio_stats.is_some() && !has_tcp_proxy(&terminal) {
+        context
+            .notes
+            .advise(view.at("filters"), "istio.stats counts connections of tcp_proxy only");
+    }
     Ok(Arc::new(FilterChain {
         name: view.text("name").into(),
         fingerprint: Some(fingerprint),
         tls,
+        istio_stats,
         terminal,
     }))
+}
+
+fn has_tcp_proxy(terminal: &Terminal) -> bool {
+    let mut found = false;
+    terminal.visit_owners(&mut |owner| found |= matches!(owner, Terminal::Tcp(_)));
+    found
 }
 
 fn filter_chain_match(view: &View<'_>) -> Result<FilterChainMatch, Found> {

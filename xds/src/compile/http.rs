@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::compile::{
-    Context, access_log, address, as_u32, config_source, cors, fault_filter, header_text, http2,
-    invalid, istio, route,
+    Context, access_log, address, as_u32, config_source, header_text, http_filters, http2, route,
 };
-use crate::fault::{Found, Problem};
+use crate::fault::Found;
 use crate::snapshot::{
-    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Fraction, GrpcMethods, GrpcStats,
-    HeaderCase, Http1Options, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits,
-    HttpTimeouts, InternalAddresses, OriginRules, PathRules, Rds, RequestIdRules, RouteSource,
-    Router, RuntimeFraction, SchemeRule, ServerHeader, ServerHeaderMode, Soap, SoapInspection,
-    StripPort, Tracing, UnderscoreHeaders, Upgrades,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Fraction, HeaderCase,
+    Http1Options, HttpConnectionManager, HttpLimits, HttpTimeouts, InternalAddresses, OriginRules,
+    PathRules, Rds, RequestIdRules, RouteSource, RuntimeFraction, SchemeRule, ServerHeader,
+    ServerHeaderMode, StripPort, Tracing, UnderscoreHeaders, Upgrades,
 };
 use crate::view::View;
 
@@ -28,13 +26,13 @@ pub(crate) fn compile(
         other => return Err(view.unsupported("codec_type", other)),
     };
     let stat_prefix = view.required_text("stat_prefix")?;
-    let HttpFilters { filters, router, grpc_web, grpc_stats, soap } = http_filters(view, context)?;
+    let (filters, router) = http_filters::compile(view, context)?;
     let limits = limits(view)?;
     let add_user_agent = view.wrapped_flag("add_user_agent").unwrap_or(false);
     Ok(HttpConnectionManager {
         stat_prefix: stat_prefix.into(),
         routes: routes(view, context)?,
-        filters: filters.into(),
+        filters,
         router,
         access_log: access_log::compile(view, context.runtime)?,
         timeouts: timeouts(view)?,
@@ -43,9 +41,6 @@ pub(crate) fn compile(
         codec,
         http1: http1(view)?,
         http2: http2::options(view, limits.max_request_headers_bytes / 1024, context)?,
-        grpc_web,
-        grpc_stats,
-        soap,
         underscore_headers: underscore_headers(view)?,
         server: server(view)?,
         via: header_text(view, "via")?,
@@ -90,98 +85,6 @@ fn routes(view: &View<'_>, context: &Context<'_>) -> Result<RouteSource, Found> 
     }))
 }
 
-/// What the HTTP filters come to. The router is the last.
-struct HttpFilters {
-    filters: Vec<HttpFilter>,
-    router: Router,
-    grpc_web: bool,
-    grpc_stats: Option<GrpcStats>,
-    soap: Option<Soap>,
-}
-
-fn http_filters(view: &View<'_>, context: &Context<'_>) -> Result<HttpFilters, Found> {
-    let mut filters: Vec<HttpFilter> = Vec::new();
-    let mut router = None;
-    let mut grpc_web = false;
-    let mut grpc_stats = None;
-    let mut soap = None;
-    for filter in &view.messages("http_filters") {
-        let name = filter.required_text("name")?;
-        let Some(unpacked) = filter.unpack("typed_config")? else { continue };
-        let config = unpacked.view(view.schema());
-        // Routes can enable those that they can configure; any other disabled one only has to be valid.
-        let enabled = !filter.flag("disabled");
-        let mut add =
-            |kind| filters.push(HttpFilter { name: name.into(), disabled: !enabled, kind });
-        let fault = |text: &str| Err(filter.fault(Problem::Invalid(text.to_owned())));
-        if router.is_some() {
-            return fault("the router must be the last filter");
-        }
-        match unpacked.kind().as_str() {
-            ROUTER if !enabled => {
-                return Err(filter.invalid("disabled", "the router cannot be disabled"));
-            }
-            ROUTER => router = Some(self::router(&config)),
-            GRPC_WEB if enabled && grpc_web => return fault("is there twice"),
-            // Behind the bridge, the statistics count calls of both kinds; here they could not tell
-            // a call of gRPC-Web from any other request.
-            GRPC_WEB if enabled && grpc_stats.is_some() => {
-                return fault("must stand before grpc_stats");
-            }
-            GRPC_WEB => {
-                grpc_web |= enabled;
-                add(HttpFilterKind::GrpcWeb);
-            }
-            GRPC_STATS if enabled && grpc_stats.is_some() => return fault("is there twice"),
-            GRPC_STATS => {
-                let stats = self::grpc_stats(&config)?;
-                grpc_stats = grpc_stats.or(enabled.then_some(stats));
-                add(HttpFilterKind::GrpcStats);
-            }
-            SOAP if enabled && soap.is_some() => return fault("is there twice"),
-            SOAP => {
-                let options = self::soap(&config)?;
-                soap = soap.or(enabled.then_some(options));
-            }
-            fault_filter::HTTP_FAULT => {
-                let fault = fault_filter::compile(&config, context)?;
-                add(HttpFilterKind::Fault(Arc::new(fault)));
-            }
-            cors::CORS => add(HttpFilterKind::Cors),
-            istio::PEER_METADATA => {
-                let exchange = istio::peer_metadata(&config, context)?;
-                add(HttpFilterKind::PeerMetadata(Arc::new(exchange)));
-            }
-            istio::ALPN => add(HttpFilterKind::Alpn(Arc::new(istio::alpn(&config)?))),
-            istio::STATS => {
-                add(HttpFilterKind::IstioStats(Arc::new(istio::stats(&config)?)));
-            }
-            COMPRESSOR if serves_metrics(view) => {
-                let text = "metrics are not compressed, which HTTP allows";
-                context.notes.ignore(filter.at("typed_config"), text);
-            }
-            _ => return Err(unpacked.refuse()),
-        }
-    }
-    match router {
-        Some(router) => Ok(HttpFilters { filters, router, grpc_web, grpc_stats, soap }),
-        None => Err(invalid(view.at("http_filters"), "must end in the router filter")),
-    }
-}
-
-/// Whether all that a connection manager serves are metrics, as on Istio's port 15090.
-fn serves_metrics(view: &View<'_>) -> bool {
-    let hosts = view.message("route_config").map(|table| table.messages("virtual_hosts"));
-    let routes: Vec<_> = hosts.iter().flatten().flat_map(|host| host.messages("routes")).collect();
-    let is_metrics = |route: &View<'_>| {
-        let path = route.message("match");
-        path.is_some_and(|path| {
-            [path.text("prefix"), path.text("path")].contains(&"/stats/prometheus")
-        })
-    };
-    !routes.is_empty() && routes.iter().all(is_metrics)
-}
-
 /// Shares as percentages, which the runtime may change.
 fn tracing(view: &View<'_>, context: &Context<'_>) -> Result<Option<Tracing>, Found> {
     let Some(tracing) = view.message("tracing") else { return Ok(None) };
@@ -205,50 +108,6 @@ fn tracing(view: &View<'_>, context: &Context<'_>) -> Result<Option<Tracing>, Fo
         },
         overall: share("overall_sampling", "tracing.global_enabled")?,
     }))
-}
-
-fn router(view: &View<'_>) -> Router {
-    Router {
-        dynamic_stats: view.wrapped_flag("dynamic_stats").unwrap_or(true),
-        suppress_envoy_headers: view.flag("suppress_envoy_headers"),
-        respect_expected_rq_timeout: view.flag("respect_expected_rq_timeout"),
-    }
-}
-
-fn grpc_stats(view: &View<'_>) -> Result<GrpcStats, Found> {
-    let methods = match view.message("individual_method_stats_allowlist") {
-        Some(list) => GrpcMethods::Listed(
-            list.messages("services").iter().map(grpc_service).collect::<Result<_, Found>>()?,
-        ),
-        None if view.wrapped_flag("stats_for_all_methods") == Some(true) => GrpcMethods::All,
-        None => GrpcMethods::None,
-    };
-    Ok(GrpcStats {
-        methods,
-        count_messages: true,
-        upstream_time: view.flag("enable_upstream_stats"),
-        replace_dots_in_service_name: view.flag("replace_dots_in_grpc_service_name"),
-    })
-}
-
-fn grpc_service(view: &View<'_>) -> Result<(Box<str>, Vec<Box<str>>), Found> {
-    let name = view.required_text("name")?;
-    let methods = view.texts("method_names");
-    if methods.is_empty() {
-        return Err(view.required("method_names"));
-    }
-    Ok((name.into(), methods.into_iter().map(|(method, _)| method.into()).collect()))
-}
-
-fn soap(view: &View<'_>) -> Result<Soap, Found> {
-    let bytes_max = view.positive("max_inspect_bytes")?.unwrap_or(INSPECTED_BYTES);
-    if bytes_max > INSPECTED_BYTES_MAX {
-        let text = format!("must be at most {INSPECTED_BYTES_MAX}");
-        return Err(view.invalid("max_inspect_bytes", text));
-    }
-    let timeout = view.positive_duration("inspect_timeout")?.unwrap_or(INSPECTION_TIMEOUT);
-    let inspection = SoapInspection { bytes_max, timeout };
-    Ok(Soap { inspection: view.flag("match_body").then_some(inspection) })
 }
 
 fn timeouts(view: &View<'_>) -> Result<HttpTimeouts, Found> {
@@ -480,22 +339,12 @@ fn client_cert_details(view: &View<'_>) -> ClientCertDetails {
     }
 }
 
-const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor";
-const SOAP: &str = "outrigger.filters.http.soap.v1.Soap";
-const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
-const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
-const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const PRESERVE_CASE: &str =
     "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig";
 const UUID_REQUEST_ID: &str = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig";
 
 /// Bound on both directions' `..._headers_kb`.
 pub(crate) const HEADERS_KB_MAX: u32 = 8192;
-
-// Of the SOAP filter.
-const INSPECTED_BYTES: u32 = 16 * 1024;
-const INSPECTED_BYTES_MAX: u32 = 1024 * 1024;
-const INSPECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 // Envoy's defaults.
 const SERVER_NAME: &str = "envoy";

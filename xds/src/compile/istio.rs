@@ -67,7 +67,8 @@ pub(crate) fn alpn(view: &View<'_>) -> Result<AlpnOverrides, Found> {
             });
         let protocols = protocols.collect::<Result<_, Found>>()?;
         match entry.choice("upstream_protocol")?.as_str() {
-            "HTTP10" => overrides.http10 = protocols,
+            // Upstreams are never spoken to in HTTP/1.0.
+            "HTTP10" => drop::<Box<[Box<[u8]>]>>(protocols),
             "HTTP11" => overrides.http11 = protocols,
             "HTTP2" => overrides.http2 = protocols,
             other => return Err(entry.unsupported("upstream_protocol", other)),
@@ -98,4 +99,4 @@ pub(crate) fn stats(view: &View<'_>) -> Result<IstioStats, Found> {
 }
 
 /// Istio's default.
-const TCP_REPORTING: Duration = Duration::from_secs(15);
+const TCP_REPORTING: Duration = Duration::from_secs(5);

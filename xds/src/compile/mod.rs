@@ -31,6 +31,7 @@ pub(crate) mod format;
 pub(crate) mod headers;
 pub(crate) mod http;
 pub(crate) mod http2;
+pub(crate) mod http_filters;
 pub(crate) mod inspection;
 pub(crate) mod istio;
 pub(crate) mod listener;

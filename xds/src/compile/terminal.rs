@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::compile::{Context, detection, dubbo_proxy, http, rpc, tcp};
+use crate::compile::{Context, detection, dubbo_proxy, http, istio, rpc, tcp};
 use crate::fault::{Found, Problem};
-use crate::snapshot::Terminal;
+use crate::snapshot::{IstioStats, Terminal};
 use crate::view::{Unpacked, View};
 
 /// The last filter of a filter chain: listener.v3.Filter.
@@ -17,12 +17,33 @@ pub(crate) fn compile(filter: &View<'_>, context: &Context<'_>) -> Result<Termin
     owner(&unpacked, filter, context)
 }
 
-/// A filter in front of the last: one of those that have no effect here.
-pub(crate) fn before_last(filter: &View<'_>, context: &Context<'_>) -> Result<(), Found> {
-    let unpacked = unpack(filter)?;
+/// The filters in front of the last. What comes of them: the metrics that connections are counted in.
+pub(crate) fn before_last(
+    filters: &[View<'_>],
+    context: &Context<'_>,
+) -> Result<Option<Arc<IstioStats>>, Found> {
+    let mut stats = None;
+    for filter in filters {
+        let unpacked = unpack(filter)?;
+        if unpacked.kind() != istio::STATS {
+            without_effect(filter, &unpacked, context)?;
+        } else if stats.is_some() {
+            return Err(filter.fault(Problem::Invalid("is there twice".to_owned())));
+        } else {
+            stats = Some(Arc::new(istio::stats(&unpacked.view(filter.schema()))?));
+        }
+    }
+    Ok(stats)
+}
+
+/// A filter that may stand before the last, and does nothing here.
+fn without_effect(
+    filter: &View<'_>,
+    unpacked: &Unpacked,
+    context: &Context<'_>,
+) -> Result<(), Found> {
     match unpacked.kind().as_str() {
         METADATA_EXCHANGE => note_metadata_exchange(filter, context),
-        STATS => context.notes.ignore(filter.at("typed_config"), "Istio's metrics of TCP"),
         HTTP_CONNECTION_MANAGER | TCP_PROXY | RPC_PROXY | DUBBO_PROXY | PROTOCOL_DETECTION => {
             let text = "is a terminal filter and must be the last";
             return Err(filter.fault(Problem::Invalid(text.to_owned())));
@@ -65,7 +86,6 @@ fn owner(unpacked: &Unpacked, filter: &View<'_>, context: &Context<'_>) -> Resul
 }
 
 pub(crate) const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
-const STATS: &str = "stats.PluginConfig";
 const HTTP_CONNECTION_MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";

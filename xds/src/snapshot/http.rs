@@ -35,13 +35,6 @@ pub struct HttpConnectionManager {
     pub http1: Http1Options,
     /// HTTP/2 particulars.
     pub http2: Http2Options,
-    /// gRPC-Web is translated to gRPC (`envoy.filters.http.grpc_web`).
-    pub grpc_web: bool,
-    /// Statistics of gRPC requests (`envoy.filters.http.grpc_stats`).
-    pub grpc_stats: Option<GrpcStats>,
-    /// What SOAP requests ask for is found out (`outrigger.filters.http.soap.v1.Soap`); `None`: they
-    /// are requests like others.
-    pub soap: Option<Soap>,
     /// What to do with header names that hold `_`.
     pub underscore_headers: UnderscoreHeaders,
     /// The `server` response header.

@@ -31,8 +31,6 @@ pub struct Propagation {
 /// of the context's own list, by the version of HTTP that is spoken there. An empty list changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AlpnOverrides {
-    /// For HTTP/1.0, which is spoken only to clusters that follow the client.
-    pub http10: Box<[Box<[u8]>]>,
     /// For HTTP/1.1.
     pub http11: Box<[Box<[u8]>]>,
     /// For HTTP/2.

@@ -10,6 +10,7 @@ use super::address::Address;
 use super::cluster::TcpKeepalive;
 use super::filter_chains::FilterChains;
 use super::http::HttpConnectionManager;
+use super::istio::IstioStats;
 use super::rpc::{ProtocolDetection, RpcProxy};
 use super::tcp::TcpProxy;
 use super::tls::DownstreamTls;
@@ -230,6 +231,8 @@ pub struct FilterChain {
     pub fingerprint: Option<Fingerprint>,
     /// TLS towards downstream; `None` is plain text.
     pub tls: Option<Arc<DownstreamTls>>,
+    /// The metrics that connections of TCP proxies are counted in.
+    pub istio_stats: Option<Arc<IstioStats>>,
     /// The last network filter, which owns the connection.
     pub terminal: Terminal,
 }

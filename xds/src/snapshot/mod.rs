@@ -69,7 +69,8 @@ pub use self::http::{
     UnderscoreHeaders, Upgrades,
 };
 pub use self::http_filters::{
-    FilterOverride, FilterOverrides, HttpFilter, HttpFilterKind, RouteFilterConfig,
+    Extension, Extensions, FilterDiscovery, FilterOverride, FilterOverrides, FilterSource,
+    HttpFilter, HttpFilterKind, RouteFilterConfig,
 };
 pub use self::istio::{
     AlpnOverrides, IstioCluster, IstioService, IstioStats, MetricOverride, PeerMetadata,
@@ -114,6 +115,8 @@ pub struct Snapshot {
     /// Tables of routes that listeners refer to by name (RDS). A name that is not there answers
     /// nothing: `route_not_found`.
     pub route_tables: Arc<HashMap<Box<str>, Arc<RouteTable>>>,
+    /// Configurations of filters that connection managers refer to by name (ECDS).
+    pub extensions: Arc<Extensions>,
     /// Every cluster and its present endpoints.
     pub clusters: Clusters,
     /// The clusters of services that are published and subscribed at run time.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::client::ResourceType;
 
-use super::{Assignment, Host, Incoming, Record, Store, Table};
+use super::{Assignment, ExtensionEntry, Host, Incoming, Record, Store, Table};
 
 /// A resource that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,8 @@ impl Store {
         let assignments = self.assignments();
         let assignments = assignments.map(|it| (ResourceType::ClusterLoadAssignment, it));
         let tables = self.route_tables().map(|it| (ResourceType::RouteConfiguration, it));
-        for (kind, (place, shown)) in assignments.chain(tables) {
+        let extensions = self.extensions().map(|it| (ResourceType::ExtensionConfig, it));
+        for (kind, (place, shown)) in assignments.chain(tables).chain(extensions) {
             if let Some(record) = &shown.record {
                 kept.push(Kept::new(kind, &place.key(&shown.name), &shown.name, record));
             }
@@ -96,6 +97,7 @@ impl Store {
                 ResourceType::Listener => self.put_listener(&incoming, host),
                 ResourceType::ClusterLoadAssignment => self.judge_assignment(&kept.key, &incoming),
                 ResourceType::RouteConfiguration => self.judge_table(&kept.key, &incoming),
+                ResourceType::ExtensionConfig => self.judge_extension(&kept.key, &incoming),
                 _ => return false,
             };
             if let Err(reason) = &outcome {
@@ -118,6 +120,9 @@ impl Store {
             }
             ResourceType::RouteConfiguration => {
                 self.tables.get(&kept.key).is_some_and(Table::is_answered)
+            }
+            ResourceType::ExtensionConfig => {
+                self.extensions.get(&kept.key).is_some_and(ExtensionEntry::is_answered)
             }
             _ => self.layers.contains_key(&kept.name),
         }

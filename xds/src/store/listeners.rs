@@ -5,7 +5,10 @@ use std::sync::Arc;
 use crate::client::ResourceType;
 use crate::compile::listener;
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{FilterChain, Listener, Origin, Rds, RouteSource, Sds, Snapshot, Terminal};
+use crate::snapshot::{
+    FilterChain, FilterDiscovery, HttpConnectionManager, HttpFilter, Listener, Origin, Rds,
+    RouteSource, Sds, Snapshot, Terminal,
+};
 use crate::view::View;
 
 use super::decode;
@@ -31,6 +34,7 @@ impl ListenerEntry {
         for listener in self.active.iter().chain(&self.warming) {
             links.tables.extend(tables(listener));
             links.secrets.extend(secrets(listener).cloned());
+            links.extensions.extend(extensions(listener).cloned());
         }
         links
     }
@@ -48,6 +52,7 @@ impl ListenerEntry {
 struct Links {
     tables: Vec<Rds>,
     secrets: Vec<Arc<Sds>>,
+    extensions: Vec<Arc<FilterDiscovery>>,
 }
 
 /// The secrets that a listener names.
@@ -56,20 +61,36 @@ fn secrets(listener: &Listener) -> impl Iterator<Item = &Arc<Sds>> {
     contexts.flat_map(|tls| tls.common.served.iter())
 }
 
+/// The filters that a listener names.
+fn extensions(listener: &Listener) -> impl Iterator<Item = &Arc<FilterDiscovery>> {
+    let managers = managers(listener).into_iter();
+    managers.flat_map(|http| http.filters.iter().filter_map(HttpFilter::discovery))
+}
+
 /// The route tables that a listener names.
 fn tables(listener: &Listener) -> Vec<Rds> {
     let mut tables = Vec::new();
+    for http in managers(listener) {
+        if let RouteSource::Rds(rds) = &http.routes
+            && !tables.contains(rds)
+        {
+            tables.push(rds.clone());
+        }
+    }
+    tables
+}
+
+/// The connection managers of a listener.
+fn managers(listener: &Listener) -> Vec<&Arc<HttpConnectionManager>> {
+    let mut managers = Vec::new();
     for chain in listener.filter_chains.iter() {
         chain.terminal.visit_owners(&mut |owner| {
-            if let Terminal::Http(http) = owner
-                && let RouteSource::Rds(rds) = &http.routes
-                && !tables.contains(rds)
-            {
-                tables.push(rds.clone());
+            if let Terminal::Http(http) = owner {
+                managers.push(http);
             }
         });
     }
-    tables
+    managers
 }
 
 impl Store {
@@ -125,6 +146,7 @@ impl Store {
         }
         let view = View::new(&message, &self.schema);
         let listener = Arc::new(self.compile_listener(&view, &incoming.name)?);
+        self.check_extensions(extensions(&listener))?;
         host.prepare_listener(&listener)?;
 
         let name = &*listener.name;
@@ -172,7 +194,9 @@ impl Store {
             return;
         };
         let is_warm = |rds: &Rds| self.tables.get(&rds.key).is_some_and(super::Table::is_answered);
-        if !tables(listener).iter().all(is_warm) || self.missing(secrets(listener)).next().is_some()
+        if !tables(listener).iter().all(is_warm)
+            || self.missing(secrets(listener)).next().is_some()
+            || self.missing_extensions(extensions(listener)).next().is_some()
         {
             return;
         }
@@ -207,6 +231,26 @@ impl Store {
             self.leave_table(rds, name);
         }
         self.relink_secrets(&User::Listener(name.into()), &before.secrets, &now.secrets);
+        for wanted in &now.extensions {
+            self.use_extension(wanted, name);
+        }
+        let is_kept =
+            |wanted: &FilterDiscovery| now.extensions.iter().any(|known| known.key == wanted.key);
+        for wanted in before.extensions.iter().filter(|wanted| !is_kept(wanted)) {
+            self.leave_extension(wanted, name);
+        }
+    }
+
+    /// Who names the filter of this key, and how.
+    pub(super) fn discoveries(
+        &self,
+        key: &str,
+    ) -> impl Iterator<Item = (&str, &Arc<FilterDiscovery>)> {
+        self.listeners.iter().flat_map(move |(name, entry)| {
+            let versions = entry.active.iter().chain(&entry.warming);
+            let wanted = versions.flat_map(|listener| extensions(listener));
+            wanted.filter(move |wanted| *wanted.key == *key).map(|wanted| (&**name, wanted))
+        })
     }
 
     /// How many listeners are served and how many wait.
@@ -240,6 +284,8 @@ impl Store {
             cold.extend(awaited.map(|rds| format!("listener {name}: routes {}", rds.name)));
             let missing = self.missing(secrets(listener));
             cold.extend(missing.map(|sds| format!("listener {name}: secret {}", sds.name)));
+            let missing = self.missing_extensions(extensions(listener));
+            cold.extend(missing.map(|wanted| format!("listener {name}: filter {}", wanted.name)));
         }
         cold
     }

@@ -11,6 +11,7 @@
 mod clusters;
 mod decode;
 mod endpoints;
+mod extensions;
 mod file;
 mod kept;
 mod listeners;
@@ -45,6 +46,7 @@ use crate::view::View;
 
 use self::clusters::ClusterEntry;
 use self::endpoints::Assignment;
+use self::extensions::ExtensionEntry;
 use self::listeners::ListenerEntry;
 use self::routes::Table;
 use self::secrets::SecretEntry;
@@ -183,6 +185,8 @@ pub struct Store {
     tables: HashMap<Box<str>, Table>,
     /// As the assignments.
     secrets: HashMap<Box<str>, SecretEntry>,
+    /// As the assignments.
+    extensions: HashMap<Box<str>, ExtensionEntry>,
     /// Layers of the runtime that servers sent.
     layers: BTreeMap<Arc<str>, Record>,
     dns_changed: bool,
@@ -219,6 +223,8 @@ pub enum Watched {
     Routes(Box<str>, Box<str>),
     /// Those of a secret, by its name.
     Secret(Box<str>),
+    /// Those of a filter, by its name.
+    Extension(Box<str>),
 }
 
 /// What became of a question.
@@ -261,6 +267,7 @@ impl Store {
             assignments: HashMap::new(),
             tables: HashMap::new(),
             secrets: HashMap::new(),
+            extensions: HashMap::new(),
             layers: BTreeMap::new(),
             dns_changed: true,
             start: Start::default(),
@@ -291,6 +298,7 @@ impl Store {
             ResourceType::Listener => self.put_listener(incoming, host),
             ResourceType::RouteConfiguration => self.put_table(place, incoming),
             ResourceType::Secret => self.put_secret(place, incoming, host),
+            ResourceType::ExtensionConfig => self.put_extension(place, incoming),
             ResourceType::Runtime => self.put_layer(incoming),
             other => Err(format!("{} is not supported", other.word())),
         }
@@ -315,6 +323,9 @@ impl Store {
                 self.note_table(&place.key(name), Outcome::TimedOut);
             }
             ResourceType::Secret => self.note_secret(&place.key(name), Outcome::TimedOut),
+            ResourceType::ExtensionConfig => {
+                self.note_extension(&place.key(name), Outcome::TimedOut);
+            }
             _ => {}
         }
         self.absent(kind, place, name);
@@ -330,6 +341,9 @@ impl Store {
                 self.note_table(&place.key(name), Outcome::Failed);
             }
             ResourceType::Secret => self.note_secret(&place.key(name), Outcome::Failed),
+            ResourceType::ExtensionConfig => {
+                self.note_extension(&place.key(name), Outcome::Failed);
+            }
             _ => {}
         }
     }
@@ -342,6 +356,7 @@ impl Store {
             ResourceType::ClusterLoadAssignment => self.no_assignment(&place.key(name)),
             ResourceType::RouteConfiguration => self.no_table(&place.key(name)),
             ResourceType::Secret => self.no_secret(&place.key(name)),
+            ResourceType::ExtensionConfig => self.no_extension(&place.key(name)),
             ResourceType::Runtime => {
                 self.ground.runtime.set_layer(name, None);
                 self.layers.remove(name);

@@ -196,6 +196,10 @@ fn dumps(ask: &Ask<'_>) -> Result<Vec<Dump>, String> {
             ("dynamic_warming_secrets", dynamic.warming_secrets),
         ],
     ));
+    if !dynamic.filters.is_empty() {
+        let lists = vec![("ecds_filters", dynamic.filters)];
+        dumps.push(Dump::new("envoy.admin.v3.EcdsConfigDump", lists));
+    }
     Ok(dumps)
 }
 
@@ -209,6 +213,7 @@ struct Dynamic {
     routes: Vec<Entry>,
     secrets: Vec<Entry>,
     warming_secrets: Vec<Entry>,
+    filters: Vec<Entry>,
 }
 
 impl Dynamic {
@@ -260,6 +265,9 @@ impl Dynamic {
         for (_, shown) in store.route_tables() {
             let kind = ResourceType::RouteConfiguration;
             self.routes.push(whole(kind, "route_config", &shown));
+        }
+        for (_, shown) in store.extensions() {
+            self.filters.push(whole(ResourceType::ExtensionConfig, "ecds_filter", &shown));
         }
         for (_, shown) in store.secrets() {
             let mut json = Map::from_iter([("name".to_owned(), Value::from(&*shown.name))]);

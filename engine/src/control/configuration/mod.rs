@@ -406,6 +406,10 @@ impl Configuration {
                     self.count_outcome(&format!("http.{prefix}.rds.{name}"), outcome);
                 }
                 Watched::Secret(name) => self.count_outcome(&format!("sds.{name}"), outcome),
+                Watched::Extension(name) => {
+                    let family = format!("extension_config_discovery.http_filter.{name}");
+                    self.count_outcome(&family, outcome);
+                }
             }
         }
     }

@@ -12,7 +12,8 @@ use super::{Downstream, Exchange, Progress, Stop};
 impl Exchange {
     /// Begins to wait.
     pub(super) fn begin_inspection(&mut self, down: &mut Downstream<'_>) {
-        let limit = inspection(down.http).map(|inspection| inspection.timeout);
+        let filters = down.http.filters.current(down.shard);
+        let limit = inspection(&filters).map(|inspection| inspection.timeout);
         self.deadlines.inspection = after(down.shard.clock.now(), limit);
         if self.client.expects_continue {
             // There is nobody else yet who could tell it to send what the wait is for.

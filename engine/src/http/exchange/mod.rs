@@ -42,7 +42,7 @@ use crate::timer::Nanos;
 use super::begin::{Arrival, Begun, Destination};
 use super::downstream::Downstream;
 use super::facts::Facts;
-use super::filters::Filtered;
+use super::filters::{Filtered, Filters};
 use super::grpc::{self, GrpcCall};
 use super::reply::Reply;
 use super::retry::Retries;
@@ -304,8 +304,8 @@ impl Exchange {
     }
 
     /// Bridges the request if it is gRPC-Web and that is wanted.
-    pub(super) fn bridge_grpc(&mut self, http: &HttpRuntime, head: &RequestHead<'_, '_>) {
-        self.grpc.bridge(http, head);
+    pub(super) fn bridge_grpc(&mut self, filters: &Filters, head: &RequestHead<'_, '_>) {
+        self.grpc.bridge(filters, head);
         self.request.chunked |= self.grpc.rewrites_request() && !self.request.complete;
     }
 

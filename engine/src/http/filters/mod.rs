@@ -6,6 +6,7 @@
 
 mod cors;
 mod fault;
+mod live;
 mod metrics;
 mod peers;
 mod tracing;
@@ -16,16 +17,18 @@ use std::time::Duration;
 
 use outrigger_codecs::http::Field;
 use outrigger_xds::snapshot::{
-    AlpnOverrides, FilterOverride, FilterOverrides, HttpConnectionManager, HttpFilterKind, Route,
-    RouteFilterConfig, TrafficDirection,
+    AlpnOverrides, Extension, FilterOverride, FilterOverrides, FilterSource, HttpConnectionManager,
+    HttpFilterKind, Route, RouteFilterConfig, Soap, TrafficDirection,
 };
 
+use crate::access_log::ResponseFlags;
 use crate::cluster::ClusterRuntime;
 use crate::istio::Telemetry;
 use crate::shard::Shard;
 
 use super::HttpRuntime;
 use super::begin::Request;
+use super::grpc::MethodTable;
 use super::head::{FieldWriter, HeadSink};
 use super::reply::Reply;
 
@@ -35,15 +38,25 @@ use self::metrics::{MetricsCall, MetricsFilter};
 use self::peers::{PeerCall, PeerFilter};
 use self::tracing::Naming;
 
+pub(super) use self::live::LiveFilters;
 pub use self::peers::WorkloadCache;
 pub(super) use self::tracing::{Wish, decide};
 
 /// The filters of one connection manager on one shard.
 pub(super) struct Filters {
     list: Box<[Filter]>,
-    /// The traffic is that of clients here.
-    is_outbound: bool,
+    /// gRPC-Web is translated to gRPC.
+    pub(super) grpc_web: bool,
+    /// Whose gRPC methods count where.
+    pub(super) grpc_methods: MethodTable,
+    /// What SOAP requests ask for is found out; `None`: they are requests like others.
+    pub(super) soap: Option<Soap>,
+    /// What servers say of each filter of the configuration.
+    found: Found,
 }
+
+/// One for each filter; nothing for those that do not come by name, or are not there yet.
+type Found = Box<[Option<Arc<Extension>>]>;
 
 struct Filter {
     name: Box<str>,
@@ -59,6 +72,9 @@ enum Act {
     Alpn(Arc<AlpnOverrides>),
     GrpcWeb,
     GrpcStats,
+    Soap,
+    /// Its configuration is to come by name, and has not.
+    Missing,
 }
 
 /// What filters made of one request. The memory is kept for the next.
@@ -97,34 +113,70 @@ impl Ask<'_> {
     }
 }
 
+impl Act {
+    fn new(
+        shard: &Shard,
+        kind: &HttpFilterKind,
+        stat_prefix: &str,
+        direction: TrafficDirection,
+    ) -> Self {
+        match kind {
+            HttpFilterKind::Cors => Self::Cors(CorsFilter::new(shard, stat_prefix)),
+            HttpFilterKind::Fault(fault) => {
+                Self::Fault(FaultFilter::new(shard, fault, stat_prefix))
+            }
+            HttpFilterKind::PeerMetadata(exchange) => {
+                Self::Peers(PeerFilter::new(&shard.node, exchange))
+            }
+            HttpFilterKind::IstioStats(stats) => {
+                let telemetry = Telemetry::new(shard, stats, direction);
+                Self::Metrics(MetricsFilter { telemetry })
+            }
+            HttpFilterKind::Alpn(overrides) => Self::Alpn(Arc::clone(overrides)),
+            HttpFilterKind::GrpcWeb => Self::GrpcWeb,
+            HttpFilterKind::GrpcStats(_) => Self::GrpcStats,
+            HttpFilterKind::Soap(_) => Self::Soap,
+        }
+    }
+}
+
 impl Filters {
-    /// The filters of `config`.
-    pub(super) fn new(
+    /// The filters of `config`, with what was `found` of those that come by name.
+    fn new(
         shard: &Shard,
         config: &HttpConnectionManager,
         direction: TrafficDirection,
+        found: Found,
     ) -> Self {
-        let filters = config.filters.iter().map(|filter| {
-            let act = match &filter.kind {
-                HttpFilterKind::Cors => Act::Cors(CorsFilter::new(shard, &config.stat_prefix)),
-                HttpFilterKind::Fault(fault) => {
-                    Act::Fault(FaultFilter::new(shard, fault, &config.stat_prefix))
-                }
-                HttpFilterKind::PeerMetadata(exchange) => {
-                    Act::Peers(PeerFilter::new(&shard.node, exchange))
-                }
-                HttpFilterKind::GrpcWeb => Act::GrpcWeb,
-                HttpFilterKind::GrpcStats => Act::GrpcStats,
-                HttpFilterKind::IstioStats(stats) => {
-                    let telemetry = Telemetry::new(shard, stats, direction);
-                    Act::Metrics(MetricsFilter { telemetry })
-                }
-                HttpFilterKind::Alpn(overrides) => Act::Alpn(Arc::clone(overrides)),
-            };
-            Filter { name: filter.name.clone(), disabled: filter.disabled, act }
+        let kinds = config.filters.iter().zip(&found).map(|(filter, found)| match &filter.config {
+            FilterSource::Inline(kind) => (filter, Some(kind)),
+            FilterSource::Discovered(discovery) => (filter, discovery.resolve(found.as_deref())),
         });
-        let is_outbound = direction == TrafficDirection::Outbound;
-        Self { list: filters.collect(), is_outbound }
+        let kinds: Vec<_> = kinds.collect();
+        let acting = || kinds.iter().filter(|(filter, _)| !filter.disabled);
+        let acting = || acting().filter_map(|(_, kind)| *kind);
+        let grpc_web = acting().any(|kind| matches!(kind, HttpFilterKind::GrpcWeb));
+        let grpc_stats = acting().find_map(|kind| match kind {
+            HttpFilterKind::GrpcStats(stats) => Some(&**stats),
+            _ => None,
+        });
+        let soap = acting().find_map(|kind| match kind {
+            HttpFilterKind::Soap(soap) => Some(*soap),
+            _ => None,
+        });
+        let list = kinds.iter().map(|(filter, kind)| Filter {
+            name: filter.name.clone(),
+            disabled: filter.disabled,
+            act: kind
+                .map_or(Act::Missing, |kind| Act::new(shard, kind, &config.stat_prefix, direction)),
+        });
+        Self {
+            list: list.collect(),
+            grpc_web,
+            grpc_methods: MethodTable::new(grpc_stats, grpc_web),
+            soap,
+            found,
+        }
     }
 
     /// Whether a route switches the translation of gRPC-Web off.
@@ -171,7 +223,12 @@ impl Filters {
                     let keeps = ask.cluster.is_some_and(|cluster| cluster.config.istio.keep_alpn);
                     done.alpn = Some(Arc::clone(overrides)).filter(|_| !keeps);
                 }
-                Act::GrpcWeb | Act::GrpcStats => {}
+                Act::GrpcWeb | Act::GrpcStats | Act::Soap => {}
+                // What it was to guard is not served without it.
+                Act::Missing => {
+                    let flags = ResponseFlags::NO_FILTER_CONFIG_FOUND;
+                    return Err(Reply::text(500, "", flags, "filter_config_not_found"));
+                }
             }
         }
         Ok(())
@@ -200,7 +257,7 @@ impl Filtered {
     /// Notes what the route calls the request, where that is passed on.
     pub(super) fn name(&mut self, http: &HttpRuntime, route: &Route) {
         if http.config.tracing.is_some() {
-            self.naming = Naming::of(route, http.filters.is_outbound);
+            self.naming = Naming::of(route, http.is_outbound);
         }
     }
 

@@ -18,8 +18,9 @@ use crate::buffers::Chunk;
 use crate::cluster::ClusterRuntime;
 use crate::shard::Shard;
 
+use super::NANOS_PER_MS;
+use super::filters::Filters;
 use super::reply::{ReplyForm, grpc_status};
-use super::{HttpRuntime, NANOS_PER_MS};
 
 use self::bridge::Bridge;
 use self::methods::Calls;
@@ -55,8 +56,8 @@ impl GrpcCall {
     }
 
     /// Bridges the request if it is gRPC-Web and that is wanted.
-    pub(super) fn bridge(&mut self, http: &HttpRuntime, head: &RequestHead<'_, '_>) {
-        if http.config.grpc_web && !self.is_grpc {
+    pub(super) fn bridge(&mut self, filters: &Filters, head: &RequestHead<'_, '_>) {
+        if filters.grpc_web && !self.is_grpc {
             self.bridge = Bridge::of(head);
             self.is_grpc = self.bridge.is_some();
         }
@@ -66,13 +67,13 @@ impl GrpcCall {
     pub(super) fn track(
         &mut self,
         shard: &Shard,
-        http: &HttpRuntime,
+        filters: &Filters,
         cluster: &ClusterRuntime,
         path: &str,
     ) {
         if self.is_grpc {
             let is_web = self.bridge.is_some();
-            self.calls = http.grpc_methods.find(shard, &cluster.config.stat_name, path, is_web);
+            self.calls = filters.grpc_methods.find(shard, &cluster.config.stat_name, path, is_web);
         }
     }
 

@@ -6,6 +6,7 @@
 mod cache;
 mod faults;
 mod files;
+mod filters;
 mod protocol;
 mod reconnect;
 mod warming;

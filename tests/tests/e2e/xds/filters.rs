@@ -1,0 +1,172 @@
+//! Filters that come by name: ECDS (rules W-07, V-03, T-04, D-14).
+
+use outrigger_tests::config::{CORS, FAULT};
+use outrigger_tests::control_plane::{
+    CDS, ECDS, EDS, LDS, RDS, Variant, World, ads, aggregated, assignment, eds_cluster,
+    http_listener, own_stream, rds, route_table, to_cluster,
+};
+use outrigger_tests::{Client, ControlPlane};
+use serde_json::{Value, json};
+
+use super::{BOTH, Scene, await_answer, await_listener, launch, named_origin};
+
+/// A listener `main` with a filter `ext` before the router, which comes from that source.
+fn listener(source: Value, more: &Value) -> Value {
+    let mut discovery = json!({"config_source": source, "type_urls": [FAULT]});
+    discovery.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let mut listener = http_listener("main", &rds("routes", ads()));
+    let filters = &mut listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+    filters
+        .as_array_mut()
+        .unwrap()
+        .insert(0, json!({"name": "ext", "config_discovery": discovery}));
+    listener
+}
+
+/// A source whose answers are waited for.
+fn patient(mut source: Value) -> Value {
+    source["initial_fetch_timeout"] = "0s".into();
+    source
+}
+
+/// A configuration that answers everything with this status; 0: that does nothing.
+fn fault(status: u16) -> Value {
+    let mut config = json!({"@type": FAULT});
+    if status > 0 {
+        config["abort"] = json!({"http_status": status, "percentage": {"numerator": 100}});
+    }
+    config
+}
+
+fn extension(config: Value) -> Value {
+    json!({"name": "ext", "typed_config": config})
+}
+
+/// A proxy whose listener `main` is that one, and which has all but what is held back.
+fn scene(variant: Variant, listener: Value, held: &[&str], first: Option<Value>) -> Scene {
+    let mut server = ControlPlane::python().listening(json!({}));
+    server.hold(held);
+    let (a, b) = (named_origin("a"), named_origin("b"));
+    let mut world = World::default();
+    world.put(CDS, eds_cluster("a", ads())).put(EDS, assignment("a", &[a.address()]));
+    world.put(LDS, listener).put(RDS, route_table("routes", json!([to_cluster("a")])));
+    if let Some(config) = first {
+        world.put(ECDS, extension(config));
+    }
+    world.publish(&mut server);
+    let proxy = launch(&aggregated(server.address(), variant)).begin();
+    Scene { server, world, proxy, a, b, variant }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w07_a_listener_waits_for_its_filters_and_changes_with_them() {
+    for variant in BOTH {
+        for source in [ads(), own_stream(variant)] {
+            let wanted = listener(patient(source), &json!({}));
+            let mut scene = scene(variant, wanted, &[ECDS], Some(fault(0)));
+            let asked = scene.server.await_event("a filter", 0, |event| event.is_request(ECDS));
+            let names = if variant == Variant::Sotw { &asked.names } else { &asked.subscribe };
+            assert_eq!(*names, ["ext"]);
+            scene.proxy.expect_stat("listener_manager.total_listeners_warming", 1);
+            assert_eq!(scene.proxy.stat("listener_manager.total_listeners_active"), 0);
+            let cold = scene.proxy.admin_get("/init_dump").text();
+            assert!(cold.contains("listener main: filter ext"), "{cold}");
+            scene.server.release(&[ECDS]);
+            scene.expect_origin("/", "a");
+            let mut client = Client::connect(&await_listener(&scene.proxy, "main"));
+            assert_eq!(client.get("/").status, 200);
+            // A change is for the next request, on any connection.
+            scene.world.put(ECDS, extension(fault(418)));
+            scene.publish();
+            scene.expect_status("/", 418);
+            assert_eq!(client.get("/").status, 418);
+            // What is refused changes nothing.
+            for wrong in [fault(17), json!({"@type": CORS})] {
+                let from = scene.server.mark();
+                scene.world.put(ECDS, extension(wrong));
+                scene.publish();
+                let nack = scene.server.await_event("a NACK", from, |event| event.is_nack(ECDS));
+                let (_, text) = nack.error.unwrap();
+                assert!(text.contains("TypedExtensionConfig ext: typed_config"), "{text}");
+                assert_eq!(client.get("/").status, 418);
+            }
+            let dump = scene.proxy.admin_get("/config_dump?resource=ecds_filters").text();
+            let dump: Value = serde_json::from_str(&dump).unwrap();
+            let [shown] = &dump["configs"].as_array().unwrap()[..] else { panic!("{dump}") };
+            assert_eq!(shown["client_status"], "NACKED");
+            let config = &shown["ecds_filter"]["typed_config"];
+            assert_eq!(config["abort"]["http_status"], 418, "{dump}");
+            scene.world.put(ECDS, extension(fault(0)));
+            scene.publish();
+            scene.expect_origin("/", "a");
+            assert_eq!(client.get("/").status, 200);
+            scene.proxy.expect_stat("listener_manager.listener_modified", 0);
+            let root = "extension_config_discovery.http_filter.ext";
+            assert_eq!(scene.proxy.stat(&format!("{root}.update_rejected")), 2);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w08_without_a_filter_in_time_its_default_serves_or_nothing_does() {
+    for variant in BOTH {
+        let mut source = ads();
+        source["initial_fetch_timeout"] = "0.1s".into();
+        for (more, status) in [(json!({}), 500), (json!({"default_config": fault(503)}), 503)] {
+            let wanted = listener(source.clone(), &more);
+            let mut scene = scene(variant, wanted, &[ECDS], Some(fault(0)));
+            scene.expect_status("/", status);
+            scene.proxy.expect_stat("xds.ecds.init_fetch_timeout", 1);
+            // What comes late is as good.
+            scene.server.release(&[ECDS]);
+            scene.expect_origin("/", "a");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w07_a_default_may_serve_until_there_is_more() {
+    for variant in BOTH {
+        let more =
+            json!({"default_config": fault(503), "apply_default_config_without_warming": true});
+        let wanted = listener(patient(ads()), &more);
+        let mut scene = scene(variant, wanted, &[ECDS], Some(fault(418)));
+        scene.expect_status("/", 503);
+        scene.server.release(&[ECDS]);
+        scene.expect_status("/", 418);
+        if variant == Variant::Delta {
+            // What a server takes away gives way to the default again.
+            scene.world.remove(ECDS, "ext");
+            scene.publish();
+            scene.expect_status("/", 503);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn t04_a_filter_whose_time_is_over_gives_way_to_its_default() {
+    for variant in BOTH {
+        let wanted = listener(patient(ads()), &json!({"default_config": fault(503)}));
+        let mut scene = scene(variant, wanted, &[], Some(fault(418)));
+        scene.expect_status("/", 418);
+        let mut config = extension(fault(404));
+        config["@type"] = ECDS.into();
+        let wrapper = json!({"name": "ext", "version": "short", "ttl": "0.3s", "resource": config});
+        let mut response = scene.response(ECDS, "short", &[]);
+        response["resources"] = match variant {
+            Variant::Delta => json!([wrapper]),
+            Variant::Sotw => {
+                let mut typed = wrapper;
+                typed["@type"] = outrigger_tests::control_plane::WRAPPER.into();
+                json!([typed])
+            }
+        };
+        scene.server.send(ECDS, response);
+        await_answer(&scene.proxy, "main", "/", "503", |response| response.status == 503);
+        scene.proxy.expect_stat("xds.ecds.expired", 1);
+    }
+}

@@ -185,7 +185,7 @@ fn route(
 ) -> Result<Destination, Reply> {
     let (shard, head) = (arrival.shard, request.head);
     let random = shard.random();
-    let routes = arrival.http.routes.current();
+    let routes = arrival.http.routes.of(request);
     exchange.routes = Some(Rc::clone(&routes));
     let route = routes.find(request, random);
     let filters = &arrival.http.filters;

@@ -61,8 +61,12 @@ impl Store {
         }
         let assignments = self.assignments();
         let assignments = assignments.map(|it| (ResourceType::ClusterLoadAssignment, it));
+        let scopes = self.scopes().flat_map(|(_, place, all)| {
+            let kind = ResourceType::ScopedRouteConfiguration;
+            all.into_iter().map(move |shown| (kind, (place, shown)))
+        });
         let tables = self.route_tables().map(|it| (ResourceType::RouteConfiguration, it));
-        for (kind, (place, shown)) in assignments.chain(tables) {
+        for (kind, (place, shown)) in assignments.chain(scopes).chain(tables) {
             if let Some(record) = &shown.record {
                 kept.push(Kept::new(kind, &place.key(&shown.name), &shown.name, record));
             }
@@ -79,7 +83,8 @@ impl Store {
             ResourceType::Cluster => 1,
             ResourceType::ClusterLoadAssignment => 2,
             ResourceType::Listener => 3,
-            _ => 4,
+            ResourceType::ScopedRouteConfiguration => 4,
+            _ => 5,
         });
         all.retain(|kept| {
             if self.is_answered(kept) {
@@ -95,6 +100,7 @@ impl Store {
                 ResourceType::Cluster => self.put_cluster(&incoming, host),
                 ResourceType::Listener => self.put_listener(&incoming, host),
                 ResourceType::ClusterLoadAssignment => self.judge_assignment(&kept.key, &incoming),
+                ResourceType::ScopedRouteConfiguration => self.restore_scope(&kept.key, &incoming),
                 ResourceType::RouteConfiguration => self.judge_table(&kept.key, &incoming),
                 _ => return false,
             };
@@ -104,6 +110,7 @@ impl Store {
             }
             outcome.is_ok()
         });
+        self.scopes_restored();
         self.start.restored();
         self.go_on();
         all
@@ -116,6 +123,7 @@ impl Store {
             ResourceType::ClusterLoadAssignment => {
                 self.assignments.get(&kept.key).is_some_and(Assignment::is_answered)
             }
+            ResourceType::ScopedRouteConfiguration => self.has_scope_answer(&kept.key, &kept.name),
             ResourceType::RouteConfiguration => {
                 self.tables.get(&kept.key).is_some_and(Table::is_answered)
             }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use crate::client::ResourceType;
 use crate::compile::listener;
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{FilterChain, Listener, Origin, Rds, RouteSource, Sds, Snapshot, Terminal};
+use crate::snapshot::{
+    FilterChain, Listener, Origin, Rds, RouteSource, ScopedRoutes, Sds, Snapshot, Terminal,
+};
 use crate::view::View;
 
 use super::decode;
+use super::routes::TableUser;
 use super::secrets::User;
 use super::{ErrorState, Host, Incoming, ListenerChange, Record, Shown, Stage, Store};
 
@@ -30,6 +33,7 @@ impl ListenerEntry {
         let mut links = Links::default();
         for listener in self.active.iter().chain(&self.warming) {
             links.tables.extend(tables(listener));
+            links.scopes.extend(scopes(listener));
             links.secrets.extend(secrets(listener).cloned());
         }
         links
@@ -47,6 +51,7 @@ impl ListenerEntry {
 #[derive(Default)]
 struct Links {
     tables: Vec<Rds>,
+    scopes: Vec<Arc<ScopedRoutes>>,
     secrets: Vec<Arc<Sds>>,
 }
 
@@ -70,6 +75,21 @@ fn tables(listener: &Listener) -> Vec<Rds> {
         });
     }
     tables
+}
+
+/// The scoped routes that a listener has.
+fn scopes(listener: &Listener) -> Vec<Arc<ScopedRoutes>> {
+    let mut scopes = Vec::new();
+    for chain in listener.filter_chains.iter() {
+        chain.terminal.visit_owners(&mut |owner| {
+            if let Terminal::Http(http) = owner
+                && let RouteSource::Scoped(scoped) = &http.routes
+            {
+                scopes.push(Arc::clone(scoped));
+            }
+        });
+    }
+    scopes
 }
 
 impl Store {
@@ -172,7 +192,9 @@ impl Store {
             return;
         };
         let is_warm = |rds: &Rds| self.tables.get(&rds.key).is_some_and(super::Table::is_answered);
-        if !tables(listener).iter().all(is_warm) || self.missing(secrets(listener)).next().is_some()
+        if !tables(listener).iter().all(is_warm)
+            || !scopes(listener).iter().all(|scoped| self.has_scopes(scoped))
+            || self.missing(secrets(listener)).next().is_some()
         {
             return;
         }
@@ -199,12 +221,21 @@ impl Store {
     /// Asks for what the listener refers to, and no longer for that of `before` to which it does not.
     fn relink_listener(&mut self, name: &str, before: &Links) {
         let now = self.listeners.get(name).map(ListenerEntry::links).unwrap_or_default();
+        let user = TableUser::Listener(name.into());
         for rds in &now.tables {
-            self.use_table(rds, name);
+            self.use_table(rds, &user);
         }
         let kept = |rds: &&Rds| now.tables.iter().any(|known| known.key == rds.key);
         for rds in before.tables.iter().filter(|rds| !kept(rds)) {
-            self.leave_table(rds, name);
+            self.leave_table(rds, &user);
+        }
+        for scoped in &now.scopes {
+            self.use_scopes(scoped, name);
+        }
+        let kept =
+            |scoped: &&Arc<ScopedRoutes>| now.scopes.iter().any(|known| known.key == scoped.key);
+        for scoped in before.scopes.iter().filter(|scoped| !kept(scoped)) {
+            self.leave_scopes(scoped, name);
         }
         self.relink_secrets(&User::Listener(name.into()), &before.secrets, &now.secrets);
     }
@@ -238,6 +269,9 @@ impl Store {
             let awaited = awaited
                 .filter(|rds| self.tables.get(&rds.key).is_none_or(|table| !table.is_answered()));
             cold.extend(awaited.map(|rds| format!("listener {name}: routes {}", rds.name)));
+            let awaited = scopes(listener).into_iter();
+            let awaited = awaited.flat_map(|scoped| self.cold_scopes(&scoped));
+            cold.extend(awaited.map(|what| format!("listener {name}: {what}")));
             let missing = self.missing(secrets(listener));
             cold.extend(missing.map(|sds| format!("listener {name}: secret {}", sds.name)));
         }

@@ -16,6 +16,7 @@ mod kept;
 mod listeners;
 mod record;
 mod routes;
+mod scopes;
 mod secrets;
 mod start;
 
@@ -47,6 +48,7 @@ use self::clusters::ClusterEntry;
 use self::endpoints::Assignment;
 use self::listeners::ListenerEntry;
 use self::routes::Table;
+use self::scopes::ScopeSet;
 use self::secrets::SecretEntry;
 use self::start::Start;
 
@@ -181,6 +183,8 @@ pub struct Store {
     assignments: HashMap<Box<str>, Assignment>,
     /// As the assignments.
     tables: HashMap<Box<str>, Table>,
+    /// By the keys of [`ScopedRoutes`](crate::snapshot::ScopedRoutes).
+    scopes: BTreeMap<Box<str>, ScopeSet>,
     /// As the assignments.
     secrets: HashMap<Box<str>, SecretEntry>,
     /// Layers of the runtime that servers sent.
@@ -260,6 +264,7 @@ impl Store {
             listeners: BTreeMap::new(),
             assignments: HashMap::new(),
             tables: HashMap::new(),
+            scopes: BTreeMap::new(),
             secrets: HashMap::new(),
             layers: BTreeMap::new(),
             dns_changed: true,
@@ -290,6 +295,7 @@ impl Store {
             ResourceType::ClusterLoadAssignment => self.put_assignment(place, incoming),
             ResourceType::Listener => self.put_listener(incoming, host),
             ResourceType::RouteConfiguration => self.put_table(place, incoming),
+            ResourceType::ScopedRouteConfiguration => self.put_scope(place, incoming),
             ResourceType::Secret => self.put_secret(place, incoming, host),
             ResourceType::Runtime => self.put_layer(incoming),
             other => Err(format!("{} is not supported", other.word())),
@@ -341,6 +347,7 @@ impl Store {
             ResourceType::Listener => self.remove_listener(name),
             ResourceType::ClusterLoadAssignment => self.no_assignment(&place.key(name)),
             ResourceType::RouteConfiguration => self.no_table(&place.key(name)),
+            ResourceType::ScopedRouteConfiguration => self.remove_scope(place, name),
             ResourceType::Secret => self.no_secret(&place.key(name)),
             ResourceType::Runtime => {
                 self.ground.runtime.set_layer(name, None);
@@ -364,8 +371,23 @@ impl Store {
         Ok(())
     }
 
-    /// A first response, or none in time, of a type of which everything was asked for.
-    pub fn answered(&mut self, kind: ResourceType) {
+    /// Resources of these names are about to be put, out of one response.
+    pub fn expect<'a>(
+        &mut self,
+        kind: ResourceType,
+        place: &ConfigPlace,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) {
+        if kind == ResourceType::ScopedRouteConfiguration {
+            self.expect_scopes(place, names);
+        }
+    }
+
+    /// A response that was taken in whole, or none in time, of a type of which everything was asked for.
+    pub fn answered(&mut self, kind: ResourceType, place: &ConfigPlace) {
+        if kind == ResourceType::ScopedRouteConfiguration {
+            self.scopes_answered(place);
+        }
         self.start.answered(kind);
         self.go_on();
     }
@@ -381,6 +403,7 @@ impl Store {
             return None;
         }
         self.is_changed = false;
+        self.settle_scopes();
         Some(Changes { snapshot: Arc::new(self.snapshot.clone()), listeners })
     }
 

@@ -1,4 +1,4 @@
-//! Tables of routes that listeners name: RDS.
+//! Tables of routes that listeners and scopes name: RDS.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,15 +12,24 @@ use crate::view::View;
 use super::decode;
 use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
 
-/// A RouteConfiguration that listeners refer to.
+/// A RouteConfiguration that listeners or scopes refer to.
 pub(super) struct Table {
     name: Box<str>,
     place: ConfigPlace,
-    users: BTreeSet<Box<str>>,
+    users: BTreeSet<TableUser>,
     stat_prefixes: BTreeSet<Box<str>>,
     is_answered: bool,
     record: Option<Record>,
     error: Option<ErrorState>,
+}
+
+/// Who refers to a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum TableUser {
+    /// A listener.
+    Listener(Box<str>),
+    /// A scope of a set.
+    Scope(Box<str>, Box<str>),
 }
 
 impl Table {
@@ -30,7 +39,7 @@ impl Table {
 }
 
 impl Store {
-    pub(super) fn use_table(&mut self, rds: &Rds, listener: &str) {
+    pub(super) fn use_table(&mut self, rds: &Rds, user: &TableUser) {
         let known = self.tables.entry(rds.key.clone()).or_insert_with(|| {
             let (kind, name) = (ResourceType::RouteConfiguration, Arc::from(&*rds.name));
             self.interests.push(Interest::One(kind, rds.source.clone(), name));
@@ -44,8 +53,8 @@ impl Store {
                 error: None,
             }
         });
-        if !known.users.contains(listener) {
-            known.users.insert(listener.into());
+        if !known.users.contains(user) {
+            known.users.insert(user.clone());
         }
         if !known.stat_prefixes.contains(&rds.stat_prefix) {
             known.stat_prefixes.insert(rds.stat_prefix.clone());
@@ -63,9 +72,9 @@ impl Store {
         }
     }
 
-    pub(super) fn leave_table(&mut self, rds: &Rds, listener: &str) {
+    pub(super) fn leave_table(&mut self, rds: &Rds, user: &TableUser) {
         let Some(known) = self.tables.get_mut(&rds.key) else { return };
-        known.users.remove(listener);
+        known.users.remove(user);
         if known.users.is_empty() {
             self.tables.remove(&rds.key);
             if self.snapshot.route_tables.contains_key(&rds.key) {
@@ -106,7 +115,7 @@ impl Store {
                 if !same {
                     let tables = Arc::make_mut(&mut self.snapshot.route_tables);
                     tables.insert(key.into(), Arc::new(table));
-                    self.is_changed = true;
+                    self.table_changed(key);
                     self.table_answered(key);
                 }
                 Ok(())
@@ -134,17 +143,31 @@ impl Store {
         known.record = None;
         if self.snapshot.route_tables.contains_key(key) {
             Arc::make_mut(&mut self.snapshot.route_tables).remove(key);
-            self.is_changed = true;
+            self.table_changed(key);
         }
         self.table_answered(key);
     }
 
-    /// Listeners no longer wait for it.
+    /// The snapshot has another in its place.
+    fn table_changed(&mut self, key: &str) {
+        self.is_changed = true;
+        let Some(known) = self.tables.get(key) else { return };
+        for user in known.users.clone() {
+            if let TableUser::Scope(set, _) = user {
+                self.scopes_changed(&set);
+            }
+        }
+    }
+
+    /// Nobody waits for it any more.
     fn table_answered(&mut self, key: &str) {
         let Some(known) = self.tables.get_mut(key) else { return };
         if !std::mem::replace(&mut known.is_answered, true) {
-            for listener in known.users.clone() {
-                self.promote_listener(&listener);
+            for user in known.users.clone() {
+                match user {
+                    TableUser::Listener(name) => self.promote_listener(&name),
+                    TableUser::Scope(set, name) => self.promote_scope(&set, &name),
+                }
             }
         }
     }

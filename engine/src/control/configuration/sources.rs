@@ -156,7 +156,7 @@ impl Sources {
                     Some(source) => {
                         source.client.subscribe_all(kind, initial_fetch_timeout, now);
                     }
-                    None => store.answered(kind),
+                    None => store.answered(kind, &place),
                 }
             }
             Interest::One(kind, ConfigSource { place, initial_fetch_timeout }, name) => {
@@ -427,7 +427,7 @@ impl Source {
     fn expired(&self, expired: &Expired, store: &mut Store) {
         let Expired { kind, name, why } = expired;
         match (name, why) {
-            (None, _) => store.answered(*kind),
+            (None, _) => store.answered(*kind, &self.place),
             (Some(name), Why::NeverCame | Why::Unreachable) => {
                 store.never_came(*kind, &self.place, name);
             }
@@ -438,12 +438,17 @@ impl Source {
     fn work(&mut self, store: &mut Store, host: &mut dyn Host, budget: &mut usize) {
         while let Some(job) = self.jobs.front_mut() {
             let kind = job.update.kind;
-            // A listener may take over the address of one that goes; a cluster goes when what refers
-            // to it has moved (W-01).
-            if kind == ResourceType::Listener && job.next == 0 {
-                for name in job.update.removed.drain(..) {
-                    store.remove(kind, &self.place, &name);
+            if job.next == 0 {
+                // A listener may take over the address of one that goes, a scope the key; a cluster
+                // goes when what refers to it has moved (W-01).
+                if kind == ResourceType::Listener || kind == ResourceType::ScopedRouteConfiguration
+                {
+                    for name in job.update.removed.drain(..) {
+                        store.remove(kind, &self.place, &name);
+                    }
                 }
+                let names = job.update.resources.iter().map(|resource| &*resource.name);
+                store.expect(kind, &self.place, names);
             }
             while let Some(resource) = job.update.resources.get(job.next) {
                 if *budget == 0 {
@@ -464,8 +469,8 @@ impl Source {
             for name in &update.removed {
                 store.remove(kind, &self.place, name);
             }
-            if WHOLE.contains(&kind) {
-                store.answered(kind);
+            if WHOLE.contains(&kind) || kind == ResourceType::ScopedRouteConfiguration {
+                store.answered(kind, &self.place);
             }
             let refusal = self.client.answer(update.token, rejected, Instant::now());
             if let Some(refusal) = refusal.filter(|refusal| !refusal.repeated) {

@@ -8,6 +8,7 @@ mod faults;
 mod files;
 mod protocol;
 mod reconnect;
+mod scopes;
 mod warming;
 
 use outrigger_tests::control_plane::{

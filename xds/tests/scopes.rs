@@ -16,7 +16,7 @@ use outrigger_xds::client::ResourceType;
 use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::*;
 use outrigger_xds::store::{Host, Incoming, Interest, Store};
-use proptest::prelude::*;
+use proptest::prelude::{ProptestConfig, prop, prop_assert_eq, proptest};
 use serde_json::{Value, json};
 
 const SCOPE: &str = "envoy.config.route.v3.ScopedRouteConfiguration";

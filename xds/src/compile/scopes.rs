@@ -93,6 +93,9 @@ pub(crate) fn compile_scope(
             let text = "must not be there beside route_configuration_name";
             return Err(view.invalid("route_configuration", text));
         }
+        (None, Some(table)) if table.has("vhds") => {
+            return Err(table.invalid("vhds", "is for routes that come by RDS"));
+        }
         (None, Some(table)) => {
             ScopeRoutes::Inline(Arc::new(route::compile(&table, context, inline)?))
         }

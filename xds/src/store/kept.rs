@@ -71,6 +71,9 @@ impl Store {
                 kept.push(Kept::new(kind, &place.key(&shown.name), &shown.name, record));
             }
         }
+        for (place, name, record) in self.served_hosts() {
+            kept.push(Kept::new(ResourceType::VirtualHost, &place.key(name), name, record));
+        }
         kept
     }
 
@@ -84,7 +87,8 @@ impl Store {
             ResourceType::ClusterLoadAssignment => 2,
             ResourceType::Listener => 3,
             ResourceType::ScopedRouteConfiguration => 4,
-            _ => 5,
+            ResourceType::RouteConfiguration => 5,
+            _ => 6,
         });
         all.retain(|kept| {
             if self.is_answered(kept) {
@@ -93,6 +97,7 @@ impl Store {
             let incoming = Incoming {
                 name: Arc::clone(&kept.name),
                 version: Arc::clone(&kept.version),
+                aliases: Box::default(),
                 content: kept.content.clone(),
             };
             let outcome = match kept.kind {
@@ -102,6 +107,7 @@ impl Store {
                 ResourceType::ClusterLoadAssignment => self.judge_assignment(&kept.key, &incoming),
                 ResourceType::ScopedRouteConfiguration => self.restore_scope(&kept.key, &incoming),
                 ResourceType::RouteConfiguration => self.judge_table(&kept.key, &incoming),
+                ResourceType::VirtualHost => self.restore_host(&kept.key, &incoming),
                 _ => return false,
             };
             if let Err(reason) = &outcome {
@@ -110,6 +116,7 @@ impl Store {
             }
             outcome.is_ok()
         });
+        self.hosts_restored();
         self.scopes_restored();
         self.start.restored();
         self.go_on();
@@ -124,6 +131,7 @@ impl Store {
                 self.assignments.get(&kept.key).is_some_and(Assignment::is_answered)
             }
             ResourceType::ScopedRouteConfiguration => self.has_scope_answer(&kept.key, &kept.name),
+            ResourceType::VirtualHost => self.has_host_answer(&kept.key, &kept.name),
             ResourceType::RouteConfiguration => {
                 self.tables.get(&kept.key).is_some_and(Table::is_answered)
             }

@@ -19,8 +19,9 @@ mod routes;
 mod scopes;
 mod secrets;
 mod start;
+mod virtual_hosts;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -64,6 +65,8 @@ pub struct Incoming {
     pub name: Arc<str>,
     /// What the server calls this content.
     pub version: Arc<str>,
+    /// Other names by which it was asked for (D-13).
+    pub aliases: Box<[Arc<str>]>,
     /// The encoded message, of the type that was asked for.
     pub content: Bytes,
 }
@@ -183,6 +186,8 @@ pub struct Store {
     assignments: HashMap<Box<str>, Assignment>,
     /// As the assignments.
     tables: HashMap<Box<str>, Table>,
+    /// The keys of tables that have virtual hosts of their own source.
+    hosted: BTreeSet<Box<str>>,
     /// By the keys of [`ScopedRoutes`](crate::snapshot::ScopedRoutes).
     scopes: BTreeMap<Box<str>, ScopeSet>,
     /// As the assignments.
@@ -264,6 +269,7 @@ impl Store {
             listeners: BTreeMap::new(),
             assignments: HashMap::new(),
             tables: HashMap::new(),
+            hosted: BTreeSet::new(),
             scopes: BTreeMap::new(),
             secrets: HashMap::new(),
             layers: BTreeMap::new(),
@@ -296,6 +302,7 @@ impl Store {
             ResourceType::Listener => self.put_listener(incoming, host),
             ResourceType::RouteConfiguration => self.put_table(place, incoming),
             ResourceType::ScopedRouteConfiguration => self.put_scope(place, incoming),
+            ResourceType::VirtualHost => self.put_host(place, incoming),
             ResourceType::Secret => self.put_secret(place, incoming, host),
             ResourceType::Runtime => self.put_layer(incoming),
             other => Err(format!("{} is not supported", other.word())),
@@ -348,6 +355,7 @@ impl Store {
             ResourceType::ClusterLoadAssignment => self.no_assignment(&place.key(name)),
             ResourceType::RouteConfiguration => self.no_table(&place.key(name)),
             ResourceType::ScopedRouteConfiguration => self.remove_scope(place, name),
+            ResourceType::VirtualHost => self.remove_host(place, name),
             ResourceType::Secret => self.no_secret(&place.key(name)),
             ResourceType::Runtime => {
                 self.ground.runtime.set_layer(name, None);
@@ -378,15 +386,19 @@ impl Store {
         place: &ConfigPlace,
         names: impl Iterator<Item = &'a str> + Clone,
     ) {
-        if kind == ResourceType::ScopedRouteConfiguration {
-            self.expect_scopes(place, names);
+        match kind {
+            ResourceType::ScopedRouteConfiguration => self.expect_scopes(place, names),
+            ResourceType::VirtualHost => self.expect_hosts(place, names),
+            _ => {}
         }
     }
 
-    /// A response that was taken in whole, or none in time, of a type of which everything was asked for.
+    /// A response was taken in whole, or none came in time, of a type of which everything was asked for.
     pub fn answered(&mut self, kind: ResourceType, place: &ConfigPlace) {
-        if kind == ResourceType::ScopedRouteConfiguration {
-            self.scopes_answered(place);
+        match kind {
+            ResourceType::ScopedRouteConfiguration => self.scopes_answered(place),
+            ResourceType::VirtualHost => self.hosts_answered(place),
+            _ => {}
         }
         self.start.answered(kind);
         self.go_on();
@@ -402,8 +414,10 @@ impl Store {
         if !self.is_changed && listeners.is_empty() {
             return None;
         }
-        self.is_changed = false;
+        // Scopes have tables, and those have virtual hosts.
+        self.settle_hosts();
         self.settle_scopes();
+        self.is_changed = false;
         Some(Changes { snapshot: Arc::new(self.snapshot.clone()), listeners })
     }
 

@@ -10,17 +10,20 @@ use crate::snapshot::{ConfigPlace, Rds, RouteTable};
 use crate::view::View;
 
 use super::decode;
+use super::virtual_hosts::Hosts;
 use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
 
 /// A RouteConfiguration that listeners or scopes refer to.
 pub(super) struct Table {
-    name: Box<str>,
+    pub(super) name: Box<str>,
     place: ConfigPlace,
     users: BTreeSet<TableUser>,
     stat_prefixes: BTreeSet<Box<str>>,
     is_answered: bool,
-    record: Option<Record>,
+    pub(super) record: Option<Record>,
     error: Option<ErrorState>,
+    /// Those that come by themselves, if it says that there are such.
+    pub(super) hosts: Option<Hosts>,
 }
 
 /// Who refers to a table.
@@ -33,8 +36,9 @@ pub(super) enum TableUser {
 }
 
 impl Table {
+    /// Whether it, and its virtual hosts, need not be waited for.
     pub(super) fn is_answered(&self) -> bool {
-        self.is_answered
+        self.is_answered && self.hosts.as_ref().is_none_or(|hosts| hosts.is_answered)
     }
 }
 
@@ -51,6 +55,7 @@ impl Store {
                 is_answered: false,
                 record: None,
                 error: None,
+                hosts: None,
             }
         });
         if !known.users.contains(user) {
@@ -76,6 +81,7 @@ impl Store {
         let Some(known) = self.tables.get_mut(&rds.key) else { return };
         known.users.remove(user);
         if known.users.is_empty() {
+            self.set_hosts(&rds.key, None);
             self.tables.remove(&rds.key);
             if self.snapshot.route_tables.contains_key(&rds.key) {
                 Arc::make_mut(&mut self.snapshot.route_tables).remove(&rds.key);
@@ -104,17 +110,21 @@ impl Store {
             known.error = None;
             return Ok(());
         }
-        let compiled = self.compile_table(incoming);
+        let compiled = self.compile_table(key, incoming);
         let Some(known) = self.tables.get_mut(key) else { return Ok(()) };
         match compiled {
-            Ok((table, fingerprint)) => {
+            Ok((table, hosts, fingerprint)) => {
                 known.error = None;
                 let same =
                     known.record.as_ref().is_some_and(|record| record.fingerprint == fingerprint);
                 known.record = Some(Store::record(incoming, fingerprint));
                 if !same {
-                    let tables = Arc::make_mut(&mut self.snapshot.route_tables);
-                    tables.insert(key.into(), Arc::new(table));
+                    // One with further virtual hosts is put together when all that came are known.
+                    if hosts.is_none() {
+                        let tables = Arc::make_mut(&mut self.snapshot.route_tables);
+                        tables.insert(key.into(), Arc::new(table));
+                    }
+                    self.set_hosts(key, hosts);
                     self.table_changed(key);
                     self.table_answered(key);
                 }
@@ -127,20 +137,26 @@ impl Store {
         }
     }
 
-    fn compile_table(&mut self, incoming: &Incoming) -> Result<(RouteTable, Fingerprint), String> {
+    fn compile_table(
+        &mut self,
+        key: &str,
+        incoming: &Incoming,
+    ) -> Result<(RouteTable, Option<Hosts>, Fingerprint), String> {
         let message = self.decode(ResourceType::RouteConfiguration, incoming)?;
         let fingerprint = Fingerprint::of(&message, &[]);
         let has_cluster = |name: &str| self.has_cluster(name);
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
         let table = route::compile(&View::new(&message, &self.schema), &context, false)
             .map_err(|found| decode::text(&found))?;
-        Ok((table, fingerprint))
+        let hosts = self.hosts_for(key, &message)?;
+        Ok((table, hosts, fingerprint))
     }
 
     /// There are no routes of this name.
     pub(super) fn no_table(&mut self, key: &str) {
         let Some(known) = self.tables.get_mut(key) else { return };
         known.record = None;
+        self.set_hosts(key, None);
         if self.snapshot.route_tables.contains_key(key) {
             Arc::make_mut(&mut self.snapshot.route_tables).remove(key);
             self.table_changed(key);
@@ -149,7 +165,7 @@ impl Store {
     }
 
     /// The snapshot has another in its place.
-    fn table_changed(&mut self, key: &str) {
+    pub(super) fn table_changed(&mut self, key: &str) {
         self.is_changed = true;
         let Some(known) = self.tables.get(key) else { return };
         for user in known.users.clone() {
@@ -163,11 +179,17 @@ impl Store {
     fn table_answered(&mut self, key: &str) {
         let Some(known) = self.tables.get_mut(key) else { return };
         if !std::mem::replace(&mut known.is_answered, true) {
-            for user in known.users.clone() {
-                match user {
-                    TableUser::Listener(name) => self.promote_listener(&name),
-                    TableUser::Scope(set, name) => self.promote_scope(&set, &name),
-                }
+            self.table_warmed(key);
+        }
+    }
+
+    /// Those who waited for it, or for its virtual hosts, may be served.
+    pub(super) fn table_warmed(&mut self, key: &str) {
+        let Some(known) = self.tables.get(key) else { return };
+        for user in known.users.clone() {
+            match user {
+                TableUser::Listener(name) => self.promote_listener(&name),
+                TableUser::Scope(set, name) => self.promote_scope(&set, &name),
             }
         }
     }
@@ -177,7 +199,7 @@ impl Store {
         self.tables.values().map(|known| {
             let shown = Shown {
                 name: known.name.clone(),
-                stage: Stage::of(known.is_answered, !known.is_answered),
+                stage: Stage::of(known.is_answered(), !known.is_answered()),
                 record: known.record.clone(),
                 error: known.error.clone(),
             };

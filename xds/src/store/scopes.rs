@@ -120,7 +120,7 @@ impl Store {
         let set = ScopeSet {
             scoped: Arc::clone(scoped),
             users: BTreeSet::from([listener.into()]),
-            is_answered: matches!(scoped.scopes, ScopeSource::Inline(_)),
+            is_answered: false,
             is_stale: true,
             scopes: BTreeMap::new(),
             keys: HashMap::new(),
@@ -133,13 +133,14 @@ impl Store {
                 for scope in all {
                     self.serve_scope(&scoped.key, scope.clone(), None);
                 }
+                self.scopes_complete(&scoped.key);
             }
             ScopeSource::Srds(source) => self.add_served_set(set, source),
         }
     }
 
     /// A set of servers: they are asked, unless they were for another set, which has what they say.
-    fn add_served_set(&mut self, mut set: ScopeSet, source: &ConfigSource) {
+    fn add_served_set(&mut self, set: ScopeSet, source: &ConfigSource) {
         let key = set.scoped.key.clone();
         let like = self.scopes.values().find(|other| other.is_of(&source.place));
         let Some(like) = like else {
@@ -148,12 +149,13 @@ impl Store {
             self.scopes.insert(key, set);
             return;
         };
-        set.is_answered = like.is_answered;
+        let is_answered = like.is_answered;
         let records = like.scopes.iter().filter_map(|(name, entry)| {
             let record = entry.record.as_ref()?;
             Some(Incoming {
                 name: (&**name).into(),
                 version: Arc::clone(&record.version),
+                aliases: Box::default(),
                 content: record.content.clone(),
             })
         });
@@ -162,6 +164,16 @@ impl Store {
         for incoming in records {
             // It is remembered with the scope.
             let _refused = self.judge_scope(&key, &incoming);
+        }
+        if is_answered {
+            self.scopes_complete(&key);
+        }
+    }
+
+    /// All scopes of a set that is new are there; its listener sees for itself whether it can be served.
+    fn scopes_complete(&mut self, key: &str) {
+        if let Some(set) = self.scopes.get_mut(key) {
+            set.is_answered = true;
         }
     }
 

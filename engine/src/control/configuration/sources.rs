@@ -439,10 +439,9 @@ impl Source {
         while let Some(job) = self.jobs.front_mut() {
             let kind = job.update.kind;
             if job.next == 0 {
-                // A listener may take over the address of one that goes, a scope the key; a cluster
-                // goes when what refers to it has moved (W-01).
-                if kind == ResourceType::Listener || kind == ResourceType::ScopedRouteConfiguration
-                {
+                // A listener may take over the address of one that goes, a scope the key, a virtual host
+                // the domains; a cluster goes when what refers to it has moved (W-01).
+                if REMOVED_FIRST.contains(&kind) {
                     for name in job.update.removed.drain(..) {
                         store.remove(kind, &self.place, &name);
                     }
@@ -459,6 +458,7 @@ impl Source {
                 let incoming = Incoming {
                     name: Arc::clone(&resource.name),
                     version: Arc::clone(&resource.version),
+                    aliases: resource.aliases.clone(),
                     content: resource.body.clone(),
                 };
                 if let Err(reason) = store.put(kind, &self.place, &incoming, host) {
@@ -469,9 +469,7 @@ impl Source {
             for name in &update.removed {
                 store.remove(kind, &self.place, name);
             }
-            if WHOLE.contains(&kind) || kind == ResourceType::ScopedRouteConfiguration {
-                store.answered(kind, &self.place);
-            }
+            store.answered(kind, &self.place);
             let refusal = self.client.answer(update.token, rejected, Instant::now());
             if let Some(refusal) = refusal.filter(|refusal| !refusal.repeated) {
                 log_refusal(&refusal, self.client.control_plane());
@@ -518,6 +516,10 @@ fn random() -> u64 {
 
 /// The types of which everything is asked for.
 const WHOLE: [ResourceType; 2] = [ResourceType::Cluster, ResourceType::Listener];
+
+/// The types of which what is gone goes before others come.
+const REMOVED_FIRST: [ResourceType; 3] =
+    [ResourceType::Listener, ResourceType::ScopedRouteConfiguration, ResourceType::VirtualHost];
 
 /// A fraction of a millisecond's work, so that requests and other events come in between.
 const RESOURCES_PER_TURN: usize = 32;

@@ -9,6 +9,7 @@ mod files;
 mod protocol;
 mod reconnect;
 mod scopes;
+mod virtual_hosts;
 mod warming;
 
 use outrigger_tests::control_plane::{

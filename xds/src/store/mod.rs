@@ -387,7 +387,7 @@ impl Store {
         names: impl Iterator<Item = &'a str> + Clone,
     ) {
         match kind {
-            ResourceType::ScopedRouteConfiguration => self.expect_scopes(place, names),
+            ResourceType::ScopedRouteConfiguration => self.expect_scopes(place, &names),
             ResourceType::VirtualHost => self.expect_hosts(place, names),
             _ => {}
         }

@@ -203,7 +203,7 @@ impl Store {
     pub(super) fn expect_scopes<'a>(
         &mut self,
         place: &ConfigPlace,
-        names: impl Iterator<Item = &'a str> + Clone,
+        names: &(impl Iterator<Item = &'a str> + Clone),
     ) {
         for set in self.scopes.values_mut().filter(|set| set.is_of(place)) {
             set.undecided = names.clone().map(Box::from).collect();

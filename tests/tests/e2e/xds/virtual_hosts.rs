@@ -67,7 +67,10 @@ fn vhds_hosts_come_change_and_go_beside_those_of_their_table() {
         expect(&scene, host, says);
     }
     let request = scene.server.await_event("a request", 0, |event| event.is_request(VHDS));
-    assert_eq!(request.subscribe, ["hosted"]);
+    if !is_envoy() {
+        // It asks for all without a name.
+        assert_eq!(request.subscribe, ["hosted"]);
+    }
     // One changes, one goes, one comes.
     scene.world.put(VHDS, host("one", "one.test", "3")).put(VHDS, host("more", "more.test", "4"));
     scene.world.remove(VHDS, "hosted/two");
@@ -89,7 +92,9 @@ fn vhds_hosts_come_change_and_go_beside_those_of_their_table() {
     scene.publish();
     expect(&scene, "one.test", "404");
     expect(&scene, "new.test", "a GET");
-    scene.server.await_event("the end of it", 0, |event| event.unsubscribe == ["hosted"]);
+    if !is_envoy() {
+        scene.server.await_event("the end of it", 0, |event| event.unsubscribe == ["hosted"]);
+    }
 }
 
 #[test]
@@ -116,10 +121,12 @@ fn v02_a_virtual_host_is_refused_and_the_one_before_it_stays() {
     scene.publish();
     let refusal = scene.server.await_event("a refusal", from, |event| event.is_nack(VHDS));
     let (_, text) = refusal.error.unwrap();
-    if !is_envoy() {
-        let place = "VirtualHost hosted/one: domains: \"own.test\" is in its route configuration";
-        assert!(text.contains(place), "{text}");
+    if is_envoy() {
+        // It takes nothing of such a response.
+        return expect(&scene, "two.test", "2");
     }
+    let place = "VirtualHost hosted/one: domains: \"own.test\" is in its route configuration";
+    assert!(text.contains(place), "{text}");
     for (host, says) in [("one.test", "1"), ("two.test", "4"), ("own.test", "a GET")] {
         expect(&scene, host, says);
     }
@@ -138,10 +145,10 @@ fn d01_and_f01_virtual_hosts_outlive_their_stream() {
     scene.server.restart();
     let first = scene.server.await_event("a request", from, |event| event.is_request(VHDS));
     let held: Vec<&str> = first.initial.keys().map(String::as_str).collect();
-    assert_eq!(
-        (held, &first.subscribe[..]),
-        (vec!["hosted/one", "hosted/two"], &["hosted".to_owned()][..])
-    );
+    assert_eq!(held, ["hosted/one", "hosted/two"]);
+    if !is_envoy() {
+        assert_eq!(first.subscribe, ["hosted"]);
+    }
     expect(&scene, "one.test", "1");
     scene.world.remove(VHDS, "hosted/one");
     scene.publish();

@@ -47,7 +47,8 @@ METHODS = {
     "envoy.service.extension.v3.ExtensionConfigDiscoveryService/{}ExtensionConfigs": ECDS,
 }
 
-WILDCARDS = (CDS, LDS)
+# Envoy asks for all scopes, and for all virtual hosts, without a name, too.
+WILDCARDS = (CDS, LDS, SRDS, VHDS)
 
 # Streams at once; each takes a thread.
 STREAMS_MAX = 200

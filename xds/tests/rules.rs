@@ -76,7 +76,11 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
 fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
     let in_hcm = [
         ("tracing", json!({ "provider": { "name": "zipkin" } }), "tracing.provider"),
-        ("scoped_routes", json!({ "name": "r" }), "scoped_routes"),
+        (
+            "scoped_routes",
+            json!({ "name": "r", "scoped_rds": { "srds_resources_locator": "l" } }),
+            "scoped_routes.scoped_rds.srds_resources_locator",
+        ),
         ("local_reply_config", json!({}), "local_reply_config"),
         ("http3_protocol_options", json!({}), "http3_protocol_options"),
         (

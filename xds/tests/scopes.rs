@@ -332,7 +332,7 @@ fn v_02_and_v_03_a_key_is_one_scopes() {
     assert!(scene.is_served());
     // One that is taken is refused, and the version before it is served.
     let taken = Err("key: is that of scope \"b\", too".to_owned());
-    assert_eq!(scene.put(&[inline_scope("a", &["b"], 203)]), [taken.clone()]);
+    assert_eq!(scene.put(&[inline_scope("a", &["b"], 203)]), [taken]);
     assert_eq!((scene.status_of("a"), scene.status_of("b")), (Some(201), Some(202)));
     let twice = [inline_scope("c", &["c"], 204), inline_scope("d", &["c"], 205)];
     assert_eq!(scene.put(&twice)[1], Err("key: is that of scope \"c\", too".to_owned()));

@@ -88,7 +88,11 @@ fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
             json!({ "allow_metadata": true }),
             "http2_protocol_options.allow_metadata",
         ),
-        ("route_config/vhds", json!({}), "route_config.vhds"),
+        (
+            "route_config/cluster_specifier_plugins",
+            json!([{}]),
+            "route_config.cluster_specifier_plugins",
+        ),
         (
             "route_config/virtual_hosts/0/retry_policy",
             json!({ "refresh_cluster_on_retry": true }),

@@ -29,6 +29,9 @@ pub const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 /// Type of route tables.
 pub const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
+/// Type of scopes of routes.
+pub const SRDS: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
+
 /// Type of virtual hosts that come by themselves.
 pub const VHDS: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
 

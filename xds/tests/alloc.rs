@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::*;
-use outrigger_xds::snapshot::{RouteAction, RouteTable, Target};
+use outrigger_xds::snapshot::{
+    HeaderName, HeaderValueExtractor, RouteAction, RouteTable, ScopeElement, ScopeKeyBuilder,
+    ScopeMap, Target,
+};
 use request::Request;
 use serde_json::{Value, json};
 
@@ -117,6 +120,23 @@ fn a_lookup_allocates_nothing() {
             assert_eq!(count, 0, "{authority}{path}");
         }
     }
+}
+
+#[test]
+fn a_scope_is_found_without_allocating() {
+    let extractor = |element| HeaderValueExtractor {
+        header: HeaderName::new("x-one"),
+        separator: ";".into(),
+        element,
+    };
+    let keyed = ScopeElement::Keyed { separator: "=".into(), key: "tenant".into() };
+    let builder = ScopeKeyBuilder([extractor(ScopeElement::Index(0)), extractor(keyed)].into());
+    let key = |number: usize| ["scope".into(), format!("tenant-{number}").into()].into();
+    let map = ScopeMap::new((0..1000).map(|at| (key(at), Arc::new(RouteTable::empty("")))));
+    let request = Request::to("host", "/").with(&[("x-one", "scope;a=b;tenant=tenant-7")]);
+    let mut found = None;
+    assert_eq!(allocations(|| found = map.find(&builder, &request)), 0);
+    assert_eq!(found.map(|(number, _)| number), Some(7));
 }
 
 /// Times are compared within one run, best of many, so that a busy machine does not decide.

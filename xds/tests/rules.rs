@@ -76,7 +76,11 @@ fn u_01_and_u_03_a_field_we_do_not_implement_is_refused_with_its_path() {
 fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
     let in_hcm = [
         ("tracing", json!({ "provider": { "name": "zipkin" } }), "tracing.provider"),
-        ("scoped_routes", json!({ "name": "r" }), "scoped_routes"),
+        (
+            "scoped_routes",
+            json!({ "name": "r", "scoped_rds": { "srds_resources_locator": "l" } }),
+            "scoped_routes.scoped_rds.srds_resources_locator",
+        ),
         ("local_reply_config", json!({}), "local_reply_config"),
         ("http3_protocol_options", json!({}), "http3_protocol_options"),
         (
@@ -84,7 +88,11 @@ fn u_02_the_path_runs_through_extensions_and_holds_indexes_and_map_keys() {
             json!({ "allow_metadata": true }),
             "http2_protocol_options.allow_metadata",
         ),
-        ("route_config/vhds", json!({}), "route_config.vhds"),
+        (
+            "route_config/cluster_specifier_plugins",
+            json!([{}]),
+            "route_config.cluster_specifier_plugins",
+        ),
         (
             "route_config/virtual_hosts/0/retry_policy",
             json!({ "refresh_cluster_on_retry": true }),

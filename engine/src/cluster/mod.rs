@@ -12,6 +12,7 @@ mod http2;
 mod meter;
 mod pool;
 mod rpc;
+mod scopes;
 mod serving;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -45,6 +46,7 @@ pub use self::destinations::DESTINATIONS_MAX;
 pub use self::http2::{ClientStream, Http2Client, Joined, Reset, StreamEvent};
 pub use self::pool::{Janitor, UpstreamConnection, Wanted, spawn_janitor};
 pub use self::rpc::{CallEnd, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient};
+pub use self::scopes::Routes;
 pub use self::serving::{HeldRoutes, LiveRoutes, Serving};
 
 /// One cluster on one shard.

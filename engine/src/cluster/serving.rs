@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use outrigger_xds::snapshot::{
-    ClusterId, RouteSource, RouteTable, RpcProtocol, ServiceSide, Snapshot,
+    ClusterId, RouteSource, RouteTable, RpcProtocol, ScopedRoutes, ServiceSide, Snapshot,
 };
 
 use crate::stats::Registry;
 use crate::timer::Nanos;
 
+use super::scopes::{LiveScopes, Routes};
 use super::{Breakers, ClusterRuntime, Host};
 
 /// What a shard serves.
@@ -31,12 +32,14 @@ pub struct Serving {
     clusters: RefCell<Vec<Option<Rc<ClusterRuntime>>>>,
     /// By name; those that a connection manager of this shard refers to.
     routes: RefCell<HashMap<Box<str>, Rc<LiveRoutes>>>,
+    /// As the routes.
+    scopes: RefCell<HashMap<Box<str>, Rc<LiveScopes>>>,
     no_routes: Arc<RouteTable>,
 }
 
 /// A table as one shard holds it: its requests count themselves here, and so take their table without a
 /// write that other shards would see.
-pub struct HeldRoutes(Arc<RouteTable>);
+pub struct HeldRoutes(pub(super) Arc<RouteTable>);
 
 impl Deref for HeldRoutes {
     type Target = RouteTable;
@@ -83,6 +86,7 @@ impl Serving {
             snapshot: RefCell::new(Arc::clone(snapshot)),
             clusters: RefCell::default(),
             routes: RefCell::default(),
+            scopes: RefCell::default(),
             no_routes: Arc::new(RouteTable::empty("")),
         }
     }
@@ -98,6 +102,12 @@ impl Serving {
             // Only this table knows those that no listener refers to any more.
             self.routes.borrow_mut().retain(|name, live| {
                 live.succeed(snapshot.route_tables.get(name).unwrap_or(&self.no_routes));
+                Rc::strong_count(live) > 1
+            });
+        }
+        if !Arc::ptr_eq(&snapshot.scopes, &before.scopes) {
+            self.scopes.borrow_mut().retain(|key, live| {
+                live.succeed(snapshot.scopes.get(key));
                 Rc::strong_count(live) > 1
             });
         }
@@ -159,18 +169,34 @@ impl Serving {
     }
 
     /// The routes of a connection manager, as they come to be.
-    pub fn routes(&self, source: &RouteSource) -> Rc<LiveRoutes> {
-        let name = match source {
-            RouteSource::Inline(table) => return LiveRoutes::new(table),
-            RouteSource::Rds(rds) => &rds.key,
-        };
+    pub fn routes(&self, source: &RouteSource) -> Routes {
+        match source {
+            RouteSource::Inline(table) => Routes::Table(LiveRoutes::new(table)),
+            RouteSource::Rds(rds) => Routes::Table(self.table(&rds.key)),
+            RouteSource::Scoped(scoped) => {
+                Routes::Scoped(Arc::clone(scoped), self.scopes_of(scoped))
+            }
+        }
+    }
+
+    fn scopes_of(&self, scoped: &ScopedRoutes) -> Rc<LiveScopes> {
+        let mut scopes = self.scopes.borrow_mut();
+        let live = scopes.entry(scoped.key.clone()).or_insert_with(|| {
+            let live = LiveScopes::new(&self.no_routes);
+            live.succeed(self.snapshot.borrow().scopes.get(&scoped.key));
+            Rc::new(live)
+        });
+        Rc::clone(live)
+    }
+
+    fn table(&self, name: &str) -> Rc<LiveRoutes> {
         let mut routes = self.routes.borrow_mut();
         if let Some(known) = routes.get(name) {
             return Rc::clone(known);
         }
         let snapshot = self.snapshot.borrow();
         let live = LiveRoutes::new(snapshot.route_tables.get(name).unwrap_or(&self.no_routes));
-        routes.insert(name.clone(), Rc::clone(&live));
+        routes.insert(name.into(), Rc::clone(&live));
         live
     }
 

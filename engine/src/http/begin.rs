@@ -190,7 +190,7 @@ fn route(
 ) -> Result<Destination, Reply> {
     let (shard, head) = (arrival.shard, request.head);
     let random = shard.random();
-    let routes = arrival.http.routes.current();
+    let routes = arrival.http.routes.of(request);
     exchange.routes = Some(Rc::clone(&routes));
     let route = routes.find(request, random);
     if !filters.grpc_web_is_off(route.map(|route| &route.filters)) {

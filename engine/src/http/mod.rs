@@ -32,14 +32,13 @@ mod retry;
 mod soap;
 mod upgrade;
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_codecs::http1::HeadLimits;
 use outrigger_xds::snapshot::{HttpConnectionManager, HttpTimeouts, TrafficDirection};
 
 use crate::access_log::AccessLogs;
-use crate::cluster::LiveRoutes;
+use crate::cluster::Routes;
 use crate::shard::Shard;
 use crate::stats::{Http2Stats, HttpStats};
 use crate::timer::{NANOS_PER_MS, Nanos, after};
@@ -59,7 +58,7 @@ pub struct HttpRuntime {
     /// Its configuration.
     pub config: Arc<HttpConnectionManager>,
     /// What requests are routed by.
-    pub routes: Rc<LiveRoutes>,
+    pub routes: Routes,
     /// Its counters.
     pub stats: Arc<HttpStats>,
     /// Those of the HTTP/2 codecs of this shard.

@@ -84,6 +84,7 @@ pub(super) fn sort(
         intake.item(name, item);
     }
     match variant {
+        Variant::Delta if all_named && intake.is_bare(&removed) => intake.nothing_at_all(),
         Variant::Delta => intake.removed(&removed),
         // What cannot be read may be something that is held (V-03).
         Variant::StateOfTheWorld if all_named => intake.absent(),
@@ -137,7 +138,9 @@ impl<'a> Intake<'a> {
             self.sorted.unsolicited.push(name);
             return;
         }
-        self.sorted.answered.extend(aliases.iter().chain([&name]).map(Arc::clone));
+        for name in aliases.iter().chain([&name]) {
+            self.answer(name);
+        }
         let count = self.counts.get_mut(&name).map_or(0, std::mem::take);
         if count != 1 {
             // C-09: none of them is taken, and the first speaks for all.
@@ -203,6 +206,23 @@ impl<'a> Intake<'a> {
         }
     }
 
+    /// Whether a response is one without any resource, and of virtual hosts.
+    fn is_bare(&self, removed: &[String]) -> bool {
+        let has_items = !self.counts.is_empty() || !self.sorted.heartbeats.is_empty();
+        self.state.kind == ResourceType::VirtualHost && !has_items && removed.is_empty()
+    }
+
+    /// D-15: there are no virtual hosts for those who wait for some.
+    fn nothing_at_all(&mut self) {
+        let waiting = self.state.subscription.waiting().map(Arc::clone);
+        self.sorted.answered.extend(waiting);
+    }
+
+    fn answer(&mut self, name: &Arc<str>) {
+        let whole = self.state.subscription.whole(name);
+        self.sorted.answered.extend(whole.into_iter().chain([name]).map(Arc::clone));
+    }
+
     /// D-08: what is neither held nor asked for by name is no news.
     fn removed(&mut self, names: &'a [String]) {
         let mut seen = HashSet::with_capacity(names.len());
@@ -210,7 +230,7 @@ impl<'a> Intake<'a> {
             let asked = self.state.subscription.names_any(name, &[]);
             if !self.counts.contains_key(&**name) && (asked || self.known(name).is_some()) {
                 let name = self.state.intern(name);
-                self.sorted.answered.push(Arc::clone(&name));
+                self.answer(&name);
                 self.sorted.removed.push(name);
             }
         }

@@ -158,17 +158,21 @@ impl ResourceType {
     }
 
     /// Whether a first request without names asks for everything (S-10, S-11, D-07). For every other
-    /// type, `*` has to be said.
+    /// type, `*` has to be said. Envoy asks for scopes like this, too, and servers that were made for it
+    /// know them by no other way.
     #[must_use]
     pub fn has_implied_wildcard(self) -> bool {
-        matches!(self, ResourceType::Cluster | ResourceType::Listener)
+        matches!(
+            self,
+            ResourceType::Cluster | ResourceType::Listener | ResourceType::ScopedRouteConfiguration
+        )
     }
 
     /// Whether a state-of-the-world response holds everything there is, so that absence is removal
     /// (S-08, S-09). Scopes are that to Envoy, too: they have no other way to go.
     #[must_use]
     pub fn comes_in_full_sets(self) -> bool {
-        self.has_implied_wildcard() || self == ResourceType::ScopedRouteConfiguration
+        self.has_implied_wildcard()
     }
 
     /// Whether it can only be asked for by the delta variant.

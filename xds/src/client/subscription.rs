@@ -310,7 +310,16 @@ impl Subscription {
 
     /// As [`Subscription::covers`], the wildcard apart.
     pub(super) fn names_any(&self, name: &str, aliases: &[Arc<str>]) -> bool {
-        self.names.contains_key(name) || aliases.iter().any(|alias| self.names.contains_key(alias))
+        let is_asked = |name: &str| self.names.contains_key(name) || self.whole(name).is_some();
+        is_asked(name) || aliases.iter().any(|alias| is_asked(alias))
+    }
+
+    /// The name, as it is kept, by which this and all others before whose last slash it stands were
+    /// asked for: virtual hosts, by the name of their route configuration.
+    pub(super) fn whole(&self, name: &str) -> Option<&Arc<str>> {
+        let (whole, _) =
+            name.rsplit_once('/').filter(|_| self.kind == ResourceType::VirtualHost)?;
+        self.kept(whole)
     }
 
     /// The name as it is kept, if it is asked for.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::compile::{
     Context, access_log, address, as_u32, config_source, header_text, http_filters, http2, route,
+    scopes,
 };
 use crate::fault::Found;
 use crate::snapshot::{
@@ -65,11 +66,18 @@ pub(crate) fn compile(
 }
 
 fn routes(view: &View<'_>, context: &Context<'_>) -> Result<RouteSource, Found> {
-    if view.required_which("route_specifier", &["route_config", "rds"])? == "route_config" {
-        let Some(table) = view.message("route_config") else {
-            return Err(view.required("route_config"));
-        };
-        return Ok(RouteSource::Inline(Arc::new(route::compile(&table, context, true)?)));
+    let specifiers = ["route_config", "rds", "scoped_routes"];
+    let specifier = view.required_which("route_specifier", &specifiers)?;
+    let stat_prefix = view.text("stat_prefix");
+    match (specifier, view.message(specifier)) {
+        ("route_config", Some(table)) => {
+            return Ok(RouteSource::Inline(Arc::new(route::compile(&table, context, true)?)));
+        }
+        ("scoped_routes", Some(scoped)) => {
+            let scoped = scopes::compile(&scoped, context, stat_prefix)?;
+            return Ok(RouteSource::Scoped(Arc::new(scoped)));
+        }
+        _ => {}
     }
     let Some(rds) = view.message("rds") else { return Err(view.required("rds")) };
     let Some(source) = rds.message("config_source") else {
@@ -80,7 +88,7 @@ fn routes(view: &View<'_>, context: &Context<'_>) -> Result<RouteSource, Found> 
     Ok(RouteSource::Rds(Rds {
         key: source.place.key(name),
         name: name.into(),
-        stat_prefix: view.text("stat_prefix").into(),
+        stat_prefix: stat_prefix.into(),
         source,
     }))
 }

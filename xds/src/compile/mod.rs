@@ -43,6 +43,7 @@ pub(crate) mod route;
 pub(crate) mod rpc;
 pub(crate) mod rpc_route;
 pub(crate) mod runtime;
+pub(crate) mod scopes;
 pub(crate) mod secret;
 pub(crate) mod tcp;
 pub(crate) mod terminal;

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use crate::compile::headers::{Level, flatten, header_name};
 use crate::compile::weights::{self, Weighted};
 use crate::compile::{
-    Context, filter_overrides, format, header_text, http, invalid, matcher, retry, runtime_fraction,
+    Context, config_source, filter_overrides, format, header_text, http, invalid, matcher, retry,
+    runtime_fraction,
 };
 use crate::fault::{Found, Problem};
 use crate::snapshot::{
-    ClientCertificateMatcher, ClusterRef, Decorator, DirectResponse, FilterOverrides, Forward,
-    GrpcTimeout, HeaderEdits, HeaderName, HostRewrite, PathMatcher, PathRewrite, Redirect,
-    RedirectPath, RequireTls, RetryPolicy, Route, RouteAction, RouteId, RouteMatcher, RouteTable,
-    Target, VirtualHost, WeightedCluster, WeightedClusters,
+    ClientCertificateMatcher, ClusterRef, ConfigPlace, ConfigSource, Decorator, DirectResponse,
+    FilterOverrides, Forward, GrpcTimeout, HeaderEdits, HeaderName, HostRewrite, PathMatcher,
+    PathRewrite, Redirect, RedirectPath, RequireTls, RetryPolicy, Route, RouteAction, RouteId,
+    RouteMatcher, RouteTable, Target, Variant, VirtualHost, WeightedCluster, WeightedClusters,
 };
 use crate::view::View;
 
@@ -26,16 +27,25 @@ pub(crate) fn compile(
     context: &Context<'_>,
     inline: bool,
 ) -> Result<RouteTable, Found> {
-    let table = Table {
-        context,
-        level: Level::compile(view)?,
-        filters: filter_overrides::compile(view, &FilterOverrides::default(), context)?,
-        most_specific_wins: view.flag("most_specific_header_mutations_wins"),
-        validate_clusters: view.wrapped_flag("validate_clusters").unwrap_or(inline),
-        body_bytes_max: view
-            .wrapped_u32("max_direct_response_body_size_bytes")
-            .unwrap_or(DIRECT_RESPONSE_BYTES) as usize,
-    };
+    if inline && view.has("vhds") {
+        return Err(view.invalid("vhds", "is for routes that come by RDS"));
+    }
+    RouteTable::new(view.text("name"), hosts(view, context, inline)?, ignores_port(view))
+        .map_err(|error| invalid(view.at("virtual_hosts"), error.to_string()))
+}
+
+/// Whether ports of hosts are looked at.
+pub(crate) fn ignores_port(view: &View<'_>) -> bool {
+    view.flag("ignore_port_in_host_matching")
+}
+
+/// The virtual hosts of a RouteConfiguration.
+pub(crate) fn hosts(
+    view: &View<'_>,
+    context: &Context<'_>,
+    inline: bool,
+) -> Result<Vec<VirtualHost>, Found> {
+    let table = Table::compile(view, context, inline)?;
     let mut hosts: Vec<VirtualHost> = Vec::new();
     let mut names = std::collections::HashSet::new();
     for host in view.messages("virtual_hosts") {
@@ -45,8 +55,43 @@ pub(crate) fn compile(
         }
         hosts.push(table.virtual_host(&host)?);
     }
-    RouteTable::new(view.text("name"), hosts, view.flag("ignore_port_in_host_matching"))
-        .map_err(|error| invalid(view.at("virtual_hosts"), error.to_string()))
+    Ok(hosts)
+}
+
+/// A VirtualHost that came by itself (VHDS), for the RouteConfiguration `table`.
+pub(crate) fn host(
+    view: &View<'_>,
+    table: &View<'_>,
+    context: &Context<'_>,
+) -> Result<VirtualHost, Found> {
+    view.required_text("name")?;
+    let host = Table::compile(table, context, false)?.virtual_host(view)?;
+    RouteTable::new("", vec![host.clone()], false)
+        .map_err(|error| invalid(view.at("domains"), error.to_string()))?;
+    Ok(host)
+}
+
+/// Whom to ask for further virtual hosts of a RouteConfiguration; `ads`: how the aggregated stream is
+/// spoken.
+pub(crate) fn vhds(
+    view: &View<'_>,
+    context: &Context<'_>,
+    ads: Option<Variant>,
+) -> Result<Option<ConfigSource>, Found> {
+    let Some(vhds) = view.message("vhds") else { return Ok(None) };
+    let Some(source) = vhds.message("config_source") else {
+        return Err(vhds.required("config_source"));
+    };
+    let source = config_source::compile(&source, context.sources)?;
+    let variant = match &source.place {
+        ConfigPlace::Ads => ads,
+        ConfigPlace::Api(api) => Some(api.variant),
+        ConfigPlace::Path(_) => None,
+    };
+    match variant {
+        Some(Variant::Delta) => Ok(Some(source)),
+        _ => Err(vhds.invalid("config_source", "virtual hosts come by DELTA_GRPC only")),
+    }
 }
 
 /// What every route of a table needs of it.
@@ -71,7 +116,24 @@ struct Host<'a> {
     include_attempt_count_in_response: bool,
 }
 
-impl Table<'_> {
+impl<'a> Table<'a> {
+    fn compile(
+        view: &View<'_>,
+        context: &'a Context<'a>,
+        inline: bool,
+    ) -> Result<Table<'a>, Found> {
+        Ok(Table {
+            context,
+            level: Level::compile(view)?,
+            filters: filter_overrides::compile(view, &FilterOverrides::default(), context)?,
+            most_specific_wins: view.flag("most_specific_header_mutations_wins"),
+            validate_clusters: view.wrapped_flag("validate_clusters").unwrap_or(inline),
+            body_bytes_max: view
+                .wrapped_u32("max_direct_response_body_size_bytes")
+                .unwrap_or(DIRECT_RESPONSE_BYTES) as usize,
+        })
+    }
+
     fn virtual_host(&self, view: &View<'_>) -> Result<VirtualHost, Found> {
         let host = Host {
             table: self,

@@ -9,6 +9,7 @@ use super::config_source::ConfigSource;
 use super::http_filters::HttpFilter;
 use super::route_table::RouteTable;
 use super::runtime::RuntimeFraction;
+use super::scopes::ScopedRoutes;
 
 /// How one listener speaks HTTP. Everything a connection needs, defaults filled in.
 #[derive(Debug, Clone)]
@@ -77,6 +78,8 @@ pub enum RouteSource {
     Inline(Arc<RouteTable>),
     /// They come by name, and change without the listener.
     Rds(Rds),
+    /// A table for each scope of requests.
+    Scoped(Arc<ScopedRoutes>),
 }
 
 impl RouteSource {
@@ -85,7 +88,7 @@ impl RouteSource {
     pub fn inline(&self) -> Option<&Arc<RouteTable>> {
         match self {
             RouteSource::Inline(table) => Some(table),
-            RouteSource::Rds(_) => None,
+            RouteSource::Rds(_) | RouteSource::Scoped(_) => None,
         }
     }
 }

@@ -33,6 +33,7 @@ mod route;
 mod route_table;
 mod rpc;
 mod runtime;
+mod scopes;
 mod tcp;
 mod tls;
 
@@ -100,6 +101,10 @@ pub use self::rpc::{
     UpstreamConnections,
 };
 pub use self::runtime::{RuntimeCell, RuntimeFraction};
+pub use self::scopes::{
+    FRAGMENTS_MAX, HeaderValueExtractor, Scope, ScopeElement, ScopeKey, ScopeKeyBuilder, ScopeMap,
+    ScopeRoutes, ScopeSource, ScopedRoutes,
+};
 pub use self::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster};
 pub use self::tls::{
     CertificateSource, DataSource, DownstreamTls, OcspStaplePolicy, SanKind, SanMatcher, Sds,
@@ -117,6 +122,8 @@ pub struct Snapshot {
     pub route_tables: Arc<HashMap<Box<str>, Arc<RouteTable>>>,
     /// Configurations of filters that connection managers refer to by name (ECDS).
     pub extensions: Arc<Extensions>,
+    /// Scopes that listeners refer to, with the tables that they have now.
+    pub scopes: Arc<HashMap<Box<str>, Arc<ScopeMap>>>,
     /// Every cluster and its present endpoints.
     pub clusters: Clusters,
     /// The clusters of services that are published and subscribed at run time.

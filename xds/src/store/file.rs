@@ -56,6 +56,7 @@ impl Store {
                 Incoming {
                     name: name.into(),
                     version: Arc::clone(&version),
+                    aliases: Box::default(),
                     content: message.encode_to_vec().into(),
                 },
             ));

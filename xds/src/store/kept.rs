@@ -61,12 +61,19 @@ impl Store {
         }
         let assignments = self.assignments();
         let assignments = assignments.map(|it| (ResourceType::ClusterLoadAssignment, it));
+        let scopes = self.scopes().flat_map(|(_, place, all)| {
+            let kind = ResourceType::ScopedRouteConfiguration;
+            all.into_iter().map(move |shown| (kind, (place, shown)))
+        });
         let tables = self.route_tables().map(|it| (ResourceType::RouteConfiguration, it));
         let extensions = self.extensions().map(|it| (ResourceType::ExtensionConfig, it));
-        for (kind, (place, shown)) in assignments.chain(tables).chain(extensions) {
+        for (kind, (place, shown)) in assignments.chain(scopes).chain(tables).chain(extensions) {
             if let Some(record) = &shown.record {
                 kept.push(Kept::new(kind, &place.key(&shown.name), &shown.name, record));
             }
+        }
+        for (place, name, record) in self.served_hosts() {
+            kept.push(Kept::new(ResourceType::VirtualHost, &place.key(name), name, record));
         }
         kept
     }
@@ -80,7 +87,9 @@ impl Store {
             ResourceType::Cluster => 1,
             ResourceType::ClusterLoadAssignment => 2,
             ResourceType::Listener => 3,
-            _ => 4,
+            ResourceType::ScopedRouteConfiguration => 4,
+            ResourceType::RouteConfiguration => 5,
+            _ => 6,
         });
         all.retain(|kept| {
             if self.is_answered(kept) {
@@ -89,6 +98,7 @@ impl Store {
             let incoming = Incoming {
                 name: Arc::clone(&kept.name),
                 version: Arc::clone(&kept.version),
+                aliases: Box::default(),
                 content: kept.content.clone(),
             };
             let outcome = match kept.kind {
@@ -96,8 +106,10 @@ impl Store {
                 ResourceType::Cluster => self.put_cluster(&incoming, host),
                 ResourceType::Listener => self.put_listener(&incoming, host),
                 ResourceType::ClusterLoadAssignment => self.judge_assignment(&kept.key, &incoming),
+                ResourceType::ScopedRouteConfiguration => self.restore_scope(&kept.key, &incoming),
                 ResourceType::RouteConfiguration => self.judge_table(&kept.key, &incoming),
                 ResourceType::ExtensionConfig => self.judge_extension(&kept.key, &incoming),
+                ResourceType::VirtualHost => self.restore_host(&kept.key, &incoming),
                 _ => return false,
             };
             if let Err(reason) = &outcome {
@@ -106,6 +118,8 @@ impl Store {
             }
             outcome.is_ok()
         });
+        self.hosts_restored();
+        self.scopes_restored();
         self.start.restored();
         self.go_on();
         all
@@ -118,6 +132,8 @@ impl Store {
             ResourceType::ClusterLoadAssignment => {
                 self.assignments.get(&kept.key).is_some_and(Assignment::is_answered)
             }
+            ResourceType::ScopedRouteConfiguration => self.has_scope_answer(&kept.key, &kept.name),
+            ResourceType::VirtualHost => self.has_host_answer(&kept.key, &kept.name),
             ResourceType::RouteConfiguration => {
                 self.tables.get(&kept.key).is_some_and(Table::is_answered)
             }

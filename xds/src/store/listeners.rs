@@ -7,11 +7,12 @@ use crate::compile::listener;
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{
     FilterChain, FilterDiscovery, HttpConnectionManager, HttpFilter, Listener, Origin, Rds,
-    RouteSource, Sds, Snapshot, Terminal,
+    RouteSource, ScopedRoutes, Sds, Snapshot, Terminal,
 };
 use crate::view::View;
 
 use super::decode;
+use super::routes::TableUser;
 use super::secrets::User;
 use super::{ErrorState, Host, Incoming, ListenerChange, Record, Shown, Stage, Store};
 
@@ -33,6 +34,7 @@ impl ListenerEntry {
         let mut links = Links::default();
         for listener in self.active.iter().chain(&self.warming) {
             links.tables.extend(tables(listener));
+            links.scopes.extend(scopes(listener).cloned());
             links.secrets.extend(secrets(listener).cloned());
             links.extensions.extend(extensions(listener).cloned());
         }
@@ -51,6 +53,7 @@ impl ListenerEntry {
 #[derive(Default)]
 struct Links {
     tables: Vec<Rds>,
+    scopes: Vec<Arc<ScopedRoutes>>,
     secrets: Vec<Arc<Sds>>,
     extensions: Vec<Arc<FilterDiscovery>>,
 }
@@ -91,6 +94,14 @@ fn managers(listener: &Listener) -> Vec<&Arc<HttpConnectionManager>> {
         });
     }
     managers
+}
+
+/// The scoped routes that a listener has.
+fn scopes(listener: &Listener) -> impl Iterator<Item = &Arc<ScopedRoutes>> {
+    managers(listener).into_iter().filter_map(|http| match &http.routes {
+        RouteSource::Scoped(scoped) => Some(scoped),
+        _ => None,
+    })
 }
 
 impl Store {
@@ -195,6 +206,7 @@ impl Store {
         };
         let is_warm = |rds: &Rds| self.tables.get(&rds.key).is_some_and(super::Table::is_answered);
         if !tables(listener).iter().all(is_warm)
+            || !scopes(listener).all(|scoped| self.has_scopes(scoped))
             || self.missing(secrets(listener)).next().is_some()
             || self.missing_extensions(extensions(listener)).next().is_some()
         {
@@ -223,12 +235,21 @@ impl Store {
     /// Asks for what the listener refers to, and no longer for that of `before` to which it does not.
     fn relink_listener(&mut self, name: &str, before: &Links) {
         let now = self.listeners.get(name).map(ListenerEntry::links).unwrap_or_default();
+        let user = TableUser::Listener(name.into());
         for rds in &now.tables {
-            self.use_table(rds, name);
+            self.use_table(rds, &user);
         }
         let kept = |rds: &&Rds| now.tables.iter().any(|known| known.key == rds.key);
         for rds in before.tables.iter().filter(|rds| !kept(rds)) {
-            self.leave_table(rds, name);
+            self.leave_table(rds, &user);
+        }
+        for scoped in &now.scopes {
+            self.use_scopes(scoped, name);
+        }
+        let kept =
+            |scoped: &&Arc<ScopedRoutes>| now.scopes.iter().any(|known| known.key == scoped.key);
+        for scoped in before.scopes.iter().filter(|scoped| !kept(scoped)) {
+            self.leave_scopes(scoped, name);
         }
         self.relink_secrets(&User::Listener(name.into()), &before.secrets, &now.secrets);
         for wanted in &now.extensions {
@@ -282,6 +303,8 @@ impl Store {
             let awaited = awaited
                 .filter(|rds| self.tables.get(&rds.key).is_none_or(|table| !table.is_answered()));
             cold.extend(awaited.map(|rds| format!("listener {name}: routes {}", rds.name)));
+            let awaited = scopes(listener).flat_map(|scoped| self.cold_scopes(scoped));
+            cold.extend(awaited.map(|what| format!("listener {name}: {what}")));
             let missing = self.missing(secrets(listener));
             cold.extend(missing.map(|sds| format!("listener {name}: secret {}", sds.name)));
             let missing = self.missing_extensions(extensions(listener));

@@ -17,10 +17,12 @@ mod kept;
 mod listeners;
 mod record;
 mod routes;
+mod scopes;
 mod secrets;
 mod start;
+mod virtual_hosts;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -49,6 +51,7 @@ use self::endpoints::Assignment;
 use self::extensions::ExtensionEntry;
 use self::listeners::ListenerEntry;
 use self::routes::Table;
+use self::scopes::ScopeSet;
 use self::secrets::SecretEntry;
 use self::start::Start;
 
@@ -64,6 +67,8 @@ pub struct Incoming {
     pub name: Arc<str>,
     /// What the server calls this content.
     pub version: Arc<str>,
+    /// Other names by which it was asked for (D-13).
+    pub aliases: Box<[Arc<str>]>,
     /// The encoded message, of the type that was asked for.
     pub content: Bytes,
 }
@@ -183,6 +188,10 @@ pub struct Store {
     assignments: HashMap<Box<str>, Assignment>,
     /// As the assignments.
     tables: HashMap<Box<str>, Table>,
+    /// The keys of tables that have virtual hosts of their own source.
+    hosted: BTreeSet<Box<str>>,
+    /// By the keys of [`ScopedRoutes`](crate::snapshot::ScopedRoutes).
+    scopes: BTreeMap<Box<str>, ScopeSet>,
     /// As the assignments.
     secrets: HashMap<Box<str>, SecretEntry>,
     /// As the assignments.
@@ -266,6 +275,8 @@ impl Store {
             listeners: BTreeMap::new(),
             assignments: HashMap::new(),
             tables: HashMap::new(),
+            hosted: BTreeSet::new(),
+            scopes: BTreeMap::new(),
             secrets: HashMap::new(),
             extensions: HashMap::new(),
             layers: BTreeMap::new(),
@@ -297,10 +308,11 @@ impl Store {
             ResourceType::ClusterLoadAssignment => self.put_assignment(place, incoming),
             ResourceType::Listener => self.put_listener(incoming, host),
             ResourceType::RouteConfiguration => self.put_table(place, incoming),
+            ResourceType::ScopedRouteConfiguration => self.put_scope(place, incoming),
+            ResourceType::VirtualHost => self.put_host(place, incoming),
             ResourceType::Secret => self.put_secret(place, incoming, host),
             ResourceType::ExtensionConfig => self.put_extension(place, incoming),
             ResourceType::Runtime => self.put_layer(incoming),
-            other => Err(format!("{} is not supported", other.word())),
         }
     }
 
@@ -355,6 +367,8 @@ impl Store {
             ResourceType::Listener => self.remove_listener(name),
             ResourceType::ClusterLoadAssignment => self.no_assignment(&place.key(name)),
             ResourceType::RouteConfiguration => self.no_table(&place.key(name)),
+            ResourceType::ScopedRouteConfiguration => self.remove_scope(place, name),
+            ResourceType::VirtualHost => self.remove_host(place, name),
             ResourceType::Secret => self.no_secret(&place.key(name)),
             ResourceType::ExtensionConfig => self.no_extension(&place.key(name)),
             ResourceType::Runtime => {
@@ -363,7 +377,6 @@ impl Store {
                 self.start.layer_answered(name);
                 self.go_on();
             }
-            _ => {}
         }
     }
 
@@ -379,8 +392,27 @@ impl Store {
         Ok(())
     }
 
-    /// A first response, or none in time, of a type of which everything was asked for.
-    pub fn answered(&mut self, kind: ResourceType) {
+    /// Resources of these names are about to be put, out of one response.
+    pub fn expect<'a>(
+        &mut self,
+        kind: ResourceType,
+        place: &ConfigPlace,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) {
+        match kind {
+            ResourceType::ScopedRouteConfiguration => self.expect_scopes(place, &names),
+            ResourceType::VirtualHost => self.expect_hosts(place, names),
+            _ => {}
+        }
+    }
+
+    /// A response was taken in whole, or none came in time, of a type of which everything was asked for.
+    pub fn answered(&mut self, kind: ResourceType, place: &ConfigPlace) {
+        match kind {
+            ResourceType::ScopedRouteConfiguration => self.scopes_answered(place),
+            ResourceType::VirtualHost => self.hosts_answered(place),
+            _ => {}
+        }
         self.start.answered(kind);
         self.go_on();
     }
@@ -395,6 +427,9 @@ impl Store {
         if !self.is_changed && listeners.is_empty() {
             return None;
         }
+        // Scopes have tables, and those have virtual hosts.
+        self.settle_hosts();
+        self.settle_scopes();
         self.is_changed = false;
         Some(Changes { snapshot: Arc::new(self.snapshot.clone()), listeners })
     }

@@ -1,4 +1,4 @@
-//! Tables of routes that listeners name: RDS.
+//! Tables of routes that listeners and scopes name: RDS.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,27 +10,40 @@ use crate::snapshot::{ConfigPlace, Rds, RouteTable};
 use crate::view::View;
 
 use super::decode;
+use super::virtual_hosts::Hosts;
 use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
 
-/// A RouteConfiguration that listeners refer to.
+/// A RouteConfiguration that listeners or scopes refer to.
 pub(super) struct Table {
-    name: Box<str>,
+    pub(super) name: Box<str>,
     place: ConfigPlace,
-    users: BTreeSet<Box<str>>,
+    users: BTreeSet<TableUser>,
     stat_prefixes: BTreeSet<Box<str>>,
     is_answered: bool,
-    record: Option<Record>,
+    pub(super) record: Option<Record>,
     error: Option<ErrorState>,
+    /// Those that come by themselves, if it says that there are such.
+    pub(super) hosts: Option<Hosts>,
+}
+
+/// Who refers to a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum TableUser {
+    /// A listener.
+    Listener(Box<str>),
+    /// A scope of a set.
+    Scope(Box<str>, Box<str>),
 }
 
 impl Table {
+    /// Whether it, and its virtual hosts, need not be waited for.
     pub(super) fn is_answered(&self) -> bool {
-        self.is_answered
+        self.is_answered && self.hosts.as_ref().is_none_or(|hosts| hosts.is_answered)
     }
 }
 
 impl Store {
-    pub(super) fn use_table(&mut self, rds: &Rds, listener: &str) {
+    pub(super) fn use_table(&mut self, rds: &Rds, user: &TableUser) {
         let known = self.tables.entry(rds.key.clone()).or_insert_with(|| {
             let (kind, name) = (ResourceType::RouteConfiguration, Arc::from(&*rds.name));
             self.interests.push(Interest::One(kind, rds.source.clone(), name));
@@ -42,10 +55,11 @@ impl Store {
                 is_answered: false,
                 record: None,
                 error: None,
+                hosts: None,
             }
         });
-        if !known.users.contains(listener) {
-            known.users.insert(listener.into());
+        if !known.users.contains(user) {
+            known.users.insert(user.clone());
         }
         if !known.stat_prefixes.contains(&rds.stat_prefix) {
             known.stat_prefixes.insert(rds.stat_prefix.clone());
@@ -63,10 +77,11 @@ impl Store {
         }
     }
 
-    pub(super) fn leave_table(&mut self, rds: &Rds, listener: &str) {
+    pub(super) fn leave_table(&mut self, rds: &Rds, user: &TableUser) {
         let Some(known) = self.tables.get_mut(&rds.key) else { return };
-        known.users.remove(listener);
+        known.users.remove(user);
         if known.users.is_empty() {
+            self.set_hosts(&rds.key, None);
             self.tables.remove(&rds.key);
             if self.snapshot.route_tables.contains_key(&rds.key) {
                 Arc::make_mut(&mut self.snapshot.route_tables).remove(&rds.key);
@@ -95,18 +110,22 @@ impl Store {
             known.error = None;
             return Ok(());
         }
-        let compiled = self.compile_table(incoming);
+        let compiled = self.compile_table(key, incoming);
         let Some(known) = self.tables.get_mut(key) else { return Ok(()) };
         match compiled {
-            Ok((table, fingerprint)) => {
+            Ok((table, hosts, fingerprint)) => {
                 known.error = None;
                 let same =
                     known.record.as_ref().is_some_and(|record| record.fingerprint == fingerprint);
                 known.record = Some(Store::record(incoming, fingerprint));
                 if !same {
-                    let tables = Arc::make_mut(&mut self.snapshot.route_tables);
-                    tables.insert(key.into(), Arc::new(table));
-                    self.is_changed = true;
+                    // One with further virtual hosts is put together when all that came are known.
+                    if hosts.is_none() {
+                        let tables = Arc::make_mut(&mut self.snapshot.route_tables);
+                        tables.insert(key.into(), Arc::new(table));
+                    }
+                    self.set_hosts(key, hosts);
+                    self.table_changed(key);
                     self.table_answered(key);
                 }
                 Ok(())
@@ -118,33 +137,59 @@ impl Store {
         }
     }
 
-    fn compile_table(&mut self, incoming: &Incoming) -> Result<(RouteTable, Fingerprint), String> {
+    fn compile_table(
+        &mut self,
+        key: &str,
+        incoming: &Incoming,
+    ) -> Result<(RouteTable, Option<Hosts>, Fingerprint), String> {
         let message = self.decode(ResourceType::RouteConfiguration, incoming)?;
         let fingerprint = Fingerprint::of(&message, &[]);
         let has_cluster = |name: &str| self.has_cluster(name);
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
         let table = route::compile(&View::new(&message, &self.schema), &context, false)
             .map_err(|found| decode::text(&found))?;
-        Ok((table, fingerprint))
+        let hosts = self.hosts_for(key, &message)?;
+        Ok((table, hosts, fingerprint))
     }
 
     /// There are no routes of this name.
     pub(super) fn no_table(&mut self, key: &str) {
         let Some(known) = self.tables.get_mut(key) else { return };
         known.record = None;
+        self.set_hosts(key, None);
         if self.snapshot.route_tables.contains_key(key) {
             Arc::make_mut(&mut self.snapshot.route_tables).remove(key);
-            self.is_changed = true;
+            self.table_changed(key);
         }
         self.table_answered(key);
     }
 
-    /// Listeners no longer wait for it.
+    /// The snapshot has another in its place.
+    pub(super) fn table_changed(&mut self, key: &str) {
+        self.is_changed = true;
+        let Some(known) = self.tables.get(key) else { return };
+        for user in known.users.clone() {
+            if let TableUser::Scope(set, _) = user {
+                self.scopes_changed(&set);
+            }
+        }
+    }
+
+    /// Nobody waits for it any more.
     fn table_answered(&mut self, key: &str) {
         let Some(known) = self.tables.get_mut(key) else { return };
         if !std::mem::replace(&mut known.is_answered, true) {
-            for listener in known.users.clone() {
-                self.promote_listener(&listener);
+            self.table_warmed(key);
+        }
+    }
+
+    /// Those who waited for it, or for its virtual hosts, may be served.
+    pub(super) fn table_warmed(&mut self, key: &str) {
+        let Some(known) = self.tables.get(key) else { return };
+        for user in known.users.clone() {
+            match user {
+                TableUser::Listener(name) => self.promote_listener(&name),
+                TableUser::Scope(set, name) => self.promote_scope(&set, &name),
             }
         }
     }
@@ -154,7 +199,7 @@ impl Store {
         self.tables.values().map(|known| {
             let shown = Shown {
                 name: known.name.clone(),
-                stage: Stage::of(known.is_answered, !known.is_answered),
+                stage: Stage::of(known.is_answered(), !known.is_answered()),
                 record: known.record.clone(),
                 error: known.error.clone(),
             };

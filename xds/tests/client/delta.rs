@@ -195,6 +195,35 @@ fn d_13_a_resource_is_matched_by_its_aliases() {
 }
 
 #[test]
+fn d_13_virtual_hosts_are_asked_for_by_the_name_of_their_table() {
+    let mut driven = Driven::asking(Delta, VirtualHost, &["r", "s", "a/b"]);
+    let names = ["r/one", "r/two", "t/one", "a/b/one", "a/one", "r"];
+    let hosts = names.map(|name| resource(VirtualHost, name, "1")).to_vec();
+    let update = driven.update(delta_of(VirtualHost, "1", hosts));
+    let taken: Vec<&str> = update.resources.iter().map(|resource| &*resource.name).collect();
+    assert_eq!(taken, ["r/one", "r/two", "a/b/one", "r"]);
+    driven.client.answer(update.token, Vec::new(), driven.now);
+    assert_eq!(driven.after(FETCH), [expired(VirtualHost, "s", Why::NeverCame)]);
+    let update = driven.update(gone(VirtualHost, "2", &["r/two", "t/one"]));
+    assert_eq!(removed(&update), ["r/two"]);
+    driven.client.answer(update.token, Vec::new(), driven.now);
+    driven.reconnect();
+    let request = driven.request();
+    assert_eq!(request.held, pairs(&[("a/b/one", "1"), ("r", "1"), ("r/one", "1")]));
+    driven.client.unsubscribe(VirtualHost, "r");
+    assert_eq!(driven.held_names(VirtualHost), ["a/b/one"]);
+}
+
+#[test]
+fn d_15_a_bare_response_says_that_there_are_no_virtual_hosts() {
+    let mut driven = Driven::asking(Delta, VirtualHost, &["r"]);
+    let update = driven.update(delta_of(VirtualHost, "1", Vec::new()));
+    assert!(update.resources.is_empty());
+    driven.client.answer(update.token, Vec::new(), driven.now);
+    assert_eq!(driven.after(FETCH), []);
+}
+
+#[test]
 fn d_14_what_is_both_there_and_removed_is_refused() {
     let mut driven = Driven::asking(Delta, Cluster, &[]);
     driven.accept(response(Delta, Cluster, "1", &["a", "c"]));

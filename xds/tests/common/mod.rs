@@ -170,6 +170,7 @@ pub(crate) fn table(hcm: &HttpConnectionManager) -> &Arc<RouteTable> {
     match &hcm.routes {
         RouteSource::Inline(table) => table,
         RouteSource::Rds(rds) => panic!("routes come by RDS: {rds:?}"),
+        RouteSource::Scoped(scoped) => panic!("routes are scoped: {scoped:?}"),
     }
 }
 

@@ -190,6 +190,10 @@ fn dumps(ask: &Ask<'_>) -> Result<Vec<Dump>, String> {
         vec![("static_route_configs", routes), ("dynamic_route_configs", dynamic.routes)],
     ));
     dumps.push(Dump::new(
+        "envoy.admin.v3.ScopedRoutesConfigDump",
+        vec![("dynamic_scoped_route_configs", dynamic.scopes)],
+    ));
+    dumps.push(Dump::new(
         "envoy.admin.v3.SecretsConfigDump",
         vec![
             ("dynamic_active_secrets", dynamic.secrets),
@@ -211,6 +215,7 @@ struct Dynamic {
     endpoints: Vec<Entry>,
     listeners: Vec<Entry>,
     routes: Vec<Entry>,
+    scopes: Vec<Entry>,
     secrets: Vec<Entry>,
     warming_secrets: Vec<Entry>,
     filters: Vec<Entry>,
@@ -268,6 +273,19 @@ impl Dynamic {
         }
         for (_, shown) in store.extensions() {
             self.filters.push(whole(ResourceType::ExtensionConfig, "ecds_filter", &shown));
+        }
+        for (name, _, all) in store.scopes() {
+            // One entry for each scope: each has a version and an error of its own.
+            for shown in all {
+                let kind = ResourceType::ScopedRouteConfiguration;
+                let mut json = show(kind, "scoped_route_configs", &shown);
+                if let Some(content) = json.get_mut("scoped_route_configs") {
+                    *content = Value::Array(vec![content.take()]);
+                }
+                json.insert("name".to_owned(), name.into());
+                json.extend(states(&shown));
+                self.scopes.push(Entry::new(&shown.name, json.into()));
+            }
         }
         for (_, shown) in store.secrets() {
             let mut json = Map::from_iter([("name".to_owned(), Value::from(&*shown.name))]);

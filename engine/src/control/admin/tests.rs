@@ -411,7 +411,7 @@ fn config_dump_has_envoys_sections() {
     let dump = rig.json("/config_dump");
     let types: Vec<_> =
         dump["configs"].as_array().unwrap().iter().map(|config| &config["@type"]).collect();
-    let expected = ["Bootstrap", "Clusters", "Listeners", "Routes", "Secrets"]
+    let expected = ["Bootstrap", "Clusters", "Listeners", "Routes", "ScopedRoutes", "Secrets"]
         .map(|kind| format!("type.googleapis.com/envoy.admin.v3.{kind}ConfigDump"));
     assert_eq!(types, expected.iter().collect::<Vec<_>>());
     assert_eq!(dump["configs"][0]["bootstrap"]["node"]["id"], "n1");

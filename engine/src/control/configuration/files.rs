@@ -77,6 +77,10 @@ impl Files {
             Interest::None(kind, place, name) => {
                 let Some(file) = self.file(place, *kind) else { return false };
                 file.names.remove(name);
+                if &**name == EVERYTHING {
+                    file.wants_all = false;
+                    file.held.clear();
+                }
             }
         }
         true
@@ -144,12 +148,15 @@ impl File {
         };
         let named: BTreeSet<Arc<str>> =
             content.resources.iter().map(|(_, incoming)| Arc::clone(&incoming.name)).collect();
-        // A listener may take over the address of one that goes.
-        if self.kind == ResourceType::Listener {
+        // A listener may take over the address of one that goes, a scope the key.
+        let moves = [ResourceType::Listener, ResourceType::ScopedRouteConfiguration];
+        if moves.contains(&self.kind) {
             for name in gone(&named, &self.held) {
                 store.remove(self.kind, &self.place, &name);
             }
         }
+        let names = named.iter().map(|name| &**name);
+        store.expect(self.kind, &self.place, names);
         for (kind, incoming) in resources {
             present.insert(Arc::clone(&incoming.name));
             if let Err(reason) = store.put(*kind, &self.place, incoming, host) {
@@ -164,7 +171,7 @@ impl File {
         }
         if self.wants_all {
             self.held = present;
-            store.answered(self.kind);
+            store.answered(self.kind, &self.place);
         }
         if is_taken {
             self.counted.stats.update_success += 1;
@@ -174,6 +181,9 @@ impl File {
         }
     }
 }
+
+/// How an interest in all there is is given up.
+const EVERYTHING: &str = "*";
 
 /// Of a file that is not there; another that comes is another.
 const NO_FILE: Stamp = Stamp { device: 0, inode: 0, size: 0, modified: (0, 0) };

@@ -156,7 +156,7 @@ impl Sources {
                     Some(source) => {
                         source.client.subscribe_all(kind, initial_fetch_timeout, now);
                     }
-                    None => store.answered(kind),
+                    None => store.answered(kind, &place),
                 }
             }
             Interest::One(kind, ConfigSource { place, initial_fetch_timeout }, name) => {
@@ -427,7 +427,7 @@ impl Source {
     fn expired(&self, expired: &Expired, store: &mut Store) {
         let Expired { kind, name, why } = expired;
         match (name, why) {
-            (None, _) => store.answered(*kind),
+            (None, _) => store.answered(*kind, &self.place),
             (Some(name), Why::NeverCame | Why::Unreachable) => {
                 store.never_came(*kind, &self.place, name);
             }
@@ -438,12 +438,16 @@ impl Source {
     fn work(&mut self, store: &mut Store, host: &mut dyn Host, budget: &mut usize) {
         while let Some(job) = self.jobs.front_mut() {
             let kind = job.update.kind;
-            // A listener may take over the address of one that goes; a cluster goes when what refers
-            // to it has moved (W-01).
-            if kind == ResourceType::Listener && job.next == 0 {
-                for name in job.update.removed.drain(..) {
-                    store.remove(kind, &self.place, &name);
+            if job.next == 0 {
+                // A listener may take over the address of one that goes, a scope the key, a virtual host
+                // the domains; a cluster goes when what refers to it has moved (W-01).
+                if REMOVED_FIRST.contains(&kind) {
+                    for name in job.update.removed.drain(..) {
+                        store.remove(kind, &self.place, &name);
+                    }
                 }
+                let names = job.update.resources.iter().map(|resource| &*resource.name);
+                store.expect(kind, &self.place, names);
             }
             while let Some(resource) = job.update.resources.get(job.next) {
                 if *budget == 0 {
@@ -454,6 +458,7 @@ impl Source {
                 let incoming = Incoming {
                     name: Arc::clone(&resource.name),
                     version: Arc::clone(&resource.version),
+                    aliases: resource.aliases.clone(),
                     content: resource.body.clone(),
                 };
                 if let Err(reason) = store.put(kind, &self.place, &incoming, host) {
@@ -464,9 +469,7 @@ impl Source {
             for name in &update.removed {
                 store.remove(kind, &self.place, name);
             }
-            if WHOLE.contains(&kind) {
-                store.answered(kind);
-            }
+            store.answered(kind, &self.place);
             let refusal = self.client.answer(update.token, rejected, Instant::now());
             if let Some(refusal) = refusal.filter(|refusal| !refusal.repeated) {
                 log_refusal(&refusal, self.client.control_plane());
@@ -513,6 +516,10 @@ fn random() -> u64 {
 
 /// The types of which everything is asked for.
 const WHOLE: [ResourceType; 2] = [ResourceType::Cluster, ResourceType::Listener];
+
+/// The types of which what is gone goes before others come.
+const REMOVED_FIRST: [ResourceType; 3] =
+    [ResourceType::Listener, ResourceType::ScopedRouteConfiguration, ResourceType::VirtualHost];
 
 /// A fraction of a millisecond's work, so that requests and other events come in between.
 const RESOURCES_PER_TURN: usize = 32;

@@ -9,6 +9,8 @@ mod files;
 mod filters;
 mod protocol;
 mod reconnect;
+mod scopes;
+mod virtual_hosts;
 mod warming;
 
 use outrigger_tests::control_plane::{

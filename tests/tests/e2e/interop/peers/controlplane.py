@@ -47,7 +47,8 @@ METHODS = {
     "envoy.service.extension.v3.ExtensionConfigDiscoveryService/{}ExtensionConfigs": ECDS,
 }
 
-WILDCARDS = (CDS, LDS)
+# Envoy asks for all scopes, and for all virtual hosts, without a name, too.
+WILDCARDS = (CDS, LDS, SRDS, VHDS)
 
 # Streams at once; each takes a thread.
 STREAMS_MAX = 200
@@ -298,6 +299,11 @@ def push_sotw(stream, name, kind, version, resources):
 def push_delta(stream, name, kind, version, resources):
     response = discovery_pb2.DeltaDiscoveryResponse(system_version_info=version, type_url=name)
     wanted = set(kind.names)
+    if name == VHDS:
+        # A name without a slash stands for all virtual hosts of that route configuration.
+        wanted = {one for one in {*resources, *kind.known, *kind.names} if "/" in one}
+        wanted = {one for one in wanted if one in kind.names or one.rpartition("/")[0] in kind.names}
+        kind.again = [one for one in kind.again if "/" in one]
     if kind.wildcard:
         wanted.update(resources, kind.known)
     for one in list(resources):
@@ -312,7 +318,7 @@ def push_delta(stream, name, kind, version, resources):
             response.removed_resources.append(one)
             kind.known.pop(one, None)
     kind.again = []
-    is_first = kind.wildcard and kind.version is None
+    is_first = (kind.wildcard or name == VHDS) and kind.version is None
     if response.resources or response.removed_resources or is_first:
         say(stream, name, response)
 

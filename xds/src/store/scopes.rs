@@ -1,0 +1,470 @@
+//! Scopes of routes: SRDS, and those of listeners.
+//!
+//! All connection managers that name the same servers, and take tables from the same, share one set of
+//! scopes. A scope that names a table is served when there is an answer for that; until then the
+//! version before it is. Invariant: no two scopes of a set have the same key.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::client::ResourceType;
+use crate::compile::scopes;
+use crate::fingerprint::Fingerprint;
+use crate::snapshot::{
+    ConfigPlace, ConfigSource, Rds, Scope, ScopeKey, ScopeMap, ScopeRoutes, ScopeSource,
+    ScopedRoutes,
+};
+use crate::view::View;
+
+use super::routes::TableUser;
+use super::{ErrorState, Incoming, Interest, Record, Shown, Stage, Store};
+use super::{Table, decode};
+
+/// Scopes that listeners refer to.
+pub(super) struct ScopeSet {
+    /// As the first listener has it.
+    scoped: Arc<ScopedRoutes>,
+    users: BTreeSet<Box<str>>,
+    is_answered: bool,
+    /// What is in the snapshot is not what it should be.
+    is_stale: bool,
+    scopes: BTreeMap<Box<str>, ScopeEntry>,
+    /// Whose the keys are.
+    keys: HashMap<ScopeKey, Box<str>>,
+    /// Scopes of a response that is being taken in: what it will say of them is not known, and whether
+    /// they will keep their keys neither.
+    undecided: HashSet<Box<str>>,
+}
+
+/// A scope by name.
+#[derive(Default)]
+struct ScopeEntry {
+    active: Option<Scope>,
+    warming: Option<Scope>,
+    record: Option<Record>,
+    error: Option<ErrorState>,
+}
+
+impl ScopeEntry {
+    fn newest(&self) -> Option<&Scope> {
+        self.warming.as_ref().or(self.active.as_ref())
+    }
+
+    fn tables(&self) -> Vec<Rds> {
+        let versions = self.active.iter().chain(&self.warming);
+        versions.filter_map(|scope| table_of(scope).cloned()).collect()
+    }
+}
+
+fn table_of(scope: &Scope) -> Option<&Rds> {
+    match &scope.routes {
+        ScopeRoutes::Rds(rds) => Some(rds),
+        ScopeRoutes::Inline(_) => None,
+    }
+}
+
+impl ScopeSet {
+    /// Where its scopes come from; nothing when they are in a listener.
+    fn source(&self) -> Option<&ConfigSource> {
+        match &self.scoped.scopes {
+            ScopeSource::Srds(source) => Some(source),
+            ScopeSource::Inline(_) => None,
+        }
+    }
+
+    /// Whether it is the set of this place.
+    fn is_of(&self, place: &ConfigPlace) -> bool {
+        self.source().is_some_and(|source| source.place == *place)
+    }
+
+    /// Whether a listener can be served with it: all that it has are served, or have a version that is.
+    fn is_warm(&self) -> bool {
+        let waits = |entry: &ScopeEntry| entry.active.is_none() && entry.warming.is_some();
+        self.is_answered && !self.scopes.values().any(waits)
+    }
+
+    /// Gives a key to a scope, unless another one keeps it.
+    fn claim(&mut self, key: &ScopeKey, name: &str) -> Result<(), String> {
+        match self.keys.get(key) {
+            Some(owner) if **owner != *name && !self.undecided.contains(owner) => {
+                Err(format!("key: is that of scope {owner:?}, too"))
+            }
+            _ => {
+                self.keys.insert(key.clone(), name.into());
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a key back that is not another's already.
+    fn disclaim(&mut self, key: &ScopeKey, name: &str) {
+        if self.keys.get(key).is_some_and(|owner| **owner == *name) {
+            self.keys.remove(key);
+        }
+    }
+}
+
+impl Store {
+    /// Whether a listener that refers to these scopes can be served.
+    pub(super) fn has_scopes(&self, scoped: &ScopedRoutes) -> bool {
+        self.scopes.get(&scoped.key).is_some_and(ScopeSet::is_warm)
+    }
+
+    pub(super) fn use_scopes(&mut self, scoped: &Arc<ScopedRoutes>, listener: &str) {
+        if let Some(known) = self.scopes.get_mut(&scoped.key) {
+            if !known.users.contains(listener) {
+                known.users.insert(listener.into());
+            }
+            return;
+        }
+        let set = ScopeSet {
+            scoped: Arc::clone(scoped),
+            users: BTreeSet::from([listener.into()]),
+            is_answered: false,
+            is_stale: true,
+            scopes: BTreeMap::new(),
+            keys: HashMap::new(),
+            undecided: HashSet::new(),
+        };
+        self.is_changed = true;
+        match &scoped.scopes {
+            ScopeSource::Inline(all) => {
+                self.scopes.insert(scoped.key.clone(), set);
+                for scope in all {
+                    self.serve_scope(&scoped.key, scope.clone(), None);
+                }
+                self.scopes_complete(&scoped.key);
+            }
+            ScopeSource::Srds(source) => self.add_served_set(set, source),
+        }
+    }
+
+    /// A set of servers: they are asked, unless they were for another set, which has what they say.
+    fn add_served_set(&mut self, set: ScopeSet, source: &ConfigSource) {
+        let key = set.scoped.key.clone();
+        let like = self.scopes.values().find(|other| other.is_of(&source.place));
+        let Some(like) = like else {
+            let kind = ResourceType::ScopedRouteConfiguration;
+            self.interests.push(Interest::All(kind, source.clone()));
+            self.scopes.insert(key, set);
+            return;
+        };
+        let is_answered = like.is_answered;
+        let records = like.scopes.iter().filter_map(|(name, entry)| {
+            let record = entry.record.as_ref()?;
+            Some(Incoming {
+                name: (&**name).into(),
+                version: Arc::clone(&record.version),
+                aliases: Box::default(),
+                content: record.content.clone(),
+            })
+        });
+        let records: Vec<_> = records.collect();
+        self.scopes.insert(key.clone(), set);
+        for incoming in records {
+            // It is remembered with the scope.
+            let _refused = self.judge_scope(&key, &incoming);
+        }
+        if is_answered {
+            self.scopes_complete(&key);
+        }
+    }
+
+    /// All scopes of a set that is new are there; its listener sees for itself whether it can be served.
+    fn scopes_complete(&mut self, key: &str) {
+        if let Some(set) = self.scopes.get_mut(key) {
+            set.is_answered = true;
+        }
+    }
+
+    pub(super) fn leave_scopes(&mut self, scoped: &ScopedRoutes, listener: &str) {
+        let Some(known) = self.scopes.get_mut(&scoped.key) else { return };
+        known.users.remove(listener);
+        if !known.users.is_empty() {
+            return;
+        }
+        let Some(set) = self.scopes.remove(&scoped.key) else { return };
+        for (name, entry) in &set.scopes {
+            let user = TableUser::Scope(scoped.key.clone(), name.clone());
+            entry.tables().iter().for_each(|rds| self.leave_table(rds, &user));
+        }
+        Arc::make_mut(&mut self.snapshot.scopes).remove(&scoped.key);
+        self.is_changed = true;
+        if let Some(source) = set.source()
+            && !self.scopes.values().any(|other| other.is_of(&source.place))
+        {
+            let kind = ResourceType::ScopedRouteConfiguration;
+            self.interests.push(Interest::None(kind, source.place.clone(), EVERYTHING.into()));
+        }
+    }
+
+    /// A response with scopes of these names is about to be taken in: until its own is, a scope's key
+    /// may be given to another, so that scopes can change places.
+    pub(super) fn expect_scopes<'a>(
+        &mut self,
+        place: &ConfigPlace,
+        names: &(impl Iterator<Item = &'a str> + Clone),
+    ) {
+        for set in self.scopes.values_mut().filter(|set| set.is_of(place)) {
+            set.undecided = names.clone().map(Box::from).collect();
+        }
+    }
+
+    pub(super) fn put_scope(
+        &mut self,
+        place: &ConfigPlace,
+        incoming: &Incoming,
+    ) -> Result<(), String> {
+        let mut outcome = Ok(());
+        for key in self.sets_of(place) {
+            outcome = outcome.and(self.judge_scope(&key, incoming));
+        }
+        outcome
+    }
+
+    /// As [`Store::put_scope`], by the key of a place and name.
+    pub(super) fn restore_scope(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+        let mut outcome = Ok(());
+        for place in self.scope_places() {
+            if *place.key(&incoming.name) == *key {
+                outcome = outcome.and(self.put_scope(&place, incoming));
+            }
+        }
+        outcome
+    }
+
+    /// Everything was restored: where there are scopes, nobody waits for more.
+    pub(super) fn scopes_restored(&mut self) {
+        for place in self.scope_places() {
+            if self.scopes.values().any(|set| set.is_of(&place) && !set.keys.is_empty()) {
+                self.scopes_answered(&place);
+            }
+        }
+    }
+
+    /// Whether servers have said something of a scope with this key of a place and name.
+    pub(super) fn has_scope_answer(&self, key: &str, name: &str) -> bool {
+        self.scopes.values().any(|set| {
+            set.is_answered && set.source().is_some_and(|source| *source.place.key(name) == *key)
+        })
+    }
+
+    fn sets_of(&self, place: &ConfigPlace) -> Vec<Box<str>> {
+        let sets = self.scopes.iter().filter(|(_, set)| set.is_of(place));
+        sets.map(|(key, _)| key.clone()).collect()
+    }
+
+    fn scope_places(&self) -> Vec<ConfigPlace> {
+        let mut places: Vec<ConfigPlace> = Vec::new();
+        for source in self.scopes.values().filter_map(ScopeSet::source) {
+            if !places.contains(&source.place) {
+                places.push(source.place.clone());
+            }
+        }
+        places
+    }
+
+    fn judge_scope(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+        let outcome = self.accept_scope(key, incoming);
+        let Some(set) = self.scopes.get_mut(key) else { return Ok(()) };
+        set.undecided.remove(&*incoming.name);
+        match &outcome {
+            Ok(()) => {
+                if let Some(entry) = set.scopes.get_mut(&*incoming.name) {
+                    entry.error = None;
+                }
+            }
+            Err(text) => {
+                let entry = set.scopes.entry((&*incoming.name).into()).or_default();
+                entry.error = Some(ErrorState::new(incoming, text));
+                self.drop_robbed_scope(key, &incoming.name);
+            }
+        }
+        outcome
+    }
+
+    /// A scope whose new version is refused has lost its old key to another: that one has it now.
+    fn drop_robbed_scope(&mut self, key: &str, name: &str) {
+        let Some(set) = self.scopes.get_mut(key) else { return };
+        let Some(entry) = set.scopes.get_mut(name) else { return };
+        let owns = |scope: &Scope| set.keys.get(&scope.key).is_some_and(|owner| **owner == *name);
+        if entry.newest().is_none_or(owns) {
+            return;
+        }
+        let tables = entry.tables();
+        (entry.active, entry.warming, entry.record) = (None, None, None);
+        self.relink_scope(key, name, &tables);
+    }
+
+    fn accept_scope(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+        let Some(set) = self.scopes.get_mut(key) else { return Ok(()) };
+        if let Some(entry) = set.scopes.get_mut(&*incoming.name)
+            && let Some(record) = entry.record.as_mut()
+            && record.repeats(incoming)
+        {
+            let scope_key = entry.newest().map(|scope| scope.key.clone());
+            return scope_key.map_or(Ok(()), |key| set.claim(&key, &incoming.name));
+        }
+        let (scope, fingerprint) = self.compile_scope(key, incoming)?;
+        let record = Store::record(incoming, fingerprint);
+        let Some(set) = self.scopes.get_mut(key) else { return Ok(()) };
+        set.claim(&scope.key, &incoming.name)?;
+        let known = set.scopes.get_mut(&*incoming.name).and_then(|entry| entry.record.as_mut());
+        if let Some(known) = known.filter(|known| known.fingerprint == fingerprint) {
+            *known = record;
+            return Ok(());
+        }
+        self.serve_scope(key, scope, Some(record));
+        Ok(())
+    }
+
+    fn compile_scope(
+        &mut self,
+        key: &str,
+        incoming: &Incoming,
+    ) -> Result<(Scope, Fingerprint), String> {
+        let message = self.decode(ResourceType::ScopedRouteConfiguration, incoming)?;
+        let fingerprint = Fingerprint::of(&message, &[]);
+        let Some(set) = self.scopes.get(key) else { return Err("is not asked for".to_owned()) };
+        let has_cluster = |name: &str| self.has_cluster(name);
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
+        let view = View::new(&message, &self.schema);
+        let scope = scopes::compile_scope(&view, &set.scoped, &context, false)
+            .map_err(|found| decode::text(&found))?;
+        Ok((scope, fingerprint))
+    }
+
+    /// Takes a version that was accepted, and whose key is claimed unless it is of a listener.
+    fn serve_scope(&mut self, key: &str, scope: Scope, record: Option<Record>) {
+        let Some(set) = self.scopes.get_mut(key) else { return };
+        let name = scope.name.clone();
+        let entry = set.scopes.entry(name.clone()).or_default();
+        let before = entry.newest().map(|scope| scope.key.clone());
+        let tables = entry.tables();
+        entry.record = record;
+        entry.warming = Some(scope);
+        let after = entry.newest().map(|scope| scope.key.clone());
+        if let Some(before) = before.filter(|before| Some(before) != after.as_ref()) {
+            set.disclaim(&before, &name);
+        }
+        self.relink_scope(key, &name, &tables);
+        self.promote_scope(key, &name);
+    }
+
+    /// Asks for the tables that a scope refers to, and no longer for those of `before` to which it does
+    /// not.
+    fn relink_scope(&mut self, key: &str, name: &str, before: &[Rds]) {
+        let Some(set) = self.scopes.get_mut(key) else { return };
+        set.is_stale = true;
+        self.is_changed = true;
+        let now = set.scopes.get(name).map(ScopeEntry::tables).unwrap_or_default();
+        let user = TableUser::Scope(key.into(), name.into());
+        for rds in &now {
+            self.use_table(rds, &user);
+        }
+        for rds in before.iter().filter(|rds| !now.iter().any(|known| known.key == rds.key)) {
+            self.leave_table(rds, &user);
+        }
+    }
+
+    /// Serves the version that waits, if its table was answered for.
+    pub(super) fn promote_scope(&mut self, key: &str, name: &str) {
+        let Some(set) = self.scopes.get_mut(key) else { return };
+        let Some(entry) = set.scopes.get_mut(name) else { return };
+        let Some(scope) = &entry.warming else { return };
+        let is_cold = |rds: &Rds| !self.tables.get(&rds.key).is_some_and(Table::is_answered);
+        if table_of(scope).is_some_and(is_cold) {
+            return;
+        }
+        let tables = entry.tables();
+        entry.active = entry.warming.take();
+        self.relink_scope(key, name, &tables);
+        self.scopes_warmed(key);
+    }
+
+    pub(super) fn remove_scope(&mut self, place: &ConfigPlace, name: &str) {
+        for key in self.sets_of(place) {
+            let Some(set) = self.scopes.get_mut(&key) else { continue };
+            let Some(entry) = set.scopes.remove(name) else { continue };
+            if let Some(scope) = entry.newest() {
+                set.disclaim(&scope.key, name);
+            }
+            self.relink_scope(&key, name, &entry.tables());
+            self.scopes_warmed(&key);
+        }
+    }
+
+    /// All scopes of a place are known, or did not come in time.
+    pub(super) fn scopes_answered(&mut self, place: &ConfigPlace) {
+        for key in self.sets_of(place) {
+            let Some(set) = self.scopes.get_mut(&key) else { continue };
+            set.undecided.clear();
+            set.is_answered = true;
+            self.scopes_warmed(&key);
+        }
+    }
+
+    /// Listeners may have nothing to wait for any more.
+    fn scopes_warmed(&mut self, key: &str) {
+        let Some(set) = self.scopes.get(key) else { return };
+        for listener in set.users.clone() {
+            self.promote_listener(&listener);
+        }
+    }
+
+    /// The table of a scope is another.
+    pub(super) fn scopes_changed(&mut self, key: &str) {
+        if let Some(set) = self.scopes.get_mut(key) {
+            set.is_stale = true;
+        }
+    }
+
+    /// Brings the scopes of the snapshot up to date.
+    pub(super) fn settle_scopes(&mut self) {
+        for (key, set) in self.scopes.iter_mut().filter(|(_, set)| set.is_stale) {
+            set.is_stale = false;
+            let is_old = |entry: &&ScopeEntry| entry.warming.is_some();
+            // A key that was given to another is that one's, though its former owner is served by it
+            // as long as its own next version waits.
+            let (old, new): (Vec<_>, Vec<_>) = set.scopes.values().partition(is_old);
+            let served = old.into_iter().chain(new).filter_map(|entry| entry.active.as_ref());
+            let tables = &self.snapshot.route_tables;
+            let served = served.filter_map(|scope| {
+                let table = match &scope.routes {
+                    ScopeRoutes::Inline(table) => Arc::clone(table),
+                    ScopeRoutes::Rds(rds) => Arc::clone(tables.get(&rds.key)?),
+                };
+                Some((scope.key.clone(), table))
+            });
+            let map = Arc::new(ScopeMap::new(served));
+            Arc::make_mut(&mut self.snapshot.scopes).insert(key.clone(), map);
+        }
+    }
+
+    /// What the scopes wait for of which a listener has need.
+    pub(super) fn cold_scopes(&self, scoped: &ScopedRoutes) -> Vec<String> {
+        let Some(set) = self.scopes.get(&scoped.key) else { return Vec::new() };
+        if !set.is_answered {
+            return vec![format!("scopes {}", scoped.name)];
+        }
+        let waiting = set.scopes.values().filter(|entry| entry.active.is_none());
+        let tables = waiting.filter_map(|entry| table_of(entry.warming.as_ref()?));
+        tables.map(|rds| format!("routes {}", rds.name)).collect()
+    }
+
+    /// Scopes that servers sent: the name of the set, where they come from, and they themselves.
+    pub fn scopes(&self) -> impl Iterator<Item = (&str, &ConfigPlace, Vec<Shown>)> {
+        self.scopes.values().filter_map(|set| {
+            let all = set.scopes.iter().map(|(name, entry)| Shown {
+                name: name.clone(),
+                stage: Stage::of(entry.active.is_some(), entry.warming.is_some()),
+                record: entry.record.clone(),
+                error: entry.error.clone(),
+            });
+            Some((&*set.scoped.name, &set.source()?.place, all.collect()))
+        })
+    }
+}
+
+/// How an interest in all there is is given up.
+const EVERYTHING: &str = "*";

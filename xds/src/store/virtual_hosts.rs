@@ -1,0 +1,422 @@
+//! Virtual hosts that come by themselves: VHDS.
+//!
+//! A table that names a source of virtual hosts is served with those that came from there beside its
+//! own. All of them are asked for at once, by the table's name. Invariant: no two virtual hosts of a
+//! table have the same name or a domain in common.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use prost_reflect::DynamicMessage;
+
+use crate::client::ResourceType;
+use crate::compile::route;
+use crate::fingerprint::Fingerprint;
+use crate::snapshot::{ConfigPlace, ConfigSource, RouteTable, VirtualHost};
+use crate::view::View;
+
+use super::decode;
+use super::{ErrorState, Incoming, Interest, Record, Store};
+
+/// The virtual hosts of a table.
+pub(super) struct Hosts {
+    pub(super) source: ConfigSource,
+    pub(super) is_answered: bool,
+    /// What is in the snapshot is not what it should be.
+    is_stale: bool,
+    ignore_port: bool,
+    /// Those of the table itself.
+    own: Vec<VirtualHost>,
+    /// By the names of their resources.
+    served: BTreeMap<Box<str>, Served>,
+    /// Whose names and domains are; nothing is the table itself.
+    claims: HashMap<Claim, Option<Box<str>>>,
+    /// Those of a response that is being taken in: whether they will keep what they have is not known.
+    undecided: HashSet<Box<str>>,
+    /// The response that is being taken in has something for this table.
+    is_meant: bool,
+}
+
+/// A virtual host of a server.
+#[derive(Default)]
+struct Served {
+    host: Option<VirtualHost>,
+    record: Option<Record>,
+    error: Option<ErrorState>,
+}
+
+/// What only one virtual host of a table may have.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Claim {
+    Name(Arc<str>),
+    Domain(Box<str>),
+}
+
+impl Claim {
+    fn all(host: &VirtualHost) -> impl Iterator<Item = Claim> {
+        let domains = host.domains.iter().map(|domain| Claim::Domain(domain.clone()));
+        std::iter::once(Claim::Name(Arc::clone(&host.name))).chain(domains)
+    }
+}
+
+impl Hosts {
+    fn new(source: ConfigSource, own: Vec<VirtualHost>, ignore_port: bool) -> Hosts {
+        let mut claims = HashMap::new();
+        for claim in own.iter().flat_map(Claim::all) {
+            claims.insert(claim, None);
+        }
+        Hosts {
+            source,
+            is_answered: false,
+            is_stale: true,
+            ignore_port,
+            own,
+            served: BTreeMap::new(),
+            claims,
+            undecided: HashSet::new(),
+            is_meant: false,
+        }
+    }
+
+    /// Takes a virtual host, in place of the one of its resource if there is one.
+    fn serve(&mut self, resource: &str, host: VirtualHost, record: Record) -> Result<(), String> {
+        for claim in Claim::all(&host) {
+            let owner = match self.claims.get(&claim) {
+                Some(Some(owner)) if **owner == *resource || self.undecided.contains(owner) => None,
+                Some(owner) => Some(owner.as_deref()),
+                None => None,
+            };
+            let Some(owner) = owner else { continue };
+            let owner = owner.map_or("its route configuration".to_owned(), |it| format!("{it:?}"));
+            return Err(match claim {
+                Claim::Name(name) => format!("name: {name:?} is in {owner}, too"),
+                Claim::Domain(domain) => format!("domains: {domain:?} is in {owner}, too"),
+            });
+        }
+        self.disclaim(resource);
+        for claim in Claim::all(&host) {
+            self.claims.insert(claim, Some(resource.into()));
+        }
+        let entry = self.served.entry(resource.into()).or_default();
+        *entry = Served { host: Some(host), record: Some(record), error: None };
+        self.is_stale = true;
+        Ok(())
+    }
+
+    /// Gives up what a virtual host has, but for what another has taken.
+    fn disclaim(&mut self, resource: &str) {
+        let host = self.served.get(resource).and_then(|served| served.host.as_ref());
+        for claim in host.into_iter().flat_map(Claim::all) {
+            if let Some(Some(owner)) = self.claims.get(&claim)
+                && **owner == *resource
+            {
+                self.claims.remove(&claim);
+            }
+        }
+    }
+
+    /// Whether all that a virtual host has is still its own.
+    fn is_whole(&self, resource: &str) -> bool {
+        let host = self.served.get(resource).and_then(|served| served.host.as_ref());
+        host.into_iter().flat_map(Claim::all).all(|claim| {
+            self.claims.get(&claim).is_some_and(|owner| owner.as_deref() == Some(resource))
+        })
+    }
+
+    fn remove(&mut self, resource: &str) {
+        self.disclaim(resource);
+        self.is_stale |= self.served.remove(resource).is_some();
+    }
+
+    fn table(&self, name: &str) -> Result<RouteTable, String> {
+        let served = self.served.values().filter_map(|served| served.host.as_ref());
+        let hosts = self.own.iter().chain(served).cloned().collect();
+        RouteTable::new(name, hosts, self.ignore_port).map_err(|error| error.to_string())
+    }
+}
+
+impl Store {
+    /// The virtual hosts for the next version of a table, if it names a source for them: those that
+    /// are known, as this version has them.
+    pub(super) fn hosts_for(
+        &mut self,
+        key: &str,
+        message: &DynamicMessage,
+    ) -> Result<Option<Hosts>, String> {
+        let before = self.tables.get(key).and_then(|table| table.hosts.as_ref());
+        let view = View::new(message, &self.schema);
+        let has_cluster = |name: &str| self.has_cluster(name);
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
+        let ads = self.ground.dynamic.ads.as_ref().map(|ads| ads.variant);
+        let source = route::vhds(&view, &context, ads).map_err(|found| decode::text(&found))?;
+        let Some(source) = source else { return Ok(None) };
+        let own = route::hosts(&view, &context, false).map_err(|found| decode::text(&found))?;
+        let mut hosts = Hosts::new(source, own, route::ignores_port(&view));
+        let Some(before) = before.filter(|before| before.source.place == hosts.source.place) else {
+            return Ok(Some(hosts));
+        };
+        hosts.is_answered = before.is_answered;
+        for (resource, served) in &before.served {
+            let Some(record) = &served.record else { continue };
+            let name = ResourceType::VirtualHost.message();
+            let known = self.schema.message(name).ok_or("is not known")?;
+            let known = DynamicMessage::decode(known, record.content.clone())
+                .map_err(|error| error.to_string())?;
+            let host = route::host(&View::new(&known, &self.schema), &view, &context)
+                .map_err(|found| format!("{name} {resource}: {}", decode::text(&found)))?;
+            hosts
+                .serve(resource, host, record.clone())
+                .map_err(|text| format!("VirtualHost {resource}: {text}"))?;
+        }
+        Ok(Some(hosts))
+    }
+
+    /// Gives a table its virtual hosts, and asks for more; or no longer.
+    pub(super) fn set_hosts(&mut self, key: &str, hosts: Option<Hosts>) {
+        let Some(table) = self.tables.get_mut(key) else { return };
+        let name: Arc<str> = (&*table.name).into();
+        let after = hosts.as_ref().map(|hosts| hosts.source.clone());
+        let before = std::mem::replace(&mut table.hosts, hosts);
+        let before = before.map(|hosts| hosts.source.place);
+        if let Some(source) = &after
+            && before.as_ref() != Some(&source.place)
+        {
+            self.hosted.insert(key.into());
+            let kind = ResourceType::VirtualHost;
+            self.interests.push(Interest::One(kind, source.clone(), Arc::clone(&name)));
+        }
+        let place = after.map(|source| source.place);
+        if let Some(before) = before
+            && place.as_ref() != Some(&before)
+        {
+            if place.is_none() {
+                self.hosted.remove(key);
+            }
+            self.leave_hosts(before, name);
+        }
+    }
+
+    /// Nobody asks for the virtual hosts of a table any more, unless another has its name and source.
+    pub(super) fn leave_hosts(&mut self, place: ConfigPlace, name: Arc<str>) {
+        if self.hosted_by(&place, &name).is_empty() {
+            self.interests.push(Interest::None(ResourceType::VirtualHost, place, name));
+        }
+    }
+
+    /// The tables of this name that have virtual hosts from this place.
+    fn hosted_by(&self, place: &ConfigPlace, name: &str) -> Vec<Box<str>> {
+        let tables = self.hosted.iter().filter(|key| {
+            self.tables.get(&**key).is_some_and(|table| {
+                let hosts = table.hosts.as_ref();
+                *table.name == *name && hosts.is_some_and(|hosts| hosts.source.place == *place)
+            })
+        });
+        tables.cloned().collect()
+    }
+
+    fn hosts_of<'a>(
+        &'a mut self,
+        place: &'a ConfigPlace,
+    ) -> impl Iterator<Item = (&'a Box<str>, &'a str, &'a mut Hosts)> {
+        let hosted = &self.hosted;
+        self.tables.iter_mut().filter(|(key, _)| hosted.contains(*key)).filter_map(
+            move |(key, table)| {
+                let hosts = table.hosts.as_mut()?;
+                (hosts.source.place == *place).then_some((key, &*table.name, hosts))
+            },
+        )
+    }
+
+    /// A response with these virtual hosts is about to be taken in: until its own is, what one has may
+    /// be given to another. A response with none at all is an answer to all who wait.
+    pub(super) fn expect_hosts<'a>(
+        &mut self,
+        place: &ConfigPlace,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) {
+        let is_bare = names.clone().next().is_none();
+        let names: HashSet<Box<str>> = names.map(Box::from).collect();
+        for (_, table, hosts) in self.hosts_of(place) {
+            let mine =
+                names.iter().filter(|name| is_of(table, name) || hosts.served.contains_key(*name));
+            hosts.undecided = mine.cloned().collect();
+            hosts.is_meant = is_bare || !hosts.undecided.is_empty();
+        }
+    }
+
+    /// A response was taken in: whoever it was for waits no more.
+    pub(super) fn hosts_answered(&mut self, place: &ConfigPlace) {
+        let mut warm = Vec::new();
+        for (key, _, hosts) in self.hosts_of(place) {
+            hosts.undecided.clear();
+            if std::mem::take(&mut hosts.is_meant)
+                && !std::mem::replace(&mut hosts.is_answered, true)
+            {
+                warm.push(key.clone());
+            }
+        }
+        warm.iter().for_each(|key| self.table_warmed(key));
+    }
+
+    /// All of a table that are known are there: it was restored, or no more came in time.
+    fn hosts_known(&mut self, key: &str) {
+        let hosts = self.tables.get_mut(key).and_then(|table| table.hosts.as_mut());
+        if hosts.is_some_and(|hosts| !std::mem::replace(&mut hosts.is_answered, true)) {
+            self.table_warmed(key);
+        }
+    }
+
+    pub(super) fn put_host(
+        &mut self,
+        place: &ConfigPlace,
+        incoming: &Incoming,
+    ) -> Result<(), String> {
+        let names = std::iter::once(&incoming.name).chain(&*incoming.aliases);
+        let tables: Vec<&str> = names.filter_map(|name| Some(name.rsplit_once('/')?.0)).collect();
+        let mut keys: Vec<_> =
+            tables.into_iter().flat_map(|table| self.hosted_by(place, table)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let mut outcome = Ok(());
+        for key in keys {
+            outcome = outcome.and(self.judge_host(&key, incoming));
+        }
+        outcome
+    }
+
+    /// As [`Store::put_host`], by the key of a place and name.
+    pub(super) fn restore_host(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+        let mut outcome = Ok(());
+        let places = self.hosted.iter().filter_map(|it| self.tables.get(it)?.hosts.as_ref());
+        let mut places: Vec<_> = places.map(|hosts| hosts.source.place.clone()).collect();
+        places.dedup();
+        for place in places.iter().filter(|place| *place.key(&incoming.name) == *key) {
+            outcome = outcome.and(self.put_host(place, incoming));
+        }
+        outcome
+    }
+
+    /// Everything was restored: where there are virtual hosts, nobody waits for more.
+    pub(super) fn hosts_restored(&mut self) {
+        for key in self.hosted.clone() {
+            let hosts = self.tables.get(&key).and_then(|table| table.hosts.as_ref());
+            if hosts.is_some_and(|hosts| !hosts.served.is_empty()) {
+                self.hosts_known(&key);
+            }
+        }
+    }
+
+    fn judge_host(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+        let outcome = self.accept_host(key, incoming);
+        let Some(hosts) = self.tables.get_mut(key).and_then(|table| table.hosts.as_mut()) else {
+            return Ok(());
+        };
+        hosts.is_meant = true;
+        hosts.undecided.remove(&*incoming.name);
+        if hosts.is_stale {
+            self.is_changed = true;
+        }
+        if let Err(text) = &outcome {
+            if !hosts.is_whole(&incoming.name) {
+                // Another has what its last version had.
+                hosts.remove(&incoming.name);
+            }
+            let entry = hosts.served.entry((&*incoming.name).into()).or_default();
+            entry.error = Some(ErrorState::new(incoming, text));
+        }
+        outcome
+    }
+
+    fn accept_host(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+        let Some(table) = self.tables.get_mut(key) else { return Ok(()) };
+        let Some(hosts) = &mut table.hosts else { return Ok(()) };
+        if hosts.is_whole(&incoming.name)
+            && let Some(served) = hosts.served.get_mut(&*incoming.name)
+            && let Some(record) = &mut served.record
+            && record.repeats(incoming)
+        {
+            served.error = None;
+            return Ok(());
+        }
+        let Some(owner) = table.record.clone() else { return Ok(()) };
+        let message = self.decode(ResourceType::VirtualHost, incoming)?;
+        let record = Store::record(incoming, Fingerprint::of(&message, &[]));
+        let name = ResourceType::RouteConfiguration.message();
+        let owner = self
+            .schema
+            .message(name)
+            .and_then(|known| DynamicMessage::decode(known, owner.content).ok())
+            .ok_or("its route configuration is not known")?;
+        let has_cluster = |name: &str| self.has_cluster(name);
+        let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
+        let (view, owner) = (View::new(&message, &self.schema), View::new(&owner, &self.schema));
+        let host = route::host(&view, &owner, &context).map_err(|found| decode::text(&found))?;
+        let hosts = self.tables.get_mut(key).and_then(|table| table.hosts.as_mut());
+        hosts.map_or(Ok(()), |hosts| hosts.serve(&incoming.name, host, record))
+    }
+
+    /// A virtual host is gone, or does not exist; or there are none of a table at all.
+    pub(super) fn remove_host(&mut self, place: &ConfigPlace, name: &str) {
+        let mut is_changed = false;
+        let mut warm = Vec::new();
+        for (key, table, hosts) in self.hosts_of(place) {
+            if *table == *name {
+                warm.push(key.clone());
+            } else if is_of(table, name) || hosts.served.contains_key(name) {
+                hosts.is_meant = true;
+                hosts.remove(name);
+                is_changed |= hosts.is_stale;
+            }
+        }
+        self.is_changed |= is_changed;
+        warm.iter().for_each(|key| self.hosts_known(key));
+    }
+
+    /// Brings the tables of the snapshot up to date.
+    pub(super) fn settle_hosts(&mut self) {
+        let mut changed = Vec::new();
+        for key in &self.hosted {
+            let Some(table) = self.tables.get_mut(key) else { continue };
+            let Some(hosts) = table.hosts.as_mut().filter(|hosts| hosts.is_stale) else { continue };
+            hosts.is_stale = false;
+            match hosts.table(&table.name) {
+                Ok(whole) => {
+                    let tables = Arc::make_mut(&mut self.snapshot.route_tables);
+                    tables.insert(key.clone(), Arc::new(whole));
+                    changed.push(key.clone());
+                }
+                // What each has was looked at before, so that nobody will see this.
+                Err(text) => self.remarks.push(format!("{}: {text}", table.name)),
+            }
+        }
+        changed.iter().for_each(|key| self.table_changed(key));
+    }
+
+    /// Virtual hosts that servers sent, with their places.
+    pub(super) fn served_hosts(&self) -> impl Iterator<Item = (&ConfigPlace, &str, &Record)> {
+        let all = self.hosted.iter().filter_map(|key| self.tables.get(key)?.hosts.as_ref());
+        all.flat_map(|hosts| {
+            let served = hosts.served.iter();
+            served
+                .filter_map(|(name, it)| Some((&hosts.source.place, &**name, it.record.as_ref()?)))
+        })
+    }
+
+    /// Whether servers have said something of a virtual host with this key of a place and name.
+    pub(super) fn has_host_answer(&self, key: &str, name: &str) -> bool {
+        let mut all = self.hosted.iter().filter_map(|table| self.tables.get(table));
+        all.any(|table| {
+            let hosts = table.hosts.as_ref();
+            hosts.is_some_and(|hosts| {
+                hosts.is_answered
+                    && is_of(&table.name, name)
+                    && *hosts.source.place.key(name) == *key
+            })
+        })
+    }
+}
+
+/// Whether a virtual host of this name is of the table of that name.
+fn is_of(table: &str, name: &str) -> bool {
+    name.rsplit_once('/').is_some_and(|(of, _)| *of == *table)
+}

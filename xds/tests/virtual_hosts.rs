@@ -1,0 +1,271 @@
+//! Virtual hosts that come by themselves (contract section 6; xds.md D-13, V-02, V-03, W-07).
+
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+#![allow(clippy::needless_pass_by_value, reason = "arguments are written where they are used")]
+
+mod common;
+#[path = "common/request.rs"]
+mod request;
+
+use std::fs;
+use std::sync::Arc;
+
+use common::*;
+use outrigger_xds::client::ResourceType;
+use outrigger_xds::secrets::ServedSecret;
+use outrigger_xds::snapshot::*;
+use outrigger_xds::store::{Host, Incoming, Interest, Store};
+use serde_json::{Value, json};
+
+const HOST_TYPE: &str = "envoy.config.route.v3.VirtualHost";
+const TABLES: &str = "envoy.config.route.v3.RouteConfiguration";
+
+/// The listener `web` with the routes `t` from the aggregated stream, which is spoken so.
+fn bootstrap(api_type: &str) -> Value {
+    let mut bootstrap = http();
+    bootstrap["dynamic_resources"] = json!({"ads_config": {
+        "api_type": api_type, "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "app"}}],
+    }});
+    let manager = bootstrap.pointer_mut(HCM).unwrap().as_object_mut().unwrap();
+    manager.remove("route_config");
+    manager.insert("rds".to_owned(), json!({"route_config_name": "t", "config_source": ads()}));
+    bootstrap
+}
+
+fn ads() -> Value {
+    json!({"ads": {}, "resource_api_version": "V3"})
+}
+
+/// Answers requests for these domains with that status.
+fn host(name: &str, domains: &[&str], status: u32) -> Value {
+    json!({"name": name, "domains": domains, "routes": [
+        {"match": {"prefix": "/"}, "direct_response": {"status": status}}]})
+}
+
+fn table(hosts: &[Value]) -> Value {
+    json!({"name": "t", "vhds": {"config_source": ads()}, "virtual_hosts": hosts})
+}
+
+/// What the process has, and nothing is wrong with.
+struct Nothing;
+
+impl Host for Nothing {
+    fn prepare_listener(&mut self, _: &Arc<Listener>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn prepare_cluster(&mut self, _: &Arc<Cluster>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn prepare_secret(&mut self, _: &str, _: &Arc<ServedSecret>) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+struct Scene(Store);
+
+impl Scene {
+    fn new(bootstrap: &Value) -> Scene {
+        let loaded = loaded(bootstrap);
+        Scene(Store::new(loaded.ground, &loaded.snapshot, false))
+    }
+
+    /// With this table, and what was asked for taken.
+    #[track_caller]
+    fn with(hosts: &[Value]) -> Scene {
+        let mut scene = Scene::new(&bootstrap("DELTA_GRPC"));
+        scene.put_table(&table(hosts)).unwrap();
+        assert_eq!(scene.asked(), ["RDS t", "VHDS t"]);
+        scene
+    }
+
+    fn incoming(&self, kind: &str, name: &str, resource: &Value) -> Incoming {
+        let content = json!({"version_info": resource.to_string(),
+            "resources": [any_with(kind, resource.clone())]});
+        let path = std::env::temp_dir().join(format!(
+            "outrigger-hosts-{}-{:?}.json",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        fs::write(&path, content.to_string()).unwrap();
+        let mut read = self.0.read_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        Incoming { name: name.into(), ..read.resources.remove(0).1 }
+    }
+
+    fn put_table(&mut self, table: &Value) -> Result<(), String> {
+        let incoming = self.incoming(TABLES, "t", table);
+        let kind = ResourceType::RouteConfiguration;
+        self.0.put(kind, &ConfigPlace::Ads, &incoming, &mut Nothing)
+    }
+
+    /// Takes a response with these virtual hosts in, each with the name of its resource, and those that
+    /// are gone.
+    fn put(&mut self, hosts: &[(&str, Value)], gone: &[&str]) -> Vec<Result<(), String>> {
+        let all = hosts.iter().map(|(name, host)| self.incoming(HOST_TYPE, name, host));
+        let all: Vec<_> = all.collect();
+        self.take(&all, gone)
+    }
+
+    fn take(&mut self, all: &[Incoming], gone: &[&str]) -> Vec<Result<(), String>> {
+        let (kind, place) = (ResourceType::VirtualHost, ConfigPlace::Ads);
+        gone.iter().for_each(|name| self.0.remove(kind, &place, name));
+        self.0.expect(kind, &place, all.iter().map(|incoming| &*incoming.name));
+        let put = all.iter().map(|it| self.0.put(kind, &place, it, &mut Nothing));
+        let outcome = put.collect();
+        self.0.answered(kind, &place);
+        outcome
+    }
+
+    fn asked(&mut self) -> Vec<String> {
+        let interests = self.0.take_interests().into_iter().map(|interest| match interest {
+            Interest::One(kind, _, name) => format!("{} {name}", kind.service()),
+            Interest::None(kind, _, name) => format!("no {} {name}", kind.service()),
+            other => format!("{other:?}"),
+        });
+        interests.collect()
+    }
+
+    fn is_served(&self) -> bool {
+        self.0.snapshot().listener("web").is_some()
+    }
+
+    fn status(&mut self, authority: &str) -> Option<u16> {
+        self.0.take_changes();
+        let table = Arc::clone(self.0.snapshot().route_tables.get("t")?);
+        let request = request::Request::to(authority, "/").with(&[]);
+        match &table.find(&request, 0)?.action {
+            RouteAction::DirectResponse(direct) => Some(direct.status),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn w_07_a_table_is_served_when_its_virtual_hosts_are_there() {
+    let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
+    assert!(!scene.is_served());
+    assert_eq!(scene.0.cold(), ["listener web: routes t"]);
+    let two = [("t/a", host("a", &["a.test"], 202)), ("t/b", host("b", &["b.test"], 203))];
+    assert_eq!(scene.put(&two, &[]), [Ok(()), Ok(())]);
+    assert!(scene.is_served());
+    let all = ["own.test", "a.test", "b.test", "c.test"].map(|host| scene.status(host));
+    assert_eq!(all, [Some(201), Some(202), Some(203), None]);
+    // One changes, one goes, one comes.
+    let more = [("t/b", host("b", &["b.test"], 204)), ("t/c", host("c", &["c.test"], 205))];
+    assert_eq!(scene.put(&more, &["t/a"]), [Ok(()), Ok(())]);
+    let all = ["own.test", "a.test", "b.test", "c.test"].map(|host| scene.status(host));
+    assert_eq!(all, [Some(201), None, Some(204), Some(205)]);
+    // What the table says of all its hosts is said of these, too, and its own may change.
+    scene.put_table(&table(&[host("own", &["new.test"], 206)])).unwrap();
+    let all = ["own.test", "new.test", "b.test"].map(|host| scene.status(host));
+    assert_eq!(all, [None, Some(206), Some(204)]);
+    assert_eq!(scene.asked(), [""; 0]);
+    // Without a source of them, it has its own.
+    let mut alone = table(&[host("own", &["own.test"], 207)]);
+    alone.as_object_mut().unwrap().remove("vhds");
+    scene.put_table(&alone).unwrap();
+    assert_eq!(scene.asked(), ["no VHDS t"]);
+    assert_eq!(["own.test", "b.test"].map(|host| scene.status(host)), [Some(207), None]);
+}
+
+#[test]
+fn w_08_nobody_waits_for_virtual_hosts_that_do_not_come() {
+    // An empty response, none at all, and the removal of the name that was asked for.
+    let answers: [fn(&mut Scene); 3] = [
+        |scene| drop(scene.put(&[], &[])),
+        |scene| scene.0.never_came(ResourceType::VirtualHost, &ConfigPlace::Ads, "t"),
+        |scene| drop(scene.put(&[], &["t"])),
+    ];
+    for answer in answers {
+        let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
+        assert!(!scene.is_served());
+        answer(&mut scene);
+        assert!(scene.is_served());
+        assert_eq!(scene.status("own.test"), Some(201));
+        // What comes late is as good.
+        scene.put(&[("t/a", host("a", &["a.test"], 202))], &[]);
+        assert_eq!(scene.status("a.test"), Some(202));
+    }
+}
+
+#[test]
+fn d_13_a_virtual_host_is_known_by_its_aliases() {
+    let mut scene = Scene::with(&[]);
+    let aliased = |scene: &Scene, alias: &str, status| Incoming {
+        aliases: [alias.into()].into(),
+        ..scene.incoming(HOST_TYPE, "a", &host("a", &["a.test"], status))
+    };
+    // Of another table.
+    let other = aliased(&scene, "u/a.test", 201);
+    assert_eq!(scene.take(&[other], &[]), [Ok(())]);
+    assert!(!scene.is_served());
+    let mine = aliased(&scene, "t/a.test", 202);
+    assert_eq!(scene.take(&[mine], &[]), [Ok(())]);
+    assert!(scene.is_served());
+    assert_eq!(scene.status("a.test"), Some(202));
+    scene.put(&[], &["a"]);
+    assert_eq!(scene.status("a.test"), None);
+}
+
+#[test]
+fn v_02_and_v_03_a_domain_is_one_virtual_hosts() {
+    let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
+    let a = ("t/a", host("a", &["a.test"], 202));
+    let b = ("t/b", host("b", &["b.test"], 203));
+    scene.put(&[a.clone(), b.clone()], &[]);
+    let cases = [
+        (host("a", &["own.test"], 204), "domains: \"own.test\" is in its route configuration, too"),
+        (host("a", &["x", "b.test"], 204), "domains: \"b.test\" is in \"t/b\", too"),
+        (host("own", &["a.test"], 204), "name: \"own\" is in its route configuration, too"),
+        (
+            host("a", &["*.*"], 204),
+            "domains: domain \"*.*\": a wildcard may only be the first or the last character",
+        ),
+        (host("", &["a.test"], 204), "name: is required"),
+        (host("a", &[], 204), "domains: is required"),
+    ];
+    for (bad, complaint) in cases {
+        assert_eq!(scene.put(&[("t/a", bad)], &[]), [Err(complaint.to_owned())]);
+        let all = ["own.test", "a.test", "b.test"].map(|host| scene.status(host));
+        assert_eq!(all, [Some(201), Some(202), Some(203)]);
+    }
+    // They change places within a response, and what was given up can be had.
+    let swap = [("t/a", host("a", &["b.test"], 205)), ("t/b", host("b", &["a.test"], 206))];
+    assert_eq!(scene.put(&swap, &[]), [Ok(()), Ok(())]);
+    assert_eq!(["a.test", "b.test"].map(|host| scene.status(host)), [Some(206), Some(205)]);
+    assert_eq!(scene.put(&[("t/c", host("a", &["b.test"], 207))], &["t/a"]), [Ok(())]);
+    assert_eq!(["a.test", "b.test"].map(|host| scene.status(host)), [Some(206), Some(207)]);
+    // One that loses its own to another and is refused is gone.
+    let robbed = [("t/c", host("c", &["a.test"], 208)), ("t/b", host("b", &[], 209))];
+    assert_eq!(scene.put(&robbed, &[])[0], Ok(()));
+    assert_eq!(["a.test", "b.test"].map(|host| scene.status(host)), [Some(208), None]);
+    // A table that claims what came from elsewhere is refused.
+    let text = scene.put_table(&table(&[host("own", &["a.test"], 210)])).unwrap_err();
+    assert_eq!(text, "VirtualHost t/c: domains: \"a.test\" is in its route configuration, too");
+    assert_eq!(["a.test", "own.test"].map(|host| scene.status(host)), [Some(208), Some(201)]);
+}
+
+#[test]
+fn section_6_vhds_is_for_delta_and_for_rds() {
+    let mut scene = Scene::new(&bootstrap("GRPC"));
+    let text = scene.put_table(&table(&[])).unwrap_err();
+    assert_eq!(text, "vhds.config_source: virtual hosts come by DELTA_GRPC only");
+    let mut inline = table(&[]);
+    inline["vhds"]["config_source"] = json!({"path_config_source": {"path": "/x"}});
+    let text = refusal(&set(&http(), TABLE, inline));
+    assert!(text.ends_with("route_config.vhds: is for routes that come by RDS"), "{text}");
+}
+
+#[test]
+fn what_was_kept_is_served_again() {
+    let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
+    scene.put(&[("t/a", host("a", &["a.test"], 202))], &[]);
+    let kept = scene.0.keep();
+    let mut next = Scene::new(&bootstrap("DELTA_GRPC"));
+    assert_eq!(next.0.restore(kept.clone(), &mut Nothing), kept);
+    assert!(next.is_served());
+    assert_eq!(["own.test", "a.test"].map(|host| next.status(host)), [Some(201), Some(202)]);
+}

@@ -189,7 +189,7 @@ fn types(
             return Err(Found::new(at, Problem::UnknownExtension(name.to_owned())));
         }
     }
-    Ok(Some(types.into()).filter(|types: &Box<[_]>| !types.is_empty()))
+    Ok((!types.is_empty()).then(|| types.into()))
 }
 
 /// Whether all that a connection manager serves are metrics, as on Istio's port 15090.

@@ -160,6 +160,12 @@ fn section_5_what_config_discovery_must_not_be() {
     let wasm = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
     let unknown = discovered(json!({ "type_urls": [wasm] }));
     assert!(refusal(&bootstrap(std::slice::from_ref(&unknown))).contains("type_urls[0]: "));
+    let filters = bootstrap(&[]);
+    let behind = set(&filters, &format!("{HCM}/http_filters/-"), discovered(json!({})));
+    assert!(refusal(&behind).ends_with("http_filters[1]: the router must be the last filter"));
+    let router = filters.pointer(&format!("{HCM}/http_filters/0")).unwrap().clone();
+    let twice = set(&filters, &format!("{HCM}/http_filters/-"), router);
+    assert!(refusal(&twice).ends_with("http_filters[1]: the router must be the last filter"));
     // U-06: it is left out where it may be.
     let optional = set(&unknown, "/is_optional", json!(true));
     assert!(hcm(&loaded(&bootstrap(&[optional]))).filters.is_empty());

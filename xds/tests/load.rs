@@ -246,3 +246,26 @@ fn section_11_constraints_of_priorities_and_localities() {
         assert_eq!(refusal, format!("Cluster app: load_assignment.{expected}"));
     }
 }
+
+#[test]
+fn section_9_1_retries_pass_over_priorities_that_had_the_request() {
+    let beyond = |set: &EndpointSet, tried: &[u32], step: u32| {
+        let step = std::num::NonZeroU32::new(step).unwrap();
+        set.beyond(tried.iter().copied(), step, 0).map(Vec::from)
+    };
+    // Three priorities of two, all well: requests go to the first.
+    let set = levels(2, &[2, 2, 2], POLICY);
+    assert_eq!(beyond(&set, &[], 1), None);
+    assert_eq!(beyond(&set, &[0], 1), Some(vec![2, 3]));
+    assert_eq!(beyond(&set, &[0, 1], 1), Some(vec![4, 5]));
+    // All had it: it begins anew.
+    assert_eq!(beyond(&set, &[0, 1, 2], 1), None);
+    assert_eq!(beyond(&set, &[0, 1, 2, 0], 1), Some(vec![2, 3]));
+    // Looked at after every second try.
+    assert_eq!(beyond(&set, &[0], 2), None);
+    assert_eq!(beyond(&set, &[0, 0, 1], 2), Some(vec![2, 3]));
+    // Nothing is left where nobody is well, and there is nothing to pass over among equals.
+    assert_eq!(beyond(&levels(2, &[2, 0], POLICY), &[0], 1), None);
+    assert_eq!(beyond(&flat(&[Healthy, Healthy], POLICY), &[0], 1), None);
+    assert_eq!(beyond(&set, &[u32::MAX], 1), Some(vec![0, 1]));
+}

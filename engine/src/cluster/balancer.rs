@@ -135,7 +135,7 @@ impl Schedule {
 }
 
 /// A number below `count`, without the bias or the cost of a division (Lemire's reduction).
-fn below(random: u64, count: usize) -> usize {
+pub(super) fn below(random: u64, count: usize) -> usize {
     ((u128::from(random) * count as u128) >> 64) as usize
 }
 

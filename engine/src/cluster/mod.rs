@@ -19,6 +19,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -221,6 +222,20 @@ impl ClusterRuntime {
             self.stats.upstream_cx_none_healthy.inc();
         }
         chosen
+    }
+
+    /// Chooses an endpoint of a priority that none of those in `tried` is of, where there is one that a
+    /// request may go to; for what `step` is, see `RetryPolicy::previous_priorities`.
+    pub fn choose_beyond(
+        &self,
+        shard: &Shard,
+        tried: &[Rc<Host>],
+        step: NonZeroU32,
+    ) -> Option<Rc<Host>> {
+        let priorities = tried.iter().map(|host| host.endpoint.priority);
+        let members = self.endpoints.beyond(priorities, step, shard.random())?;
+        let position = balancer::below(shard.random(), members.len());
+        self.hosts.get(*members.get(position)? as usize).cloned()
     }
 
     /// The endpoint that a client meant, made if need be.

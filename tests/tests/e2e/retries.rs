@@ -524,3 +524,33 @@ fn section_9_1_a_response_that_began_is_never_retried() {
     drop(client);
     proxy.stop();
 }
+
+#[test]
+fn section_9_1_priorities_that_had_the_request_are_passed_over() {
+    let failing = Origin::answering("HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\n\r\n");
+    let spare = Origin::ok();
+    let group = |priority: u32, origin: &Origin| {
+        json!({"priority": priority, "lb_endpoints": [
+            {"endpoint": {"address": origin.address().to_json()}}]})
+    };
+    let with = |priority: Value| {
+        let mut policy = json!({"retry_on": "5xx", "num_retries": 1});
+        policy["retry_priority"] = priority;
+        let groups = json!([group(0, &failing), group(1, &spare)]);
+        let config = with_policy(&failing, policy)
+            .tune_cluster(json!({"load_assignment": {"endpoints": groups}}));
+        let proxy = Proxy::start(&config);
+        let mut client = proxy.client();
+        let statuses: Vec<u16> = (0..5).map(|_| client.get("/").status).collect();
+        drop(client);
+        proxy.stop();
+        statuses
+    };
+    // Nothing is wrong with the first priority but its answers.
+    assert_eq!(with(Value::Null), [503; 5]);
+    let kind = "type.googleapis.com/\
+        envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
+    let previous = json!({"name": "envoy.retry_priorities.previous_priorities",
+        "typed_config": {"@type": kind, "update_frequency": 1}});
+    assert_eq!(with(previous), [200; 5]);
+}

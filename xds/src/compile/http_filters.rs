@@ -32,27 +32,25 @@ pub(crate) fn compile(
             }
         } else {
             let Some(unpacked) = filter.unpack("typed_config")? else { continue };
-            if router.is_none() {
-                match unpacked.kind().as_str() {
-                    ROUTER if disabled => {
-                        return Err(filter.invalid("disabled", "the router cannot be disabled"));
-                    }
-                    ROUTER => {
-                        router = Some(self::router(&unpacked.view(view.schema())));
-                        continue;
-                    }
-                    COMPRESSOR if serves_metrics(view) => {
-                        let text = "metrics are not compressed, which HTTP allows";
-                        context.notes.ignore(filter.at("typed_config"), text);
-                        continue;
-                    }
-                    _ => {}
+            match unpacked.kind().as_str() {
+                _ if router.is_some() => return Err(fault(filter, NOT_LAST)),
+                ROUTER if disabled => {
+                    return Err(filter.invalid("disabled", "the router cannot be disabled"));
                 }
+                ROUTER => {
+                    router = Some(self::router(&unpacked.view(view.schema())));
+                    continue;
+                }
+                COMPRESSOR if serves_metrics(view) => {
+                    let text = "metrics are not compressed, which HTTP allows";
+                    context.notes.ignore(filter.at("typed_config"), text);
+                    continue;
+                }
+                _ => FilterSource::Inline(kind(&unpacked, view.schema(), context)?),
             }
-            FilterSource::Inline(kind(&unpacked, view.schema(), context)?)
         };
         if router.is_some() {
-            return Err(fault(filter, "the router must be the last filter"));
+            return Err(fault(filter, NOT_LAST));
         }
         if let FilterSource::Inline(kind) = &config
             && !disabled
@@ -251,6 +249,7 @@ fn soap(view: &View<'_>) -> Result<Soap, Found> {
     Ok(Soap { inspection: view.flag("match_body").then_some(inspection) })
 }
 
+const NOT_LAST: &str = "the router must be the last filter";
 const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor";
 const SOAP: &str = "outrigger.filters.http.soap.v1.Soap";
 const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";

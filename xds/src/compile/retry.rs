@@ -1,5 +1,6 @@
 //! Retry policies (contract section 9.1), of routes and virtual hosts.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::compile::headers::header_name;
@@ -23,9 +24,6 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<RetryPol
     let headers = |field: &str| -> Result<_, Found> {
         view.messages(field).iter().map(matcher::header).collect()
     };
-    if view.has("retry_priority") {
-        retry_priority(view, context)?;
-    }
     Ok(RetryPolicy {
         on,
         num_retries: view.wrapped_u32("num_retries").unwrap_or(1),
@@ -38,6 +36,7 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<RetryPol
         back_off: back_off(view)?,
         rate_limited: rate_limited(view)?,
         avoid: avoid(view)?,
+        previous_priorities: previous_priorities(view)?,
         host_attempts: match view.i64("host_selection_retry_max_attempts") {
             0 => 1,
             attempts => u32::try_from(attempts).map_err(|_| {
@@ -105,21 +104,20 @@ fn avoid(view: &View<'_>) -> Result<AvoidHosts, Found> {
     Ok(avoid)
 }
 
-/// Checked, and of no effect so far.
-fn retry_priority(view: &View<'_>, context: &Context<'_>) -> Result<(), Found> {
-    let Some(priority) = view.message("retry_priority") else { return Ok(()) };
+/// After how many tries the priorities that they went to are passed over.
+fn previous_priorities(view: &View<'_>) -> Result<Option<NonZeroU32>, Found> {
+    let Some(priority) = view.message("retry_priority") else { return Ok(None) };
     priority.required_text("name")?;
-    let Some(unpacked) = priority.unpack("typed_config")? else { return Ok(()) };
+    let Some(unpacked) = priority.unpack("typed_config")? else { return Ok(None) };
     if unpacked.kind() != PREVIOUS_PRIORITIES {
         return Err(unpacked.refuse());
     }
     let config = unpacked.view(view.schema());
-    if config.i32("update_frequency") <= 0 {
-        return Err(config.invalid("update_frequency", "must be above zero"));
+    let tries = u32::try_from(config.i32("update_frequency")).ok().and_then(NonZeroU32::new);
+    match tries {
+        Some(tries) => Ok(Some(tries)),
+        None => Err(config.invalid("update_frequency", "must be above zero")),
     }
-    let text = "every try chooses among all priorities";
-    context.notes.ignore(view.at("retry_priority"), text);
-    Ok(())
 }
 
 const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";

@@ -7,6 +7,7 @@
 //! the share of requests that each has. Invariant: the shares of a set add up to all requests.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 use super::cluster::{Endpoint, Health, PanicPolicy};
 
@@ -16,6 +17,7 @@ pub struct EndpointSet {
     endpoints: Box<[Endpoint]>,
     healthy: u32,
     degraded: u32,
+    policy: PanicPolicy,
     /// Nothing in it: one group, which is all endpoints, has all requests.
     table: Table,
 }
@@ -89,6 +91,7 @@ impl EndpointSet {
             endpoints: endpoints.into(),
             healthy: healthy as u32,
             degraded: degraded as u32,
+            policy,
             table,
         }
     }
@@ -119,16 +122,51 @@ impl EndpointSet {
     /// What one request may choose from; `random` is uniform over u64.
     #[must_use]
     pub fn candidates(&self, random: u64) -> Candidates<'_> {
-        let request = ((u128::from(random) * u128::from(REQUESTS)) >> 64) as u32;
-        let shares = &self.table.shares;
-        let at = match shares.len() {
-            0 | 1 => 0,
-            _ => shares.partition_point(|share| share.end <= request),
-        };
-        match shares.get(at) {
+        match self.table.share(random) {
             Some(share) => self.group(share.group as usize, share.panic),
             None => self.group(0, false),
         }
+    }
+
+    /// What a try may choose from after others that went to endpoints of the priorities `tried`, which
+    /// are passed over: see [`RetryPolicy::previous_priorities`](super::RetryPolicy::previous_priorities).
+    /// Nothing: it chooses as any request. This is worked out anew, for tries are few.
+    #[must_use]
+    pub fn beyond(
+        &self,
+        tried: impl Iterator<Item = u32>,
+        step: NonZeroU32,
+        random: u64,
+    ) -> Option<Box<[u32]>> {
+        if self.table.groups.is_empty() {
+            return None;
+        }
+        let (mut passed_over, mut waiting) = (Vec::new(), Vec::new());
+        for (count, priority) in (1u32..).zip(tried) {
+            waiting.push(priority.min(PRIORITY_MAX));
+            if count % step == 0 {
+                passed_over.append(&mut waiting);
+                let is_left = |endpoint: &Endpoint| {
+                    matches!(endpoint.health, Health::Healthy | Health::Degraded)
+                        && !passed_over.contains(&endpoint.priority.min(PRIORITY_MAX))
+                };
+                if !self.endpoints.iter().any(is_left) {
+                    passed_over.clear();
+                }
+            }
+        }
+        if passed_over.is_empty() {
+            return None;
+        }
+        let mut levels = levels(&self.endpoints);
+        for priority in passed_over {
+            if let Some(level) = levels.get_mut(priority as usize) {
+                *level = Level::default();
+            }
+        }
+        let mut table = Table::of(levels, &self.endpoints, self.policy);
+        let share = table.share(random)?;
+        Some(table.groups.swap_remove(share.group as usize))
     }
 
     fn group(&self, group: usize, panic: bool) -> Candidates<'_> {
@@ -166,7 +204,10 @@ impl Level {
 
 impl Table {
     fn new(endpoints: &[Endpoint], policy: PanicPolicy) -> Table {
-        let mut levels = levels(endpoints);
+        Table::of(levels(endpoints), endpoints, policy)
+    }
+
+    fn of(mut levels: Vec<Level>, endpoints: &[Endpoint], policy: PanicPolicy) -> Table {
         spread(&mut levels, policy);
         let mut table = Table::default();
         for level in &levels {
@@ -187,6 +228,16 @@ impl Table {
             }
         }
         table
+    }
+
+    /// Where one request goes; `random` is uniform over u64.
+    fn share(&self, random: u64) -> Option<Share> {
+        let request = ((u128::from(random) * u128::from(REQUESTS)) >> 64) as u32;
+        let at = match self.shares.len() {
+            0 | 1 => 0,
+            _ => self.shares.partition_point(|share| share.end <= request),
+        };
+        self.shares.get(at).copied()
     }
 
     /// Gives so many of the requests to a group.

@@ -1,5 +1,6 @@
 //! Retry policies (contract section 9.1).
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::headers::HeaderName;
@@ -28,6 +29,9 @@ pub struct RetryPolicy {
     pub rate_limited: Option<RateLimitedBackOff>,
     /// Which endpoints are passed over.
     pub avoid: AvoidHosts,
+    /// The priorities of endpoints that had the request are passed over, looked at after every so many
+    /// tries; once all were, they begin anew. `None`: every try chooses among all.
+    pub previous_priorities: Option<NonZeroU32>,
     /// How often another endpoint is chosen in place of one that is to be avoided; the last one is then
     /// taken, whatever it is.
     pub host_attempts: u32,

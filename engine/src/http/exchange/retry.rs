@@ -255,7 +255,13 @@ impl Exchange {
             Address::Ip(address) => Some(address),
             _ => None,
         };
-        let mut host = cluster.choose(shard, |_| meant())?;
+        let choose = || {
+            let step = policy.and_then(|policy| policy.previous_priorities);
+            let beyond =
+                step.and_then(|step| cluster.choose_beyond(shard, &self.retries.tried, step));
+            beyond.or_else(|| cluster.choose(shard, |_| meant()))
+        };
+        let mut host = choose()?;
         if avoid.is_empty() {
             return Some(host);
         }
@@ -263,7 +269,7 @@ impl Exchange {
             if !is_avoided(avoid, &host, &self.retries.tried) {
                 break;
             }
-            host = cluster.choose(shard, |_| meant())?;
+            host = choose()?;
         }
         Some(host)
     }

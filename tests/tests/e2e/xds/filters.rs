@@ -8,7 +8,7 @@ use outrigger_tests::control_plane::{
 use outrigger_tests::{Client, ControlPlane};
 use serde_json::{Value, json};
 
-use super::{BOTH, Scene, await_answer, await_listener, launch, named_origin};
+use super::{BOTH, Scene, await_listener, launch, named_origin};
 
 /// A listener `main` with a filter `ext` before the router, which comes from that source.
 fn listener(source: Value, more: &Value) -> Value {
@@ -153,6 +153,7 @@ fn t04_a_filter_whose_time_is_over_gives_way_to_its_default() {
         let wanted = listener(patient(ads()), &json!({"default_config": fault(503)}));
         let mut scene = scene(variant, wanted, &[], Some(fault(418)));
         scene.expect_status("/", 418);
+        scene.server.hold_all();
         let mut config = extension(fault(404));
         config["@type"] = ECDS.into();
         let wrapper = json!({"name": "ext", "version": "short", "ttl": "0.3s", "resource": config});
@@ -165,8 +166,9 @@ fn t04_a_filter_whose_time_is_over_gives_way_to_its_default() {
                 json!([typed])
             }
         };
-        scene.server.send(ECDS, response);
-        await_answer(&scene.proxy, "main", "/", "503", |response| response.status == 503);
+        let nonce = scene.server.send(ECDS, response);
+        assert_eq!(scene.server.await_answer(ECDS, &nonce).error, None);
+        scene.expect_status("/", 503);
         scene.proxy.expect_stat("xds.ecds.expired", 1);
     }
 }

@@ -13,12 +13,14 @@ use std::path::Path;
 use outrigger_xds::snapshot::{Address, Bind, ListenAddress, Listener, SocketOptionState};
 use socket2::{SockAddr, SockRef, Socket, Type};
 
+use crate::control::hand_over::Inherited;
 use crate::sockopt;
 
 /// The sockets of one listener.
 pub struct BoundSockets {
     /// One entry per address: the sockets of that address. Where the kernel can share an address
-    /// out, there is one socket per shard; else one, for a single shard to accept on.
+    /// out, there is one socket per shard, or more if a predecessor had more shards; else one, for a
+    /// single shard to accept on.
     pub sockets: Vec<Vec<OwnedFd>>,
     /// The addresses, with the ports the kernel chose; without sockets those that are configured.
     pub addresses: Vec<Address>,
@@ -78,11 +80,16 @@ impl ListenError {
     }
 }
 
-/// Binds every address of `listener` for `shards` shards.
+/// Binds every address of `listener` for `shards` shards, but for those that a predecessor listens on: its
+/// sockets are shared, with what waits in their backlogs, and with the options that it gave them.
 ///
 /// # Errors
 /// When the kernel refuses a socket, an option or an address.
-pub fn bind(listener: &Listener, shards: usize) -> Result<BoundSockets, ListenError> {
+pub fn bind(
+    listener: &Listener,
+    shards: usize,
+    inherited: &Inherited,
+) -> Result<BoundSockets, ListenError> {
     let mut bound = BoundSockets { sockets: Vec::new(), addresses: Vec::new() };
     if !listener.bind.bind_to_port {
         // Connections that are redirected to it come by another listener's sockets.
@@ -90,7 +97,8 @@ pub fn bind(listener: &Listener, shards: usize) -> Result<BoundSockets, ListenEr
         return Ok(bound);
     }
     for configured in &listener.addresses {
-        let (sockets, address) = bind_address(&listener.bind, configured, shards)
+        let shared = inherited.take(&listener.name, &configured.address);
+        let (sockets, address) = bind_address(&listener.bind, configured, shards, shared)
             .map_err(|failed| ListenError::new(listener, configured, failed))?;
         bound.sockets.push(sockets);
         bound.addresses.push(address);
@@ -104,15 +112,18 @@ fn bind_address(
     bind: &Bind,
     configured: &ListenAddress,
     shards: usize,
+    mut sockets: Vec<OwnedFd>,
 ) -> Step<(Vec<OwnedFd>, Address)> {
     let shared = bind.reuse_port && configured.address.ip().is_some();
-    let first = bind_one(bind, configured, &configured.address, shared)?;
-    let address = match (&configured.address, first.local_addr().map(|it| it.as_socket())) {
+    if sockets.is_empty() {
+        sockets.push(bind_one(bind, configured, &configured.address, shared)?.into());
+    }
+    let actual = SockRef::from(&sockets[0]).local_addr().map(|it| it.as_socket());
+    let address = match (&configured.address, actual) {
         (Address::Ip(_), Ok(Some(actual))) => Address::Ip(actual),
         (other, _) => other.clone(),
     };
-    let mut sockets = vec![OwnedFd::from(first)];
-    for _ in 1..if shared { shards } else { 1 } {
+    for _ in sockets.len()..if shared { shards } else { 1 } {
         // Port 0 was chosen once; the others share it.
         sockets.push(bind_one(bind, configured, &address, shared)?.into());
     }
@@ -231,7 +242,7 @@ mod tests {
     #[test]
     fn every_shard_has_a_socket_on_the_same_port() {
         let (bind, address) = configuration(Address::Ip("127.0.0.1:0".parse().unwrap()), true);
-        let (sockets, bound) = bind_address(&bind, &address, 3).unwrap();
+        let (sockets, bound) = bind_address(&bind, &address, 3, Vec::new()).unwrap();
         assert_eq!(sockets.len(), 3);
         assert_ne!(bound.ip().unwrap().port(), 0);
         for socket in sockets {
@@ -243,11 +254,11 @@ mod tests {
     #[test]
     fn without_reuse_port_there_is_one_socket_and_the_port_is_taken() {
         let (bind, address) = configuration(Address::Ip("127.0.0.1:0".parse().unwrap()), false);
-        let (sockets, bound) = bind_address(&bind, &address, 3).unwrap();
+        let (sockets, bound) = bind_address(&bind, &address, 3, Vec::new()).unwrap();
         assert_eq!(sockets.len(), 1);
         SockRef::from(&sockets[0]).listen(1).unwrap();
         let (bind, again) = configuration(bound, false);
-        let (step, error) = bind_address(&bind, &again, 1).unwrap_err();
+        let (step, error) = bind_address(&bind, &again, 1, Vec::new()).unwrap_err();
         assert_eq!((step, error.kind()), ("bind", io::ErrorKind::AddrInUse));
     }
 
@@ -258,12 +269,12 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("socket");
         let (bind, address) = configuration(Address::Unix(path.clone().into()), true);
-        drop(bind_address(&bind, &address, 2).unwrap());
-        let (sockets, _) = bind_address(&bind, &address, 2).unwrap();
+        drop(bind_address(&bind, &address, 2, Vec::new()).unwrap());
+        let (sockets, _) = bind_address(&bind, &address, 2, Vec::new()).unwrap();
         assert_eq!(sockets.len(), 1);
         SockRef::from(&sockets[0]).listen(1).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(bind_address(&bind, &address, 2).is_err());
+        assert!(bind_address(&bind, &address, 2, Vec::new()).is_err());
         std::fs::remove_dir_all(&directory).unwrap();
     }
 }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, at, never, select};
+use crossbeam_channel::{Receiver, after, at, never, select, unbounded};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
 use outrigger_xds::cache::CacheNode;
 use outrigger_xds::snapshot::{Address, Listener, Snapshot};
+use tokio::sync::watch;
 
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
@@ -23,9 +24,10 @@ use crate::cli::{DrainStrategy, Process, Remark, UnknownFields};
 use crate::cluster::Breakers;
 use crate::connection::{DrainTimes, ListenerLogs};
 use crate::control::configuration::{ListenerUpdate, PreparationError, Update};
+use crate::control::hand_over::{self, Begun, Order};
 use crate::control::{
     Beginning, BoundListener, Command, Configuration, Control, ControlError, ControlOptions,
-    ControlState, Event, Events, Lifecycle, Updates, signals,
+    ControlState, Event, Events, HandOver, HandOverError, Lifecycle, Updates, signals,
 };
 use crate::listen::BoundSockets;
 use crate::logging::{InitError, Logging, Pattern, PatternError};
@@ -44,6 +46,9 @@ pub enum ServerError {
     /// Threads.
     #[error(transparent)]
     AccessLogWriter(#[from] StartError),
+    /// A process that was to be taken over from.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
     /// The configuration.
     #[error("{0}")]
     Config(#[from] LoadError),
@@ -179,6 +184,14 @@ fn run(
         vec![log_writer.queue(), app_log.clone()],
     );
     state.set_bootstrap(&loaded.config_dump);
+    let begun = loaded.engine.upgrade.as_ref().map(|upgrade| hand_over::begin(&upgrade.socket));
+    let begun = begun.transpose()?;
+    let inherited = match &begun {
+        Some(Begun::Successor(take_over)) => Arc::clone(&take_over.sockets),
+        _ => Arc::default(),
+    };
+    // Listeners of a successor wait until its predecessor says so.
+    let held = matches!(begun, Some(Begun::Successor(_))).then(Vec::new);
     let cache = loaded.engine.config_cache.clone().map(|config| {
         let (id, cluster) = (loaded.node.id.clone(), loaded.node.cluster.clone());
         (config, CacheNode { id, cluster })
@@ -195,6 +208,7 @@ fn run(
         log_queue: log_writer.queue(),
         ignore_unknown_fields: process.unknown_fields.in_dynamic == UnknownFields::Warn,
         cache,
+        inherited: Arc::clone(&inherited),
     };
     let (configuration, events) = Configuration::new(&state, beginning, updates.clone())?;
     let common = Common {
@@ -228,6 +242,15 @@ fn run(
     drop(loaded.warnings);
     drop(snapshot);
     memory::give_back();
+    let (give_orders, orders) = unbounded();
+    let (ready, is_ready) = watch::channel(false);
+    let path = common.config.upgrade.as_ref().map(|upgrade| upgrade.socket.clone());
+    let hand_over = begun.zip(path).map(|(begun, path)| HandOver {
+        path,
+        begun,
+        orders: give_orders,
+        ready: is_ready,
+    });
     let control = Control::start(
         Arc::clone(&state),
         ControlOptions {
@@ -237,6 +260,8 @@ fn run(
             events: events.clone(),
             services: common.config.services.clone(),
             demo_origin: extras.demo_origin,
+            hand_over,
+            inherited,
         },
     )?;
     let mut server = Server {
@@ -250,8 +275,12 @@ fn run(
         updates,
         events,
         commands,
+        orders,
+        ready,
+        held,
+        leaves_at: None,
     };
-    server.serve(process.drain.time);
+    let outcome = server.serve(process.drain.time);
     shard::stop(server.shards);
     // Watches to the end: a shard must also be awake to hear that it is to stop.
     drop(watchdog);
@@ -260,7 +289,7 @@ fn run(
         log::warn!(target: "main", "the control thread did not end in time");
     }
     log::info!(target: "main", "exiting");
-    Ok(())
+    outcome
 }
 
 /// The loop that owns the shards.
@@ -278,6 +307,13 @@ struct Server {
     updates: Updates,
     events: Events,
     commands: Receiver<Command>,
+    orders: Receiver<Order>,
+    /// Told when everything could be served.
+    ready: watch::Sender<bool>,
+    /// Listeners that wait until another process lets this one accept; nothing when it accepts.
+    held: Option<Vec<ListenerUpdate>>,
+    /// When what is left is closed, after a successor has taken over.
+    leaves_at: Option<Instant>,
 }
 
 /// Connections are asked to go, and come all the same.
@@ -290,12 +326,22 @@ struct GracefulDrain {
 
 impl Server {
     /// Does what commands and updates ask until the process is to end.
-    fn serve(&mut self, drain_time: Duration) {
+    fn serve(&mut self, drain_time: Duration) -> Result<(), ServerError> {
         loop {
             let closes_at = self.drain.and_then(|drain| drain.closes_at);
             let over = closes_at.map_or_else(never, at);
+            let look = self.leaves_at.map_or_else(never, |_| after(DRAIN_POLL));
             select! {
                 recv(over) -> _ => self.close_drained(),
+                recv(look) -> _ => if self.has_left() { return Ok(()) },
+                recv(self.orders) -> order => match order {
+                    Ok(Order::StandDown(reason)) if self.has_never_accepted() => {
+                        return Err(HandOverError::Refused(reason).into());
+                    }
+                    Ok(order) => self.obey(order, drain_time),
+                    // Without a control socket nobody gives any.
+                    Err(_) => self.orders = never(),
+                },
                 recv(self.updates.bell) -> _ => self.apply_update(),
                 recv(self.commands) -> command => match command {
                     Ok(Command::DrainListeners { graceful, inbound_only, skip_exit }) => {
@@ -306,11 +352,89 @@ impl Server {
                     Ok(Command::HealthCheck { failing: true }) => self.tell(|| Message::Drain),
                     Ok(Command::HealthCheck { failing: false }) => self.tell(|| Message::Undrain),
                     Ok(Command::Terminate { at_once: false }) => {
-                        return self.drain_to_the_end(drain_time);
+                        self.drain_to_the_end(drain_time);
+                        return Ok(());
                     }
-                    Ok(Command::Quit | Command::Terminate { at_once: true }) | Err(_) => return,
+                    Ok(Command::Quit | Command::Terminate { at_once: true }) | Err(_) => {
+                        return Ok(());
+                    }
                 },
             }
+        }
+    }
+
+    /// What a hand-over asks for.
+    fn obey(&mut self, order: Order, drain_time: Duration) {
+        match order {
+            Order::Lend(sender) => self.tell(|| Message::Lend(sender.clone())),
+            Order::StopAccepting => {
+                self.leave(drain_time);
+                self.tell(|| Message::PauseAccepting);
+            }
+            Order::ResumeAccepting => {
+                self.leaves_at = None;
+                self.tell(|| Message::Undrain);
+                self.tell(|| Message::ResumeAccepting);
+                self.state.set_lifecycle(Lifecycle::Live);
+                self.serve_held();
+            }
+            Order::Accept => {
+                self.serve_held();
+                self.go_live();
+            }
+            Order::StandDown(reason) => {
+                log::warn!(target: "upgrade", "another process serves, this one ends: {reason}");
+                self.leave(drain_time);
+                self.tell(|| Message::PauseAccepting);
+            }
+        }
+    }
+
+    fn has_never_accepted(&self) -> bool {
+        self.held.is_some() && self.leaves_at.is_none()
+    }
+
+    /// Lets connections go as they can; what comes of listeners meanwhile waits.
+    fn leave(&mut self, drain_time: Duration) {
+        self.leaves_at = Some(Instant::now() + drain_time);
+        self.held.get_or_insert_default();
+        self.state.set_lifecycle(Lifecycle::Draining);
+        self.tell(|| Message::Drain);
+    }
+
+    /// Whether the last connection has gone, or the time is over.
+    fn has_left(&self) -> bool {
+        if shard::all_quiet(&self.common.pulses) {
+            log::info!(target: "main", "handed over");
+            return true;
+        }
+        let is_over = self.leaves_at.is_some_and(|at| at <= Instant::now());
+        if is_over {
+            let left = self.connections();
+            log::warn!(target: "main", "closing {left} connections at the end of the drain time");
+        }
+        is_over
+    }
+
+    fn serve_held(&mut self) {
+        for listener in self.held.take().unwrap_or_default() {
+            self.serve_listener(listener);
+        }
+        self.state.set_listeners(self.listeners.clone());
+    }
+
+    fn serve_listener(&mut self, listener: ListenerUpdate) {
+        match listener {
+            ListenerUpdate::Serve { config, logs, sockets } => self.listen(&config, &logs, sockets),
+            ListenerUpdate::Remove(name) => self.unlisten(&name),
+        }
+    }
+
+    fn go_live(&mut self) {
+        self.state.set_lifecycle(Lifecycle::Live);
+        log::info!(target: "main", "serving");
+        if let Some(banner) = self.banner.take() {
+            println!("{banner}");
         }
     }
 
@@ -400,23 +524,18 @@ impl Server {
             }
         }
         let any_listener = !listeners.is_empty();
-        for listener in listeners {
-            match listener {
-                ListenerUpdate::Serve { config, logs, sockets } => {
-                    self.listen(&config, &logs, sockets);
-                }
-                ListenerUpdate::Remove(name) => self.unlisten(&name),
-            }
+        match &mut self.held {
+            Some(held) => held.extend(listeners),
+            None => listeners.into_iter().for_each(|listener| self.serve_listener(listener)),
         }
-        if any_listener {
+        if any_listener && self.held.is_none() {
             self.state.set_listeners(self.listeners.clone());
         }
-        if is_live && self.state.lifecycle() != Lifecycle::Draining {
-            self.state.set_lifecycle(Lifecycle::Live);
-            log::info!(target: "main", "serving");
-            if let Some(banner) = self.banner.take() {
-                println!("{banner}");
-            }
+        if is_live {
+            self.ready.send_replace(true);
+        }
+        if is_live && self.held.is_none() && self.state.lifecycle() != Lifecycle::Draining {
+            self.go_live();
         }
         // A shard reads its messages before it runs what came over the network after them, so that
         // whoever is told now finds the change in effect. Some no longer wait to be told.
@@ -468,8 +587,9 @@ impl Server {
         }
         let mut shares: Vec<Vec<OwnedFd>> = self.shards.iter().map(|_| Vec::new()).collect();
         for sockets in bound.sockets {
-            for (share, socket) in shares.iter_mut().zip(sockets) {
-                share.push(socket);
+            let count = shares.len();
+            for (at, socket) in sockets.into_iter().enumerate() {
+                shares[at % count].push(socket);
             }
         }
         for (shard, share) in self.shards.iter().zip(shares) {

@@ -16,6 +16,7 @@ use outrigger_codecs::http2::{Config, Connection, Event, Role};
 use outrigger_engine::access_log::{AccessLogs, LogWriter};
 use outrigger_engine::cluster::Breakers;
 use outrigger_engine::connection::{ChainLogs, DrainTimes};
+use outrigger_engine::control::hand_over::Inherited;
 use outrigger_engine::shard::{self, Common, Message};
 use outrigger_engine::stats::Registry;
 use outrigger_engine::tls::TlsContexts;
@@ -416,7 +417,7 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
     let cpus = shard::place(1, &[]).unwrap();
     let shards = shard::start(&cpus, &common, &snapshot).unwrap();
     let config = &snapshot.listeners[0];
-    let bound = listen::bind(config, 1).unwrap();
+    let bound = listen::bind(config, 1, &Inherited::default()).unwrap();
     let address = bound.addresses[0].ip().unwrap();
     bound.listen(config).unwrap();
     let logs: ChainLogs = Arc::from([Arc::new(AccessLogs::open(&writer.queue(), &[]).unwrap())]);

@@ -21,6 +21,7 @@ pub struct Successor {
     /// What both sides can do.
     features: u64,
     taken: Prepared,
+    predecessor_generation: u32,
     /// The predecessor is dead, though not everything was done by then.
     orphaned: bool,
     /// Connections that were offered, and not answered.
@@ -95,6 +96,7 @@ impl Successor {
             state: State::Greeting,
             features: 0,
             taken: Prepared { listeners: 0, parts: 0 },
+            predecessor_generation: 0,
             orphaned: false,
             offered: BTreeSet::new(),
             adopted: BTreeSet::new(),
@@ -106,6 +108,12 @@ impl Successor {
     #[must_use]
     pub fn features(&self) -> u64 {
         self.features
+    }
+
+    /// How many processes served before the predecessor.
+    #[must_use]
+    pub fn predecessor_generation(&self) -> u32 {
+        self.predecessor_generation
     }
 
     /// When to call [`Successor::expired`], counted from now, and from whatever came or was sent since.
@@ -271,6 +279,7 @@ impl Successor {
         match agree(&self.own, other) {
             Ok(features) => {
                 self.features = features;
+                self.predecessor_generation = other.generation;
                 self.state = State::Receiving;
                 Vec::new()
             }

@@ -37,6 +37,17 @@ pub struct EngineConfig {
     pub services: ServicesConfig,
     /// Where the last good configuration of management servers is kept; `None` nowhere.
     pub config_cache: Option<ConfigCache>,
+    /// Where a successor finds this process, to take over from it; `None` nowhere.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// How a process hands over to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upgrade {
+    /// A socket's path, in a directory that only this user can write. A process that starts with the path
+    /// of one that runs takes over from it.
+    pub socket: PathBuf,
 }
 
 /// A file with what management servers have sent, without secrets: a start while none answers goes on
@@ -68,6 +79,7 @@ impl Default for EngineConfig {
             stall_ms: STALL_MS,
             services: ServicesConfig::default(),
             config_cache: None,
+            upgrade: None,
         }
     }
 }
@@ -159,6 +171,15 @@ impl EngineConfig {
                     expected: "the path of a file",
                 });
             }
+        }
+        if let Some(upgrade) = &self.upgrade
+            && upgrade.socket.file_name().is_none()
+        {
+            return Err(EngineConfigError {
+                field: "upgrade.socket".to_owned(),
+                value: format!("{:?}", upgrade.socket),
+                expected: "the path of a socket",
+            });
         }
         self.services.validate()
     }

@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod configuration;
 pub mod dns;
+pub mod hand_over;
 mod replace_file;
 pub mod services;
 pub mod signals;
@@ -29,11 +30,12 @@ use outrigger_xds::services_config::ServicesConfig;
 use outrigger_xds::snapshot::Address;
 use thiserror::Error;
 use tokio::runtime::Builder;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub use admin::AdminError;
 pub use configuration::{Beginning, Configuration, Event, Events, Updates};
 pub use dns::Publish;
+pub use hand_over::{HandOver, HandOverError, Inherited};
 pub use services::{PublishServices, ServicesError, ServicesOptions};
 pub use state::{BoundListener, Command, ControlState, Lifecycle, NotTaken};
 
@@ -53,6 +55,10 @@ pub struct ControlOptions {
     pub services: ServicesConfig,
     /// A listening socket for the demonstration's origin.
     pub demo_origin: Option<TcpListener>,
+    /// Whom this process takes over from, and how others do from it.
+    pub hand_over: Option<HandOver>,
+    /// A predecessor's listening sockets.
+    pub inherited: Arc<Inherited>,
 }
 
 #[cfg(test)]
@@ -76,6 +82,7 @@ impl ControlOptions {
             log_queue: writer.queue(),
             ignore_unknown_fields: false,
             cache: None,
+            inherited: Arc::default(),
         };
         let configuration = Configuration::new(state, beginning, Updates::default());
         let (configuration, events) = configuration.expect("nothing to prepare");
@@ -86,6 +93,8 @@ impl ControlOptions {
             events,
             services: ServicesConfig::default(),
             demo_origin: None,
+            hand_over: None,
+            inherited: Arc::default(),
         }
     }
 }
@@ -190,8 +199,11 @@ fn serve(
     options: ControlOptions,
 ) -> Result<(Option<Address>, Option<services::Running>), ControlError> {
     let mut admin_address = None;
+    let (admin_is_ours, is_ours) = watch::channel(options.hand_over.is_none());
+    let mut admin_socket = None;
     if let Some(admin) = options.admin {
-        let server = admin::Server::bind(admin, Arc::clone(state))?;
+        let server = admin::Server::bind(admin, Arc::clone(state), &options.inherited)?;
+        admin_socket = server.socket().ok();
         let address = server.address().clone();
         if let Some(path) = &state.process().admin_address_path {
             std::fs::write(path, address.to_string()).map_err(|source| {
@@ -199,7 +211,12 @@ fn serve(
             })?;
         }
         admin_address = Some(address);
-        tokio::spawn(server.run());
+        tokio::spawn(server.run(is_ours));
+    }
+    if let Some(hand_over) = options.hand_over {
+        tokio::spawn(
+            hand_over.run(hand_over::AdminSocket { socket: admin_socket, is_ours: admin_is_ours }),
+        );
     }
     if let Some(listener) = options.demo_origin {
         let origin = demo::Origin::new(listener).map_err(ControlError::DemoOrigin)?;

@@ -503,10 +503,11 @@ impl Core {
         }
         if !more {
             self.settle(index);
-            if let Some(slot) = &self.slots[index as usize]
-                && slot.receive.wanted
-            {
-                self.arm_accept(index);
+            match &self.slots[index as usize] {
+                Some(slot) if slot.receive.wanted => self.arm_accept(index),
+                // Whoever paused it is to know that nothing more comes.
+                Some(slot) if !slot.closing => self.wake(index),
+                _ => {}
             }
         }
     }

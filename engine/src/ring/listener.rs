@@ -55,6 +55,11 @@ impl Listener {
         self.core.borrow_mut().cancel_accept(self.slot);
     }
 
+    /// Whether the kernel may still accept for us.
+    pub fn is_armed(&self) -> bool {
+        self.core.borrow().slot(self.slot).receive.armed
+    }
+
     /// Takes the next accepted connection.
     pub fn take(&self) -> Accepted {
         let mut core = self.core.borrow_mut();

@@ -6,15 +6,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use outrigger_xds::snapshot::{Listener as ListenerConfig, TrafficDirection};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::connection::{self, ListenerLogs, ListenerRuntime};
+use crate::control::hand_over::Lent;
 use crate::ring::{AcceptError, Accepted, Listener};
 use crate::sockopt;
 use crate::timer::{NANOS_PER_MS, Nanos, Timer};
@@ -29,6 +31,8 @@ pub(super) struct Acceptors {
     open: RefCell<Vec<Rc<OpenListener>>>,
     /// Whose connections are asked to go for as long as the process lives.
     asked: Cell<Option<Listeners>>,
+    /// Another process accepts.
+    is_paused: Cell<bool>,
 }
 
 /// Which listeners are meant.
@@ -52,6 +56,18 @@ struct OpenListener {
     runtime: RefCell<Rc<ListenerRuntime>>,
     listener: RefCell<Option<Listener>>,
     waker: RefCell<Option<Waker>>,
+    pause: Cell<Pause>,
+}
+
+/// Whether a successor accepts on a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// This process does.
+    Not,
+    /// A successor does, and this process what the kernel has begun to accept for it.
+    Begun,
+    /// Only a successor does.
+    Done,
 }
 
 impl Acceptors {
@@ -92,9 +108,13 @@ impl Acceptors {
             runtime: RefCell::new(Rc::clone(runtime)),
             listener: RefCell::new(Some(listener)),
             waker: RefCell::new(None),
+            pause: Cell::new(Pause::Not),
         });
         self.open.borrow_mut().push(Rc::clone(&open));
         shard.pulse().listening_begins();
+        if self.is_paused.get() {
+            open.pause();
+        }
         let timer = shard.timers.timer();
         spawn_guarded(shard, Accepting { shard: Rc::clone(shard), open, timer });
     }
@@ -124,6 +144,29 @@ impl Acceptors {
         for runtime in runtimes.iter().filter(|runtime| which.includes(&runtime.config)) {
             runtime.ask_to_go(shard);
         }
+    }
+
+    /// Shares the listening sockets.
+    pub(super) fn lend(&self, sender: &UnboundedSender<Lent>) {
+        for open in &*self.open.borrow() {
+            let Some(socket) = open.share() else { continue };
+            let listener = open.runtime.borrow().config.name.clone();
+            // Whoever asked may have gone.
+            let _gone = sender.send(Lent { listener, socket });
+        }
+    }
+
+    /// Accepts no more. What the kernel has accepted already is served.
+    pub(super) fn pause(&self, shard: &Shard) {
+        self.is_paused.set(true);
+        self.open.borrow().iter().for_each(|open| open.pause());
+        shard.ring.note_wake();
+    }
+
+    /// Accepts again.
+    pub(super) fn resume(&self, shard: &Shard) {
+        self.is_paused.set(false);
+        self.open.borrow().iter().for_each(|open| open.resume(shard));
     }
 
     /// Stops accepting: takes what waits in the backlogs, then closes the sockets.
@@ -178,13 +221,63 @@ impl Acceptors {
 impl OpenListener {
     /// Takes what waits in the backlog, then closes the socket.
     fn close(&self, shard: &Rc<Shard>) {
-        if let Some(listener) = self.listener.borrow_mut().take() {
+        let listener = self.listener.borrow_mut().take();
+        // What waits in the backlog of a shared socket is the successor's.
+        if let Some(listener) = listener
+            && self.pause.get() == Pause::Not
+        {
             let runtime = Rc::clone(&self.runtime.borrow());
             drain_backlog(shard, &runtime, &listener);
         }
-        shard.pulse().listening_ends();
+        if self.pause.get() != Pause::Done {
+            shard.pulse().listening_ends();
+        }
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
+        }
+    }
+}
+
+impl OpenListener {
+    /// The socket, for another process.
+    fn share(&self) -> Option<OwnedFd> {
+        let listener = self.listener.borrow();
+        // SAFETY: the descriptor is open for as long as `listener` lives, which outlives this use.
+        let socket = unsafe { BorrowedFd::borrow_raw(listener.as_ref()?.as_raw_fd()) };
+        socket
+            .try_clone_to_owned()
+            .inspect_err(
+                |error| log::error!(target: "upgrade", "a listener can't be shared: {error}"),
+            )
+            .ok()
+    }
+
+    fn pause(&self) {
+        if let Some(listener) = &*self.listener.borrow()
+            && self.pause.get() == Pause::Not
+        {
+            self.pause.set(Pause::Begun);
+            listener.pause();
+        }
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn resume(&self, shard: &Shard) {
+        if let Some(listener) = &*self.listener.borrow() {
+            if self.pause.replace(Pause::Not) == Pause::Done {
+                shard.pulse().listening_begins();
+            }
+            listener.resume();
+        }
+    }
+
+    /// The last of what the kernel had accepted is taken.
+    fn all_is_taken(&self, shard: &Shard) {
+        if self.pause.get() == Pause::Begun {
+            self.pause.set(Pause::Done);
+            shard.pulse().listening_ends();
         }
     }
 }
@@ -205,7 +298,7 @@ impl Future for Accepting {
         listener.register(context.waker());
         *self.open.waker.borrow_mut() = Some(context.waker().clone());
         self.timer.register(context.waker());
-        if self.timer.take_fired() {
+        if self.timer.take_fired() && self.open.pause.get() == Pause::Not {
             listener.resume();
         }
         loop {
@@ -214,7 +307,12 @@ impl Future for Accepting {
                     let runtime = Rc::clone(&self.open.runtime.borrow());
                     place(&self.shard, &runtime, socket);
                 }
-                Accepted::None => return Poll::Pending,
+                Accepted::None => {
+                    if !listener.is_armed() {
+                        self.open.all_is_taken(&self.shard);
+                    }
+                    return Poll::Pending;
+                }
                 Accepted::Failed(error @ AcceptError::Exhausted(_)) => {
                     let runtime = self.open.runtime.borrow();
                     runtime.stats.accept_paused.inc();

@@ -21,6 +21,8 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedSender;
+
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use outrigger_xds::bootstrap::Node;
 use outrigger_xds::engine_config::EngineConfig;
@@ -30,6 +32,7 @@ use crate::access_log::{Queue, ShardLogger};
 use crate::buffers::{Arena, ReceiveConfig, RecordBuffers};
 use crate::cluster::{Breakers, Janitor, Serving, spawn_janitor};
 use crate::connection::{DrainTimes, ListenerLogs};
+use crate::control::hand_over::Lent;
 use crate::http::{HttpScratch, WorkloadCache};
 use crate::ring::{Features, Ring, RingConfig, Watermarks};
 use crate::rpc::{ReadMemory, RpcShard};
@@ -94,6 +97,12 @@ pub enum Message {
     AskToGo(Listeners),
     /// Accept no more for these listeners, and leave connections alone.
     Close(Listeners),
+    /// Share the listening sockets with a successor.
+    Lend(UnboundedSender<Lent>),
+    /// Accept no more, and leave the listening sockets and what waits in their backlogs to a successor.
+    PauseAccepting,
+    /// Accept again.
+    ResumeAccepting,
     /// Close everything and end the shard.
     Stop,
 }
@@ -443,6 +452,9 @@ impl Shard {
             Message::Undrain => self.drain_began_at.set(None),
             Message::AskToGo(which) => acceptors.ask_to_go(self, which),
             Message::Close(which) => acceptors.close(self, which),
+            Message::Lend(sender) => acceptors.lend(&sender),
+            Message::PauseAccepting => acceptors.pause(self),
+            Message::ResumeAccepting => acceptors.resume(self),
             Message::Drain => {
                 self.drain_began_at.set(Some(self.clock.now()));
                 self.drain_wakers.wake_all();

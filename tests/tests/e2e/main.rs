@@ -16,6 +16,7 @@ mod downstream_faults;
 mod dubbo;
 mod filter_chains;
 mod grpc;
+mod hand_over;
 mod headers;
 mod http2;
 mod http2_attacks;

@@ -18,6 +18,7 @@ mod stats;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net as unix;
 use std::path::Path;
@@ -36,8 +37,9 @@ use outrigger_xds::snapshot::{Address, StringMatcher};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
+use super::hand_over::{ADMIN, Inherited};
 use super::state::ControlState;
 use crate::access_log::OpenError;
 use journal::{Journal, Outcome};
@@ -71,10 +73,11 @@ impl Server {
     pub(super) fn bind(
         config: AdminConfig,
         state: Arc<ControlState>,
+        inherited: &Inherited,
     ) -> Result<Server, AdminError> {
         let AdminConfig { address, access_log, allow_paths } = config;
         let journal = Journal::open(&access_log, &state).map_err(AdminError::Log)?;
-        let bound = Listener::bind(&address).and_then(|listener| {
+        let bound = Listener::bind(&address, inherited).and_then(|listener| {
             let address = listener.address(&address)?;
             Ok((listener, address))
         });
@@ -93,21 +96,26 @@ impl Server {
         &self.address
     }
 
-    /// Serves for ever.
-    pub(super) async fn run(self) {
+    /// The socket, for a successor to share.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        match &self.listener {
+            Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Listener::Unix(listener) => listener.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// Serves for ever, whenever the interface is this process's.
+    pub(super) async fn run(self, mut is_ours: watch::Receiver<bool>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
+            if is_ours.wait_for(|is_ours| *is_ours).await.is_err() {
+                return;
+            }
             // The semaphore is never closed.
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            let accepted = match &self.listener {
-                Listener::Tcp(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, peer)| (Box::new(stream) as Box<dyn Stream>, Some(peer))),
-                Listener::Unix(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| (Box::new(stream) as Box<dyn Stream>, None)),
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                Ok(()) = async { is_ours.wait_for(|is_ours| !*is_ours).await.map(drop) } => continue,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -215,8 +223,14 @@ enum Listener {
 }
 
 impl Listener {
-    fn bind(address: &Address) -> io::Result<Listener> {
+    /// On the predecessor's socket, if there is one.
+    fn bind(address: &Address, inherited: &Inherited) -> io::Result<Listener> {
+        let shared = inherited.take(ADMIN, address).pop();
         let listener = match address {
+            Address::Ip(_) if let Some(shared) = shared => {
+                return Ok(Listener::Tcp(TcpListener::from_std(shared.into())?));
+            }
+            _ if let Some(shared) = shared => unix::UnixListener::from(shared),
             Address::Ip(address) => {
                 let listener = std::net::TcpListener::bind(address)?;
                 listener.set_nonblocking(true)?;
@@ -232,6 +246,19 @@ impl Listener {
         };
         listener.set_nonblocking(true)?;
         Ok(Listener::Unix(UnixListener::from_std(listener)?))
+    }
+
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Option<SocketAddr>)> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Box::new(stream), Some(peer)))
+            }
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Box::new(stream), None))
+            }
+        }
     }
 
     fn address(&self, asked: &Address) -> io::Result<Address> {

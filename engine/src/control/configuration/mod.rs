@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::connection::ListenerLogs;
+use crate::control::hand_over::Inherited;
 use crate::listen::BoundSockets;
 use crate::tls::{self, TlsContexts};
 
@@ -131,6 +132,8 @@ pub struct Beginning {
     pub ignore_unknown_fields: bool,
     /// The file with the last good configuration, and whose it is.
     pub cache: Option<(ConfigCache, CacheNode)>,
+    /// A predecessor's listening sockets.
+    pub inherited: Arc<Inherited>,
 }
 
 /// The task.
@@ -172,7 +175,8 @@ impl Configuration {
             sender.clone(),
             Arc::clone(state.registry()),
         );
-        let mut preparation = Preparation::new(beginning.log_queue, shards, tls);
+        let mut preparation =
+            Preparation::new(beginning.log_queue, shards, tls, beginning.inherited);
         for listener in snapshot.listeners.iter() {
             preparation.listener(listener)?;
         }

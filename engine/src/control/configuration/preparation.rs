@@ -12,6 +12,7 @@ use outrigger_xds::store::Host;
 
 use crate::access_log::{AccessLogs, OpenError, Queue};
 use crate::connection::{ChainLogs, ListenerLogs};
+use crate::control::hand_over::Inherited;
 use crate::listen::{self, BoundSockets, ListenError};
 use crate::tls::{Refreshed, Secrets, TlsConfigError, TlsContexts};
 
@@ -43,6 +44,8 @@ pub(super) struct Preparation {
     log_queue: Queue,
     shards: usize,
     tls: Arc<TlsContexts>,
+    /// A predecessor's listening sockets.
+    inherited: Arc<Inherited>,
     /// Contexts of resources that were accepted since `tls` was made.
     fresh: Option<TlsContexts>,
     /// What servers have sent of the secrets that contexts name.
@@ -59,10 +62,16 @@ struct Prepared {
 }
 
 impl Preparation {
-    pub(super) fn new(log_queue: Queue, shards: usize, tls: Arc<TlsContexts>) -> Self {
+    pub(super) fn new(
+        log_queue: Queue,
+        shards: usize,
+        tls: Arc<TlsContexts>,
+        inherited: Arc<Inherited>,
+    ) -> Self {
         Self {
             log_queue,
             shards,
+            inherited,
             tls,
             fresh: None,
             secrets: Secrets::new(),
@@ -87,7 +96,7 @@ impl Preparation {
         let goes_on = before.is_some_and(|before| is_bound_alike(&before.config, config));
         let mut sockets = match goes_on {
             true => None,
-            false => Some(listen::bind(config, self.shards)?),
+            false => Some(listen::bind(config, self.shards, &self.inherited)?),
         };
         if config.filter_chains.iter().any(|chain| chain.tls.is_some()) {
             let (contexts, secrets) = self.contexts_to_come();

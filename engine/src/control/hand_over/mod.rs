@@ -1,0 +1,169 @@
+//! Handing over to a successor, and taking over from a predecessor: the control thread's part in both
+//! (`upgrade/` says what is said, this module has it done).
+//!
+//! Invariant: listening sockets are shared, never made again: from the moment that a successor has them until
+//! one of the two ends, whoever waits in a backlog is accepted by one or the other.
+
+mod line;
+mod predecessor;
+mod successor;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crossbeam_channel::Sender;
+use outrigger_upgrade::message::{Hello, ListenerRecord};
+use outrigger_upgrade::{Rendezvous, RendezvousError, version};
+use outrigger_xds::snapshot::Address;
+use socket2::SockRef;
+use tokio::sync::{mpsc, watch};
+
+use predecessor::Duty;
+
+pub use successor::{Begun, TakeOver, begin};
+
+/// What the server loop is to do for a hand-over.
+#[derive(Debug)]
+pub enum Order {
+    /// Tell every listening socket.
+    Lend(mpsc::UnboundedSender<Lent>),
+    /// Accept no more, and let connections go as they can; end with the last of them.
+    StopAccepting,
+    /// All as before.
+    ResumeAccepting,
+    /// Listeners that waited for a predecessor begin to accept.
+    Accept,
+    /// Another process serves, for this reason: end as soon as nothing is left.
+    StandDown(String),
+}
+
+/// A listening socket, shared.
+#[derive(Debug)]
+pub struct Lent {
+    /// Its listener's name.
+    pub listener: Box<str>,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+/// Why nothing can be taken over, and nothing is served. Whoever served before does so still.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// There is no way to another process, or for one to this.
+    #[error("engine.upgrade.socket: {0}")]
+    Rendezvous(#[from] RendezvousError),
+    /// The running process does not hand over, or died before it had.
+    #[error("the running process does not hand over: {0}")]
+    Refused(String),
+    /// The socket to it.
+    #[error("the socket to the running process: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// What the control thread needs for it.
+pub struct HandOver {
+    /// Where processes find each other.
+    pub path: PathBuf,
+    /// Whether there was one before.
+    pub begun: Begun,
+    /// The server loop.
+    pub orders: Sender<Order>,
+    /// True as soon as everything could be served.
+    pub ready: watch::Receiver<bool>,
+}
+
+/// The admin interface's listening socket, and whether this process accepts on it.
+pub(super) struct AdminSocket {
+    pub(super) socket: Option<OwnedFd>,
+    pub(super) is_ours: watch::Sender<bool>,
+}
+
+/// Sockets that a predecessor has shared and that nobody has taken yet.
+#[derive(Debug, Default)]
+pub struct Inherited(Mutex<Vec<Lent>>);
+
+impl Inherited {
+    fn new(sockets: Vec<Lent>) -> Self {
+        Self(Mutex::new(sockets))
+    }
+
+    /// Those that listen on `address`. A port that the kernel is to choose is the one that it chose for the
+    /// listener of the same name.
+    pub fn take(&self, listener: &str, address: &Address) -> Vec<OwnedFd> {
+        let mut sockets = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let fits = |lent: &mut Lent| listens_on(lent, listener, address);
+        sockets.extract_if(.., fits).map(|lent| lent.socket).collect()
+    }
+
+    /// Names of those that nobody took.
+    pub fn left(&self) -> Vec<Box<str>> {
+        let sockets = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        sockets.iter().map(|lent| lent.listener.clone()).collect()
+    }
+}
+
+fn listens_on(lent: &Lent, listener: &str, address: &Address) -> bool {
+    let Ok(actual) = SockRef::from(&lent.socket).local_addr() else { return false };
+    match address {
+        Address::Ip(wanted) => actual.as_socket().is_some_and(|actual| {
+            let is_chosen = wanted.port() == 0 && *lent.listener == *listener;
+            actual.ip() == wanted.ip() && (actual.port() == wanted.port() || is_chosen)
+        }),
+        Address::Unix(path) => actual.as_pathname() == Some(Path::new(&**path)),
+        Address::UnixAbstract(name) => actual.as_abstract_namespace() == Some(name),
+    }
+}
+
+impl HandOver {
+    /// Runs until the process ends.
+    pub(super) async fn run(self, admin: AdminSocket) {
+        let HandOver { path, begun, orders, ready } = self;
+        let duty = |generation| Duty { path, orders, admin, hello: hello(generation) };
+        match begun {
+            Begun::First(rendezvous) => {
+                let duty = duty(0);
+                duty.admin.is_ours.send_replace(true);
+                predecessor::run(rendezvous, duty).await;
+            }
+            Begun::Successor(take_over) => {
+                let duty = duty(take_over.generation());
+                successor::run(take_over, ready, duty).await;
+            }
+        }
+    }
+}
+
+/// Who this process is.
+fn hello(generation: u32) -> Hello {
+    Hello {
+        major: version::MAJOR,
+        minor: version::MINOR,
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+        generation,
+        pid: std::process::id(),
+        features: 0,
+    }
+}
+
+/// Listens where a successor looks.
+fn listen_again(path: &Path) -> Option<Rendezvous> {
+    Rendezvous::succeed(path)
+        .inspect_err(
+            |error| log::error!(target: "upgrade", "no successor can find this process: {error}"),
+        )
+        .ok()
+}
+
+fn record(lent: &Lent) -> ListenerRecord {
+    let address = SockRef::from(&lent.socket.as_fd()).local_addr().ok();
+    let address = address.and_then(|address| address.as_socket());
+    ListenerRecord {
+        name: lent.listener.to_string(),
+        address: address.map(|address| address.to_string()).unwrap_or_default(),
+        shard: 0,
+    }
+}
+
+/// The name of the admin interface among listeners.
+pub(super) const ADMIN: &str = "admin interface";

@@ -1,0 +1,159 @@
+//! The side that takes over: first everything that the predecessor has, before anything of this process's own
+//! is made; then, when all is ready, its place.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use outrigger_upgrade::successor::{Action, Ending};
+use outrigger_upgrade::{Channel, Found, Rendezvous, Successor};
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+
+use super::line::{Happening, Line};
+use super::predecessor::{self, Duty};
+use super::{HandOverError, Inherited, Lent, Order, hello, listen_again};
+
+/// How a process begins.
+pub enum Begun {
+    /// There is none before it.
+    First(Rendezvous),
+    /// It has what its predecessor has.
+    Successor(TakeOver),
+}
+
+/// A hand-over in which everything has come.
+pub struct TakeOver {
+    channel: Channel,
+    machine: Successor,
+    generation: u32,
+    /// The predecessor's listening sockets.
+    pub sockets: Arc<Inherited>,
+}
+
+impl TakeOver {
+    /// How many processes served before.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+
+/// Finds the running process, and takes what it has; or is the first. Blocks.
+///
+/// # Errors
+/// When there is one that does not hand over: then nothing has changed.
+pub fn begin(path: &Path) -> Result<Begun, HandOverError> {
+    match Rendezvous::find(path)? {
+        Found::Nobody(rendezvous) => Ok(Begun::First(rendezvous)),
+        Found::Living(channel, peer) => {
+            log::info!(target: "upgrade", "taking over from process {}", peer.pid);
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(take(channel)).map(Begun::Successor)
+        }
+    }
+}
+
+/// Takes everything.
+async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
+    let mut line = Line::new(channel)?;
+    let (mut machine, mut actions) = Successor::new(hello(1));
+    let mut sockets = Vec::new();
+    loop {
+        let mut descriptors = Vec::new();
+        if actions.is_empty() {
+            actions = match line.next(machine.patience()).await {
+                Happening::Message(message, came) => {
+                    let count = came.len();
+                    descriptors = came;
+                    machine.received(message, count)
+                }
+                Happening::Violation(what) => machine.violated(&what),
+                Happening::End => machine.closed(),
+                Happening::Silence => machine.expired(),
+            };
+        }
+        for action in std::mem::take(&mut actions) {
+            match action {
+                Action::Send(message) => line.send(message, Vec::new()),
+                Action::TakeListeners(records) => {
+                    let named = records.into_iter().zip(descriptors.drain(..));
+                    sockets.extend(
+                        named.map(|(record, socket)| Lent { listener: record.name.into(), socket }),
+                    );
+                }
+                Action::WarmUp => {
+                    return Ok(TakeOver {
+                        channel: line.into_channel(),
+                        generation: machine.predecessor_generation() + 1,
+                        machine,
+                        sockets: Arc::new(Inherited::new(sockets)),
+                    });
+                }
+                Action::End(Ending::StandDown(reason)) => {
+                    line.finish().await;
+                    return Err(HandOverError::Refused(reason));
+                }
+                Action::End(Ending::Lost | Ending::Alone) => {
+                    return Err(HandOverError::Io(io::ErrorKind::UnexpectedEof.into()));
+                }
+                // None of them comes before everything has; pieces of state are of kinds that are not known.
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Takes the predecessor's place as soon as all is ready, and waits for a successor then.
+pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, duty: Duty) {
+    let TakeOver { channel, mut machine, sockets, .. } = take_over;
+    let Ok(mut line) = Line::new(channel) else { return };
+    let orders = duty.orders.clone();
+    let mut duty = Some(duty);
+    let mut is_ready = false;
+    loop {
+        let actions = tokio::select! {
+            changed = ready.wait_for(|ready| *ready), if !is_ready => {
+                is_ready = true;
+                if changed.is_err() {
+                    return;
+                }
+                for name in sockets.left() {
+                    log::warn!(target: "upgrade", "{name}: has no place in this configuration, and closes");
+                }
+                machine.ready()
+            }
+            happening = line.next(machine.patience()) => match happening {
+                Happening::Message(message, descriptors) => machine.received(message, descriptors.len()),
+                Happening::Violation(what) => machine.violated(&what),
+                Happening::End => machine.closed(),
+                Happening::Silence => machine.expired(),
+            },
+        };
+        for action in actions {
+            match action {
+                Action::Send(message) => line.send(message, Vec::new()),
+                Action::Accept => {
+                    // Nobody takes orders at the end of the process.
+                    let _ended = orders.send(Order::Accept);
+                    if let Some(duty) = duty.take() {
+                        duty.admin.is_ours.send_replace(true);
+                        if let Some(rendezvous) = listen_again(&duty.path) {
+                            tokio::spawn(predecessor::run(rendezvous, duty));
+                        }
+                    }
+                }
+                Action::End(Ending::StandDown(reason)) => {
+                    line.finish().await;
+                    let _ended = orders.send(Order::StandDown(reason));
+                    return;
+                }
+                Action::End(Ending::Alone | Ending::Lost) => {
+                    log::info!(target: "upgrade", "the predecessor has ended");
+                    return;
+                }
+                // Connections are drained by who has them.
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! One process takes over from another, under load and with faults.
+
+use std::time::Duration;
+
+use outrigger_tests::load::{FastOrigin, Load};
+use outrigger_tests::origin::OK;
+use outrigger_tests::process::Scratch;
+use outrigger_tests::{Address, Client, Config, Launch, Origin, PATIENCE, Proxy, eventually};
+use serde_json::{Value, json};
+
+fn config(origin: &Address, scratch: &Scratch) -> Config {
+    Config::to(origin).engine(json!({"upgrade": {"socket": scratch.file("control")}}))
+}
+
+/// Starts a process that takes over, and waits until it accepts.
+#[track_caller]
+fn succeed(config: &Config, shards: u32) -> Proxy {
+    let mut next = Launch::outrigger(config).shards(shards).begin();
+    eventually("a successor that serves", || {
+        let said = next.process().stderr();
+        assert!(next.process().ended().is_none(), "{said}");
+        said.contains("[main] serving").then_some(())
+    });
+    next
+}
+
+#[track_caller]
+fn expect_end(mut proxy: Proxy) {
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+    let said = proxy.process().stderr();
+    assert!(said.contains("handed over"), "{said}");
+}
+
+fn state(proxy: &Proxy) -> Value {
+    let info: Value = serde_json::from_str(&proxy.admin_get("/server_info").text()).unwrap();
+    info["state"].clone()
+}
+
+#[test]
+fn successors_take_over_under_load_and_no_request_is_lost() {
+    let scratch = Scratch::new();
+    let origin = FastOrigin::start();
+    let config = config(origin.address(), &scratch);
+    let mut serving = Launch::outrigger(&config).shards(2).start();
+    let address = serving.address().clone();
+    let load = Load { connections: 32, requests: None }.start(&address);
+    // With as many shards as before, with fewer, and with more.
+    for shards in [2, 1, 2, 1, 2] {
+        load.wait_for_more(1_000);
+        let next = succeed(&config, shards);
+        expect_end(std::mem::replace(&mut serving, next));
+        load.wait_for_more(1_000);
+        assert_eq!(state(&serving), "LIVE");
+    }
+    let outcome = load.stop();
+    assert!(outcome.faults.is_empty(), "{outcome:?}");
+    assert_eq!(outcome.refused, 0, "{outcome:?}");
+    assert_eq!(outcome.statuses.keys().collect::<Vec<_>>(), [&200], "{outcome:?}");
+    assert_eq!(outcome.statuses[&200], origin.requests());
+    serving.stop();
+}
+
+#[test]
+fn what_is_under_way_ends_where_it_began() {
+    let scratch = Scratch::new();
+    let (release, released) = std::sync::mpsc::channel();
+    let released = std::sync::Mutex::new(released);
+    let origin = Origin::start(move |exchange| {
+        let request = exchange.request()?;
+        if request.target == "/slow" {
+            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+        }
+        exchange.send(OK)
+    });
+    let config = config(origin.address(), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let mut slow = first.client();
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    let address = first.address().clone();
+    let second = succeed(&config, 1);
+    assert_eq!(Client::connect(&address).get("/fast").status, 200);
+    release.send(()).unwrap();
+    let response = slow.response();
+    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    expect_end(first);
+    second.stop();
+}
+
+#[test]
+fn a_successor_that_dies_leaves_its_predecessor_serving() {
+    let scratch = Scratch::new();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let origin = Origin::start(move |exchange| {
+        let request = exchange.request()?;
+        if request.target == "/slow" {
+            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+        }
+        exchange.send(OK)
+    });
+    let config = config(origin.address(), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let address = first.address().clone();
+    let mut slow = first.client();
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    let mut second = succeed(&config, 1);
+    second.process().signal(libc::SIGKILL);
+    second.process().wait(PATIENCE).unwrap();
+    // Whoever comes now is accepted by the first again, which lives as before.
+    assert_eq!(Client::connect(&address).get("/fast").status, 200);
+    release.send(()).unwrap();
+    assert_eq!(slow.response().status, 200);
+    first.expect_stat("server.state", 0);
+    // And another one can take over.
+    let third = succeed(&config, 1);
+    expect_end(first);
+    assert_eq!(Client::connect(&address).get("/fast").status, 200);
+    third.stop();
+}
+
+#[test]
+fn a_successor_that_cannot_start_changes_nothing() {
+    let scratch = Scratch::new();
+    let origin = Origin::ok();
+    let first = Launch::outrigger(&config(origin.address(), &scratch)).start();
+    let mut client = first.client();
+    assert_eq!(client.get("/").status, 200);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut bad = config(origin.address(), &scratch).json().clone();
+    let address = &mut bad["static_resources"]["listeners"][0]["address"]["socket_address"];
+    address["port_value"] = json!(port);
+    let mut started = Launch::outrigger_text(&bad.to_string()).spawn();
+    let status = started.process.wait(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(1), "{}", started.process.stderr());
+    assert!(started.process.stderr().contains("cannot bind"), "{}", started.process.stderr());
+    // Not even a connection was closed.
+    assert_eq!(client.get("/").status, 200);
+    first.stop();
+}
+
+#[test]
+fn a_successor_that_hangs_gives_the_place_back() {
+    let scratch = Scratch::new();
+    let origin = Origin::ok();
+    let config = config(origin.address(), &scratch);
+    let first = Launch::outrigger(&config).arguments(&["--drain-time-s", "60"]).start();
+    let address = first.address().clone();
+    // Keeps the first one alive: an idle connection would be asked to go.
+    let mut held = first.client();
+    held.send("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    origin.wait_for("the head", |log| log.accepted > 0);
+    let mut second = succeed(&config, 1);
+    second.process().signal(libc::SIGSTOP);
+    first.expect_stat("server.state", 0);
+    assert_eq!(Client::connect(&address).get("/").status, 200);
+    second.process().signal(libc::SIGCONT);
+    // It reads that it was given up, and ends.
+    assert!(second.process().wait(PATIENCE + Duration::from_secs(5)).is_some());
+    held.send("x");
+    assert_eq!(held.response().status, 200);
+    first.stop();
+}

@@ -378,6 +378,7 @@ impl Server {
                 self.state.set_lifecycle(Lifecycle::Live);
                 self.serve_held();
             }
+            Order::KeepAccepting => self.tell(|| Message::ResumeAccepting),
             Order::Accept => {
                 self.serve_held();
                 self.go_live();

@@ -31,7 +31,9 @@ pub(super) struct Acceptors {
     open: RefCell<Vec<Rc<OpenListener>>>,
     /// Whose connections are asked to go for as long as the process lives.
     asked: Cell<Option<Listeners>>,
-    /// Another process accepts.
+    /// Another process has the sockets, too.
+    is_shared: Cell<bool>,
+    /// It accepts on them.
     is_paused: Cell<bool>,
 }
 
@@ -87,13 +89,13 @@ impl Acceptors {
         for socket in sockets {
             self.open(shard, &runtime, socket);
         }
-        replaced.into_iter().for_each(|open| open.close(shard));
+        replaced.into_iter().for_each(|open| open.close(shard, self.is_shared.get()));
     }
 
     /// Ends a listener: takes what waits in its backlogs, and asks its connections to go.
     pub(super) fn unlisten(&self, shard: &Rc<Shard>, name: &str) {
         let gone = self.take_open(|open| *open.runtime.borrow().config.name == *name);
-        gone.into_iter().for_each(|open| open.close(shard));
+        gone.into_iter().for_each(|open| open.close(shard, self.is_shared.get()));
         let mut runtimes = self.runtimes.borrow_mut();
         for runtime in runtimes.extract_if(.., |known| *known.config.name == *name) {
             shard.redirects.remove(&runtime);
@@ -148,6 +150,7 @@ impl Acceptors {
 
     /// Shares the listening sockets.
     pub(super) fn lend(&self, sender: &UnboundedSender<Lent>) {
+        self.is_shared.set(true);
         for open in &*self.open.borrow() {
             let Some(socket) = open.share() else { continue };
             let listener = open.runtime.borrow().config.name.clone();
@@ -165,6 +168,7 @@ impl Acceptors {
 
     /// Accepts again.
     pub(super) fn resume(&self, shard: &Shard) {
+        self.is_shared.set(false);
         self.is_paused.set(false);
         self.open.borrow().iter().for_each(|open| open.resume(shard));
     }
@@ -172,7 +176,7 @@ impl Acceptors {
     /// Stops accepting: takes what waits in the backlogs, then closes the sockets.
     pub(super) fn close(&self, shard: &Rc<Shard>, which: Listeners) {
         let closes = |open: &OpenListener| which.includes(&open.runtime.borrow().config);
-        self.take_open(closes).into_iter().for_each(|open| open.close(shard));
+        self.take_open(closes).into_iter().for_each(|open| open.close(shard, self.is_shared.get()));
     }
 
     /// The runtime of a listener, which all its sockets share. Connections of chains that its next
@@ -220,14 +224,14 @@ impl Acceptors {
 
 impl OpenListener {
     /// Takes what waits in the backlog, then closes the socket.
-    fn close(&self, shard: &Rc<Shard>) {
+    fn close(&self, shard: &Rc<Shard>, is_shared: bool) {
         let listener = self.listener.borrow_mut().take();
         // What waits in the backlog of a shared socket is the successor's.
         if let Some(listener) = listener
             && self.pause.get() == Pause::Not
         {
             let runtime = Rc::clone(&self.runtime.borrow());
-            drain_backlog(shard, &runtime, &listener);
+            drain_backlog(shard, &runtime, &listener, is_shared);
         }
         if self.pause.get() != Pause::Done {
             shard.pulse().listening_ends();
@@ -366,12 +370,17 @@ fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
 
 /// Serves the connections that the kernel has already made for this socket, so that closing it
 /// resets none of them.
-fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
+fn drain_backlog(
+    shard: &Rc<Shard>,
+    runtime: &Rc<ListenerRuntime>,
+    listener: &Listener,
+    is_shared: bool,
+) {
     // Whoever comes between the last look and the end of the socket, which the ring holds a little
     // longer than we do, would be reset. So nobody comes. Where there is no way to see to that (a Unix
     // socket), it is one at the most, with a backlog of nothing; which is no good for TCP, whose
-    // handshakes that have begun find no room then.
-    if sockopt::ignore_new_connections(listener).is_err() {
+    // handshakes that have begun find no room then. Whoever comes to a shared socket has another to go to.
+    if !is_shared && sockopt::ignore_new_connections(listener).is_err() {
         // SAFETY: a plain call on a descriptor that `listener` keeps open.
         unsafe { libc::listen(listener.as_raw_fd(), 0) };
     }

@@ -30,8 +30,10 @@ pub enum Order {
     Lend(mpsc::UnboundedSender<Lent>),
     /// Accept no more, and let connections go as they can; end with the last of them.
     StopAccepting,
-    /// All as before.
+    /// All as before: nobody else has the listening sockets.
     ResumeAccepting,
+    /// A successor that had never accepted has gone: nobody else has them.
+    KeepAccepting,
     /// Listeners that waited for a predecessor begin to accept.
     Accept,
     /// Another process serves, for this reason: end as soon as nothing is left.

@@ -1,5 +1,6 @@
 //! The side that hands over.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use crossbeam_channel::Sender;
@@ -66,20 +67,20 @@ async fn hand_over(channel: Channel, duty: &Duty) -> bool {
     let mut machine = Predecessor::new(duty.hello.clone());
     let mut had_moved = false;
     loop {
-        let mut actions = match line.next(machine.patience()).await {
+        let actions = match line.next(machine.patience()).await {
             Happening::Message(message, _) => machine.received(message),
             Happening::Violation(what) => machine.violated(&what),
             Happening::End => machine.closed(),
             Happening::Silence => machine.expired(),
         };
-        let mut at = 0;
-        while at < actions.len() {
-            match std::mem::replace(&mut actions[at], Action::StopAccepting) {
+        let mut due = VecDeque::from(actions);
+        while let Some(action) = due.pop_front() {
+            match action {
                 Action::Send(message) => line.send(message, Vec::new()),
                 Action::Prepare => {
                     let lent = lend(duty).await;
                     send_listeners(&mut line, &mut machine, lent);
-                    actions.append(&mut machine.prepared());
+                    due.extend(machine.prepared());
                 }
                 Action::StopAccepting => {
                     had_moved = true;
@@ -94,11 +95,13 @@ async fn hand_over(channel: Channel, duty: &Duty) -> bool {
                 Action::Give(_) | Action::Resume(..) | Action::Release(_) => {}
                 Action::End(ending) => {
                     report(&ending);
+                    if !had_moved {
+                        order(duty, Order::KeepAccepting);
+                    }
                     line.finish().await;
                     return had_moved;
                 }
             }
-            at += 1;
         }
     }
 }
@@ -140,7 +143,7 @@ fn order(duty: &Duty, order: Order) {
 fn report(ending: &Ending) {
     match ending {
         Ending::Lost => {
-            log::warn!(target: "upgrade", "the successor has died: this process serves on")
+            log::warn!(target: "upgrade", "the successor has died: this process serves on");
         }
         Ending::GivenUp(reason) => {
             log::warn!(target: "upgrade", "the successor gave up: this process serves on: {reason}");

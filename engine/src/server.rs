@@ -371,14 +371,16 @@ impl Server {
                 self.leave(drain_time);
                 self.tell(|| Message::PauseAccepting);
             }
-            Order::ResumeAccepting => {
+            Order::ResumeAccepting { successor_lives } => {
                 self.leaves_at = None;
                 self.tell(|| Message::Undrain);
-                self.tell(|| Message::ResumeAccepting);
+                self.tell(|| Message::ResumeAccepting { successor_lives });
                 self.state.set_lifecycle(Lifecycle::Live);
                 self.serve_held();
             }
-            Order::KeepAccepting => self.tell(|| Message::ResumeAccepting),
+            Order::KeepAccepting => {
+                self.tell(|| Message::ResumeAccepting { successor_lives: false });
+            }
             Order::Accept => {
                 self.serve_held();
                 self.go_live();

@@ -59,6 +59,14 @@ struct OpenListener {
     listener: RefCell<Option<Listener>>,
     waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
+    sweep: Cell<Option<Sweep>>,
+}
+
+/// When to look for connections that the kernel told somebody else of.
+#[derive(Clone, Copy, Debug)]
+struct Sweep {
+    at: Nanos,
+    until: Nanos,
 }
 
 /// Whether a successor accepts on a socket.
@@ -111,6 +119,7 @@ impl Acceptors {
             listener: RefCell::new(Some(listener)),
             waker: RefCell::new(None),
             pause: Cell::new(Pause::Not),
+            sweep: Cell::new(None),
         });
         self.open.borrow_mut().push(Rc::clone(&open));
         shard.pulse().listening_begins();
@@ -167,10 +176,17 @@ impl Acceptors {
     }
 
     /// Accepts again.
-    pub(super) fn resume(&self, shard: &Shard) {
-        self.is_shared.set(false);
+    ///
+    /// The kernel wakes one waiter for each connection. That may be a successor that hangs, or the ring of a
+    /// dead process, which outlives it for a moment: so it is looked for connections from time to time,
+    /// for good where the other lives.
+    pub(super) fn resume(&self, shard: &Shard, successor_lives: bool) {
+        self.is_shared.set(successor_lives);
         self.is_paused.set(false);
-        self.open.borrow().iter().for_each(|open| open.resume(shard));
+        let now = shard.clock.now();
+        let until = if successor_lives { Nanos::MAX } else { now + SWEEPS_AFTER_DEATH };
+        self.open.borrow().iter().for_each(|open| open.resume(shard, Sweep { at: now, until }));
+        shard.ring.note_wake();
     }
 
     /// Stops accepting: takes what waits in the backlogs, then closes the sockets.
@@ -263,17 +279,24 @@ impl OpenListener {
             self.pause.set(Pause::Begun);
             listener.pause();
         }
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.sweep.set(None);
+        self.wake();
     }
 
-    fn resume(&self, shard: &Shard) {
+    fn resume(&self, shard: &Shard, sweep: Sweep) {
         if let Some(listener) = &*self.listener.borrow() {
             if self.pause.replace(Pause::Not) == Pause::Done {
                 shard.pulse().listening_begins();
             }
             listener.resume();
+        }
+        self.sweep.set(Some(sweep));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
         }
     }
 
@@ -304,6 +327,18 @@ impl Future for Accepting {
         self.timer.register(context.waker());
         if self.timer.take_fired() && self.open.pause.get() == Pause::Not {
             listener.resume();
+        }
+        if let Some(Sweep { at, until }) = self.open.sweep.get() {
+            let now = self.shard.clock.now();
+            if at <= now {
+                let runtime = Rc::clone(&self.open.runtime.borrow());
+                take_backlog(&self.shard, &runtime, listener);
+                let next = Sweep { at: now + SWEEP_INTERVAL, until };
+                self.open.sweep.set(Some(next).filter(|_| now < until));
+            }
+            if let Some(next) = self.open.sweep.get() {
+                self.timer.set(Some(next.at));
+            }
         }
         loop {
             match listener.take() {
@@ -387,6 +422,11 @@ fn drain_backlog(
     while let Accepted::Connection(socket) = listener.take() {
         place(shard, runtime, socket);
     }
+    take_backlog(shard, runtime, listener);
+}
+
+/// Serves the connections that wait.
+fn take_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
     loop {
         // SAFETY: a plain accept on a descriptor that `listener` keeps open; no address is asked
         // for.
@@ -405,6 +445,12 @@ fn drain_backlog(
         place(shard, runtime, unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
+
+/// Short enough not to be noticed, long enough to cost nothing.
+const SWEEP_INTERVAL: Nanos = 20 * NANOS_PER_MS;
+
+/// The kernel takes a dead process's ring down in milliseconds, behind its end.
+const SWEEPS_AFTER_DEATH: Nanos = 10_000 * NANOS_PER_MS;
 
 /// Long enough for other connections to end, short enough not to be noticed as an outage.
 const ACCEPT_PAUSE: Nanos = 100 * NANOS_PER_MS;

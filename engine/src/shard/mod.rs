@@ -102,7 +102,10 @@ pub enum Message {
     /// Accept no more, and leave the listening sockets and what waits in their backlogs to a successor.
     PauseAccepting,
     /// Accept again.
-    ResumeAccepting,
+    ResumeAccepting {
+        /// A successor may live that has the sockets, and may not accept.
+        successor_lives: bool,
+    },
     /// Close everything and end the shard.
     Stop,
 }
@@ -454,7 +457,7 @@ impl Shard {
             Message::Close(which) => acceptors.close(self, which),
             Message::Lend(sender) => acceptors.lend(&sender),
             Message::PauseAccepting => acceptors.pause(self),
-            Message::ResumeAccepting => acceptors.resume(self),
+            Message::ResumeAccepting { successor_lives } => acceptors.resume(self, successor_lives),
             Message::Drain => {
                 self.drain_began_at.set(Some(self.clock.now()));
                 self.drain_wakers.wake_all();

@@ -154,6 +154,10 @@ fn a_successor_that_hangs_gives_the_place_back() {
     origin.wait_for("the head", |log| log.accepted > 0);
     let mut second = succeed(&config, 1);
     second.process().signal(libc::SIGSTOP);
+    let stat = format!("/proc/{}/stat", second.process().pid());
+    eventually("a successor that stands still", || {
+        std::fs::read_to_string(&stat).unwrap().contains(") T ").then_some(())
+    });
     first.expect_stat("server.state", 0);
     assert_eq!(Client::connect(&address).get("/").status, 200);
     second.process().signal(libc::SIGCONT);

@@ -30,9 +30,12 @@ pub enum Order {
     Lend(mpsc::UnboundedSender<Lent>),
     /// Accept no more, and let connections go as they can; end with the last of them.
     StopAccepting,
-    /// All as before: nobody else has the listening sockets.
-    ResumeAccepting,
-    /// A successor that had never accepted has gone: nobody else has them.
+    /// All as before.
+    ResumeAccepting {
+        /// A successor may live that has the listening sockets, and does not accept.
+        successor_lives: bool,
+    },
+    /// The other process has gone, and this one has accepted all the while.
     KeepAccepting,
     /// Listeners that waited for a predecessor begin to accept.
     Accept,

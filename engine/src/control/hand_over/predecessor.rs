@@ -67,10 +67,14 @@ async fn hand_over(channel: Channel, duty: &Duty) -> bool {
     let mut machine = Predecessor::new(duty.hello.clone());
     let mut had_moved = false;
     loop {
+        let mut successor_lives = true;
         let actions = match line.next(machine.patience()).await {
             Happening::Message(message, _) => machine.received(message),
             Happening::Violation(what) => machine.violated(&what),
-            Happening::End => machine.closed(),
+            Happening::End => {
+                successor_lives = false;
+                machine.closed()
+            }
             Happening::Silence => machine.expired(),
         };
         let mut due = VecDeque::from(actions);
@@ -89,7 +93,7 @@ async fn hand_over(channel: Channel, duty: &Duty) -> bool {
                 }
                 Action::ResumeAccepting => {
                     duty.admin.is_ours.send_replace(true);
-                    order(duty, Order::ResumeAccepting);
+                    order(duty, Order::ResumeAccepting { successor_lives });
                 }
                 // Connections are drained, none is offered; and what is not accepted on needs no closing.
                 Action::Give(_) | Action::Resume(..) | Action::Release(_) => {}

@@ -149,6 +149,7 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
                 }
                 Action::End(Ending::Alone | Ending::Lost) => {
                     log::info!(target: "upgrade", "the predecessor has ended");
+                    let _ended = orders.send(Order::KeepAccepting);
                     return;
                 }
                 // Connections are drained by who has them.

@@ -1,5 +1,7 @@
 //! One process takes over from another, under load and with faults.
 
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use outrigger_tests::load::{FastOrigin, Load};
@@ -36,6 +38,28 @@ fn state(proxy: &Proxy) -> Value {
     info["state"].clone()
 }
 
+/// Answers `/slow` once it is told to, and everything else at once.
+fn slow_origin() -> (Origin, Sender<()>) {
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let origin = Origin::start(move |exchange| {
+        let request = exchange.request()?;
+        if request.target == "/slow" {
+            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+        }
+        exchange.send(OK)
+    });
+    (origin, release)
+}
+
+/// A request for `/slow` that has come to its origin.
+fn begin_slow(proxy: &Proxy, origin: &Origin) -> Client {
+    let mut slow = proxy.client();
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    slow
+}
+
 #[test]
 fn successors_take_over_under_load_and_no_request_is_lost() {
     let scratch = Scratch::new();
@@ -63,20 +87,10 @@ fn successors_take_over_under_load_and_no_request_is_lost() {
 #[test]
 fn what_is_under_way_ends_where_it_began() {
     let scratch = Scratch::new();
-    let (release, released) = std::sync::mpsc::channel();
-    let released = std::sync::Mutex::new(released);
-    let origin = Origin::start(move |exchange| {
-        let request = exchange.request()?;
-        if request.target == "/slow" {
-            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
-        }
-        exchange.send(OK)
-    });
+    let (origin, release) = slow_origin();
     let config = config(origin.address(), &scratch);
     let first = Launch::outrigger(&config).start();
-    let mut slow = first.client();
-    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    let mut slow = begin_slow(&first, &origin);
     let address = first.address().clone();
     let second = succeed(&config, 1);
     assert_eq!(Client::connect(&address).get("/fast").status, 200);
@@ -90,21 +104,11 @@ fn what_is_under_way_ends_where_it_began() {
 #[test]
 fn a_successor_that_dies_leaves_its_predecessor_serving() {
     let scratch = Scratch::new();
-    let (release, released) = std::sync::mpsc::channel::<()>();
-    let released = std::sync::Mutex::new(released);
-    let origin = Origin::start(move |exchange| {
-        let request = exchange.request()?;
-        if request.target == "/slow" {
-            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
-        }
-        exchange.send(OK)
-    });
+    let (origin, release) = slow_origin();
     let config = config(origin.address(), &scratch);
     let first = Launch::outrigger(&config).start();
     let address = first.address().clone();
-    let mut slow = first.client();
-    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    let mut slow = begin_slow(&first, &origin);
     let mut second = succeed(&config, 1);
     second.process().signal(libc::SIGKILL);
     second.process().wait(PATIENCE).unwrap();

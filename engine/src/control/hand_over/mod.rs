@@ -8,9 +8,9 @@ mod line;
 mod predecessor;
 mod successor;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
 use outrigger_upgrade::message::{Hello, ListenerRecord};
@@ -96,15 +96,18 @@ impl Inherited {
     /// Those that listen on `address`. A port that the kernel is to choose is the one that it chose for the
     /// listener of the same name.
     pub fn take(&self, listener: &str, address: &Address) -> Vec<OwnedFd> {
-        let mut sockets = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let fits = |lent: &mut Lent| listens_on(lent, listener, address);
-        sockets.extract_if(.., fits).map(|lent| lent.socket).collect()
+        self.lock().extract_if(.., fits).map(|lent| lent.socket).collect()
     }
 
-    /// Names of those that nobody took.
-    pub fn left(&self) -> Vec<Box<str>> {
-        let sockets = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        sockets.iter().map(|lent| lent.listener.clone()).collect()
+    /// Closes those that nobody took, and tells their names.
+    fn close_rest(&self) -> Vec<Box<str>> {
+        let rest = std::mem::take(&mut *self.lock());
+        rest.into_iter().map(|lent| lent.listener).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Lent>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,7 +164,7 @@ fn listen_again(path: &Path) -> Option<Rendezvous> {
 }
 
 fn record(lent: &Lent) -> ListenerRecord {
-    let address = SockRef::from(&lent.socket.as_fd()).local_addr().ok();
+    let address = SockRef::from(&lent.socket).local_addr().ok();
     let address = address.and_then(|address| address.as_socket());
     ListenerRecord {
         name: lent.listener.to_string(),

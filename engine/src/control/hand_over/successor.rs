@@ -2,6 +2,7 @@
 //! is made; then, when all is ready, its place.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,7 +27,6 @@ pub enum Begun {
 pub struct TakeOver {
     channel: Channel,
     machine: Successor,
-    generation: u32,
     /// The predecessor's listening sockets.
     pub sockets: Arc<Inherited>,
 }
@@ -34,7 +34,7 @@ pub struct TakeOver {
 impl TakeOver {
     /// How many processes served before.
     pub fn generation(&self) -> u32 {
-        self.generation
+        self.machine.predecessor_generation() + 1
     }
 }
 
@@ -61,16 +61,8 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
     loop {
         let mut descriptors = Vec::new();
         if actions.is_empty() {
-            actions = match line.next(machine.patience()).await {
-                Happening::Message(message, came) => {
-                    let count = came.len();
-                    descriptors = came;
-                    machine.received(message, count)
-                }
-                Happening::Violation(what) => machine.violated(&what),
-                Happening::End => machine.closed(),
-                Happening::Silence => machine.expired(),
-            };
+            let happening = line.next(machine.patience()).await;
+            (actions, descriptors) = react(&mut machine, happening);
         }
         for action in std::mem::take(&mut actions) {
             match action {
@@ -84,7 +76,6 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
                 Action::WarmUp => {
                     return Ok(TakeOver {
                         channel: line.into_channel(),
-                        generation: machine.predecessor_generation() + 1,
                         machine,
                         sockets: Arc::new(Inherited::new(sockets)),
                     });
@@ -103,6 +94,19 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
     }
 }
 
+/// What is to be done now, and the descriptors that came for it.
+fn react(machine: &mut Successor, happening: Happening) -> (Vec<Action>, Vec<OwnedFd>) {
+    let actions = match happening {
+        Happening::Message(message, descriptors) => {
+            return (machine.received(message, descriptors.len()), descriptors);
+        }
+        Happening::Violation(what) => machine.violated(&what),
+        Happening::End => machine.closed(),
+        Happening::Silence => machine.expired(),
+    };
+    (actions, Vec::new())
+}
+
 /// Takes the predecessor's place as soon as all is ready, and waits for a successor then.
 pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, duty: Duty) {
     let TakeOver { channel, mut machine, sockets, .. } = take_over;
@@ -117,17 +121,12 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
                 if changed.is_err() {
                     return;
                 }
-                for name in sockets.left() {
+                for name in sockets.close_rest() {
                     log::warn!(target: "upgrade", "{name}: has no place in this configuration, and closes");
                 }
                 machine.ready()
             }
-            happening = line.next(machine.patience()) => match happening {
-                Happening::Message(message, descriptors) => machine.received(message, descriptors.len()),
-                Happening::Violation(what) => machine.violated(&what),
-                Happening::End => machine.closed(),
-                Happening::Silence => machine.expired(),
-            },
+            happening = line.next(machine.patience()) => react(&mut machine, happening).0,
         };
         for action in actions {
             match action {

@@ -8,6 +8,7 @@ import json
 import sys
 
 from kazoo.client import KazooClient
+from kazoo.exceptions import NoNodeError
 
 client = None
 
@@ -31,15 +32,20 @@ def delete(path):
 
 
 def children(path):
-    return sorted(client.get_children(path)) if client.exists(path) else None
+    """Their names; null if there is no such node."""
+    try:
+        return sorted(client.get_children(path))
+    except NoNodeError:
+        return None
 
 
 def node(path):
     """Owner, data and access of a node; null if there is none."""
-    if not client.exists(path):
+    try:
+        data, stat = client.get(path)
+        acls, _ = client.get_acls(path)
+    except NoNodeError:  # Or no longer, when it is being replaced.
         return None
-    data, stat = client.get(path)
-    acls, _ = client.get_acls(path)
     return {
         "owner": stat.ephemeralOwner,
         "data": data.hex(),

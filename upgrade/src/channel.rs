@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn what_finds_no_room_waits_and_comes_later() {
         let (mut here, mut there) = pair();
-        let relay = |connection| Message::Relay(Relay { connection, bytes: vec![7; 60_000], spilled: 0 });
+        let relay =
+            |connection| Message::Relay(Relay { connection, bytes: vec![7; 60_000], spilled: 0 });
         for connection in 0..100 {
             assert_eq!(here.send(relay(connection), Vec::new()).unwrap(), connection);
         }

@@ -423,8 +423,8 @@ fn a_tls_session_is_resumed_with_the_next_process() {
     let origin = Origin::ok();
     let identity = Authority::new("ours").issue(Subject::dns(&["proxy.test"]));
     let certificates = json!({"tls_certificates": [identity.to_json()]});
-    let config = Config::to(origin.address())
-        .downstream_tls(json!({"common_tls_context": certificates}));
+    let config =
+        Config::to(origin.address()).downstream_tls(json!({"common_tls_context": certificates}));
     let config = upgradable(config, &scratch);
     let mut serving = Launch::outrigger(&config).start();
     let address = serving.address().clone();

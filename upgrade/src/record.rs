@@ -31,7 +31,7 @@ pub struct ConnectionRecord {
     #[prost(message, required, tag = "6")]
     pub stream: StreamRecord,
     /// What is spoken on it, and where that stands.
-    #[prost(oneof = "ProtocolRecord", tags = "10, 11, 12, 13")]
+    #[prost(oneof = "ProtocolRecord", tags = "10, 11, 12, 13, 14")]
     pub protocol: Option<ProtocolRecord>,
 }
 
@@ -84,6 +84,9 @@ pub enum ProtocolRecord {
     /// Bolt, Dubbo or HSF, between frames.
     #[prost(message, tag = "13")]
     Rpc(RpcRecord),
+    /// HTTP/1.1 that has become a tunnel to an endpoint.
+    #[prost(message, tag = "14")]
+    Tunnel(TunnelRecord),
 }
 
 /// See [`ProtocolRecord::Unknown`].
@@ -125,6 +128,52 @@ pub struct TcpRecord {
     /// Tries that connecting took.
     #[prost(uint32, tag = "8")]
     pub attempts: u32,
+}
+
+/// A tunnel that a request has opened, such as a WebSocket; the upstream socket is the second descriptor.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct TunnelRecord {
+    /// Its bytes, as of a proxied connection.
+    #[prost(message, required, tag = "1")]
+    pub proxied: TcpRecord,
+    /// What the request asked for: 1 another protocol, 2 a tunnel through the endpoint, 3 one that ends there.
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    /// The status of the answer.
+    #[prost(uint32, tag = "3")]
+    pub code: u32,
+    /// Requests on the connection, with this one.
+    #[prost(uint32, tag = "4")]
+    pub requests: u32,
+    /// For how long nothing may be moved; none when that is unlimited.
+    #[prost(uint64, optional, tag = "5")]
+    pub idle_timeout_ms: Option<u64>,
+    /// For how long it may go on; none when that is unlimited.
+    #[prost(uint64, optional, tag = "6")]
+    pub left_ms: Option<u64>,
+    /// Header values that the access log is to have.
+    #[prost(message, repeated, tag = "7")]
+    pub request_headers: Vec<HeaderRecord>,
+    /// The same of the answer.
+    #[prost(message, repeated, tag = "8")]
+    pub response_headers: Vec<HeaderRecord>,
+    /// The request's number in logs: a UUID's bytes, as two numbers.
+    #[prost(fixed64, tag = "9")]
+    pub stream_id_high: u64,
+    /// Its other half.
+    #[prost(fixed64, tag = "10")]
+    pub stream_id_low: u64,
+}
+
+/// A header value.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct HeaderRecord {
+    /// Its name, in lower case.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its value.
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
 }
 
 /// See [`ProtocolRecord::Rpc`].

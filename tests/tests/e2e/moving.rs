@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use outrigger_tests::config::TCP_PROXY;
+use outrigger_tests::config::{TCP_PROXY, access_log};
 use outrigger_tests::origin::OK;
 use outrigger_tests::process::Scratch;
 use outrigger_tests::rpc::{Message, Reply};
@@ -260,6 +260,62 @@ fn a_tcp_connection_of_which_one_side_has_finished_moves_too() {
     assert_eq!(client.wire().until_close(), Ok(b"the last word".to_vec()));
     origin.wait_released();
     second.stop();
+}
+
+// ---- WebSocket ----
+
+#[test]
+fn a_websocket_goes_on_and_is_logged_once() {
+    const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n\
+                           Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let scratch = Scratch::new();
+    let origin = Origin::start(|peer| {
+        peer.request_head()?;
+        peer.send(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
+             upgrade: websocket\r\n\r\nhello",
+        )?;
+        loop {
+            let bytes = peer.wire().some()?;
+            if bytes.is_empty() {
+                return peer.send("goodbye");
+            }
+            peer.send(bytes)?;
+        }
+    });
+    let log = scratch.file("access.log");
+    let format = "%REQ(:PATH)% %RESPONSE_CODE% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_CLUSTER%\n";
+    let config = Config::to(origin.address()).http(json!({
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "access_log": access_log(&log, format),
+    }));
+    let config = upgradable(config, &scratch);
+    let mut serving = Launch::outrigger(&config).shards(2).start();
+    let mut client = serving.client();
+    assert_eq!(client.send(UPGRADE).response_head().status, 101);
+    assert_eq!(client.wire().exactly(5).unwrap(), b"hello");
+    let bytes = pattern(1_000_000);
+    for shards in [1, 2, 1] {
+        // On their way in both directions while the tunnel moves.
+        let (mut stream, sent) = (client.stream().try_clone().unwrap(), bytes.clone());
+        let sender = thread::spawn(move || stream.write_all(&sent));
+        assert!(client.wire().exactly(100_000).unwrap() == bytes[..100_000]);
+        let next = succeed(&config, shards);
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.expect_stat("http.main.downstream_cx_upgrades_active", 1);
+        assert!(client.wire().exactly(900_000).unwrap() == bytes[100_000..], "bytes changed");
+        sender.join().unwrap().unwrap();
+    }
+    assert_eq!(origin.log().accepted, 1);
+    client.finish();
+    assert_eq!(client.wire().until_close(), Ok(b"goodbye".to_vec()));
+    origin.wait_released();
+    serving.expect_stat("http.main.downstream_cx_upgrades_active", 0);
+    assert_eq!(serving.stat("http.main.downstream_cx_upgrades_total"), 1);
+    serving.expect_no_active_requests();
+    serving.stop();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(said, "/chat 101 3000000 3000012 origin\n");
 }
 
 // ---- RPC ----

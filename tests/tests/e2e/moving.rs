@@ -12,7 +12,7 @@ use outrigger_tests::process::Scratch;
 use outrigger_tests::rpc::{Message, Reply};
 use outrigger_tests::tls::{Authority, ClientOptions, Subject};
 use outrigger_tests::{
-    Address, Client, Config, Launch, Origin, PATIENCE, Proxy, bolt, dubbo, eventually,
+    Address, Client, Config, Http2Client, Launch, Origin, PATIENCE, Proxy, bolt, dubbo, eventually,
 };
 use serde_json::{Value, json};
 
@@ -172,6 +172,69 @@ fn what_a_successor_has_no_place_for_stays_and_is_asked_to_go() {
     // Its next one may be the last, as it is when nobody takes over.
     let response = client.get("/fast");
     assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    expect_end(first);
+    second.stop();
+}
+
+// ---- HTTP/2 ----
+
+#[test]
+fn http2_connections_without_streams_move_and_busy_ones_are_asked_to_go() {
+    let scratch = Scratch::new();
+    let (origin, release) = slow_origin();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let mut serving = Launch::outrigger(&config).shards(2).start();
+    let address = serving.address().clone();
+    let resting: Vec<_> = (0..8).map(|_| Http2Client::connect(&address)).collect();
+    // Fields that repeat are in the tables of both directions by now.
+    let fields = [("x-repeated", "a value that is worth a place in a table")];
+    for client in &resting {
+        for path in ["/one", "/two"] {
+            assert_eq!(client.ask("GET", path, &fields, b"").status, 200);
+        }
+    }
+    for shards in [1, 2, 1] {
+        let next = succeed(&config, shards);
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.expect_stat("http.main.downstream_cx_http2_active", 8);
+        for client in &resting {
+            for path in ["/one", "/three"] {
+                assert_eq!(client.ask("GET", path, &fields, b"").status, 200);
+            }
+        }
+    }
+    let seen = origin.log().requests.last().unwrap().request.clone();
+    assert_eq!(seen.headers.get("x-repeated"), Some(fields[0].1));
+    let busy = Http2Client::connect(&address);
+    let mut slow = busy.open("GET", "/slow", &[], true);
+    origin.wait_for("the slow request", |log| {
+        log.requests.last().is_some_and(|seen| seen.request.target == "/slow")
+    });
+    let next = succeed(&config, 1);
+    // What is under way ends where it began, and the client hears that it is the last of it.
+    eventually("a goodbye", || busy.try_open("GET", "/", &[], true).is_err().then_some(()));
+    release.send(()).unwrap();
+    assert_eq!(slow.response().unwrap().status, 200);
+    expect_end(std::mem::replace(&mut serving, next));
+    for client in &resting {
+        assert_eq!(client.get("/last").status, 200);
+    }
+    serving.stop();
+}
+
+#[test]
+fn an_http2_connection_that_was_told_other_settings_stays() {
+    let scratch = Scratch::new();
+    let origin = Origin::ok();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let client = Http2Client::connect(first.address());
+    assert_eq!(client.get("/").status, 200);
+    let other = config.clone().http(json!({"http2_protocol_options": {
+        "max_concurrent_streams": 7,
+    }}));
+    let second = succeed(&other, 1);
+    eventually("a goodbye", || client.try_open("GET", "/", &[], true).is_err().then_some(()));
     expect_end(first);
     second.stop();
 }

@@ -17,7 +17,7 @@ use crate::connection::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Ends, ListenerRuntime,
     TerminalRuntime, WithinDrain,
 };
-use crate::http::{ConnectionMeter, Http1Connection};
+use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, Restored};
 use crate::shard::{Shard, spawn_guarded};
 use crate::tcp::TcpConnection;
 use crate::transport::Transport;
@@ -73,6 +73,8 @@ struct Fit {
     sockets: Vec<OwnedFd>,
     /// Where it leads, if it leads anywhere.
     destination: Option<(Rc<ClusterRuntime>, Option<Rc<Host>>)>,
+    /// Its codec, if it is HTTP/2.
+    http2: Option<Restored>,
 }
 
 impl Adoptions {
@@ -129,7 +131,14 @@ impl Fit {
         let chain = listener.chains.iter().find(|known| *known.config.name == *record.chain);
         let chain = chain.ok_or_else(|| format!("no filter chain {:?}", record.chain))?;
         let protocol = record.protocol.as_ref().ok_or("an unknown protocol")?;
-        terminal(&chain.terminal, protocol).ok_or("another protocol is configured")?;
+        let terminal = terminal(&chain.terminal, protocol);
+        let terminal = terminal.ok_or("another protocol is configured")?;
+        let http2 = match (terminal, protocol) {
+            (TerminalRuntime::Http(http), ProtocolRecord::Http2(record)) => {
+                Some(Restored::of_record(http, record)?)
+            }
+            _ => None,
+        };
         let proxied = match protocol {
             ProtocolRecord::Tcp(tcp) => Some(tcp),
             ProtocolRecord::Tunnel(tunnel) => Some(&tunnel.proxied),
@@ -145,12 +154,12 @@ impl Fit {
         }
         let ends = Ends::of_record(&record.ends)?;
         let (listener, chain) = (Rc::clone(listener), Rc::clone(chain));
-        Ok(Self { listener, chain, ends, record, sockets, destination })
+        Ok(Self { listener, chain, ends, record, sockets, destination, http2 })
     }
 
     /// Goes on with it. What has answers relayed to it is returned.
     fn serve(self, shard: &Rc<Shard>) -> Option<Weak<dyn Relayed>> {
-        let Self { listener, chain, ends, record, sockets, destination } = self;
+        let Self { listener, chain, ends, record, sockets, destination, http2 } = self;
         let ConnectionRecord { age_ns, stream, protocol, server_name, .. } = *record;
         let mut sockets = sockets.into_iter();
         let (socket, protocol) = (sockets.next()?, protocol?);
@@ -172,6 +181,13 @@ impl Fit {
                 let meter = ConnectionMeter::new(shard, http, false, &admitted.guard);
                 let drain = Rc::clone(&admitted.info.drain);
                 let connection = Http1Connection::adopt(shard, http, admitted, meter, record);
+                run(shard, WithinDrain::new(connection, &drain));
+                None
+            }
+            (TerminalRuntime::Http(http), ProtocolRecord::Http2(_)) => {
+                let meter = ConnectionMeter::new(shard, http, false, &admitted.guard);
+                let drain = Rc::clone(&admitted.info.drain);
+                let connection = Http2Connection::adopt(shard, http, admitted, meter, http2?);
                 run(shard, WithinDrain::new(connection, &drain));
                 None
             }
@@ -231,6 +247,9 @@ fn terminal<'a>(
         (_, ProtocolRecord::Unknown(_)) | (TerminalRuntime::Tcp(_), ProtocolRecord::Tcp(_)) => true,
         (TerminalRuntime::Http(http), ProtocolRecord::Http1(_) | ProtocolRecord::Tunnel(_)) => {
             http.config.codec != Codec::Http2
+        }
+        (TerminalRuntime::Http(http), ProtocolRecord::Http2(_)) => {
+            http.config.codec != Codec::Http1
         }
         (TerminalRuntime::Rpc(rpc), ProtocolRecord::Rpc(record)) => {
             rpc.config.protocol.name() == record.protocol

@@ -31,7 +31,7 @@ pub struct ConnectionRecord {
     #[prost(message, required, tag = "6")]
     pub stream: StreamRecord,
     /// What is spoken on it, and where that stands.
-    #[prost(oneof = "ProtocolRecord", tags = "10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "ProtocolRecord", tags = "10, 11, 12, 13, 14, 15, 16")]
     pub protocol: Option<ProtocolRecord>,
 }
 
@@ -90,6 +90,9 @@ pub enum ProtocolRecord {
     /// HTTP/2, between frames and without a stream.
     #[prost(message, tag = "15")]
     Http2(Http2Record),
+    /// HTTP/1.1 to an endpoint, in its pool. Such a connection has no listener and no ends.
+    #[prost(message, tag = "16")]
+    Upstream(UpstreamRecord),
 }
 
 /// See [`ProtocolRecord::Unknown`].
@@ -166,6 +169,20 @@ pub struct TunnelRecord {
     /// Its other half.
     #[prost(fixed64, tag = "10")]
     pub stream_id_low: u64,
+}
+
+/// A connection to an endpoint that rests.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct UpstreamRecord {
+    /// The endpoint's cluster.
+    #[prost(string, tag = "1")]
+    pub cluster: String,
+    /// Its address.
+    #[prost(string, tag = "2")]
+    pub host: String,
+    /// Requests that were sent on it.
+    #[prost(uint32, tag = "3")]
+    pub requests: u32,
 }
 
 /// What both sides of a connection without streams know of each other (RFC 9113, RFC 7541).

@@ -36,7 +36,7 @@ impl Meter {
     ) -> Self {
         cluster.stats.upstream_cx_total.inc();
         host.stats.cx_total.inc();
-        Self::adopted(shard, cluster, host, Some(admission))
+        Self::adopted(shard, cluster, host, Some(admission), 0)
     }
 
     /// The same for a connection that another process has made.
@@ -45,6 +45,7 @@ impl Meter {
         cluster: &Rc<ClusterRuntime>,
         host: &Host,
         admission: Option<Admission>,
+        requests: u32,
     ) -> Self {
         cluster.stats.upstream_cx_active.inc();
         host.stats.cx_active.inc();
@@ -54,10 +55,15 @@ impl Meter {
             cluster: Rc::clone(cluster),
             shard: Rc::clone(shard),
             created_at: shard.clock.now(),
-            requests: 0,
+            requests,
             has_left: false,
             _admission: admission,
         }
+    }
+
+    /// Requests that were sent.
+    pub fn requests(&self) -> u32 {
+        self.requests
     }
 
     /// Its end is another process's to count.

@@ -94,11 +94,11 @@ impl UpstreamConnection {
         cluster: &Rc<ClusterRuntime>,
         host: &Host,
         transport: Transport,
+        requests: u32,
     ) -> Self {
         transport.start();
         let admission = cluster.breakers.admit(|all| &all.connections, u32::MAX);
-        let mut meter = Meter::adopted(shard, cluster, host, admission);
-        meter.begin_request();
+        let meter = Meter::adopted(shard, cluster, host, admission, requests);
         let made = Wanted::default().into();
         Self { transport, made, idle_since: meter.created_at, meter }
     }
@@ -127,6 +127,15 @@ impl Host {
                 return Some(connection);
             }
         }
+    }
+
+    /// Takes all connections that rest and could be anybody's: in plain text, and from our own address.
+    pub fn take_plain_idle(&self) -> Vec<UpstreamConnection> {
+        let is_plain = |connection: &mut UpstreamConnection| {
+            matches!(connection.transport, Transport::Plain(_))
+                && connection.made.suits(Wanted::default())
+        };
+        self.idle.borrow_mut().extract_if(.., is_plain).collect()
     }
 
     /// Puts a connection to rest after a clean exchange, or closes it when it may not serve more.

@@ -211,7 +211,7 @@ impl Serving {
     }
 
     /// Hands every host of a cluster that is in use to `visit`.
-    pub(super) fn visit_hosts(&self, mut visit: impl FnMut(&Rc<ClusterRuntime>, &Rc<Host>)) {
+    pub fn visit_hosts(&self, mut visit: impl FnMut(&Rc<ClusterRuntime>, &Rc<Host>)) {
         for cluster in self.clusters.borrow().iter().flatten() {
             cluster.visit_hosts(|host| visit(cluster, host));
         }

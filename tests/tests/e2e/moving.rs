@@ -176,6 +176,27 @@ fn what_a_successor_has_no_place_for_stays_and_is_asked_to_go() {
     second.stop();
 }
 
+#[test]
+fn upstream_connections_that_rest_go_along() {
+    let scratch = Scratch::new();
+    let origin = Origin::ok();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let mut serving = Launch::outrigger(&config).start();
+    let mut client = serving.client();
+    assert_eq!(client.get("/").status, 200);
+    for _ in 0..3 {
+        let next = succeed(&config, 1);
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.await_stat("cluster.origin.upstream_cx_active", |active| active == 1);
+        assert_eq!(client.get("/").status, 200);
+    }
+    assert_eq!(origin.log().accepted, 1);
+    assert_eq!(serving.stat("cluster.origin.upstream_cx_total"), 1);
+    assert_eq!(serving.stat("cluster.origin.upstream_cx_destroy"), 0);
+    serving.stop();
+    origin.wait_released();
+}
+
 // ---- HTTP/2 ----
 
 #[test]

@@ -4,14 +4,16 @@
 //! being gone on with is found out before.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord, TcpRecord};
-use outrigger_xds::snapshot::Codec;
-use std::collections::HashMap;
+use outrigger_upgrade::record::{
+    ConnectionRecord, ProtocolRecord, StreamRecord, TcpRecord, UpstreamRecord,
+};
+use outrigger_xds::snapshot::{Codec, UpstreamProtocol};
 
-use crate::cluster::{ClusterRuntime, Host};
+use crate::cluster::{ClusterRuntime, Host, UpstreamConnection};
 use crate::connection::arrival::Arrival;
 use crate::connection::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Ends, ListenerRuntime,
@@ -65,7 +67,13 @@ pub struct Adoptions {
 }
 
 /// A connection that could be gone on with.
-struct Fit {
+enum Fit {
+    Downstream(Box<Downstream>),
+    Resting(Resting),
+}
+
+/// One from a client.
+struct Downstream {
     listener: Rc<ListenerRuntime>,
     chain: Rc<ChainRuntime>,
     ends: Ends,
@@ -120,6 +128,69 @@ impl Adoptions {
 }
 
 impl Fit {
+    fn find(
+        shard: &Shard,
+        listeners: &[Rc<ListenerRuntime>],
+        record: Box<ConnectionRecord>,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Self, String> {
+        if let Some(ProtocolRecord::Upstream(upstream)) = &record.protocol {
+            return Resting::find(shard, upstream, &record.stream, sockets).map(Self::Resting);
+        }
+        let downstream = Downstream::find(shard, listeners, record, sockets)?;
+        Ok(Self::Downstream(Box::new(downstream)))
+    }
+
+    /// Goes on with it. What has answers relayed to it is returned.
+    fn serve(self, shard: &Rc<Shard>) -> Option<Weak<dyn Relayed>> {
+        match self {
+            Self::Downstream(downstream) => downstream.serve(shard),
+            Self::Resting(resting) => {
+                resting.rest(shard);
+                None
+            }
+        }
+    }
+}
+
+/// One to an endpoint, which is to rest.
+struct Resting {
+    cluster: Rc<ClusterRuntime>,
+    host: Rc<Host>,
+    requests: u32,
+    socket: OwnedFd,
+}
+
+impl Resting {
+    fn find(
+        shard: &Shard,
+        record: &UpstreamRecord,
+        stream: &StreamRecord,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Self, String> {
+        let UpstreamRecord { cluster, host, requests } = record;
+        let cluster = shard.serving.cluster_by_name(cluster);
+        let cluster = cluster.ok_or_else(|| format!("no cluster {}", record.cluster))?;
+        let host = cluster.host_at(host).ok_or_else(|| format!("no endpoint {host}"))?;
+        // What was not asked for answers nothing.
+        let is_spoken = cluster.config.http.protocol == UpstreamProtocol::Http1;
+        if !is_spoken || host.tls.is_some() || !stream.unread.is_empty() {
+            return Err("of no use".to_owned());
+        }
+        let socket = sockets.into_iter().next().ok_or("no descriptor")?;
+        Ok(Self { cluster, host, requests: *requests, socket })
+    }
+
+    fn rest(self, shard: &Rc<Shard>) {
+        let Self { cluster, host, requests, socket } = self;
+        let socket = shard.ring.adopt(socket, cluster.watermarks(shard));
+        let transport = Transport::Plain(socket);
+        let connection = UpstreamConnection::adopt(shard, &cluster, &host, transport, requests);
+        host.give_back(shard, connection);
+    }
+}
+
+impl Downstream {
     fn find(
         shard: &Shard,
         listeners: &[Rc<ListenerRuntime>],

@@ -4,6 +4,7 @@
 //! move a few. Invariant: an offered connection gets exactly one answer.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -11,11 +12,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use outrigger_upgrade::record::ConnectionRecord;
-use std::collections::HashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::shard::{Shard, spawn_guarded};
 use crate::timer::{NANOS_PER_MS, Nanos, Timer};
+
+use super::resting;
 
 /// What is to go to the successor. Each kind is bounded by the connections that a shard has, and the
 /// requests that were under way on them.
@@ -171,7 +173,10 @@ impl Future for Pacing {
         let room = OFFERED_AT_ONCE.saturating_sub(under_way);
         match this.shard.drain_wakers.wake_some(this.next, room) {
             Some(next) => this.next = next,
-            None => return Poll::Ready(()),
+            None => {
+                resting::leave(&this.shard);
+                return Poll::Ready(());
+            }
         }
         this.shard.ring.note_wake();
         this.timer.set(Some(this.shard.clock.now() + PACE));

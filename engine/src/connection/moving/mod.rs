@@ -5,6 +5,7 @@
 //! | `leaving` | a connection's way out, as its own task goes it |
 //! | `departures` | a shard's connections that are on that way, and what becomes of each |
 //! | `adoptions` | the other end of it: connections that a shard goes on with |
+//! | `resting` | upstream connections that rest in their pools |
 //! | `outline` | what is said of a connection: its facts, and back |
 //!
 //! A connection is held (no operation of ours is with the kernel), offered with all that we know of it, and
@@ -15,6 +16,7 @@ mod adoptions;
 mod departures;
 mod leaving;
 mod outline;
+mod resting;
 
 pub use self::adoptions::{Adoption, Adoptions, Relayed};
 pub use self::departures::{Answer, Departure, Departures};

@@ -136,7 +136,7 @@ impl Exchange {
         if downstream_ended {
             upstream.finish();
         }
-        let connection = UpstreamConnection::adopt(shard, &cluster, &host, upstream);
+        let connection = UpstreamConnection::adopt(shard, &cluster, &host, upstream, 1);
         facts.upstream_connection_id = connection.meter.id;
         http.stats.downstream_cx_upgrades_active.inc();
         http.stats.downstream_rq_active.inc();

@@ -75,7 +75,8 @@ impl Ask {
             return None;
         }
         let short = |from, to| number(from, to).and_then(|value| u32::try_from(value).ok());
-        let ask = Self { id: number(0, 16)?, delay_ms: short(16, 24)?, reply_bytes: short(24, 32)? };
+        let ask =
+            Self { id: number(0, 16)?, delay_ms: short(16, 24)?, reply_bytes: short(24, 32)? };
         (ask.reply_bytes as usize <= CONTENT_BYTES_MAX).then_some(ask)
     }
 }

@@ -265,7 +265,8 @@ impl Generator {
             }
         }
         let timers = clients.iter().enumerate();
-        let timers = timers.map(|(index, client)| Reverse((client.due, Timer::Turn(index)))).collect();
+        let timers =
+            timers.map(|(index, client)| Reverse((client.due, Timer::Turn(index)))).collect();
         Ok(Self {
             plan,
             shared,
@@ -373,7 +374,9 @@ impl Generator {
         let at = self.begun.elapsed().as_secs_f64();
         let tally = self.tally(tongue);
         if tally.notes.len() < NOTES_MAX {
-            tally.notes.push(format!("at {at:.3} s, {part:?} client {index} (port {port}): {what}"));
+            tally
+                .notes
+                .push(format!("at {at:.3} s, {part:?} client {index} (port {port}): {what}"));
         }
     }
 
@@ -434,10 +437,8 @@ impl Generator {
             }
         }
         self.piece = piece;
-        let mut is_broken = false;
-        for one in heard {
-            is_broken |= !self.on_heard(index, one);
-        }
+        // What follows on an answer out of place means nothing.
+        let is_broken = heard.into_iter().any(|one| !self.on_heard(index, one));
         if is_broken && end.is_none() {
             end = Some(End::Broken("answers out of place".to_owned()));
         }
@@ -730,5 +731,138 @@ impl Connection {
             self.sent = 0;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+    use crate::upgrade::origin::Origin;
+
+    const ALL: [Tongue; 5] =
+        [Tongue::Http1, Tongue::Http2, Tongue::Bolt, Tongue::Dubbo, Tongue::Tcp];
+
+    fn plan(targets: Vec<(Tongue, SocketAddr)>) -> Plan {
+        let slow = Duration::from_millis(100);
+        Plan { targets, connections: 4, rate: 400, slow, large_bytes: 100_000 }
+    }
+
+    fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < PATIENCE, "{what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn nothing_goes_wrong_without_a_proxy() {
+        let origin = Origin::start(&ALL).unwrap();
+        let targets = ALL.map(|tongue| (tongue, origin.address(tongue).unwrap())).to_vec();
+        let load = Running::start(plan(targets)).unwrap();
+        wait_until("answers", || load.answered() > 1000);
+        load.handing_over(true);
+        wait_until("answers", || load.answered() > 2000);
+        let tallies = load.finish().unwrap();
+        let seen = origin.finish().unwrap();
+        for (tongue, tally) in &tallies {
+            let seen = seen[tongue];
+            assert_eq!(tally.answered, tally.requests, "{tongue:?}: {:?}", tally.notes);
+            let case =
+                crate::upgrade::ProtocolCase::new(*tongue, tally, seen.doubled, seen.damaged);
+            assert!(case.is_flawless(), "{case:?}");
+            assert_eq!((case.kept, case.reconnects(), case.again), (4, 0, 0), "{case:?}");
+            assert!(case.quiet.count > 0 && case.busy.count > 0, "{case:?}");
+        }
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Lie {
+        Double,
+        Swap,
+        Damage,
+        Close,
+        Reset,
+    }
+
+    /// A server that does its worst once, on the first connection, and is honest elsewhere.
+    fn liar(lie: Lie) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let Ok(stream) = stream else { return };
+                thread::spawn(move || converse(stream, (number == 0).then_some(lie)));
+            }
+        });
+        address
+    }
+
+    fn converse(mut stream: TcpStream, mut lie: Option<Lie>) -> io::Result<()> {
+        let mut put_off: Option<Vec<u8>> = None;
+        loop {
+            let mut length = [0; 4];
+            stream.read_exact(&mut length)?;
+            let mut content = vec![0; u32::from_be_bytes(length) as usize];
+            stream.read_exact(&mut content)?;
+            let ask = Ask::read(&content).unwrap();
+            let mut answer = ask.reply_bytes.to_be_bytes().to_vec();
+            ask.put(ask.reply_bytes as usize, &mut answer);
+            match lie {
+                Some(Lie::Double) => answer.extend_from_within(..),
+                Some(Lie::Damage) => *answer.last_mut().unwrap() ^= 1,
+                Some(Lie::Swap) if put_off.is_none() => {
+                    put_off = Some(answer);
+                    continue;
+                }
+                Some(Lie::Swap) => answer.append(put_off.as_mut().unwrap()),
+                Some(Lie::Close) => {
+                    stream.shutdown(std::net::Shutdown::Write)?;
+                    // To close with something unread would be a reset.
+                    return io::copy(&mut stream, &mut io::sink()).map(|_| ());
+                }
+                Some(Lie::Reset) => {
+                    return socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                }
+                None => {}
+            }
+            lie = None;
+            stream.write_all(&answer)?;
+        }
+    }
+
+    #[test]
+    fn every_lie_is_found() {
+        for (lie, name) in [
+            (Lie::Double, "doubled"),
+            (Lie::Swap, "misordered"),
+            (Lie::Damage, "failed"),
+            (Lie::Close, "cut"),
+            (Lie::Reset, "resets"),
+        ] {
+            let load = Running::start(plan(vec![(Tongue::Tcp, liar(lie))])).unwrap();
+            wait_until("answers", || load.answered() > 100);
+            let tally = load.finish().unwrap().remove(&Tongue::Tcp).unwrap();
+            let found = [
+                ("doubled", tally.doubled),
+                ("misordered", tally.misordered),
+                ("failed", tally.failed),
+                ("resets", tally.resets),
+            ];
+            for (kind, count) in found {
+                assert_eq!(count, u64::from(kind == name), "{name}: {kind} {:?}", tally.notes);
+            }
+            // Answers that can't be trusted end the connection.
+            let is_cut = !matches!(lie, Lie::Damage | Lie::Reset);
+            assert_eq!(tally.cut, u64::from(is_cut), "{name}");
+            assert_eq!(tally.kept, if lie == Lie::Damage { 4 } else { 3 }, "{name}");
+            // An answer in the place of another leaves that one without.
+            let is_lost = !matches!(lie, Lie::Damage);
+            assert_eq!(tally.lost > 0, is_lost, "{name}: {:?}", tally.notes);
+            let fates = tally.answered + tally.failed + tally.lost;
+            assert_eq!(fates, tally.requests, "{name}: {tally:?}");
+        }
     }
 }

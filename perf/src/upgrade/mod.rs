@@ -180,8 +180,12 @@ struct Watched {
 impl Run<'_> {
     fn case(&self, program: &std::path::Path) -> Result<UpgradeCase, UpgradeError> {
         let Self { options, target, .. } = self;
-        let tongues: Vec<Tongue> =
-            options.protocols.iter().copied().filter(|one| subject::speaks(*target, *one)).collect();
+        let tongues: Vec<Tongue> = options
+            .protocols
+            .iter()
+            .copied()
+            .filter(|one| subject::speaks(*target, *one))
+            .collect();
         if tongues.is_empty() {
             return Err(UpgradeError::Speechless(*target));
         }
@@ -277,8 +281,10 @@ impl Run<'_> {
             self.pause(GLANCE)?;
         }
         load.handing_over(false);
-        let times =
-            UpgradeTimes { serves_s: serves.as_secs_f64(), gone_s: gone.map(|at| at.as_secs_f64()) };
+        let times = UpgradeTimes {
+            serves_s: serves.as_secs_f64(),
+            gone_s: gone.map(|at| at.as_secs_f64()),
+        };
         let gone = times.gone_s.map_or("stays".to_owned(), |at| format!("gone after {at:.2} s"));
         eprintln!("{target}, upgrade {number}: serves after {:.2} s, old {gone}", times.serves_s);
         Ok(times)

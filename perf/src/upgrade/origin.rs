@@ -169,25 +169,20 @@ impl Loop {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let seen = self.seen.entry(connection.tongue).or_default();
         let mut asked = Vec::new();
-        let mut is_over = false;
-        loop {
+        let is_over = loop {
             match connection.stream.read(piece) {
-                Ok(0) => is_over = true,
+                Ok(0) => break true,
                 Ok(count) => {
                     let Connection { server, out, .. } = connection;
-                    match server.feed(&piece[..count], out, &mut asked) {
-                        Ok(()) => continue,
-                        Err(_) => {
-                            seen.damaged += 1;
-                            is_over = true;
-                        }
+                    if server.feed(&piece[..count], out, &mut asked).is_err() {
+                        seen.damaged += 1;
+                        break true;
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => is_over = error.kind() != ErrorKind::WouldBlock,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break error.kind() != ErrorKind::WouldBlock,
             }
-            break;
-        }
+        };
         for Asked { ticket, ask } in asked {
             let Some(ask) = ask else {
                 seen.damaged += 1;

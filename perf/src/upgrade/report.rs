@@ -10,9 +10,7 @@ use super::load::Tally;
 use crate::report::Machine;
 
 /// A protocol of the load.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tongue {
     /// HTTP/1.1 with pipelining.
@@ -194,8 +192,8 @@ impl Times {
 }
 
 const COLUMNS: [&str; 17] = [
-    "target", "protocol", "answered", "failed", "lost", "doubled", "misord.", "again", "reset", "cut",
-    "asked", "refused", "kept", "p50 ms", "p99 ms", "p50 over", "p99 over",
+    "target", "protocol", "answered", "failed", "lost", "doubled", "misord.", "again", "reset",
+    "cut", "asked", "refused", "kept", "p50 ms", "p99 ms", "p50 over", "p99 over",
 ];
 
 /// The tables.
@@ -228,8 +226,19 @@ pub fn render(report: &UpgradeReport) -> String {
     let mut text = table(&lines);
     text.push('\n');
     let header = [
-        "target", "upgrades", "serves s", "max", "old gone s", "max", "drain s", "one MiB", "both MiB",
-        "ratio", "files first", "last", "left",
+        "target",
+        "upgrades",
+        "serves s",
+        "max",
+        "old gone s",
+        "max",
+        "drain s",
+        "one MiB",
+        "both MiB",
+        "ratio",
+        "files first",
+        "last",
+        "left",
     ];
     let mut lines = vec![header.map(str::to_owned)];
     lines.extend(report.cases.iter().map(processes));

@@ -254,7 +254,8 @@ mod tests {
     }
 
     fn asks() -> Vec<(Ask, usize)> {
-        let ask = |sequence, reply_bytes| Ask { id: Ask::id(5, sequence), delay_ms: 0, reply_bytes };
+        let ask =
+            |sequence, reply_bytes| Ask { id: Ask::id(5, sequence), delay_ms: 0, reply_bytes };
         vec![(ask(0, 32), 0), (ask(1, 40), 100), (ask(2, 200_000), 300_000), (ask(3, 128), 32)]
     }
 

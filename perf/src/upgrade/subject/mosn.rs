@@ -12,9 +12,19 @@ impl Mosn {
 }
 
 impl Subject for Box<Mosn> {
-    fn begin(&mut self) -> Result<(), UpgradeError> { Ok(()) }
-    fn serves(&mut self) -> Result<bool, UpgradeError> { Ok(true) }
-    fn left(&mut self) -> usize { 0 }
-    fn pids(&self) -> Vec<u32> { Vec::new() }
-    fn words(&self) -> String { String::new() }
+    fn begin(&mut self) -> Result<(), UpgradeError> {
+        Ok(())
+    }
+    fn serves(&mut self) -> Result<bool, UpgradeError> {
+        Ok(true)
+    }
+    fn left(&mut self) -> usize {
+        0
+    }
+    fn pids(&self) -> Vec<u32> {
+        Vec::new()
+    }
+    fn words(&self) -> String {
+        String::new()
+    }
 }

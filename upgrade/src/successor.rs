@@ -104,6 +104,12 @@ impl Successor {
         (new, vec![hello])
     }
 
+    /// True while it accepts, and connections come.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.state == State::Serving
+    }
+
     /// What both sides can do.
     #[must_use]
     pub fn features(&self) -> u64 {

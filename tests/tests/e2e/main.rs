@@ -26,6 +26,7 @@ mod interop;
 mod istio;
 mod lifecycle;
 mod load;
+mod moving;
 mod proxy_protocol;
 mod retries;
 mod rpc;

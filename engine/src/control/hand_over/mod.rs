@@ -5,19 +5,25 @@
 //! one of the two ends, whoever waits in a backlog is accepted by one or the other.
 
 mod line;
+mod moves;
 mod predecessor;
 mod successor;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use outrigger_upgrade::message::{Hello, ListenerRecord};
 use outrigger_upgrade::{Rendezvous, RendezvousError, version};
 use outrigger_xds::snapshot::Address;
 use socket2::SockRef;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+
+use crate::connection::moving::Departure;
+use crate::shard::{Mail, Message};
 
 use predecessor::Duty;
 
@@ -28,8 +34,9 @@ pub use successor::{Begun, TakeOver, begin};
 pub enum Order {
     /// Tell every listening socket.
     Lend(mpsc::UnboundedSender<Lent>),
-    /// Accept no more, and let connections go as they can; end with the last of them.
-    StopAccepting,
+    /// Accept no more, and let connections go: to the successor, where there is a way to it, or as their
+    /// protocols allow; end with the last of them.
+    StopAccepting(Option<mpsc::UnboundedSender<Departure>>),
     /// All as before.
     ResumeAccepting {
         /// A successor may live that has the listening sockets, and does not accept.
@@ -37,8 +44,8 @@ pub enum Order {
     },
     /// The other process has gone, and this one has accepted all the while.
     KeepAccepting,
-    /// Listeners that waited for a predecessor begin to accept.
-    Accept,
+    /// Listeners that waited for a predecessor begin to accept; told when every shard knows them.
+    Accept(oneshot::Sender<()>),
     /// Another process serves, for this reason: end as soon as nothing is left.
     StandDown(String),
 }
@@ -76,6 +83,8 @@ pub struct HandOver {
     pub orders: Sender<Order>,
     /// True as soon as everything could be served.
     pub ready: watch::Receiver<bool>,
+    /// The shards, in their order.
+    pub shards: Arc<[Mail]>,
 }
 
 /// The admin interface's listening socket, and whether this process accepts on it.
@@ -126,8 +135,8 @@ fn listens_on(lent: &Lent, listener: &str, address: &Address) -> bool {
 impl HandOver {
     /// Runs until the process ends.
     pub(super) async fn run(self, admin: AdminSocket) {
-        let HandOver { path, begun, orders, ready } = self;
-        let duty = |generation| Duty { path, orders, admin, hello: hello(generation) };
+        let HandOver { path, begun, orders, ready, shards } = self;
+        let duty = |generation| Duty { path, orders, admin, hello: hello(generation), shards };
         match begun {
             Begun::First(rendezvous) => {
                 let duty = duty(0);
@@ -150,8 +159,22 @@ fn hello(generation: u32) -> Hello {
         build: env!("CARGO_PKG_VERSION").to_owned(),
         generation,
         pid: std::process::id(),
-        features: 0,
+        features: version::MOVES_CONNECTIONS,
     }
+}
+
+/// Tells a shard. Its mailbox is full only for moments.
+async fn post(shard: &Mail, message: Message) {
+    let mut message = message;
+    while let Err(back) = shard.send(message) {
+        message = back;
+        sleep(MAILBOX_RETRY).await;
+    }
+}
+
+/// The shard that knows a connection by its number, which the shards give out in turn.
+fn shard_of(shards: &[Mail], connection: u64) -> &Mail {
+    &shards[(connection % shards.len() as u64) as usize]
 }
 
 /// Listens where a successor looks.
@@ -175,3 +198,6 @@ fn record(lent: &Lent) -> ListenerRecord {
 
 /// The name of the admin interface among listeners.
 pub(super) const ADMIN: &str = "admin interface";
+
+/// How often a full mailbox is tried again.
+const MAILBOX_RETRY: Duration = Duration::from_millis(1);

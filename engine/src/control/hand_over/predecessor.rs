@@ -2,15 +2,20 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use outrigger_upgrade::message::{Hello, Message};
 use outrigger_upgrade::predecessor::{Action, Ending};
-use outrigger_upgrade::{Channel, DESCRIPTORS_MAX, Peer, Predecessor, Rendezvous};
+use outrigger_upgrade::{Channel, DESCRIPTORS_MAX, Peer, Predecessor, Rendezvous, version};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use crate::connection::moving::Answer;
+use crate::shard::Mail;
+
 use super::line::{Happening, Line};
+use super::moves::Moves;
 use super::{ADMIN, AdminSocket, Lent, Order, listen_again, record};
 
 /// What this side needs to do its part.
@@ -19,6 +24,7 @@ pub(super) struct Duty {
     pub(super) orders: Sender<Order>,
     pub(super) admin: AdminSocket,
     pub(super) hello: Hello,
+    pub(super) shards: Arc<[Mail]>,
 }
 
 /// Waits for successors, until the process ends.
@@ -66,21 +72,33 @@ async fn hand_over(channel: Channel, duty: &Duty) -> bool {
     let Ok(mut line) = Line::new(channel) else { return false };
     let mut machine = Predecessor::new(duty.hello.clone());
     let mut had_moved = false;
+    let mut moves = Moves::new(Arc::clone(&duty.shards));
     loop {
         let mut successor_lives = true;
-        let actions = match line.next(machine.patience()).await {
-            Happening::Message(message, _) => machine.received(message),
-            Happening::Violation(what) => machine.violated(&what),
-            Happening::End => {
-                successor_lives = false;
-                machine.closed()
+        let actions = tokio::select! {
+            happening = line.next(machine.patience()) => match happening {
+                Happening::Message(message, _) => machine.received(message),
+                Happening::Violation(what) => machine.violated(&what),
+                Happening::End => {
+                    successor_lives = false;
+                    machine.closed()
+                }
+                Happening::Sent => Vec::new(),
+                Happening::Silence => machine.expired(),
+            },
+            Some(departure) = moves.departures.recv(), if machine.is_moving() => {
+                moves.depart(departure, &mut machine, &mut line).await
             }
-            Happening::Silence => machine.expired(),
         };
         let mut due = VecDeque::from(actions);
         while let Some(action) = due.pop_front() {
             match action {
-                Action::Send(message) => line.send(message, Vec::new()),
+                Action::Send(message) => {
+                    if let Message::Abort(_) = message {
+                        line.take_back();
+                    }
+                    line.send(message, Vec::new());
+                }
                 Action::Prepare => {
                     let lent = lend(duty).await;
                     send_listeners(&mut line, &mut machine, lent);
@@ -89,24 +107,32 @@ async fn hand_over(channel: Channel, duty: &Duty) -> bool {
                 Action::StopAccepting => {
                     had_moved = true;
                     duty.admin.is_ours.send_replace(false);
-                    order(duty, Order::StopAccepting);
+                    let outbox = moves.outbox.take();
+                    let can_move = machine.features() & version::MOVES_CONNECTIONS != 0;
+                    order(duty, Order::StopAccepting(outbox.filter(|_| can_move)));
                 }
                 Action::ResumeAccepting => {
                     duty.admin.is_ours.send_replace(true);
                     order(duty, Order::ResumeAccepting { successor_lives });
                 }
-                // Connections are drained, none is offered; and what is not accepted on needs no closing.
-                Action::Give(_) | Action::Resume(..) | Action::Release(_) => {}
+                Action::Give(connection) => moves.give(connection, &mut line),
+                Action::Resume(connection, reason) => {
+                    moves.answer(connection, Answer::Stays(reason)).await;
+                }
+                // What is not accepted on needs no closing.
+                Action::Release(_) => {}
                 Action::End(ending) => {
                     report(&ending);
                     if !had_moved {
                         order(duty, Order::KeepAccepting);
                     }
+                    moves.end(&line).await;
                     line.finish().await;
                     return had_moved;
                 }
             }
         }
+        moves.settle(&line).await;
     }
 }
 

@@ -6,14 +6,20 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use outrigger_upgrade::message::{Offer, Relay};
+use outrigger_upgrade::record::{self, ConnectionRecord};
 use outrigger_upgrade::successor::{Action, Ending};
-use outrigger_upgrade::{Channel, Found, Rendezvous, Successor};
+use outrigger_upgrade::{Channel, Found, Rendezvous, Successor, payload};
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
+
+use crate::connection::moving::Adoption;
+use crate::shard::{Mail, Message};
 
 use super::line::{Happening, Line};
 use super::predecessor::{self, Duty};
-use super::{HandOverError, Inherited, Lent, Order, hello, listen_again};
+use super::{HandOverError, Inherited, Lent, Order, hello, listen_again, post, shard_of};
 
 /// How a process begins.
 pub enum Begun {
@@ -66,7 +72,7 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
         }
         for action in std::mem::take(&mut actions) {
             match action {
-                Action::Send(message) => line.send(message, Vec::new()),
+                Action::Send(message) => drop(line.send(message, Vec::new())),
                 Action::TakeListeners(records) => {
                     let named = records.into_iter().zip(descriptors.drain(..));
                     sockets.extend(
@@ -102,6 +108,7 @@ fn react(machine: &mut Successor, happening: Happening) -> (Vec<Action>, Vec<Own
         }
         Happening::Violation(what) => machine.violated(&what),
         Happening::End => machine.closed(),
+        Happening::Sent => Vec::new(),
         Happening::Silence => machine.expired(),
     };
     (actions, Vec::new())
@@ -112,9 +119,15 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
     let TakeOver { channel, mut machine, sockets, .. } = take_over;
     let Ok(mut line) = Line::new(channel) else { return };
     let orders = duty.orders.clone();
+    let shards = Arc::clone(&duty.shards);
+    let (answer, mut answers) = unbounded_channel();
     let mut duty = Some(duty);
     let mut is_ready = false;
     loop {
+        // One that serves is to be heard; else it is the predecessor who is.
+        let since = if machine.is_serving() { line.said_at() } else { line.heard_at() };
+        let until = machine.patience().map(|patience| since + patience);
+        let mut descriptors = Vec::new();
         let actions = tokio::select! {
             changed = ready.wait_for(|ready| *ready), if !is_ready => {
                 is_ready = true;
@@ -126,14 +139,25 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
                 }
                 machine.ready()
             }
-            happening = line.next(machine.patience()) => react(&mut machine, happening).0,
+            Some((connection, fit)) = answers.recv() => match fit {
+                Ok(()) => machine.adopted(connection),
+                Err(reason) => machine.declined(connection, reason),
+            },
+            happening = line.next_until(until) => {
+                let actions;
+                (actions, descriptors) = react(&mut machine, happening);
+                actions
+            }
         };
         for action in actions {
             match action {
-                Action::Send(message) => line.send(message, Vec::new()),
+                Action::Send(message) => drop(line.send(message, Vec::new())),
                 Action::Accept => {
+                    let (told, is_told) = oneshot::channel();
                     // Nobody takes orders at the end of the process.
-                    let _ended = orders.send(Order::Accept);
+                    let _ended = orders.send(Order::Accept(told));
+                    // Connections that are offered from now on find their listeners.
+                    let _ended = is_told.await;
                     if let Some(duty) = duty.take() {
                         duty.admin.is_ours.send_replace(true);
                         if let Some(rendezvous) = listen_again(&duty.path) {
@@ -144,16 +168,75 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
                 Action::End(Ending::StandDown(reason)) => {
                     line.finish().await;
                     let _ended = orders.send(Order::StandDown(reason));
+                    predecessor_ended(&shards).await;
                     return;
                 }
                 Action::End(Ending::Alone | Ending::Lost) => {
                     log::info!(target: "upgrade", "the predecessor has ended");
                     let _ended = orders.send(Order::KeepAccepting);
+                    predecessor_ended(&shards).await;
                     return;
                 }
-                // Connections are drained by who has them.
-                _ => {}
+                Action::Adopt(offer) => {
+                    let connection = offer.connection;
+                    match consider(offer, std::mem::take(&mut descriptors), &answer) {
+                        Ok(adoption) => adopt(&shards, connection, adoption).await,
+                        Err(reason) => drop(answer.send((connection, Err(reason)))),
+                    }
+                }
+                Action::Serve(connection) => {
+                    adopt(&shards, connection, Adoption::Serve(connection)).await;
+                }
+                Action::Drop(connection) => {
+                    adopt(&shards, connection, Adoption::Forget(connection)).await;
+                }
+                Action::Relay(Relay { connection, mut bytes, spilled }) => {
+                    if let Err(reason) = whole(&mut bytes, spilled, &mut descriptors) {
+                        log::error!(target: "upgrade", "an answer is lost: {reason}");
+                    }
+                    adopt(&shards, connection, Adoption::Relay(connection, bytes)).await;
+                }
+                Action::RelayEnd(connection) => {
+                    adopt(&shards, connection, Adoption::RelayEnd(connection)).await;
+                }
+                // Listeners and state have come before; how far the predecessor is, it says itself.
+                Action::TakeListeners(_) | Action::TakeState(_) | Action::WarmUp | Action::Show(_) => {}
             }
         }
     }
+}
+
+async fn adopt(shards: &[Mail], connection: u64, adoption: Adoption) {
+    post(shard_of(shards, connection), Message::Adoption(adoption)).await;
+}
+
+async fn predecessor_ended(shards: &[Mail]) {
+    for shard in shards {
+        post(shard, Message::PredecessorEnded).await;
+    }
+}
+
+/// What a shard is to consider. The reason, where there is nothing to be considered.
+fn consider(
+    offer: Offer,
+    mut sockets: Vec<OwnedFd>,
+    answer: &UnboundedSender<(u64, Result<(), String>)>,
+) -> Result<Adoption, String> {
+    let Offer { connection, version, mut record, spilled, .. } = offer;
+    if version != record::VERSION {
+        return Err(format!("a record of version {version} where {} is known", record::VERSION));
+    }
+    whole(&mut record, spilled, &mut sockets)?;
+    let record = ConnectionRecord::from_bytes(&record).map_err(|error| error.to_string())?;
+    Ok(Adoption::Consider { connection, record: Box::new(record), sockets, answer: answer.clone() })
+}
+
+/// Fetches bytes from the file that came along as the last descriptor, if they are there.
+fn whole(bytes: &mut Vec<u8>, spilled: u64, descriptors: &mut Vec<OwnedFd>) -> Result<(), String> {
+    if spilled == 0 {
+        return Ok(());
+    }
+    let file = descriptors.pop().ok_or("a file is missing")?;
+    *bytes = payload::unspill(file, spilled).map_err(|error| error.to_string())?;
+    Ok(())
 }

@@ -140,6 +140,12 @@ impl Server {
         ServerError::Silent { name: self.name.clone(), waited, refusal, words: self.words() }
     }
 
+    /// The process that was started.
+    #[must_use]
+    pub fn leader(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has printed, to `stdout` or to `stderr`.
     #[must_use]
     pub fn said(&self, file: &str) -> String {

@@ -155,10 +155,10 @@ impl Loop {
         let (tongue, listener) = &self.listeners[place];
         while let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(true)?;
-            let mut out = Vec::new();
-            let server = Server::open(*tongue, &mut out);
             self.epoll.add(&stream, self.next)?;
-            let connection = Connection { tongue: *tongue, stream, server, out, sent: 0 };
+            let server = Server::open(*tongue);
+            let connection =
+                Connection { tongue: *tongue, stream, server, out: Vec::new(), sent: 0 };
             self.connections.insert(self.next, connection);
             self.next += 1;
         }

@@ -82,6 +82,8 @@ impl Client {
 /// An origin's side of a connection.
 #[derive(Debug)]
 pub(super) enum Server {
+    /// HTTP of a version that the first bytes say: some proxies have only one upstream.
+    Unknown,
     Http1(http1::Server),
     Http2(http2::Server),
     Rpc(rpc::Server),
@@ -97,10 +99,10 @@ pub(super) struct Asked {
 }
 
 impl Server {
-    pub(super) fn open(tongue: Tongue, out: &mut Vec<u8>) -> Self {
+    pub(super) fn open(tongue: Tongue) -> Self {
         match tongue {
             Tongue::Http1 => Self::Http1(http1::Server::default()),
-            Tongue::Http2 => Self::Http2(http2::Server::open(out)),
+            Tongue::Http2 => Self::Unknown,
             Tongue::Bolt => Self::Rpc(rpc::Server::new(Rpc::Bolt)),
             Tongue::Dubbo => Self::Rpc(rpc::Server::new(Rpc::Dubbo)),
             Tongue::Tcp => Self::Tcp(tcp::Server::default()),
@@ -113,7 +115,15 @@ impl Server {
         out: &mut Vec<u8>,
         asked: &mut Vec<Asked>,
     ) -> Result<(), String> {
+        if matches!(self, Self::Unknown) {
+            // No method begins like that.
+            *self = match input {
+                [b'P', b'R', ..] => Self::Http2(http2::Server::open(out)),
+                _ => Self::Http1(http1::Server::default()),
+            };
+        }
         match self {
+            Self::Unknown => Ok(()),
             Self::Http1(server) => server.feed(input, asked),
             Self::Http2(server) => server.feed(input, out, asked),
             Self::Rpc(server) => server.feed(input, out, asked),
@@ -124,6 +134,7 @@ impl Server {
     /// Answers a request, unless nobody waits for it any more.
     pub(super) fn answer(&mut self, ticket: u64, ask: Ask, out: &mut Vec<u8>) {
         match self {
+            Self::Unknown => {}
             Self::Http1(server) => server.answer(ticket, ask, out),
             Self::Http2(server) => server.answer(ticket, ask, out),
             Self::Rpc(server) => server.answer(ticket, ask, out),
@@ -231,7 +242,7 @@ mod tests {
     fn converse(tongue: Tongue, asks: &[(Ask, usize)], piece: usize, late: bool) -> Vec<Heard> {
         let (mut up, mut down) = (Vec::new(), Vec::new());
         let mut client = Client::open(tongue, &mut up);
-        let mut server = Server::open(tongue, &mut down);
+        let mut server = Server::open(tongue);
         for (ask, bytes) in asks {
             client.request(*ask, *bytes, &mut up);
         }
@@ -288,7 +299,7 @@ mod tests {
         for tongue in ALL {
             let (mut up, mut down, mut asked) = (Vec::new(), Vec::new(), Vec::new());
             let mut client = Client::open(tongue, &mut up);
-            let mut server = Server::open(tongue, &mut down);
+            let mut server = Server::open(tongue);
             let ask = Ask { id: 1, delay_ms: 0, reply_bytes: 50 };
             client.request(ask, 40, &mut up);
             server.feed(&up, &mut down, &mut asked).unwrap();

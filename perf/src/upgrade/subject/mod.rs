@@ -6,23 +6,25 @@
 //! | Envoy | a new process with the next `--restart-epoch` and the same `--base-id` | its admin interface says that epoch is live | after `--parent-shutdown-time-s`, always |
 //! | HAProxy | SIGUSR2 to the master | the master has another worker | when it is idle, or after `hard-stop-after` |
 //! | nginx | SIGUSR2 to the master | another master has workers; the old one gets SIGWINCH and SIGQUIT then | when it is idle, or after `worker_shutdown_timeout` |
-//! | MOSN | a new process with the same configuration directory | its own sockets have passed, and the old one drains | a fixed time after that |
+//! | MOSN | a new process with the same configuration directory | it has the listening sockets | a fixed time after that |
 
 mod envoy;
+mod generations;
 mod haproxy;
 mod mosn;
 mod nginx;
 mod outrigger;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use super::{Options, UpgradeError, io_error, origin::Origin, report::Tongue};
+use super::{GLANCE, Options, SERVE_TIME, UpgradeError, io_error, origin::Origin, report::Tongue};
 use crate::{
     sys,
     target::{Target, server::Scratch},
@@ -121,6 +123,34 @@ pub(super) fn start(target: Target, setup: Setup) -> Result<Box<dyn Subject>, Up
         Target::Nginx => Box::new(nginx::Nginx::start(setup)?),
         Target::Mosn => Box::new(mosn::Mosn::start(setup)?),
     })
+}
+
+/// The first process has none to wait for it.
+fn wait_until_serving(target: Target, subject: &mut dyn Subject) -> Result<(), UpgradeError> {
+    let begun = Instant::now();
+    while !subject.serves()? {
+        if begun.elapsed() > SERVE_TIME {
+            let (waited, words) = (SERVE_TIME, subject.words());
+            return Err(UpgradeError::Hangs { target, number: 0, waited, words });
+        }
+        thread::sleep(GLANCE);
+    }
+    Ok(())
+}
+
+/// Whether a process has listening sockets on all these ports.
+fn listens(pid: u32, ports: &BTreeSet<u16>) -> bool {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    let own: BTreeSet<String> = links.map(|link| link.display().to_string()).collect();
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let listening = table.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let port = u16::from_str_radix(words.get(1)?.rsplit(':').next()?, 16).ok()?;
+        let is_own = own.contains(&format!("socket:[{}]", words.get(9)?));
+        (*words.get(3)? == "0A" && is_own).then_some(port)
+    });
+    listening.collect::<BTreeSet<u16>>().is_superset(ports)
 }
 
 fn free_address() -> Result<SocketAddr, UpgradeError> {

@@ -31,7 +31,9 @@ pub(super) const PROTOCOLS: [Protocol; 3] = [Protocol::Http1, Protocol::Bolt, Pr
 pub(super) struct Event {
     /// The client's port; 0 if there was no connection.
     pub(super) port: u16,
-    pub(super) what: String,
+    /// What the client saw.
+    #[expect(dead_code, reason = "shown by Debug")]
+    what: String,
 }
 
 /// All clients.

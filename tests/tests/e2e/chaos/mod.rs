@@ -243,6 +243,7 @@ impl Chaos {
     }
 
     fn end(mut self) {
+        self.rest();
         self.serving.process.signal(libc::SIGTERM);
         let status = self.serving.process.wait(PATIENCE);
         assert!(status.is_some_and(|status| status.success()), "{status:?}");

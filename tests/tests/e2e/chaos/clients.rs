@@ -3,6 +3,7 @@
 //! Each client has one request under way, now and then one that takes a while, and checks that the answer is its
 //! own. Invariant: whatever ends a connection without having asked its client to go is an [`Event`].
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -49,6 +50,8 @@ struct Shared {
     pause: AtomicBool,
     paused: AtomicU32,
     answered: [AtomicU64; PROTOCOLS.len()],
+    /// Requests under way, by the port of their client.
+    asking: Mutex<BTreeMap<u16, String>>,
     events: Mutex<Vec<Event>>,
 }
 
@@ -77,13 +80,20 @@ impl Clients {
     }
 
     /// Has all let their connections go.
-    #[track_caller]
-    pub(super) fn pause(&self) {
+    ///
+    /// # Errors
+    /// Requests that are not answered within a time in which all should be, by the ports of their clients.
+    pub(super) fn pause(&self) -> Result<(), BTreeMap<u16, String>> {
         self.shared.pause.store(true, Ordering::Relaxed);
         let all = self.threads.len();
-        eventually("clients that let go", || {
-            (self.shared.paused.load(Ordering::Relaxed) as usize == all).then_some(())
-        });
+        let begun = Instant::now();
+        while begun.elapsed() < ANSWER_TIME {
+            if self.shared.paused.load(Ordering::Relaxed) as usize == all {
+                return Ok(());
+            }
+            thread::sleep(PACE);
+        }
+        Err(self.shared.asking.lock().unwrap().clone())
     }
 
     pub(super) fn go_on(&self) {
@@ -132,15 +142,20 @@ impl Shared {
             let Some(connected) = &mut link else { continue };
             number += 1;
             let delay_ms = if number % 16 == 0 { SLOW_MS } else { 0 };
-            match connected.ask(number, delay_ms) {
+            let port = connected.port;
+            let what = format!("{protocol:?}, request {number}");
+            self.asking.lock().unwrap().insert(port, what.clone());
+            let answer = connected.ask(number, delay_ms);
+            self.asking.lock().unwrap().remove(&port);
+            match answer {
                 Ok(stays) => {
                     self.answered[place].fetch_add(1, Ordering::Relaxed);
                     if !stays {
                         link = None;
                     }
                 }
-                Err(what) => {
-                    self.note(connected.port, format!("{protocol:?}, request {number}: {what}"));
+                Err(fault) => {
+                    self.note(port, format!("{what}: {fault}"));
                     link = None;
                 }
             }
@@ -297,10 +312,14 @@ fn wait_as_asked(text: &str) {
 pub(super) const SERVICE: &str = "com.foo.Hello:1.0";
 
 /// Pause between a client's requests.
-const PACE: Duration = Duration::from_millis(5);
+const PACE: Duration = Duration::from_millis(20);
 
 /// Pause in the middle of a request.
 const HALF_TIME: Duration = Duration::from_millis(2);
 
 /// How long a slow answer takes.
 const SLOW_MS: u32 = 60;
+
+/// Who asks is answered within that, whatever else happens: more than a process takes to find that another
+/// one hangs, and to take back what it had let go.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);

@@ -22,7 +22,7 @@ use outrigger_tests::proxy::{Launch, Started};
 use outrigger_tests::{PATIENCE, eventually};
 use serde_json::{Value, json};
 
-use clients::{Clients, PROTOCOLS, SERVICE};
+use clients::{ANSWER_TIME, Clients, PROTOCOLS, SERVICE};
 use sockets::Estate;
 
 #[test]
@@ -58,12 +58,21 @@ struct Chaos {
 /// What is done in a round.
 #[derive(Clone, Copy, Debug)]
 struct Harm {
-    /// Counted from the start of the successor.
+    /// So long after that.
     after: Duration,
+    moment: Moment,
     victim: Victim,
     /// How long it stands still.
     stops_for: Duration,
     is_killed: bool,
+}
+
+/// What begins at the successor.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Moment {
+    Start,
+    TakingOver,
+    Serving,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -100,7 +109,7 @@ impl Chaos {
             files_max,
         };
         // What a process has that was the first, and one that was not, when nothing happens to it.
-        chaos.rest();
+        chaos.clients.pause().unwrap();
         chaos.files_max = chaos.files();
         let next = Launch::outrigger(&chaos.config).spawn();
         let mut old = std::mem::replace(&mut chaos.serving, next);
@@ -118,13 +127,13 @@ impl Chaos {
     fn round(&mut self, round: u64) {
         let harm = self.random.harm();
         println!("round {round}: {harm:?}");
-        let begun = Instant::now();
         let mut next = Launch::outrigger(&self.config).spawn();
-        thread::sleep(harm.after.saturating_sub(begun.elapsed()));
+        wait_for(harm.moment, &mut next.process);
+        thread::sleep(harm.after);
         let estate = self.harm(harm, &mut next.process);
         self.probe(round, harm, estate.is_some());
-        self.clients.wait_for_more(2);
-        self.rest();
+        self.clients.wait_for_more(CLIENTS as u64);
+        self.let_go(round, harm, &next);
         self.settle(round, harm, next);
         let events = self.clients.take_events();
         let is_owned = |port: u16| {
@@ -201,8 +210,17 @@ impl Chaos {
         }
     }
 
-    fn rest(&self) {
-        self.clients.pause();
+    /// All clients let go, as soon as they have what they asked for.
+    fn let_go(&self, round: u64, harm: Harm, next: &Started) {
+        let Err(asking) = self.clients.pause() else { return };
+        let (old, new) = (&self.serving.process, &next.process);
+        let [of_old, of_new] = [old, new].map(|one| sockets::clients(one.pid(), &self.listeners));
+        panic!(
+            "{}: not answered: {asking:?}\nclients of the old one: {of_old:?}\n{}\nof the new one: {of_new:?}\n{}",
+            self.name(round, harm),
+            old.stderr(),
+            new.stderr()
+        );
     }
 
     /// One of the two stays, and serves.
@@ -243,7 +261,7 @@ impl Chaos {
     }
 
     fn end(mut self) {
-        self.rest();
+        self.clients.pause().unwrap();
         self.serving.process.signal(libc::SIGTERM);
         let status = self.serving.process.wait(PATIENCE);
         assert!(status.is_some_and(|status| status.success()), "{status:?}");
@@ -285,6 +303,18 @@ fn wait_until_serving(process: &mut Process) {
         let said = process.stderr();
         assert!(process.ended().is_none(), "{said}");
         said.contains("[main] serving").then_some(())
+    });
+}
+
+#[track_caller]
+fn wait_for(moment: Moment, process: &mut Process) {
+    let words = match moment {
+        Moment::Start => return,
+        Moment::TakingOver => "taking over from",
+        Moment::Serving => "[main] serving",
+    };
+    eventually("that moment", || {
+        (process.stderr().contains(words) || process.ended().is_some()).then_some(())
     });
 }
 
@@ -332,10 +362,12 @@ impl Random {
     }
 
     fn harm(&mut self) -> Harm {
-        // Early ones meet the beginning, which takes longest, late ones what comes of the whole.
-        let after = match self.below(4) {
-            0 => self.below(600),
-            _ => self.below(250),
+        // What takes longest is the beginning; what happens most is within milliseconds.
+        let (moment, after_us) = match self.below(6) {
+            0 => (Moment::Start, self.below(200_000)),
+            1 => (Moment::TakingOver, self.below(50_000)),
+            2 => (Moment::Serving, self.below(300_000)),
+            _ => (Moment::Serving, self.below(8_000)),
         };
         let victim = if self.below(2) == 0 { Victim::Predecessor } else { Victim::Successor };
         // Long ones are beyond the other's patience.
@@ -345,17 +377,14 @@ impl Random {
             _ => 2000 + self.below(1000),
         };
         let is_killed = stops_for == 0 || self.below(3) == 0;
-        let [after, stops_for] = [after, stops_for].map(Duration::from_millis);
-        Harm { after, victim, stops_for, is_killed }
+        let after = Duration::from_micros(after_us);
+        let stops_for = Duration::from_millis(stops_for);
+        Harm { after, moment, victim, stops_for, is_killed }
     }
 }
 
 /// Clients of each protocol.
-const CLIENTS: usize = 6;
-
-/// Who connects is answered within that, whatever else happens: more than a process takes to find that
-/// another one hangs, and to take back what it had let go.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+const CLIENTS: usize = 16;
 
 /// Descriptors are closed soon after what they were for has ended.
 const SETTLE_TIME: Duration = Duration::from_secs(5);

@@ -51,21 +51,23 @@ pub(super) struct Estate {
     pub(super) listeners: bool,
 }
 
+/// Ports of clients whose connections a process has.
+pub(super) fn clients(pid: u32, listeners: &[SocketAddr]) -> HashSet<u16> {
+    let own = of_process(pid);
+    let is_ours = |row: &Row| listeners.iter().any(|address| address.port() == row.local);
+    let rows = rows().into_iter().filter(|row| is_ours(row) && own.contains(&row.inode));
+    rows.map(|row| row.remote).collect()
+}
+
 impl Estate {
     /// Of a process that stands still, beside the others that live.
     pub(super) fn of(pid: u32, others: &[u32], listeners: &[SocketAddr]) -> Estate {
-        let own = of_process(pid);
         let shared: HashSet<u64> = others.iter().flat_map(|other| of_process(*other)).collect();
         let is_ours = |row: &Row| listeners.iter().any(|address| address.port() == row.local);
-        let rows: Vec<Row> = rows().into_iter().filter(is_ours).collect();
-        let listening = rows.iter().filter(|row| row.listens);
+        let mut listening = rows().into_iter().filter(|row| row.listens && is_ours(row));
         Estate {
-            clients: rows
-                .iter()
-                .filter(|row| own.contains(&row.inode))
-                .map(|row| row.remote)
-                .collect(),
-            listeners: listening.into_iter().any(|row| !shared.contains(&row.inode)),
+            clients: clients(pid, listeners),
+            listeners: listening.any(|row| !shared.contains(&row.inode)),
         }
     }
 }

@@ -156,7 +156,7 @@ impl Predecessor {
             }
             (State::Moving, Message::Released(name)) => vec![Action::Release(name)],
             (_, Message::Alive(_)) => Vec::new(),
-            (state, message) => self.violated(&format!("{message:?} came while {state:?}")),
+            (state, message) => self.violated(&format!("{} came while {state:?}", message.name())),
         }
     }
 
@@ -200,13 +200,14 @@ impl Predecessor {
         vec![Action::Send(Message::Listeners(Listeners { records }))]
     }
 
-    /// State to be sent, while preparing.
+    /// State to be sent, while preparing, and what came since, while connections move.
     #[must_use]
     pub fn state(&mut self, part: StatePart) -> Vec<Action> {
-        if self.state != State::Preparing {
-            return Vec::new();
+        match self.state {
+            State::Preparing => self.sent.parts += 1,
+            State::Moving => {}
+            _ => return Vec::new(),
         }
-        self.sent.parts += 1;
         vec![Action::Send(Message::State(part))]
     }
 

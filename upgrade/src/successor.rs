@@ -159,6 +159,7 @@ impl Successor {
                 self.state = State::Serving;
                 vec![Action::Accept, Action::Send(Message::Committed(Committed {}))]
             }
+            (State::Serving, Message::State(part)) => vec![Action::TakeState(part)],
             (State::Serving, Message::Offer(offer)) if self.offered.insert(offer.connection) => {
                 vec![Action::Adopt(offer)]
             }
@@ -169,7 +170,8 @@ impl Successor {
             (State::Serving, Message::RelayEnd(connection)) => vec![Action::RelayEnd(connection)],
             (State::Serving, Message::Progress(progress)) => vec![Action::Show(progress)],
             (state, message) => self.violated(&format!(
-                "{message:?} with {descriptors} descriptors came while {state:?}"
+                "{} with {descriptors} descriptors came while {state:?}",
+                message.name()
             )),
         }
     }

@@ -38,8 +38,8 @@ use crate::transport::Transport;
 
 use super::detect::{DETECTION_BYTES_MAX, Detected, detect};
 use super::drain::WithinDrain;
-use super::moving::Leave;
 use super::inspect::{Findings, Inspector, Progress, looks};
+use super::moving::Leave;
 use super::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, Ends,
     ListenerRuntime, TerminalRuntime,

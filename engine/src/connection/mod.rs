@@ -321,11 +321,7 @@ impl ConnectionGuard {
         Self::begin(shard, listener, Some(age))
     }
 
-    fn begin(
-        shard: &Rc<Shard>,
-        listener: &Rc<ListenerRuntime>,
-        age_before: Option<Nanos>,
-    ) -> Self {
+    fn begin(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>, age_before: Option<Nanos>) -> Self {
         listener.stats.downstream_cx_active.inc();
         shard.stats.connections.inc();
         Self {

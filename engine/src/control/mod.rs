@@ -142,6 +142,7 @@ impl Control {
         options: ControlOptions,
     ) -> Result<Control, ControlError> {
         let (stop, stopped) = oneshot::channel();
+        let (farewell, ends) = watch::channel(false);
         let (ready, bound) = crossbeam_channel::bounded(1);
         let thread = thread::Builder::new()
             .name("control".to_owned())
@@ -151,12 +152,17 @@ impl Control {
                     Err(error) => return drop(ready.send(Err(ControlError::Start(error)))),
                 };
                 runtime.block_on(async {
-                    match serve(&state, options) {
-                        Ok((admin_address, services)) => {
+                    match serve(&state, options, ends) {
+                        Ok(Serving { admin_address, services, hand_over }) => {
                             // The receiver waits for exactly this message.
                             let _ = ready.send(Ok(admin_address));
                             // Ends when told to, and when nobody is left who could tell.
                             let _ = stopped.await;
+                            let _nobody = farewell.send(true);
+                            if let Some(hand_over) = hand_over {
+                                // A panic in it was told.
+                                let _panicked = hand_over.await;
+                            }
                             if let Some(services) = services {
                                 services.close().await;
                             }
@@ -193,11 +199,19 @@ impl Control {
     }
 }
 
+/// What runs.
+struct Serving {
+    admin_address: Option<Address>,
+    services: Option<services::Running>,
+    hand_over: Option<tokio::task::JoinHandle<()>>,
+}
+
 /// Binds and spawns everything; runs inside the runtime.
 fn serve(
     state: &Arc<ControlState>,
     options: ControlOptions,
-) -> Result<(Option<Address>, Option<services::Running>), ControlError> {
+    ends: watch::Receiver<bool>,
+) -> Result<Serving, ControlError> {
     let mut admin_address = None;
     let (admin_is_ours, is_ours) = watch::channel(options.hand_over.is_none());
     let mut admin_socket = None;
@@ -213,11 +227,10 @@ fn serve(
         admin_address = Some(address);
         tokio::spawn(server.run(is_ours));
     }
-    if let Some(hand_over) = options.hand_over {
-        tokio::spawn(
-            hand_over.run(hand_over::AdminSocket { socket: admin_socket, is_ours: admin_is_ours }),
-        );
-    }
+    let hand_over = options.hand_over.map(|hand_over| {
+        let admin = hand_over::AdminSocket { socket: admin_socket, is_ours: admin_is_ours };
+        tokio::spawn(hand_over.run(admin, ends))
+    });
     if let Some(listener) = options.demo_origin {
         let origin = demo::Origin::new(listener).map_err(ControlError::DemoOrigin)?;
         tokio::spawn(origin.run());
@@ -250,7 +263,7 @@ fn serve(
     tokio::spawn(configuration.run());
     let state = Arc::clone(state);
     tokio::spawn(async move { state.reclaim().run().await });
-    Ok((admin_address, services))
+    Ok(Serving { admin_address, services, hand_over })
 }
 
 /// How often [`Control::stop`] looks whether the thread has ended.

@@ -7,14 +7,14 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use std::collections::HashMap;
 use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord};
 use outrigger_xds::snapshot::Codec;
+use std::collections::HashMap;
 
 use crate::connection::arrival::Arrival;
 use crate::connection::{
-    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Ends, ListenerRuntime, TerminalRuntime,
-    WithinDrain,
+    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Ends, ListenerRuntime,
+    TerminalRuntime, WithinDrain,
 };
 use crate::http::{ConnectionMeter, Http1Connection};
 use crate::shard::{Shard, spawn_guarded};

@@ -10,8 +10,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use std::collections::HashMap;
 use outrigger_upgrade::record::ConnectionRecord;
+use std::collections::HashMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::shard::{Shard, spawn_guarded};

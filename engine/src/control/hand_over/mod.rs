@@ -4,6 +4,7 @@
 //! Invariant: listening sockets are shared, never made again: from the moment that a successor has them until
 //! one of the two ends, whoever waits in a backlog is accepted by one or the other.
 
+mod heritage;
 mod line;
 mod moves;
 mod predecessor;
@@ -27,6 +28,7 @@ use crate::shard::{Mail, Message};
 
 use predecessor::Duty;
 
+pub use heritage::Heritage;
 pub use successor::{Begun, TakeOver, begin};
 
 /// What the server loop is to do for a hand-over.
@@ -88,6 +90,8 @@ pub struct HandOver {
     pub ready: watch::Receiver<bool>,
     /// The shards, in their order.
     pub shards: Arc<[Mail]>,
+    /// What goes on in the next process.
+    pub heritage: Heritage,
 }
 
 /// The admin interface's listening socket, and whether this process accepts on it.
@@ -136,10 +140,13 @@ fn listens_on(lent: &Lent, listener: &str, address: &Address) -> bool {
 }
 
 impl HandOver {
-    /// Runs until the process ends.
-    pub(super) async fn run(self, admin: AdminSocket) {
-        let HandOver { path, begun, orders, ready, shards } = self;
-        let duty = |generation| Duty { path, orders, admin, hello: hello(generation), shards };
+    /// Runs until the process ends, of which `farewell` tells after the shards have.
+    pub(super) async fn run(self, admin: AdminSocket, farewell: watch::Receiver<bool>) {
+        let HandOver { path, begun, orders, ready, shards, heritage } = self;
+        let duty = |generation| {
+            let hello = hello(generation);
+            Duty { path, orders, admin, hello, shards, heritage, farewell }
+        };
         match begun {
             Begun::First(rendezvous) => {
                 let duty = duty(0);
@@ -164,6 +171,11 @@ fn hello(generation: u32) -> Hello {
         pid: std::process::id(),
         features: version::MOVES_CONNECTIONS,
     }
+}
+
+async fn end_of_process(farewell: &mut watch::Receiver<bool>) {
+    // Whoever could tell has gone: that is the end as well.
+    let _told = farewell.wait_for(|ends| *ends).await;
 }
 
 /// Tells a shard. Its mailbox is full only for moments.

@@ -3,20 +3,23 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use outrigger_upgrade::message::{Hello, Message};
 use outrigger_upgrade::predecessor::{Action, Ending};
 use outrigger_upgrade::{Channel, DESCRIPTORS_MAX, Peer, Predecessor, Rendezvous, version};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::interval;
 
 use crate::connection::moving::Answer;
 use crate::shard::Mail;
 
+use super::heritage::{Heritage, Told};
 use super::line::{Happening, Line};
 use super::moves::Moves;
-use super::{ADMIN, AdminSocket, Lent, Order, listen_again, record};
+use super::{ADMIN, AdminSocket, Lent, Order, end_of_process, listen_again, record};
 
 /// What this side needs to do its part.
 pub(super) struct Duty {
@@ -25,22 +28,31 @@ pub(super) struct Duty {
     pub(super) admin: AdminSocket,
     pub(super) hello: Hello,
     pub(super) shards: Arc<[Mail]>,
+    pub(super) heritage: Heritage,
+    pub(super) farewell: watch::Receiver<bool>,
 }
 
 /// Waits for successors, until the process ends.
-pub(super) async fn run(rendezvous: Rendezvous, duty: Duty) {
+pub(super) async fn run(rendezvous: Rendezvous, mut duty: Duty) {
     let mut rendezvous = Some(rendezvous);
     while let Some(listening) = rendezvous.take() {
         // SAFETY: a rendezvous owns its descriptor, and always shows the same.
         let Ok(listening) = (unsafe { AsyncFd::register(listening) }) else { return };
-        let Some((channel, peer)) = next(&listening).await else { return };
+        let next = tokio::select! {
+            next = next(&listening) => next,
+            () = end_of_process(&mut duty.farewell) => None,
+        };
+        let Some((channel, peer)) = next else { return };
         if !may_take_over(peer) {
             log::warn!(target: "upgrade", "process {} of user {} may not take over", peer.pid, peer.uid);
             rendezvous = Some(listening.into_inner());
             continue;
         }
         log::info!(target: "upgrade", "process {} takes over", peer.pid);
-        let had_moved = hand_over(channel, &duty).await;
+        let had_moved = hand_over(channel, &mut duty).await;
+        if *duty.farewell.borrow() {
+            return;
+        }
         // A successor that was to accept has put its own socket in this one's place.
         rendezvous =
             if had_moved { listen_again(&duty.path) } else { Some(listening.into_inner()) };
@@ -68,11 +80,13 @@ fn may_take_over(peer: Peer) -> bool {
 }
 
 /// One hand-over, from its first word to its end. Whether the successor had begun to accept.
-async fn hand_over(channel: Channel, duty: &Duty) -> bool {
+async fn hand_over(channel: Channel, duty: &mut Duty) -> bool {
     let Ok(mut line) = Line::new(channel) else { return false };
     let mut machine = Predecessor::new(duty.hello.clone());
     let mut had_moved = false;
     let mut moves = Moves::new(Arc::clone(&duty.shards));
+    let mut told = Told::default();
+    let mut news_due = interval(NEWS_INTERVAL);
     loop {
         let mut successor_lives = true;
         let actions = tokio::select! {
@@ -89,6 +103,21 @@ async fn hand_over(channel: Channel, duty: &Duty) -> bool {
             Some(departure) = moves.departures.recv(), if machine.is_moving() => {
                 moves.depart(departure, &mut machine, &mut line).await
             }
+            _ = news_due.tick(), if machine.is_moving() => {
+                let news = duty.heritage.news(&mut told);
+                news.into_iter().flat_map(|part| machine.state(part)).collect()
+            }
+            () = end_of_process(&mut duty.farewell) => {
+                for part in duty.heritage.news(&mut told) {
+                    for action in machine.state(part) {
+                        if let Action::Send(message) = action {
+                            line.send(message, Vec::new());
+                        }
+                    }
+                }
+                line.finish().await;
+                return true;
+            }
         };
         let mut due = VecDeque::from(actions);
         while let Some(action) = due.pop_front() {
@@ -102,6 +131,9 @@ async fn hand_over(channel: Channel, duty: &Duty) -> bool {
                 Action::Prepare => {
                     let lent = lend(duty).await;
                     send_listeners(&mut line, &mut machine, lent);
+                    for part in duty.heritage.all(&mut told) {
+                        due.extend(machine.state(part));
+                    }
                     due.extend(machine.prepared());
                 }
                 Action::StopAccepting => {
@@ -184,5 +216,8 @@ fn report(ending: &Ending) {
     }
 }
 
+/// How often a successor hears what was counted since.
+const NEWS_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Out of descriptors, most likely: it takes someone else to close one.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use outrigger_upgrade::message::{Offer, Relay};
+use outrigger_upgrade::message::{Offer, Relay, StatePart};
 use outrigger_upgrade::record::{self, ConnectionRecord};
 use outrigger_upgrade::successor::{Action, Ending};
 use outrigger_upgrade::{Channel, Found, Rendezvous, Successor, payload};
@@ -18,7 +18,9 @@ use crate::shard::{Mail, Message};
 
 use super::line::{Happening, Line};
 use super::predecessor::{self, Duty};
-use super::{HandOverError, Inherited, Lent, Order, hello, listen_again, post, shard_of};
+use super::{
+    HandOverError, Inherited, Lent, Order, end_of_process, hello, listen_again, post, shard_of,
+};
 
 /// How a process begins.
 pub enum Begun {
@@ -34,6 +36,8 @@ pub struct TakeOver {
     machine: Successor,
     /// The predecessor's listening sockets.
     pub sockets: Arc<Inherited>,
+    /// Pieces of its state.
+    pub state: Vec<StatePart>,
 }
 
 impl TakeOver {
@@ -74,6 +78,7 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
     let mut line = Line::new(channel)?;
     let (mut machine, mut actions) = Successor::new(hello(1));
     let mut sockets = Vec::new();
+    let mut state = Vec::new();
     loop {
         let mut descriptors = Vec::new();
         if actions.is_empty() {
@@ -89,11 +94,13 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
                         named.map(|(record, socket)| Lent { listener: record.name.into(), socket }),
                     );
                 }
+                Action::TakeState(part) => state.push(part),
                 Action::WarmUp => {
                     return Ok(TakeOver {
                         channel: line.into_channel(),
                         machine,
                         sockets: Arc::new(Inherited::new(sockets)),
+                        state,
                     });
                 }
                 Action::End(Ending::StandDown(reason)) => {
@@ -103,7 +110,7 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
                 Action::End(Ending::Lost | Ending::Alone) => {
                     return Err(HandOverError::Lost);
                 }
-                // None of them comes before everything has; pieces of state are of kinds that are not known.
+                // None of them comes before everything has.
                 _ => {}
             }
         }
@@ -126,14 +133,17 @@ fn react(machine: &mut Successor, happening: Happening) -> (Vec<Action>, Vec<Own
 
 /// Takes the predecessor's place as soon as all is ready, and waits for a successor then.
 pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, duty: Duty) {
-    let TakeOver { channel, mut machine, sockets, .. } = take_over;
+    let TakeOver { channel, mut machine, sockets, state: _ } = take_over;
     let Ok(mut line) = Line::new(channel) else { return };
     let orders = duty.orders.clone();
     let shards = Arc::clone(&duty.shards);
+    let heritage = duty.heritage.clone();
+    let mut farewell = duty.farewell.clone();
+    let mut next_hand_over = None;
     let (answer, mut answers) = unbounded_channel();
     let mut duty = Some(duty);
     let mut is_ready = false;
-    loop {
+    'line: loop {
         // One that serves is to be heard; else it is the predecessor who is.
         let since = if machine.is_serving() { line.said_at() } else { line.heard_at() };
         let until = machine.patience().map(|patience| since + patience);
@@ -142,13 +152,14 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
             changed = ready.wait_for(|ready| *ready), if !is_ready => {
                 is_ready = true;
                 if changed.is_err() {
-                    return;
+                    break 'line;
                 }
                 for name in sockets.close_rest() {
                     log::warn!(target: "upgrade", "{name}: has no place in this configuration, and closes");
                 }
                 machine.ready()
             }
+            () = end_of_process(&mut farewell) => break 'line,
             Some((connection, fit)) = answers.recv() => match fit {
                 Ok(()) => machine.adopted(connection),
                 Err(reason) => machine.declined(connection, reason),
@@ -171,7 +182,7 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
                     if let Some(duty) = duty.take() {
                         duty.admin.is_ours.send_replace(true);
                         if let Some(rendezvous) = listen_again(&duty.path) {
-                            tokio::spawn(predecessor::run(rendezvous, duty));
+                            next_hand_over = Some(tokio::spawn(predecessor::run(rendezvous, duty)));
                         }
                     }
                 }
@@ -179,13 +190,13 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
                     line.finish().await;
                     let _ended = orders.send(Order::StandDown(reason));
                     predecessor_ended(&shards).await;
-                    return;
+                    break 'line;
                 }
                 Action::End(Ending::Alone | Ending::Lost) => {
                     log::info!(target: "upgrade", "the predecessor has ended");
                     let _ended = orders.send(Order::KeepAccepting);
                     predecessor_ended(&shards).await;
-                    return;
+                    break 'line;
                 }
                 Action::Adopt(offer) => {
                     let connection = offer.connection;
@@ -209,13 +220,15 @@ pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, d
                 Action::RelayEnd(connection) => {
                     adopt(&shards, connection, Adoption::RelayEnd(connection)).await;
                 }
-                // Listeners and state have come before; how far the predecessor is, it says itself.
-                Action::TakeListeners(_)
-                | Action::TakeState(_)
-                | Action::WarmUp
-                | Action::Show(_) => {}
+                Action::TakeState(part) => heritage.take(&part),
+                // Listeners have come before; how far the predecessor is, it says itself.
+                Action::TakeListeners(_) | Action::WarmUp | Action::Show(_) => {}
             }
         }
+    }
+    if let Some(next) = next_hand_over {
+        // A panic in it was told.
+        let _panicked = next.await;
     }
 }
 

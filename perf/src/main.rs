@@ -243,8 +243,8 @@ struct UpgradeArgs {
     /// Timed requests per second of each protocol.
     #[arg(long, default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
-    /// The longest that the origin takes for a slow answer, in seconds.
-    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    /// The longest that the origin takes for a slow answer, in seconds; calls of RPC say that they wait 3.
+    #[arg(long, default_value_t = 2.5, value_parser = patience)]
     slow: f64,
     /// Length of long contents.
     #[arg(long, default_value = "262144", value_parser = clap::value_parser!(u32).range(32..=4_194_304))]
@@ -780,6 +780,11 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if (0.0..=MOST).contains(&seconds) => Ok(seconds),
         _ => Err(format!("must be a number from 0 to {MOST}")),
     }
+}
+
+fn patience(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 2.5;
+    seconds(text).ok().filter(|seconds| *seconds <= MOST).ok_or(format!("at most {MOST}"))
 }
 
 fn count(text: &str) -> Result<usize, String> {

@@ -26,10 +26,15 @@ pub(super) struct Nginx {
     outgoing: Option<u32>,
 }
 
-const SCRIPT: &str = r#"harness=$1; shift
+const SCRIPT: &str = r#"harness=$1 pid=$2; shift 2
 "$@" &
+looks=0
+until [ -s "$pid" ] || [ $looks -gt 1000 ]; do looks=$((looks + 1)); sleep 0.01; done
 (while kill -0 "$harness" 2>/dev/null; do sleep 1; done; kill -TERM 0) &
 exit 0"#;
+
+/// Where a master writes its number, which the shell waits for: a master knows its parent then.
+const PID: &str = "nginx.pid";
 
 /// Where Debian has modules.
 const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -45,6 +50,7 @@ impl Nginx {
         let log = directory.join("error.log");
         let mut arguments = vec!["-c".into(), SCRIPT.into(), "sh".into()];
         arguments.push(std::process::id().to_string().into());
+        arguments.push(directory.join(PID).into());
         arguments.push(setup.program.clone().into());
         for (name, value) in [("-p", directory), ("-e", &log), ("-c", &path)] {
             arguments.extend([name.into(), value.into()]);
@@ -58,7 +64,7 @@ impl Nginx {
     }
 
     fn master(&self) -> Option<u32> {
-        let text = fs::read_to_string(self.setup.scratch.path().join("nginx.pid")).ok()?;
+        let text = fs::read_to_string(self.setup.scratch.path().join(PID)).ok()?;
         text.trim().parse().ok().filter(|pid| lives(*pid))
     }
 }

@@ -30,6 +30,7 @@ pub(super) const PROTOCOLS: [Protocol; 3] = [Protocol::Http1, Protocol::Bolt, Pr
 /// A connection that ended as none should, or that could not be made.
 #[derive(Clone, Debug)]
 pub(super) struct Event {
+    pub(super) protocol: Protocol,
     /// The client's port; 0 if there was no connection.
     pub(super) port: u16,
     /// What the client saw.
@@ -133,7 +134,7 @@ impl Shared {
                 match Link::connect(protocol, address) {
                     Ok(connected) => link = Some(connected),
                     Err(error) => {
-                        self.note(0, format!("{protocol:?}: connect: {error}"));
+                        self.note(protocol, 0, format!("connect: {error}"));
                         thread::sleep(PACE);
                         continue;
                     }
@@ -155,7 +156,7 @@ impl Shared {
                     }
                 }
                 Err(fault) => {
-                    self.note(port, format!("{what}: {fault}"));
+                    self.note(protocol, port, format!("{what}: {fault}"));
                     link = None;
                 }
             }
@@ -163,8 +164,8 @@ impl Shared {
         }
     }
 
-    fn note(&self, port: u16, what: String) {
-        self.events.lock().unwrap().push(Event { port, what });
+    fn note(&self, protocol: Protocol, port: u16, what: String) {
+        self.events.lock().unwrap().push(Event { protocol, port, what });
     }
 }
 
@@ -322,4 +323,4 @@ const SLOW_MS: u32 = 60;
 
 /// Who asks is answered within that, whatever else happens: more than a process takes to find that another
 /// one hangs, and to take back what it had let go.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(15);

@@ -135,7 +135,7 @@ pub(super) fn content(frame: &[u8]) -> Option<Vec<Range<usize>>> {
     };
     let bytes = super::number(frame.get(lengths + 4..lengths + 8)?) as usize;
     let start = frame.len().checked_sub(bytes)?;
-    Some(Vec::from([start..frame.len()]))
+    Some(std::iter::once(start..frame.len()).collect())
 }
 
 /// The value of a key in a block of headers.

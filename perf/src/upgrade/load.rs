@@ -656,7 +656,7 @@ impl Client {
         let turn = self.turns;
         let small = Wanted {
             due,
-            bytes: if turn % 2 == 0 { 0 } else { SMALL_BYTES },
+            bytes: if turn.is_multiple_of(2) { 0 } else { SMALL_BYTES },
             delay_ms: 0,
             reply_bytes: SMALL_BYTES,
             halves_ms: 0,
@@ -690,7 +690,7 @@ impl Client {
                     1 => (0, large),
                     _ => (large, large),
                 };
-                let halves_ms = if turn % 2 == 0 { pause } else { 0 };
+                let halves_ms = if turn.is_multiple_of(2) { pause } else { 0 };
                 vec![Wanted { bytes, reply_bytes, halves_ms, ..small }]
             }
         };

@@ -27,7 +27,14 @@ impl Subject for Mosn {
         // Its logs go into `../logs`.
         let path = self.setup.scratch.path().join("conf/mosn.json");
         let text = config::mosn(&self.setup).to_string();
-        let arguments = ["start".into(), "-c".into(), path.clone().into()];
+        let drain = self.setup.drain.as_secs().to_string();
+        let arguments = [
+            "start".into(),
+            "--drain-time-s".into(),
+            drain.into(),
+            "-c".into(),
+            path.clone().into(),
+        ];
         let launch = Launch { arguments: arguments.into(), files: vec![(path, text)] };
         self.processes.spawn("mosn", &self.setup.program, &launch)
     }
@@ -50,8 +57,9 @@ impl Subject for Mosn {
         self.processes.words()
     }
 
-    /// Twice its own time, twice the longest read, and what it pauses in between.
+    /// Until streams end, then twice its own time and twice the longest read, and what it pauses in
+    /// between.
     fn longest_drain(&self, told: Duration) -> Duration {
-        2 * told + Duration::from_secs(40)
+        3 * told + Duration::from_secs(40)
     }
 }

@@ -79,6 +79,6 @@ pub(super) fn files(pid: u32, origins: &[SocketAddr]) -> usize {
         .filter(|row| origins.iter().any(|origin| origin.port() == row.remote))
         .map(|row| row.inode)
         .collect();
-    let all = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |listing| listing.count());
+    let all = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
     all - of_process(pid).intersection(&to_origins).count()
 }

@@ -5,7 +5,7 @@
 //! proxy on this kernel; and servers ([`target`]) that the harness starts itself with equivalent
 //! configurations for each protocol [`variant`]. [`compare`] and [`idle`] put them together,
 //! [`report`] shows and [`check`] judges what they found; [`xds`] does all that for configuration by
-//! a management server, which it brings along. Everything runs on loopback, every child
+//! a management server, which it brings along, and [`upgrade`] for processes that replace each other. Everything runs on loopback, every child
 //! process is bound to the harness's life, and what goes wrong during a measurement is counted and
 //! shown, never dropped.
 
@@ -27,5 +27,6 @@ pub mod stats;
 pub mod sys;
 pub mod target;
 pub mod tls;
+pub mod upgrade;
 pub mod variant;
 pub mod xds;

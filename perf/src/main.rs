@@ -29,6 +29,10 @@ use outrigger_perf::{
     sys,
     target::{Locations, Profile, Target},
     tls::{self, Alpn, TlsClient},
+    upgrade::{
+        self,
+        report::{Tongue, UpgradeCase},
+    },
     variant::ProtocolName,
     xds::{
         self, Scenario, Variant,
@@ -57,6 +61,8 @@ enum Command {
     Idle(IdleArgs),
     /// Measure configuration by xDS: a big one at the start, changes, and what they cost requests.
     Xds(Box<XdsArgs>),
+    /// Replace processes under load, and count what that costs clients.
+    Upgrade(Box<UpgradeArgs>),
     /// Judge what is required on what `compare`, `idle` and `xds` wrote.
     Check(CheckArgs),
     /// Load any server of HTTP/1.1 or HTTP/2, or one of Bolt or Dubbo that answers as `origin` does.
@@ -219,6 +225,56 @@ struct XdsArgs {
 }
 
 #[derive(Debug, Args)]
+struct UpgradeArgs {
+    /// Any of outrigger, envoy, haproxy, nginx, mosn.
+    #[arg(long, value_delimiter = ',', default_value = "outrigger")]
+    targets: Vec<Target>,
+    /// Other proxies beside them, each by its own way to upgrade, in the protocols it has.
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    #[arg(long, value_delimiter = ',', default_value = "http1,http2,bolt,dubbo,tcp")]
+    protocol: Vec<Tongue>,
+    /// Clients of each protocol: half of them quick, a quarter slow, a quarter with long contents.
+    #[arg(long, default_value = "32", value_parser = clients)]
+    connections: usize,
+    /// Upgrades of each target, one after the other.
+    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    upgrades: u32,
+    /// Timed requests per second of each protocol.
+    #[arg(long, default_value = "200", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// The longest that the origin takes for a slow answer, in seconds; calls of RPC say that they wait 3.
+    #[arg(long, default_value_t = 2.5, value_parser = patience)]
+    slow: f64,
+    /// Length of long contents.
+    #[arg(long, default_value = "262144", value_parser = clap::value_parser!(u32).range(32..=4_194_304))]
+    large: u32,
+    /// Seconds of load before the first upgrade, and after the last.
+    #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+    calm: f64,
+    /// Seconds between an upgrade's end and the next.
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+    pause: f64,
+    /// Seconds that an old process has at most, by its own option for that.
+    #[arg(long, default_value = "5", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    drain_time_s: u32,
+    /// Do not wait until the old process is gone: a third may start while the first drains.
+    #[arg(long)]
+    overlap: bool,
+    /// Workers of each proxy.
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
+    shards: u32,
+    /// Another outrigger binary: processes are of the one and of the other in turn.
+    #[arg(long)]
+    next: Option<PathBuf>,
+    #[command(flatten)]
+    locations: LocationArgs,
+    /// Where to write the results.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct CheckArgs {
     /// What `compare` wrote; several runs together are judged as one.
     #[arg(long)]
@@ -337,6 +393,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Compare(args) => run_compare(*args),
         Command::Idle(args) => run_idle(args),
         Command::Xds(args) => run_xds(*args),
+        Command::Upgrade(args) => run_upgrade(*args),
         Command::Check(args) => run_check(&args),
         Command::Load(args) => run_load(&args),
         Command::Origin(args) => {
@@ -471,6 +528,42 @@ fn run_xds(args: XdsArgs) -> Result<ExitCode, Failure> {
         return Ok(judge(&xds::check::check(&[report]), false));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fails if Outrigger is not flawless; what peers do is shown.
+fn run_upgrade(args: UpgradeArgs) -> Result<ExitCode, Failure> {
+    let mut targets = args.targets;
+    for peer in args.peers.iter().filter(|peer| !peer.is_empty()) {
+        targets.push(clap::ValueEnum::from_str(peer, true)?);
+    }
+    if let Some(next) = args.next.as_ref().filter(|next| !next.is_file()) {
+        return Err(format!("--next {}: no such file", next.display()).into());
+    }
+    let options = upgrade::Options {
+        targets: sorted(targets),
+        protocols: sorted(args.protocol),
+        connections: args.connections,
+        upgrades: args.upgrades,
+        rate: args.rate,
+        slow: Duration::from_secs_f64(args.slow),
+        large_bytes: args.large,
+        calm: Duration::from_secs_f64(args.calm),
+        pause: Duration::from_secs_f64(args.pause),
+        drain: Duration::from_secs(args.drain_time_s.into()),
+        overlap: args.overlap,
+        shards: args.shards,
+        locations: args.locations.into(),
+        next: args.next,
+        command: command_line(),
+    };
+    let report = upgrade::run(&options, stop_flag()?.as_ref())?;
+    print!("{}", upgrade::report::render(&report));
+    if let Some(path) = &args.json {
+        write_json(path, &report)?;
+    }
+    let ours = report.cases.iter().filter(|case| case.target == Target::Outrigger.name());
+    let is_flawless = ours.clone().all(UpgradeCase::is_flawless);
+    Ok(if is_flawless { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_check(args: &CheckArgs) -> Result<ExitCode, Failure> {
@@ -689,12 +782,25 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn patience(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 2.5;
+    seconds(text).ok().filter(|seconds| *seconds <= MOST).ok_or(format!("at most {MOST}"))
+}
+
 fn count(text: &str) -> Result<usize, String> {
     up_to(text, COUNT_MAX)
 }
 
 fn endpoints(text: &str) -> Result<usize, String> {
     up_to(text, ENDPOINTS_MAX)
+}
+
+fn clients(text: &str) -> Result<usize, String> {
+    const MOST: usize = 100_000;
+    match up_to(text, MOST)? {
+        0..4 => Err("must be at least 4: there are four kinds of clients".to_owned()),
+        number => Ok(number),
+    }
 }
 
 fn listeners(text: &str) -> Result<usize, String> {

@@ -118,13 +118,16 @@ impl Channel {
     /// # Errors
     /// See [`ChannelError`].
     pub fn receive(&mut self) -> Result<Incoming, ChannelError> {
+        let mut is_reset = false;
         let received = loop {
             match descriptors::receive(&self.socket, &mut self.buffer) {
                 Ok(received) => break received,
                 Err(ReceiveError::Io(error)) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock => return Ok(Incoming::Nothing),
-                    // It died with something of ours unread.
+                    // It left something of ours unread. That is said once, before what it said
+                    // itself, which is still to be read: a last word is not to be lost (HU-06).
+                    io::ErrorKind::ConnectionReset if !is_reset => is_reset = true,
                     io::ErrorKind::ConnectionReset => return Ok(Incoming::End),
                     _ => return Err(ChannelError::Io(error)),
                 },
@@ -185,6 +188,19 @@ mod tests {
             assert_eq!(received.len(), descriptors);
         }
         assert!(matches!(there.receive().unwrap(), Incoming::End));
+    }
+
+    #[test]
+    fn a_last_word_is_heard_from_one_that_left_something_unread() {
+        let (mut here, mut there) = pair();
+        here.send(Message::ListenersTaken(1), Vec::new()).unwrap();
+        assert!(here.flush().unwrap());
+        there.send(Message::ListenersTaken(2), Vec::new()).unwrap();
+        assert!(there.flush().unwrap());
+        drop(there);
+        let Incoming::Message(message, _) = here.receive().unwrap() else { panic!() };
+        assert_eq!(message, Message::ListenersTaken(2));
+        assert!(matches!(here.receive().unwrap(), Incoming::End));
     }
 
     #[test]

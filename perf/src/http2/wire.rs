@@ -427,6 +427,33 @@ impl Wire {
     }
 }
 
+impl Wire {
+    /// The same of given bytes, of which so many were sent before.
+    pub fn send_bytes(
+        &mut self,
+        stream: u32,
+        window: &mut i64,
+        body: &[u8],
+        sent: &mut usize,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        while *sent < body.len() {
+            let room = usize::try_from(self.window.min(*window)).unwrap_or(0);
+            let count = (body.len() - *sent).min(FRAME_BYTES_MAX).min(room);
+            if count == 0 {
+                return false;
+            }
+            self.window -= count as i64;
+            *window -= count as i64;
+            let last = *sent + count == body.len();
+            put_head(out, count, kind::DATA, if last { flag::END_STREAM } else { 0 }, stream);
+            out.extend_from_slice(&body[*sent..*sent + count]);
+            *sent += count;
+        }
+        true
+    }
+}
+
 /// Appends a whole header block in one frame.
 pub fn put_headers(out: &mut Vec<u8>, stream: u32, block: &[u8], end: bool) {
     let flags = flag::END_HEADERS | if end { flag::END_STREAM } else { 0 };

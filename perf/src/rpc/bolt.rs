@@ -1,6 +1,8 @@
 //! Frames of SOFABolt. Offsets are of v1; v2 has one byte more before the type and one more, the
 //! switch, after the codec.
 
+use std::ops::Range;
+
 use super::{FILLING, Head, INTERFACE, Kind, Malformed, TIMEOUT_MS, asked, length};
 use crate::protocol::Fault;
 
@@ -122,6 +124,18 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
         bytes: fixed as u64 + class + headers + content + checksum,
         manner,
     }))
+}
+
+/// The content of a whole frame of v1.
+pub(super) fn content(frame: &[u8]) -> Option<Vec<Range<usize>>> {
+    let lengths = match frame.get(..2)? {
+        [V1, RESPONSE] => 12,
+        [V1, _] => 14,
+        _ => return None,
+    };
+    let bytes = super::number(frame.get(lengths + 4..lengths + 8)?) as usize;
+    let start = frame.len().checked_sub(bytes)?;
+    Some(std::iter::once(start..frame.len()).collect())
 }
 
 /// The value of a key in a block of headers.

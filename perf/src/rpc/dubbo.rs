@@ -1,5 +1,7 @@
 //! Frames of Dubbo 2, with hessian2 where something is written.
 
+use std::ops::Range;
+
 use super::{FILLING, Head, INTERFACE, Kind, Malformed, TIMEOUT_MS, asked, length};
 use crate::protocol::Fault;
 
@@ -126,6 +128,41 @@ fn method(body: &[u8]) -> Option<&[u8]> {
         text()?;
     }
     text()
+}
+
+/// The argument of a whole call, or the value of a whole answer.
+pub(super) fn content(frame: &[u8]) -> Option<Vec<Range<usize>>> {
+    let mut at = HEADER_BYTES;
+    if frame.get(2)? & REQUEST != 0 {
+        for _ in 0..5 {
+            string(frame, &mut at)?;
+        }
+    } else {
+        at += 1;
+    }
+    string(frame, &mut at)
+}
+
+/// The pieces of the string at a place, which moves behind it.
+fn string(frame: &[u8], at: &mut usize) -> Option<Vec<Range<usize>>> {
+    let mut pieces = Vec::new();
+    loop {
+        let tag = *frame.get(*at)?;
+        let octet = |behind: usize| frame.get(*at + behind).map(|byte| usize::from(*byte));
+        let (bytes, overhead) = match tag {
+            0x00..=0x1f => (usize::from(tag), 1),
+            0x30..=0x33 => (usize::from(tag - 0x30) << 8 | octet(1)?, 2),
+            b'R' | b'S' => (octet(1)? << 8 | octet(2)?, 3),
+            _ => return None,
+        };
+        let start = *at + overhead;
+        *at = start + bytes;
+        frame.get(start..*at)?;
+        pieces.push(start..*at);
+        if tag != b'R' {
+            return Some(pieces);
+        }
+    }
 }
 
 /// Length of the string in a result of so many bytes, by its beginning. It must end where our

@@ -11,6 +11,8 @@
 mod bolt;
 mod dubbo;
 
+use std::ops::Range;
+
 use crate::{origin::BODY_BYTES_MAX, protocol::Fault};
 
 /// An RPC protocol.
@@ -142,8 +144,22 @@ impl Rpc {
         }
     }
 
+    /// Where the content of a whole call or answer is, in pieces: what was asked for in
+    /// [`Rpc::call`] and [`Rpc::put_answer`], to be written over or read. `None` when there is none.
+    #[must_use]
+    pub fn content(self, frame: &[u8]) -> Option<Vec<Range<usize>>> {
+        match self {
+            Self::Bolt => bolt::content(frame),
+            Self::Dubbo => dubbo::content(frame),
+        }
+    }
+
     /// Reads the beginning of a frame; `None` when more of it is needed.
-    fn head(self, bytes: &[u8]) -> Result<Option<Head>, Malformed> {
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`].
+    pub fn head(self, bytes: &[u8]) -> Result<Option<Head>, Malformed> {
         match self {
             Self::Bolt => bolt::head(bytes),
             Self::Dubbo => dubbo::head(bytes),
@@ -321,6 +337,23 @@ mod tests {
                 let found = frames(rpc, &answer, 0).unwrap();
                 assert_eq!(found.len(), 1);
                 assert_eq!(found[0].kind, Kind::Answer(Ok(bytes as u64)), "{rpc:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn contents_are_where_they_are_said_to_be() {
+        for rpc in [Rpc::Bolt, Rpc::Dubbo] {
+            for bytes in [0, 31, 32, 1024, 32_768, 32_769, 300_000] {
+                let call = rpc.call(bytes, bytes);
+                let mut answer = Vec::new();
+                rpc.put_answer(rpc.head(&call).unwrap().unwrap(), bytes, &mut answer);
+                for (frame, filling) in [(call, b'x'), (answer, b'o')] {
+                    let pieces = rpc.content(&frame).unwrap();
+                    let content: Vec<u8> =
+                        pieces.into_iter().flat_map(|piece| frame[piece].to_vec()).collect();
+                    assert_eq!(content, vec![filling; bytes], "{rpc:?}");
+                }
             }
         }
     }

@@ -140,6 +140,19 @@ impl Server {
         ServerError::Silent { name: self.name.clone(), waited, refusal, words: self.words() }
     }
 
+    /// The process that was started.
+    #[must_use]
+    pub fn leader(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed, to `stdout` or to `stderr`.
+    #[must_use]
+    pub fn said(&self, file: &str) -> String {
+        let bytes = fs::read(self.directory.path().join(file)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// What the first answer came by.
     #[must_use]
     pub fn negotiated(&self) -> Option<&Negotiated> {

@@ -9,6 +9,7 @@ mod attacks;
 mod balancing;
 mod basics;
 mod capture;
+mod chaos;
 mod command_line;
 mod curl;
 mod differential;

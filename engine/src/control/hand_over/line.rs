@@ -94,6 +94,9 @@ impl Line {
             }
         };
         let happening = tokio::select! {
+            // What came before the time was over counts, also if this process stood still and looks
+            // after it: else one that was stopped takes the other for dead.
+            biased;
             happening = self.read() => happening,
             () = silence => Happening::Silence,
         };

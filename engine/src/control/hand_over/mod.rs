@@ -70,6 +70,9 @@ pub enum HandOverError {
     /// The running process does not hand over, or died before it had.
     #[error("the running process does not hand over: {0}")]
     Refused(String),
+    /// It died before it had given everything.
+    #[error("the running process died while it handed over")]
+    Lost,
     /// The socket to it.
     #[error("the socket to the running process: {0}")]
     Io(#[from] std::io::Error),

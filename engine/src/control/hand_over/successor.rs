@@ -1,7 +1,6 @@
 //! The side that takes over: first everything that the predecessor has, before anything of this process's own
 //! is made; then, when all is ready, its place.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,15 +49,26 @@ impl TakeOver {
 
 /// Finds the running process, and takes what it has; or is the first. Blocks.
 ///
+/// One that dies before it has given everything is looked for again: if it is gone, this process is worth
+/// more than none (HU-27).
+///
 /// # Errors
 /// When there is one that does not hand over: then nothing has changed.
 pub fn begin(path: &Path) -> Result<Begun, HandOverError> {
-    match Rendezvous::find(path)? {
-        Found::Nobody(rendezvous) => Ok(Begun::First(rendezvous)),
-        Found::Living(channel, peer) => {
-            log::info!(target: "upgrade", "taking over from process {}", peer.pid);
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(take(channel)).map(Begun::Successor)
+    let mut looks = 0;
+    loop {
+        let (channel, peer) = match Rendezvous::find(path)? {
+            Found::Nobody(rendezvous) => return Ok(Begun::First(rendezvous)),
+            Found::Living(channel, peer) => (channel, peer),
+        };
+        log::info!(target: "upgrade", "taking over from process {}", peer.pid);
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        looks += 1;
+        match runtime.block_on(take(channel)) {
+            Err(HandOverError::Lost) if looks < LOOKS_MAX => {
+                log::warn!(target: "upgrade", "the running process died: looking again");
+            }
+            taken => return taken.map(Begun::Successor),
         }
     }
 }
@@ -98,7 +108,7 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
                     return Err(HandOverError::Refused(reason));
                 }
                 Action::End(Ending::Lost | Ending::Alone) => {
-                    return Err(HandOverError::Io(io::ErrorKind::UnexpectedEof.into()));
+                    return Err(HandOverError::Lost);
                 }
                 // None of them comes before everything has.
                 _ => {}
@@ -256,3 +266,6 @@ fn whole(bytes: &mut Vec<u8>, spilled: u64, descriptors: &mut Vec<OwnedFd>) -> R
     *bytes = payload::unspill(file, spilled).map_err(|error| error.to_string())?;
     Ok(())
 }
+
+/// Processes that die while they hand over, one after the other.
+const LOOKS_MAX: u32 = 3;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::message::{
     Abort, Alive, Committed, Declined, Hello, ListenerRecord, Listeners, Message, Offer, Prepared,
-    Progress, Ready, Relay, StatePart,
+    Progress, Ready, Relay, Settled, StatePart,
 };
 use crate::version::agree;
 
@@ -149,6 +149,8 @@ impl Successor {
                 self.state = State::Warming;
                 vec![Action::WarmUp]
             }
+            // What only one process may change, and this one from now on.
+            (State::Waiting, Message::State(part)) => vec![Action::TakeState(part)],
             (State::Waiting, Message::Commit(_)) => {
                 self.state = State::Serving;
                 vec![Action::Accept, Action::Send(Message::Committed(Committed {}))]
@@ -161,7 +163,12 @@ impl Successor {
             }
             (State::Serving, Message::Relay(relay)) => vec![Action::Relay(relay)],
             (State::Serving, Message::RelayEnd(connection)) => vec![Action::RelayEnd(connection)],
-            (State::Serving, Message::Progress(progress)) => vec![Action::Show(progress)],
+            // It comes more often than a word of life is due.
+            (State::Serving, Message::Progress(progress)) => {
+                let mut actions = vec![Action::Show(progress)];
+                actions.append(&mut self.expired());
+                actions
+            }
             (state, message) => self.violated(&format!(
                 "{message:?} with {descriptors} descriptors came while {state:?}"
             )),
@@ -271,6 +278,15 @@ impl Successor {
     pub fn released(&self, name: String) -> Vec<Action> {
         if self.state == State::Serving && !self.orphaned {
             return vec![Action::Send(Message::Released(name))];
+        }
+        Vec::new()
+    }
+
+    /// What is registered elsewhere is so by this process.
+    #[must_use]
+    pub fn settled(&self) -> Vec<Action> {
+        if self.state == State::Serving && !self.orphaned {
+            return vec![Action::Send(Message::Settled(Settled {}))];
         }
         Vec::new()
     }

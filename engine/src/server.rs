@@ -20,11 +20,12 @@ use tokio::sync::watch;
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
 use crate::access_log::{LogWriter, Queue};
-use crate::cli::{DrainStrategy, Process, Remark, UnknownFields};
+use crate::cli::{ControlSocket, DrainStrategy, Process, Remark, UnknownFields};
 use crate::cluster::Breakers;
 use crate::connection::{DrainTimes, ListenerLogs};
 use crate::control::configuration::{ListenerUpdate, PreparationError, Update};
-use crate::control::hand_over::{self, Begun, Order};
+use crate::control::hand_over::operator::{Operation, OperatorError, operate};
+use crate::control::hand_over::{self, Begun, Launch, Order, Ties};
 use crate::control::{
     Beginning, BoundListener, Command, Configuration, Control, ControlError, ControlOptions,
     ControlState, Event, Events, HandOver, HandOverError, Lifecycle, Updates, signals,
@@ -49,6 +50,9 @@ pub enum ServerError {
     /// A process that was to be taken over from.
     #[error(transparent)]
     HandOver(#[from] HandOverError),
+    /// What an operator wanted of another process.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
     /// The configuration.
     #[error("{0}")]
     Config(#[from] LoadError),
@@ -103,6 +107,25 @@ pub fn load_config(source: &Source, process: &Process) -> Result<Loaded, LoadErr
         service_zone: process.node.zone.clone(),
     };
     load(source, &options)
+}
+
+/// Has the running process do something, and says what there is to be shown.
+///
+/// # Errors
+/// When there is none, or it does not do it; the message says why.
+pub fn operate_on(
+    operation: &Operation,
+    socket: &ControlSocket,
+    process: &Process,
+) -> Result<String, ServerError> {
+    let path = match socket {
+        ControlSocket::At(path) => path.clone(),
+        ControlSocket::In(config) => {
+            let loaded = load_config(&config.read()?, process)?;
+            loaded.engine.upgrade.ok_or(OperatorError::NotConfigured)?.socket
+        }
+    };
+    Ok(operate(&path, operation)?)
 }
 
 /// The shape of log lines that the configuration asks for.
@@ -244,12 +267,15 @@ fn run(
     memory::give_back();
     let (give_orders, orders) = unbounded();
     let (ready, is_ready) = watch::channel(false);
-    let path = common.config.upgrade.as_ref().map(|upgrade| upgrade.socket.clone());
-    let hand_over = begun.zip(path).map(|(begun, path)| HandOver {
-        path,
+    let ties = Arc::<Ties>::default();
+    let hand_over = begun.zip(common.config.upgrade.as_ref()).map(|(begun, upgrade)| HandOver {
+        path: upgrade.socket.clone(),
         begun,
         orders: give_orders,
         ready: is_ready,
+        ties: Arc::clone(&ties),
+        launch: Launch::of_process(),
+        processes_max: upgrade.max_processes,
     });
     let control = Control::start(
         Arc::clone(&state),
@@ -279,6 +305,7 @@ fn run(
         ready,
         held,
         leaves_at: None,
+        ties,
     };
     let outcome = server.serve(process.drain.time);
     shard::stop(server.shards);
@@ -314,6 +341,8 @@ struct Server {
     held: Option<Vec<ListenerUpdate>>,
     /// When what is left is closed, after a successor has taken over.
     leaves_at: Option<Instant>,
+    /// What keeps the process then, beside connections.
+    ties: Arc<Ties>,
 }
 
 /// Connections are asked to go, and come all the same.
@@ -378,6 +407,14 @@ impl Server {
                 self.state.set_lifecycle(Lifecycle::Live);
                 self.serve_held();
             }
+            Order::Release(listener) => {
+                log::info!(target: "listener", "{listener}: closes, as the successor has none");
+                self.listeners.retain(|known| known.name != listener);
+                self.state.set_listeners(self.listeners.clone());
+                self.tell(|| Message::Release { listener: listener.as_str().into() });
+            }
+            // A successor accepts where this process does no more.
+            Order::KeepAccepting if self.leaves_at.is_some() => {}
             Order::KeepAccepting => {
                 self.tell(|| Message::ResumeAccepting { successor_lives: false });
             }
@@ -407,7 +444,7 @@ impl Server {
 
     /// Whether the last connection has gone, or the time is over.
     fn has_left(&self) -> bool {
-        if shard::all_quiet(&self.common.pulses) {
+        if shard::all_quiet(&self.common.pulses) && !self.ties.hold() {
             log::info!(target: "main", "handed over");
             return true;
         }

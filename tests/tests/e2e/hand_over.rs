@@ -1,5 +1,11 @@
 //! One process takes over from another, under load and with faults.
 
+mod chain;
+mod listeners;
+mod namespaces;
+mod operator;
+mod services;
+
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;

@@ -5,15 +5,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use outrigger_upgrade::message::{Progress, StatePart};
 use outrigger_upgrade::successor::{Action, Ending};
 use outrigger_upgrade::{Channel, Found, Rendezvous, Successor};
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::line::{Happening, Line};
-use super::predecessor::{self, Duty};
-use super::{HandOverError, Inherited, Lent, Order, hello, listen_again};
+use super::{
+    Duty, HandOverError, Inherited, Lent, Order, SERVICES_KIND, SERVICES_VERSION, Services, Undo,
+    hello, listen_again, reception,
+};
+use crate::control::services::state::STATE_BYTES_MAX;
 
 /// How a process begins.
 pub enum Begun {
@@ -29,6 +34,8 @@ pub struct TakeOver {
     machine: Successor,
     /// The predecessor's listening sockets.
     pub sockets: Arc<Inherited>,
+    /// Its directory of services, as a state file has it.
+    pub services: Option<Vec<u8>>,
 }
 
 impl TakeOver {
@@ -58,6 +65,7 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
     let mut line = Line::new(channel)?;
     let (mut machine, mut actions) = Successor::new(hello(1));
     let mut sockets = Vec::new();
+    let mut services = Pieces::default();
     loop {
         let mut descriptors = Vec::new();
         if actions.is_empty() {
@@ -73,11 +81,13 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
                         named.map(|(record, socket)| Lent { listener: record.name.into(), socket }),
                     );
                 }
+                Action::TakeState(part) => services.take(part),
                 Action::WarmUp => {
                     return Ok(TakeOver {
                         channel: line.into_channel(),
                         machine,
                         sockets: Arc::new(Inherited::new(sockets)),
+                        services: services.whole(),
                     });
                 }
                 Action::End(Ending::StandDown(reason)) => {
@@ -87,7 +97,7 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
                 Action::End(Ending::Lost | Ending::Alone) => {
                     return Err(HandOverError::Io(io::ErrorKind::UnexpectedEof.into()));
                 }
-                // None of them comes before everything has; pieces of state are of kinds that are not known.
+                // None of them comes before everything has.
                 _ => {}
             }
         }
@@ -107,53 +117,201 @@ fn react(machine: &mut Successor, happening: Happening) -> (Vec<Action>, Vec<Own
     (actions, Vec::new())
 }
 
+/// A directory of services that comes in pieces. States of other kinds begin anew.
+#[derive(Default)]
+struct Pieces {
+    bytes: Vec<u8>,
+    whole: Option<Vec<u8>>,
+}
+
+impl Pieces {
+    fn take(&mut self, part: StatePart) {
+        if part.kind != SERVICES_KIND || part.version != SERVICES_VERSION {
+            return;
+        }
+        self.bytes.extend_from_slice(&part.bytes);
+        if self.bytes.len() > STATE_BYTES_MAX {
+            log::error!(target: "upgrade", "the predecessor has too many services");
+            self.bytes.clear();
+        } else if part.is_last {
+            self.whole = Some(std::mem::take(&mut self.bytes));
+        }
+    }
+
+    /// What has come as a whole last.
+    fn whole(&mut self) -> Option<Vec<u8>> {
+        self.whole.take()
+    }
+}
+
 /// Takes the predecessor's place as soon as all is ready, and waits for a successor then.
-pub(super) async fn run(take_over: TakeOver, mut ready: watch::Receiver<bool>, duty: Duty) {
-    let TakeOver { channel, mut machine, sockets, .. } = take_over;
-    let Ok(mut line) = Line::new(channel) else { return };
-    let orders = duty.orders.clone();
-    let mut duty = Some(duty);
-    let mut is_ready = false;
-    loop {
-        let actions = tokio::select! {
-            changed = ready.wait_for(|ready| *ready), if !is_ready => {
-                is_ready = true;
-                if changed.is_err() {
-                    return;
+pub(super) async fn run(
+    take_over: TakeOver,
+    ready: watch::Receiver<bool>,
+    duty: Arc<Duty>,
+    undone: mpsc::UnboundedReceiver<Undo>,
+    hang_ups: mpsc::Receiver<()>,
+) {
+    let TakeOver { channel, machine, sockets, .. } = take_over;
+    let Ok(line) = Line::new(channel) else { return };
+    let mut side = Side {
+        line,
+        machine,
+        sockets,
+        duty,
+        hang_ups: Some(hang_ups),
+        newest_services: Pieces::default(),
+        without_place: Vec::new(),
+        moved: 0,
+    };
+    side.duty.ties.has_predecessor.store(true, Ordering::Release);
+    side.run(ready, undone).await;
+    side.duty.view.set_predecessor(None);
+    side.duty.ties.has_predecessor.store(false, Ordering::Release);
+    side.line.finish().await;
+}
+
+/// The side that takes over, once everything has come.
+struct Side {
+    line: Line,
+    machine: Successor,
+    sockets: Arc<Inherited>,
+    duty: Arc<Duty>,
+    /// For this process's own reception.
+    hang_ups: Option<mpsc::Receiver<()>>,
+    newest_services: Pieces,
+    /// Listeners of the predecessor that this process does not have.
+    without_place: Vec<String>,
+    /// Connections that have come.
+    moved: u64,
+}
+
+impl Side {
+    async fn run(
+        &mut self,
+        mut ready: watch::Receiver<bool>,
+        mut undone: mpsc::UnboundedReceiver<Undo>,
+    ) {
+        let (mut is_ready, mut is_settled) = (false, false);
+        let services = self.duty.services.clone();
+        loop {
+            let accepts = self.hang_ups.is_none();
+            let actions = tokio::select! {
+                changed = ready.wait_for(|ready| *ready), if !is_ready => {
+                    is_ready = true;
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.close_rest();
+                    self.machine.ready()
                 }
-                for name in sockets.close_rest() {
-                    log::warn!(target: "upgrade", "{name}: has no place in this configuration, and closes");
+                () = settled(services.as_deref()), if accepts && !is_settled => {
+                    is_settled = true;
+                    self.machine.settled()
                 }
-                machine.ready()
+                Some(Undo { tool }) = undone.recv() => self.undo(tool),
+                happening = self.line.next(self.machine.patience()) => {
+                    react(&mut self.machine, happening).0
+                }
+            };
+            if self.perform(actions).await {
+                return;
             }
-            happening = line.next(machine.patience()) => react(&mut machine, happening).0,
-        };
+        }
+    }
+
+    /// Whether it is over.
+    async fn perform(&mut self, actions: Vec<Action>) -> bool {
+        let mut accepts = false;
         for action in actions {
             match action {
-                Action::Send(message) => line.send(message, Vec::new()),
+                Action::Send(message) => self.line.send(message, Vec::new()),
+                Action::TakeState(part) => self.newest_services.take(part),
                 Action::Accept => {
-                    // Nobody takes orders at the end of the process.
-                    let _ended = orders.send(Order::Accept);
-                    if let Some(duty) = duty.take() {
-                        duty.admin.is_ours.send_replace(true);
-                        if let Some(rendezvous) = listen_again(&duty.path) {
-                            tokio::spawn(predecessor::run(rendezvous, duty));
-                        }
-                    }
+                    self.accept().await;
+                    accepts = true;
                 }
+                Action::Show(progress) => self.duty.view.set_predecessor(Some(progress)),
+                Action::Serve(_) => self.moved += 1,
                 Action::End(Ending::StandDown(reason)) => {
-                    line.finish().await;
-                    let _ended = orders.send(Order::StandDown(reason));
-                    return;
+                    self.duty.leave_interfaces();
+                    if let Some(services) = &self.duty.services {
+                        services.hold();
+                    }
+                    self.duty.order(Order::StandDown(reason));
+                    return true;
                 }
                 Action::End(Ending::Alone | Ending::Lost) => {
                     log::info!(target: "upgrade", "the predecessor has ended");
-                    let _ended = orders.send(Order::KeepAccepting);
-                    return;
+                    self.duty.order(Order::KeepAccepting);
+                    return true;
                 }
                 // Connections are drained by who has them.
                 _ => {}
             }
         }
+        if accepts {
+            self.release();
+        }
+        false
+    }
+
+    /// Closes what this configuration has no place for: what waits there is the predecessor's.
+    fn close_rest(&mut self) {
+        for name in self.sockets.close_rest() {
+            log::warn!(target: "upgrade", "{name}: has no place in this configuration, and closes");
+            self.without_place.push(name.into());
+        }
+        self.without_place.sort();
+        self.without_place.dedup();
+    }
+
+    async fn accept(&mut self) {
+        if let Some(services) = &self.duty.services {
+            match self.newest_services.whole() {
+                Some(state) => services.adopt(&state).await,
+                None => services.reread().await,
+            }
+        }
+        self.duty.order(Order::Accept);
+        self.duty.take_interfaces();
+        // Nothing is known of it but that it lives.
+        let generation = self.machine.predecessor_generation();
+        self.duty.view.set_predecessor(Some(Progress { generation, ..Progress::default() }));
+        if let Some(hang_ups) = self.hang_ups.take()
+            && let Some(rendezvous) = listen_again(&self.duty.path)
+        {
+            tokio::spawn(reception::run(rendezvous, Arc::clone(&self.duty), hang_ups));
+        }
+    }
+
+    fn release(&mut self) {
+        for name in std::mem::take(&mut self.without_place) {
+            for action in self.machine.released(name) {
+                if let Action::Send(message) = action {
+                    self.line.send(message, Vec::new());
+                }
+            }
+        }
+    }
+
+    /// An operator wants the predecessor back, which is possible until connections have moved (HU-07).
+    fn undo(&mut self, tool: Line) -> Vec<Action> {
+        if self.moved > 0 {
+            let what = format!(
+                "{} connections have moved to this process, which can't be taken back",
+                self.moved
+            );
+            reception::say(tool, false, &what);
+            return Vec::new();
+        }
+        reception::say(tool, true, "the predecessor serves again, and this process ends");
+        self.machine.failed("an operator wants the predecessor back".to_owned())
+    }
+}
+
+async fn settled(services: Option<&Services>) {
+    if let Some(services) = services {
+        services.settled().await;
     }
 }

@@ -276,6 +276,7 @@ fn run(
         ties: Arc::clone(&ties),
         launch: Launch::of_process(),
         processes_max: upgrade.max_processes,
+        shards: shards.iter().map(ShardHandle::mail).collect(),
     });
     let control = Control::start(
         Arc::clone(&state),
@@ -396,8 +397,12 @@ impl Server {
     fn obey(&mut self, order: Order, drain_time: Duration) {
         match order {
             Order::Lend(sender) => self.tell(|| Message::Lend(sender.clone())),
-            Order::StopAccepting => {
+            Order::StopAccepting(outbox) => {
                 self.leave(drain_time);
+                match outbox {
+                    Some(outbox) => self.tell(|| Message::Depart(outbox.clone())),
+                    None => self.tell(|| Message::Drain),
+                }
                 self.tell(|| Message::PauseAccepting);
             }
             Order::ResumeAccepting { successor_lives } => {
@@ -418,13 +423,16 @@ impl Server {
             Order::KeepAccepting => {
                 self.tell(|| Message::ResumeAccepting { successor_lives: false });
             }
-            Order::Accept => {
+            Order::Accept(told) => {
                 self.serve_held();
                 self.go_live();
+                // Whoever waits for it may have gone.
+                let _gone = told.send(());
             }
             Order::StandDown(reason) => {
                 log::warn!(target: "upgrade", "another process serves, this one ends: {reason}");
                 self.leave(drain_time);
+                self.tell(|| Message::Drain);
                 self.tell(|| Message::PauseAccepting);
             }
         }
@@ -439,7 +447,6 @@ impl Server {
         self.leaves_at = Some(Instant::now() + drain_time);
         self.held.get_or_insert_default();
         self.state.set_lifecycle(Lifecycle::Draining);
-        self.tell(|| Message::Drain);
     }
 
     /// Whether the last connection has gone, or the time is over.

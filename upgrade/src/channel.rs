@@ -71,15 +71,29 @@ impl Channel {
         })
     }
 
-    /// Sends a message with descriptors, now or as soon as there is room.
+    /// Sends a message with descriptors, now or as soon as there is room. Returns its number, by which
+    /// [`Channel::has_left`] tells whether it was sent.
     ///
     /// # Errors
     /// When the message is too long, of which nothing is sent.
-    pub fn send(&mut self, message: Message, descriptors: Vec<OwnedFd>) -> Result<(), TooLong> {
-        let packet = message.into_packet(self.sent)?;
+    pub fn send(&mut self, message: Message, descriptors: Vec<OwnedFd>) -> Result<u64, TooLong> {
+        let number = self.sent;
+        let packet = message.into_packet(number)?;
         self.sent += 1;
         self.waiting.push_back((packet, descriptors));
-        Ok(())
+        Ok(number)
+    }
+
+    /// True when the message of this number is with the kernel, or the other side.
+    #[must_use]
+    pub fn has_left(&self, number: u64) -> bool {
+        number + (self.waiting.len() as u64) < self.sent
+    }
+
+    /// Forgets what was not sent yet; what is sent next has the number that the other side expects.
+    pub fn take_back(&mut self) {
+        self.sent -= self.waiting.len() as u64;
+        self.waiting.clear();
     }
 
     /// Sends what waits, as far as there is room. True when nothing waits any more.
@@ -176,11 +190,13 @@ mod tests {
     #[test]
     fn what_finds_no_room_waits_and_comes_later() {
         let (mut here, mut there) = pair();
-        let relay = |connection| Message::Relay(Relay { connection, bytes: vec![7; 60_000] });
+        let relay =
+            |connection| Message::Relay(Relay { connection, bytes: vec![7; 60_000], spilled: 0 });
         for connection in 0..100 {
-            here.send(relay(connection), Vec::new()).unwrap();
+            assert_eq!(here.send(relay(connection), Vec::new()).unwrap(), connection);
         }
         assert!(!here.flush().unwrap());
+        assert!(here.has_left(0) && !here.has_left(99));
         let mut next = 0;
         while next < 100 {
             match there.receive().unwrap() {
@@ -194,6 +210,24 @@ mod tests {
             next += 1;
         }
         assert!(matches!(there.receive().unwrap(), Incoming::Nothing));
+        assert!(here.has_left(99));
+    }
+
+    #[test]
+    fn what_was_not_sent_can_be_taken_back() {
+        let (mut here, mut there) = pair();
+        let long = Message::Relay(Relay { connection: 1, bytes: vec![7; 60_000], spilled: 0 });
+        let mut last = 0;
+        while here.flush().unwrap() {
+            last = here.send(long.clone(), Vec::new()).unwrap();
+        }
+        here.take_back();
+        assert_eq!(here.send(Message::RelayEnd(1), Vec::new()).unwrap(), last);
+        for _ in 0..last {
+            assert!(matches!(there.receive().unwrap(), Incoming::Message(Message::Relay(_), _)));
+        }
+        here.flush().unwrap();
+        assert!(matches!(there.receive().unwrap(), Incoming::Message(Message::RelayEnd(1), _)));
     }
 
     #[test]

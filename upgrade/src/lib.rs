@@ -5,7 +5,9 @@
 //! takes it.
 
 pub mod message;
+pub mod payload;
 pub mod predecessor;
+pub mod record;
 pub mod successor;
 pub mod version;
 

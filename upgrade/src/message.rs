@@ -179,6 +179,9 @@ pub struct Offer {
     /// All that its descriptors don't hold.
     #[prost(bytes = "vec", tag = "4")]
     pub record: Vec<u8>,
+    /// Bytes of the record that are in a file instead, which is the last descriptor.
+    #[prost(uint64, tag = "5")]
+    pub spilled: u64,
 }
 
 /// A connection that stays where it was.
@@ -201,6 +204,9 @@ pub struct Relay {
     /// Whole frames of its protocol.
     #[prost(bytes = "vec", tag = "2")]
     pub bytes: Vec<u8>,
+    /// As many bytes are in a file instead, which is the only descriptor.
+    #[prost(uint64, tag = "3")]
+    pub spilled: u64,
 }
 
 /// It lives.
@@ -428,7 +434,7 @@ mod tests {
             Message::Adopted(1),
             Message::Declined(Declined { connection: 1, reason: "no".into() }),
             Message::Take(u64::MAX),
-            Message::Relay(Relay { connection: 1, bytes: vec![255] }),
+            Message::Relay(Relay { connection: 1, bytes: vec![255], spilled: 0 }),
             Message::RelayEnd(0),
             Message::Released(String::new()),
             Message::Alive(Alive {}),

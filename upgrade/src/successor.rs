@@ -104,6 +104,12 @@ impl Successor {
         (new, vec![hello])
     }
 
+    /// True while it accepts, and connections come.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.state == State::Serving
+    }
+
     /// What both sides can do.
     #[must_use]
     pub fn features(&self) -> u64 {
@@ -163,12 +169,7 @@ impl Successor {
             }
             (State::Serving, Message::Relay(relay)) => vec![Action::Relay(relay)],
             (State::Serving, Message::RelayEnd(connection)) => vec![Action::RelayEnd(connection)],
-            // It comes more often than a word of life is due.
-            (State::Serving, Message::Progress(progress)) => {
-                let mut actions = vec![Action::Show(progress)];
-                actions.append(&mut self.expired());
-                actions
-            }
+            (State::Serving, Message::Progress(progress)) => vec![Action::Show(progress)],
             (state, message) => self.violated(&format!(
                 "{message:?} with {descriptors} descriptors came while {state:?}"
             )),

@@ -8,6 +8,9 @@ pub const MAJOR: u32 = 1;
 /// The second number: later ones know more messages.
 pub const MINOR: u32 = 0;
 
+/// Live connections can be offered, and are answered for ([`Hello::features`]).
+pub const MOVES_CONNECTIONS: u64 = 1;
+
 /// Two processes that can't hand over to each other.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(

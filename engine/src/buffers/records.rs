@@ -93,6 +93,11 @@ impl Assembly {
         count
     }
 
+    /// Bytes that have come.
+    pub fn filled(&self) -> &[u8] {
+        &self.chunk[..self.filled]
+    }
+
     /// Bytes that are still to come.
     pub fn missing(&self) -> usize {
         self.chunk.len() - self.filled

@@ -288,6 +288,11 @@ impl ClusterRuntime {
         chosen.map(|index| Rc::clone(&self.hosts[index as usize]))
     }
 
+    /// The endpoint with this address.
+    pub fn host_at(&self, address: &str) -> Option<Rc<Host>> {
+        self.hosts.iter().find(|host| &*host.address_text == address).cloned()
+    }
+
     /// Watermarks of this cluster's connections.
     pub fn watermarks(&self, shard: &Shard) -> Watermarks {
         shard.watermarks(self.config.per_connection_buffer_limit_bytes)

@@ -12,7 +12,6 @@
 //! Invariant: whatever a stranger sends or leaves out, a connection leaves each stage in bounded
 //! time, and only itself is disturbed.
 
-use std::cell::OnceCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -24,6 +23,7 @@ use arrayvec::ArrayVec;
 use outrigger_codecs::http::{FieldKind, FieldStorage, RequestHead, tokens};
 use outrigger_codecs::http2::{PREFACE, UpgradeSettings};
 use outrigger_codecs::proxy_protocol::{self, Parsed, ProxyVersion};
+use outrigger_upgrade::record::{ProtocolRecord, UnknownRecord};
 use outrigger_xds::snapshot::{Codec, ConnectionFacts, FilterChain};
 
 use crate::buffers::Chunk;
@@ -39,6 +39,7 @@ use crate::transport::Transport;
 use super::detect::{DETECTION_BYTES_MAX, Detected, detect};
 use super::drain::WithinDrain;
 use super::inspect::{Findings, Inspector, Progress, looks};
+use super::moving::Leave;
 use super::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, DetectionRuntime, Ends,
     ListenerRuntime, TerminalRuntime,
@@ -179,6 +180,32 @@ impl Arrival {
         }
     }
 
+    /// Goes on with a connection of which a predecessor did not know yet what is spoken.
+    pub(super) fn resume(
+        shard: &Rc<Shard>,
+        listener: &Rc<ListenerRuntime>,
+        terminal: &TerminalRuntime,
+        admitted: Admitted,
+    ) {
+        let mut arrival = Self {
+            shard: Rc::clone(shard),
+            listener: Rc::clone(listener),
+            meant_for: None,
+            ends: admitted.info.ends,
+            marks: admitted.marks,
+            timer: shard.timers.timer(),
+            deadline: None,
+            stage: None,
+            watched: false,
+        };
+        admitted.info.leaving.set_able(true);
+        if let Next::Stage(stage) | Next::Wait(stage) = arrival.hand_over(terminal, admitted) {
+            arrival.stage = Some(stage);
+            spawn_guarded(shard, arrival);
+            shard.ring.note_wake();
+        }
+    }
+
     /// Has the listener's filters look at the connection, and then those of the listener that it was
     /// meant for. `findings` are of those before.
     fn look(&mut self, socket: Socket, findings: Findings, guard: ConnectionGuard) -> Next {
@@ -285,15 +312,10 @@ impl Arrival {
         server_name: Option<Box<str>>,
         guard: ConnectionGuard,
     ) -> Next {
-        let info = ConnectionInfo {
-            id: self.shard.next_connection_id(),
-            ends: self.ends,
-            tls: transport.session().cloned(),
-            server_name,
-            chain: Arc::clone(&chain.config),
-            drain: Rc::clone(&chain.drain),
-            forwarded_cert: OnceCell::new(),
-        };
+        let tls = transport.session().cloned();
+        let info = ConnectionInfo::new(&self.shard, chain, self.ends, tls, server_name);
+        // Until more is known of it, and then as long as the protocol sees to it.
+        info.leaving.set_able(info.tls.is_none());
         let admitted = Admitted { transport, info, marks: self.marks, guard };
         self.hand_over(&chain.terminal, admitted)
     }
@@ -325,7 +347,7 @@ impl Arrival {
 
     fn begin_http(&mut self, http: Rc<HttpRuntime>, admitted: Admitted) -> Next {
         let is_tls = admitted.info.tls.is_some();
-        let meter = ConnectionMeter::new(&self.shard, &http, is_tls);
+        let meter = ConnectionMeter::new(&self.shard, &http, is_tls, &admitted.guard);
         let negotiated = admitted.info.tls.as_ref().and_then(|session| session.alpn.as_deref());
         let is_http2 = match (http.config.codec, negotiated) {
             (Codec::Http1, _) | (Codec::Auto, Some(b"http/1.1" | b"http/1.0")) => Some(false),
@@ -661,6 +683,16 @@ impl Future for Arrival {
         let timed_out = fired && this.deadline.is_some_and(|at| at <= now);
         let Some(mut stage) = this.stage.take() else { return Poll::Ready(()) };
         let mut timed_out = timed_out;
+        if stage.is_leaving() {
+            match stage.leave(&this.shard, context.waker()) {
+                Leave::Left(_) => return Poll::Ready(()),
+                Leave::Waits => {
+                    this.stage = Some(stage);
+                    return Poll::Pending;
+                }
+                Leave::Stays => {}
+            }
+        }
         loop {
             if !this.watched {
                 this.watched = true;
@@ -672,7 +704,15 @@ impl Future for Arrival {
                     stage = next;
                     timed_out = false;
                 }
-                Next::Wait(stage) => {
+                Next::Wait(mut stage) => {
+                    match stage.leave(&this.shard, context.waker()) {
+                        Leave::Left(_) => return Poll::Ready(()),
+                        Leave::Waits => {
+                            this.stage = Some(stage);
+                            return Poll::Pending;
+                        }
+                        Leave::Stays => {}
+                    }
                     let drain = match &stage {
                         // An idle client is given the drain's patience, as one that was served.
                         Stage::Detecting(detecting) => drain_deadline(&this.shard, detecting, now),
@@ -693,6 +733,42 @@ impl Future for Arrival {
 }
 
 impl Stage {
+    /// True while nothing else is to be done with the connection.
+    fn is_leaving(&self) -> bool {
+        match self {
+            Self::Detecting(Detecting { admitted, .. })
+            | Self::Sniffing(Sniffing { admitted, .. }) => admitted.info.leaving.is_under_way(),
+            Self::Introducing(_) | Self::Inspecting(_) | Self::Handshaking(_) => false,
+        }
+    }
+
+    /// Goes on its way to a successor, where there is one. Until it is known what is spoken on it, all that
+    /// was received goes along.
+    fn leave(&mut self, shard: &Shard, waker: &Waker) -> Leave {
+        let (admitted, seen, meter) = match self {
+            Self::Detecting(stage) => (&mut stage.admitted, &stage.seen, Some(&stage.meter)),
+            Self::Sniffing(stage) => (&mut stage.admitted, &stage.seen, None),
+            Self::Introducing(_) | Self::Inspecting(_) | Self::Handshaking(_) => {
+                return Leave::Stays;
+            }
+        };
+        let Admitted { transport: Transport::Plain(socket), info, guard, .. } = admitted else {
+            return Leave::Stays;
+        };
+        let leave = info.leaving.advance(shard, waker, &[socket], || {
+            let seen: Vec<&[u8]> = seen.iter().map(|chunk| &**chunk).collect();
+            let protocol = ProtocolRecord::Unknown(UnknownRecord {});
+            info.outline(guard, socket, &seen, protocol)
+        });
+        if let Leave::Left(_) = leave {
+            guard.leaves();
+            if let Some(meter) = meter {
+                meter.leaves();
+            }
+        }
+        leave
+    }
+
     fn watch(&mut self, waker: &Waker) {
         let guard = match self {
             Self::Introducing(introducing) => {

@@ -94,10 +94,9 @@ impl Drain {
         Some(from + (spread >> 16) * share)
     }
 
-    /// Since when the connection is asked to go, by the shard's drain or this one.
-    pub fn since(&self, shard: &Shard, connection: u64) -> Option<Nanos> {
-        let own = self.asked_at(connection).filter(|at| *at <= shard.clock.now());
-        shard.drain_began_at().into_iter().chain(own).min()
+    /// Since when the connection is asked to go.
+    pub(super) fn since(&self, shard: &Shard, connection: u64) -> Option<Nanos> {
+        self.asked_at(connection).filter(|at| *at <= shard.clock.now())
     }
 
     pub(super) fn wakers(&self) -> &WakerRegistry {

@@ -5,6 +5,7 @@ mod detect;
 mod drain;
 mod ends;
 mod inspect;
+pub mod moving;
 
 use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +31,7 @@ use crate::tls::{PeerCertificate, TlsSession};
 use crate::transport::Transport;
 
 use self::arrival::Arrival;
+use self::moving::Leaving;
 
 pub use self::drain::{Drain, DrainTimes, DrainingListener, WithinDrain};
 pub use self::ends::Ends;
@@ -193,6 +195,8 @@ pub struct ConnectionInfo {
     pub chain: Arc<FilterChain>,
     /// Whether it is asked to go.
     pub drain: Rc<Drain>,
+    /// Whether it goes to a successor.
+    pub leaving: Leaving,
     /// What upstreams are told of the client's certificate, once that was asked for.
     pub forwarded_cert: OnceCell<Box<str>>,
 }
@@ -210,9 +214,28 @@ pub struct Admitted {
 }
 
 impl ConnectionInfo {
+    fn new(
+        shard: &Shard,
+        chain: &ChainRuntime,
+        ends: Ends,
+        tls: Option<Rc<TlsSession>>,
+        server_name: Option<Box<str>>,
+    ) -> Self {
+        Self {
+            id: shard.next_connection_id(),
+            ends,
+            tls,
+            server_name,
+            chain: Arc::clone(&chain.config),
+            drain: Rc::clone(&chain.drain),
+            leaving: Leaving::default(),
+            forwarded_cert: OnceCell::new(),
+        }
+    }
+
     /// True once the connection should end as its protocol allows.
     pub fn is_draining(&self, shard: &Shard) -> bool {
-        self.drain.since(shard, self.id).is_some()
+        self.asked_at(shard).is_some()
     }
 
     /// When the connection, idle since `idle_since`, is closed because of a drain: it is given
@@ -223,9 +246,16 @@ impl ConnectionInfo {
         idle_since: Nanos,
         patience: Duration,
     ) -> Option<Nanos> {
-        let began_at = self.drain.since(shard, self.id)?;
+        let began_at = self.asked_at(shard)?;
         let patience = nanos(patience.min(DRAIN_IDLE_PATIENCE));
         Some(began_at.max(idle_since).saturating_add(patience))
+    }
+
+    /// When it was asked to go. What moves to a successor is not.
+    fn asked_at(&self, shard: &Shard) -> Option<Nanos> {
+        let own = self.drain.since(shard, self.id);
+        let of_shard = shard.drain_began_at().filter(|_| !self.leaving.is_due(shard));
+        of_shard.into_iter().chain(own).min()
     }
 
     /// The scheme of what comes on it.
@@ -269,6 +299,10 @@ pub struct ConnectionGuard {
     shard: Rc<Shard>,
     listener: Rc<ListenerRuntime>,
     began_at: Nanos,
+    /// For how long it was another process's, if it was.
+    age_before: Option<Nanos>,
+    /// It is another process's now.
+    has_left: bool,
     /// Its chain's, once it has one.
     drain: Option<Rc<Drain>>,
     /// Its numbers with the shard's and the chain's wakers.
@@ -279,16 +313,51 @@ pub struct ConnectionGuard {
 impl ConnectionGuard {
     fn new(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>) -> Self {
         listener.stats.downstream_cx_total.inc();
+        Self::begin(shard, listener, None)
+    }
+
+    /// For a connection that was counted by another process for as long.
+    fn adopted(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>, age: Nanos) -> Self {
+        Self::begin(shard, listener, Some(age))
+    }
+
+    fn begin(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>, age_before: Option<Nanos>) -> Self {
         listener.stats.downstream_cx_active.inc();
         shard.stats.connections.inc();
         Self {
             shard: Rc::clone(shard),
             listener: Rc::clone(listener),
             began_at: shard.clock.now(),
+            age_before,
+            has_left: false,
             drain: None,
             drain_waker: None,
             chain_waker: None,
         }
+    }
+
+    /// For how long the connection has been there.
+    pub fn age(&self) -> Nanos {
+        self.shard.clock.now() - self.began_at + self.age_before.unwrap_or(0)
+    }
+
+    /// True when its beginning was another process's to count.
+    pub fn is_adopted(&self) -> bool {
+        self.age_before.is_some()
+    }
+
+    /// Its end is another process's to count.
+    pub fn leaves(&mut self) {
+        self.has_left = true;
+    }
+
+    /// True when its end is another process's to count.
+    pub fn has_left(&self) -> bool {
+        self.has_left
+    }
+
+    fn listener_name(&self) -> &str {
+        &self.listener.config.name
     }
 
     /// The connection goes with this chain.
@@ -319,9 +388,10 @@ impl Drop for ConnectionGuard {
         self.sleep();
         let stats = &self.listener.stats;
         stats.downstream_cx_active.dec();
-        stats.downstream_cx_destroy.inc();
-        let age = self.shard.clock.now() - self.began_at;
-        stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
+        if !self.has_left {
+            stats.downstream_cx_destroy.inc();
+            stats.downstream_cx_length_ms.record(self.age() / NANOS_PER_MS);
+        }
         self.shard.stats.connections.dec();
         self.shard.connection_ends();
     }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::connection::ConnectionGuard;
 use crate::shard::Shard;
 use crate::timer::{NANOS_PER_MS, Nanos};
 
@@ -14,14 +15,25 @@ pub struct ConnectionMeter {
     http: Rc<HttpRuntime>,
     is_tls: bool,
     created_at: Nanos,
+    /// How old the connection was by then.
+    age_before: Nanos,
+    /// The connection is another process's now.
+    has_left: Cell<bool>,
     closed_by_us: Cell<bool>,
     sent_bytes: Cell<u64>,
 }
 
 impl ConnectionMeter {
     /// Begins to count.
-    pub fn new(shard: &Rc<Shard>, http: &Rc<HttpRuntime>, is_tls: bool) -> Self {
-        http.stats.downstream_cx_total.inc();
+    pub fn new(
+        shard: &Rc<Shard>,
+        http: &Rc<HttpRuntime>,
+        is_tls: bool,
+        guard: &ConnectionGuard,
+    ) -> Self {
+        if !guard.is_adopted() {
+            http.stats.downstream_cx_total.inc();
+        }
         http.stats.downstream_cx_active.inc();
         if is_tls {
             http.stats.downstream_cx_ssl_total.inc();
@@ -32,6 +44,8 @@ impl ConnectionMeter {
             http: Rc::clone(http),
             is_tls,
             created_at: shard.clock.now(),
+            age_before: guard.age(),
+            has_left: Cell::new(false),
             closed_by_us: Cell::new(false),
             sent_bytes: Cell::new(0),
         }
@@ -40,6 +54,11 @@ impl ConnectionMeter {
     /// When the connection began.
     pub fn created_at(&self) -> Nanos {
         self.created_at
+    }
+
+    /// The connection's end is another process's to count.
+    pub fn leaves(&self) {
+        self.has_left.set(true);
     }
 
     /// The close is ours.
@@ -57,17 +76,20 @@ impl Drop for ConnectionMeter {
     fn drop(&mut self) {
         let stats = &self.http.stats;
         stats.downstream_cx_active.dec();
-        stats.downstream_cx_destroy.inc();
         if self.is_tls {
             stats.downstream_cx_ssl_active.dec();
         }
+        stats.downstream_cx_tx_bytes_total.add(self.sent_bytes.get());
+        if self.has_left.get() {
+            return;
+        }
+        stats.downstream_cx_destroy.inc();
         if self.closed_by_us.get() {
             stats.downstream_cx_destroy_local.inc();
         } else {
             stats.downstream_cx_destroy_remote.inc();
         }
-        stats.downstream_cx_tx_bytes_total.add(self.sent_bytes.get());
-        let age = self.shard.clock.now() - self.created_at;
+        let age = self.shard.clock.now() - self.created_at + self.age_before;
         stats.downstream_cx_length_ms.record(age / NANOS_PER_MS);
     }
 }

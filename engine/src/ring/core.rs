@@ -179,8 +179,13 @@ impl Core {
     fn settle(&mut self, index: u32) {
         let slot = self.slot_mut(index);
         slot.operations -= 1;
-        if slot.closing && slot.operations == 0 {
+        if slot.operations > 0 {
+            return;
+        }
+        if slot.closing {
             self.release(index);
+        } else if slot.held {
+            self.wake(index);
         }
     }
 
@@ -189,6 +194,23 @@ impl Core {
         if let Some(waker) = &self.slot(index).waker {
             waker.wake_by_ref();
         }
+    }
+
+    /// Begins nothing on this socket any more, and cancels what is under way.
+    pub(super) fn hold(&mut self, index: u32) {
+        let slot = self.slot_mut(index);
+        slot.held = true;
+        if slot.operations > 0 {
+            let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(slot.fd)).all()).build();
+            self.push(&cancel.user_data(pack(Op::Aside, 0)));
+        }
+    }
+
+    /// Goes on with a socket that was held.
+    pub(super) fn go_on(&mut self, index: u32) {
+        self.slot_mut(index).held = false;
+        self.arm_receive_if_due(index);
+        self.list_send(index);
     }
 
     // ---- receiving ---------------------------------------------------------------------------
@@ -302,6 +324,10 @@ impl Core {
             None => Some(chunk),
         };
         slot.send.queue.extend(chunk);
+        if slot.held {
+            // Whoever holds it says where this goes.
+            self.wake(index);
+        }
         self.list_send(index);
     }
 
@@ -320,9 +346,9 @@ impl Core {
     }
 
     fn list_send(&mut self, index: u32) {
-        let send = &mut self.slot_mut(index).send;
-        if !send.in_flight && !send.listed {
-            send.listed = true;
+        let slot = self.slot_mut(index);
+        if !slot.held && !slot.send.in_flight && !slot.send.listed {
+            slot.send.listed = true;
             self.to_send.push(index);
         }
     }
@@ -338,7 +364,7 @@ impl Core {
     fn start_send(&mut self, index: u32) {
         let Some(slot) = &mut self.slots[index as usize] else { return };
         slot.send.listed = false;
-        if slot.closing || slot.send.in_flight {
+        if slot.closing || slot.held || slot.send.in_flight {
             return;
         }
         if slot.send.queue.is_empty() {
@@ -386,12 +412,12 @@ impl Core {
                 let sent = result as usize;
                 slot.send.congested = sent < slot.send.offered_bytes;
                 slot.send.sent_bytes += sent as u64;
-                slot.send.queued_bytes -= sent;
-                drop_front(&mut slot.send.queue, sent);
+                slot.send.drop_front(sent);
             }
             code => match -code {
                 libc::EAGAIN => slot.send.congested = true,
                 libc::EINTR => {}
+                libc::ECANCELED if slot.held => {}
                 code => {
                     slot.send.error = Some(code);
                     slot.send.queue.clear();
@@ -673,18 +699,6 @@ impl SendVector {
         }
         self.header.msg_iov = self.parts.as_mut_ptr();
         self.header.msg_iovlen = count;
-    }
-}
-
-fn drop_front(queue: &mut VecDeque<Chunk>, mut bytes: usize) {
-    while bytes > 0 {
-        let Some(front) = queue.front_mut() else { return };
-        if front.len() > bytes {
-            front.advance(bytes);
-            return;
-        }
-        bytes -= front.len();
-        queue.pop_front();
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Slot {
     pub(super) operations: u8,
     /// The task let go; the slot stays until `operations` is zero.
     pub(super) closing: bool,
+    /// Nothing is to be begun: what is queued stays queued.
+    pub(super) held: bool,
     pub(super) receive: ReceiveSide,
     pub(super) send: SendSide,
     pub(super) connect: ConnectState,
@@ -84,6 +86,19 @@ impl ReceiveSide {
 }
 
 impl SendSide {
+    /// The first `bytes` are no longer to be sent.
+    pub(super) fn drop_front(&mut self, mut bytes: usize) {
+        self.queued_bytes -= bytes;
+        while bytes > 0 {
+            let Some(front) = self.queue.front_mut() else { return };
+            if front.len() > bytes {
+                return front.advance(bytes);
+            }
+            bytes -= front.len();
+            self.queue.pop_front();
+        }
+    }
+
     /// What the unsent chunks weigh against the watermarks.
     pub(super) fn load(&self) -> usize {
         load(self.queued_bytes, self.queue.len())
@@ -107,6 +122,7 @@ impl Slot {
             waker: None,
             operations: 0,
             closing: false,
+            held: false,
             receive: ReceiveSide::default(),
             send: SendSide::default(),
             connect,
@@ -124,6 +140,7 @@ impl Slot {
             && !receive.ended
             && receive.error.is_none()
             && !self.closing
+            && !self.held
             && receive.load() <= self.marks.low
     }
 }

@@ -6,8 +6,9 @@
 //! one it is armed again. The task bounds its own sends by [`Socket::unsent`].
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -165,6 +166,51 @@ impl Socket {
     pub fn register(&self, waker: &Waker) {
         self.core.borrow_mut().register(self.slot, waker);
     }
+
+    /// Begins nothing any more, neither receiving nor sending: what is sent stays here. The waker is called
+    /// when the kernel has let go of the socket, and when something is sent.
+    pub fn hold(&self) {
+        self.core.borrow_mut().hold(self.slot);
+    }
+
+    /// Goes on after [`Socket::hold`].
+    pub fn go_on(&self) {
+        self.core.borrow_mut().go_on(self.slot);
+    }
+
+    /// True when the kernel has nothing to do for this socket: what was received until then is here, and
+    /// what it did not take is unsent.
+    pub fn is_still(&self) -> bool {
+        self.core.borrow().slot(self.slot).operations == 0
+    }
+
+    /// A copy of what was received and is not read.
+    pub fn copy_unread(&self) -> Vec<u8> {
+        join(&self.core.borrow().slot(self.slot).receive.queue)
+    }
+
+    /// A copy of what was sent and the kernel has not taken.
+    pub fn copy_unsent(&self) -> Vec<u8> {
+        join(&self.core.borrow().slot(self.slot).send.queue)
+    }
+
+    /// Forgets the first `count` unsent bytes of a held socket: somebody else sends them.
+    pub fn drop_unsent(&self, count: usize) {
+        self.core.borrow_mut().slot_mut(self.slot).send.drop_front(count);
+    }
+
+    /// The socket, for another owner.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        // SAFETY: the slot keeps the descriptor open for longer than this use.
+        unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) }.try_clone_to_owned()
+    }
+}
+
+fn join(queue: &VecDeque<Chunk>) -> Vec<u8> {
+    queue.iter().flat_map(|chunk| chunk.iter().copied()).collect()
 }
 
 impl AsRawFd for Socket {

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | serving | frames are read and answered | the client's end, an error, idleness, a drain |
 //! | closing | what is queued is sent, what comes is dropped | the client's end, a second |
+//! | leaving | on the way to a successor | given away, or serving again |
+//! | relaying | a successor's; answers that come here are sent after it | the last answer |
 //!
 //! Invariants: a two-way request is answered exactly once, whatever happens upstream; a client that
 //! does not read its answers holds bounded memory, and stops nobody else.
@@ -17,14 +19,16 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use outrigger_codecs::rpc::{Call, Detail, Failure, Frame, FrameError, Kind, Outcome, Tag};
+use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord, RpcRecord};
 use outrigger_xds::snapshot::{RpcRetry, RpcRoute, Sharing};
 
 use crate::access_log::Capture;
 use crate::cluster::{
     CallEnd, ClusterRuntime, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient,
 };
+use crate::connection::moving::{Leave, Relayed};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
-use crate::ring::{Received, Watermarks};
+use crate::ring::{Received, Socket, Watermarks};
 use crate::shard::Shard;
 use crate::timer::{NANOS_PER_MS, Nanos, after, nanos};
 use crate::transport::Transport;
@@ -73,6 +77,8 @@ struct State {
     next_id: u64,
     heartbeats: Heartbeats,
     said_goodbye: bool,
+    /// A predecessor has answers for the client.
+    expects_relay: bool,
     /// When the connection is closed at the latest.
     closing: Option<Nanos>,
     idle_since: Nanos,
@@ -83,13 +89,34 @@ pub(super) struct Serving {
     connection: Rc<Downstream>,
     guard: ConnectionGuard,
     watched: bool,
+    /// Unsent bytes that the successor was told of.
+    told_unsent: usize,
+    relaying: Option<Relaying>,
+}
+
+/// A connection that is a successor's.
+struct Relaying {
+    connection: u64,
+    /// The successor is told that it had the last answer.
+    is_over: bool,
 }
 
 impl Serving {
     pub(super) fn new(shard: &Rc<Shard>, rpc: &Rc<RpcRuntime>, admitted: Admitted) -> Self {
+        rpc.stats.cx_total.inc();
+        Self::adopt(shard, rpc, admitted, &RpcRecord::default())
+    }
+
+    /// Goes on with a connection that a predecessor has begun with.
+    pub(super) fn adopt(
+        shard: &Rc<Shard>,
+        rpc: &Rc<RpcRuntime>,
+        admitted: Admitted,
+        record: &RpcRecord,
+    ) -> Self {
         let Admitted { transport, info, marks, guard } = admitted;
         let now = shard.clock.now();
-        rpc.stats.cx_total.inc();
+        info.leaving.set_able(matches!(transport, Transport::Plain(_)));
         rpc.stats.cx_active.inc();
         let connection = Rc::new_cyclic(|me| Downstream {
             shard: Rc::clone(shard),
@@ -109,17 +136,83 @@ impl Serving {
                 pinned: rpc.config.sharing == Sharing::Bound,
                 takes_reverse: rpc.config.allow_reverse_requests,
                 reverse: HashMap::default(),
-                tag: Tag::default(),
-                next_id: 0,
+                tag: Tag(record.tag[..].try_into().unwrap_or_default()),
+                next_id: record.last_id,
                 heartbeats: Heartbeats::new(rpc.config.downstream_keepalive, now),
                 said_goodbye: false,
+                expects_relay: record.in_flight > 0,
                 closing: None,
                 idle_since: now,
             }),
         });
         let swept: Rc<dyn Swept> = Rc::clone(&connection) as Rc<dyn Swept>;
         shard.rpc.watch(shard, &swept);
-        Self { connection, guard, watched: false }
+        Self { connection, guard, watched: false, told_unsent: 0, relaying: None }
+    }
+
+    /// What takes answers from a predecessor.
+    pub(super) fn relayed(&self) -> Weak<dyn Relayed> {
+        let connection: Rc<dyn Relayed> = Rc::clone(&self.connection) as Rc<dyn Relayed>;
+        Rc::downgrade(&connection)
+    }
+
+    /// Goes on the way to a successor, where there is one. True when nobody here has anything to do with the
+    /// connection any more.
+    fn leave(&mut self, waker: &Waker) -> bool {
+        let connection = &self.connection;
+        let shard = &connection.shard;
+        let leaving = &connection.info.leaving;
+        let Transport::Plain(socket) = &connection.transport else { return false };
+        if !leaving.is_under_way() && !(leaving.is_due(shard) && connection.can_leave()) {
+            return false;
+        }
+        let was_under_way = leaving.is_under_way();
+        let told_unsent = &mut self.told_unsent;
+        let left = leaving.advance(shard, waker, &[socket], || {
+            let record = connection.outline(&self.guard, socket);
+            *told_unsent = record.stream.unsent.len();
+            record
+        });
+        match left {
+            Leave::Waits => false,
+            Leave::Stays => {
+                if was_under_way {
+                    // What came meanwhile has woken nobody who would have served it.
+                    connection.wake(&connection.state.borrow());
+                }
+                false
+            }
+            Leave::Left(number) => {
+                socket.drop_unsent(self.told_unsent);
+                self.guard.leaves();
+                self.relaying = Some(Relaying { connection: number, is_over: false });
+                self.relay(waker)
+            }
+        }
+    }
+
+    /// Sends answers after the connection. True when the successor has the last one.
+    fn relay(&mut self, waker: &Waker) -> bool {
+        let (Some(relaying), Transport::Plain(socket)) =
+            (&mut self.relaying, &self.connection.transport)
+        else {
+            return true;
+        };
+        let departures = &self.connection.shard.departures;
+        if relaying.is_over {
+            return departures.take_answer(relaying.connection).is_some();
+        }
+        let bytes = socket.copy_unsent();
+        socket.drop_unsent(bytes.len());
+        // With the successor its connections are gone.
+        if !bytes.is_empty() && !departures.relay(relaying.connection, bytes) {
+            return true;
+        }
+        if self.connection.state.borrow().in_flight > 0 {
+            return false;
+        }
+        relaying.is_over = true;
+        !departures.end_relay(relaying.connection, waker)
     }
 }
 
@@ -133,6 +226,33 @@ impl Downstream {
         }
         self.transport.flush();
         over || state.closing.is_some_and(|at| at <= self.shard.clock.now())
+    }
+
+    /// True when all that is known of the connection can be told: requests that went out on shared
+    /// connections, whose answers can be sent after it.
+    fn can_leave(&self) -> bool {
+        let state = self.state.borrow();
+        state.closing.is_none()
+            && !state.pinned
+            && state.bound.is_empty()
+            && state.reverse.is_empty()
+            && !state.expects_relay
+            && !self.gone.get()
+            && state.reader.seen().is_some()
+    }
+
+    /// What a successor must know.
+    fn outline(&self, guard: &ConnectionGuard, socket: &Socket) -> ConnectionRecord {
+        let state = self.state.borrow();
+        let input: &[u8] = state.input.as_deref().unwrap_or_default();
+        let seen = [state.reader.seen().unwrap_or_default(), input];
+        let record = RpcRecord {
+            protocol: self.rpc.config.protocol.name().to_owned(),
+            in_flight: state.in_flight,
+            last_id: state.next_id,
+            tag: state.tag.0.to_vec(),
+        };
+        self.info.outline(guard, socket, &seen, ProtocolRecord::Rpc(record))
     }
 
     /// Reads and serves what came. True when the connection is over.
@@ -605,7 +725,6 @@ impl Downstream {
         }
         self.rpc.stats.cx_tx_bytes_total.add(self.transport.sent_bytes());
         self.rpc.stats.cx_active.dec();
-        self.rpc.stats.cx_destroy.inc();
     }
 }
 
@@ -618,6 +737,20 @@ impl State {
             }
             self.used.push(Rc::downgrade(client));
         }
+    }
+}
+
+impl Relayed for Downstream {
+    fn relay(&self, bytes: &[u8]) {
+        self.transport.send(self.shard.arena.copy(bytes));
+    }
+
+    fn relay_ends(&self) {
+        let state = &mut *self.state.borrow_mut();
+        state.expects_relay = false;
+        state.idle_since = self.shard.clock.now();
+        // It may be this one's turn to go.
+        self.wake(state);
     }
 }
 
@@ -696,10 +829,13 @@ impl Swept for Downstream {
         if self.gone.get() {
             return false;
         }
+        if self.info.leaving.is_under_way() {
+            return true;
+        }
         let state = &mut *self.state.borrow_mut();
         let config = &self.rpc.config;
         let passed = |since, limit| after(since, limit).is_some_and(|at| at <= now);
-        let quiet = state.in_flight == 0 && state.reverse.is_empty();
+        let quiet = state.in_flight == 0 && state.reverse.is_empty() && !state.expects_relay;
         let stalled =
             state.reader.partial_since().is_some_and(|at| passed(at, Some(config.frame_timeout)));
         if state.closing.is_some() || self.info.is_draining(&self.shard) {
@@ -749,12 +885,24 @@ impl Future for Serving {
             this.guard.wake_at_drain(context.waker());
             connection.state.borrow_mut().task = Some(context.waker().clone());
         }
-        if connection.gone.get() || connection.run() { Poll::Ready(()) } else { Poll::Pending }
+        let is_over = if this.relaying.is_some() {
+            this.relay(context.waker())
+        } else if connection.gone.get() {
+            true
+        } else if connection.info.leaving.is_under_way() {
+            this.leave(context.waker())
+        } else {
+            connection.run() || this.leave(context.waker())
+        };
+        if is_over { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
+        if self.relaying.is_none() {
+            self.connection.rpc.stats.cx_destroy.inc();
+        }
         self.connection.end();
     }
 }

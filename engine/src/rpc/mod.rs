@@ -22,13 +22,15 @@ mod route;
 mod sweep;
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use outrigger_codecs::rpc::{Bolt, Dubbo, Hsf, RpcCodec, Splices};
+use outrigger_upgrade::record::RpcRecord;
 use outrigger_xds::snapshot::{RpcProtocol, RpcProxy, Sharing};
 
 use crate::access_log::AccessLogs;
+use crate::connection::moving::Relayed;
 use crate::connection::{Admitted, WithinDrain};
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::RpcStats;
@@ -86,6 +88,21 @@ impl RpcRuntime {
         let drain = Rc::clone(&admitted.info.drain);
         spawn_guarded(shard, WithinDrain::new(Serving::new(shard, self, admitted), &drain));
         shard.ring.note_wake();
+    }
+
+    /// Goes on with a connection of a predecessor, which may still have answers for it.
+    pub fn adopt(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        admitted: Admitted,
+        record: &RpcRecord,
+    ) -> Option<Weak<dyn Relayed>> {
+        let drain = Rc::clone(&admitted.info.drain);
+        let serving = Serving::adopt(shard, self, admitted, record);
+        let relayed = (record.in_flight > 0).then(|| serving.relayed());
+        spawn_guarded(shard, WithinDrain::new(serving, &drain));
+        shard.ring.note_wake();
+        relayed
     }
 
     /// How many upstream connections an endpoint gets.

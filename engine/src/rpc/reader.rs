@@ -98,6 +98,15 @@ impl FrameReader {
         (!between).then_some(self.since)
     }
 
+    /// What there is of the frame in the making; nothing of one that is dropped as it comes.
+    pub fn seen(&self) -> Option<&[u8]> {
+        match &self.state {
+            State::Front => Some(&self.front),
+            State::Frame { assembly, .. } => Some(assembly.filled()),
+            State::Skipping { .. } => None,
+        }
+    }
+
     /// Bytes of the connection before the frame that is being read.
     pub fn offset(&self) -> u64 {
         self.offset

@@ -4,7 +4,7 @@
 //! new connection goes to the shard that has fewest, through its mailbox if that is another one.
 //! Invariant: an accepted descriptor is either served by exactly one shard or closed and counted.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::Future;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
@@ -146,6 +146,11 @@ impl Acceptors {
             // The listener is gone: so is the connection.
             None => shard.pulse().connection_ends(),
         }
+    }
+
+    /// The listeners that are served.
+    pub(super) fn runtimes(&self) -> Ref<'_, [Rc<ListenerRuntime>]> {
+        Ref::map(self.runtimes.borrow(), |runtimes| &**runtimes)
     }
 
     /// Asks connections to go, and goes on accepting.

@@ -31,6 +31,7 @@ use outrigger_xds::snapshot::{Listener as ListenerConfig, Snapshot};
 use crate::access_log::{Queue, ShardLogger};
 use crate::buffers::{Arena, ReceiveConfig, RecordBuffers};
 use crate::cluster::{Breakers, Janitor, Serving, spawn_janitor};
+use crate::connection::moving::{Adoption, Adoptions, Answer, Departure, Departures};
 use crate::connection::{DrainTimes, ListenerLogs};
 use crate::control::hand_over::Lent;
 use crate::http::{HttpScratch, WorkloadCache};
@@ -111,6 +112,14 @@ pub enum Message {
         /// A successor may live that has the sockets, and may not accept.
         successor_lives: bool,
     },
+    /// Let connections go: those that can, to a successor, which is reached this way.
+    Depart(UnboundedSender<Departure>),
+    /// What became of a connection that was offered to a successor.
+    Departed(u64, Answer),
+    /// Deal with a connection of a predecessor.
+    Adoption(Adoption),
+    /// The predecessor has ended: no answers come from it any more.
+    PredecessorEnded,
     /// Close everything and end the shard.
     Stop,
 }
@@ -191,6 +200,20 @@ pub struct ShardHandle {
     thread: std::thread::JoinHandle<()>,
 }
 
+/// The way to a shard for those that do not own it.
+#[derive(Clone)]
+pub struct Mail(mailbox::Sender<Message>);
+
+impl Mail {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// Gives it back when the mailbox is full.
+    pub fn send(&self, message: Message) -> Result<(), Message> {
+        self.0.send(message)
+    }
+}
+
 /// Everything a shard's tasks use. One per shard, shared by `Rc`.
 pub struct Shard {
     /// Number of this shard, from 0.
@@ -243,6 +266,10 @@ pub struct Shard {
     /// Wakes connections when a drain begins.
     pub drain_wakers: WakerRegistry,
     drain_began_at: Cell<Option<Nanos>>,
+    /// Connections on their way to a successor.
+    pub departures: Departures,
+    /// Connections of a predecessor.
+    adoptions: Adoptions,
 }
 
 /// Starts one shard per CPU of `cpus` and waits until each is ready.
@@ -373,6 +400,11 @@ impl ShardHandle {
         self.sender.send(message)
     }
 
+    /// The way to the shard.
+    pub fn mail(&self) -> Mail {
+        Mail(self.sender.clone())
+    }
+
     /// What the watchdog needs.
     pub fn watched(&self) -> Watched {
         let sender = self.sender.clone();
@@ -442,6 +474,8 @@ impl Shard {
             rpc: RpcShard::default(),
             drain_wakers: WakerRegistry::default(),
             drain_began_at: Cell::new(None),
+            departures: Departures::default(),
+            adoptions: Adoptions::default(),
         })
     }
 
@@ -457,7 +491,21 @@ impl Shard {
             }
             Message::Unlisten { listener } => acceptors.unlisten(self, &listener),
             Message::Adopt { listener, socket } => acceptors.adopt(self, &listener, socket),
-            Message::Undrain => self.drain_began_at.set(None),
+            Message::Undrain => {
+                self.drain_began_at.set(None);
+                self.departures.close();
+            }
+            Message::Depart(outbox) => {
+                self.drain_began_at.set(Some(self.clock.now()));
+                self.departures.open(self, outbox);
+            }
+            Message::Departed(connection, answer) => {
+                self.departures.answer(self, connection, answer);
+            }
+            Message::Adoption(adoption) => {
+                self.adoptions.take(self, &acceptors.runtimes(), adoption);
+            }
+            Message::PredecessorEnded => self.adoptions.end(),
             Message::AskToGo(which) => acceptors.ask_to_go(self, which),
             Message::Close(which) => acceptors.close(self, which),
             Message::Lend(sender) => acceptors.lend(&sender),
@@ -493,6 +541,16 @@ impl Shard {
         let count = self.connection_ids.get();
         self.connection_ids.set(count + 1);
         count * self.pulses.len() as u64 + self.index as u64
+    }
+
+    /// How many shards there are.
+    pub fn count(&self) -> usize {
+        self.pulses.len()
+    }
+
+    /// A connection that another process served is this shard's.
+    pub fn connection_is_taken_over(&self) {
+        self.pulse().connection_begins();
     }
 
     /// When the drain of this shard began.

@@ -43,6 +43,16 @@ impl WakerRegistry {
         slots.free.len() == slots.wakers.len()
     }
 
+    /// Wakes at most `count` of them, from the place `from` on. The place where to go on; nothing after
+    /// the last.
+    pub fn wake_some(&self, from: usize, count: usize) -> Option<usize> {
+        let slots = self.slots.borrow();
+        let rest = slots.wakers.get(from..)?;
+        rest.iter().take(count).flatten().for_each(Waker::wake_by_ref);
+        let next = from + count;
+        (next < slots.wakers.len()).then_some(next)
+    }
+
     /// Wakes them all.
     pub fn wake_all(&self) {
         for waker in self.slots.borrow().wakers.iter().flatten() {

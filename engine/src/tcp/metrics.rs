@@ -40,6 +40,12 @@ impl ConnectionMetrics {
         Self { telemetry: Rc::clone(telemetry), is_opened: false, sent: 0, received: 0, due: None }
     }
 
+    /// The same for a connection that another process has counted until now.
+    pub(super) fn adopted(telemetry: &Rc<Telemetry>, bytes: ByteCounts) -> Self {
+        let (sent, received) = (bytes.sent, bytes.received);
+        Self { is_opened: true, sent, received, ..Self::new(telemetry) }
+    }
+
     /// Bytes were moved: they are to be told of.
     pub(super) fn moved(&mut self, now: Nanos) {
         if self.due.is_none() {

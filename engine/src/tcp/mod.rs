@@ -6,17 +6,20 @@
 mod metrics;
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use outrigger_upgrade::record::{ProtocolRecord, TcpRecord};
 use outrigger_xds::snapshot::TcpProxy;
 
 use crate::access_log::{
     self, AccessLogs, ByteCounts, Capture, LogType, Record, ResponseFlags, Times,
 };
 use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host, Wanted};
+use crate::connection::moving::{Leave, restore, stream};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::istio::Telemetry;
 use crate::ring::{Received, Watermarks};
@@ -70,6 +73,8 @@ pub struct TcpConnection {
     transport_failure: String,
     times: Times,
     bytes: ByteCounts,
+    /// Of these, what another process has counted.
+    bytes_before: ByteCounts,
     flags: ResponseFlags,
     metrics: Option<ConnectionMetrics>,
     watched: bool,
@@ -78,20 +83,80 @@ pub struct TcpConnection {
 
 enum Upstream {
     NotYet,
-    Connecting { connector: Connector, admission: Admission },
-    Connected { transport: Transport, _admission: Admission },
+    Connecting {
+        connector: Connector,
+        admission: Admission,
+    },
+    Connected {
+        transport: Transport,
+        /// Nothing for one that came from a process with another limit.
+        _admission: Option<Admission>,
+    },
 }
 
 impl TcpConnection {
     /// Proxies a connection.
     pub fn new(shard: &Rc<Shard>, tcp: &Rc<TcpRuntime>, admitted: Admitted) -> Self {
+        tcp.stats.downstream_cx_total.inc();
+        let metrics = tcp.telemetry.as_ref().map(ConnectionMetrics::new);
+        Self::begin(shard, tcp, admitted, metrics)
+    }
+
+    /// Goes on with a connection that a predecessor has connected.
+    pub fn adopt(
+        shard: &Rc<Shard>,
+        tcp: &Rc<TcpRuntime>,
+        admitted: Admitted,
+        record: &TcpRecord,
+        upstream: OwnedFd,
+    ) -> Self {
+        let bytes = ByteCounts {
+            received: record.received_bytes,
+            sent: record.sent_bytes,
+            ..ByteCounts::default()
+        };
+        let metrics = tcp.telemetry.as_ref();
+        let metrics = metrics.map(|telemetry| ConnectionMetrics::adopted(telemetry, bytes));
+        let mut new = Self::begin(shard, tcp, admitted, metrics);
+        new.times.downstream_rx_begin = shard.clock.now().saturating_sub(new.guard.age());
+        new.end_by = new.end_by.map(|at| at.saturating_sub(new.guard.age()));
+        (new.bytes, new.bytes_before) = (bytes, bytes);
+        new.attempts = record.attempts;
+        new.cluster = shard.serving.cluster_by_name(&record.cluster);
+        new.host = new.cluster.as_ref().and_then(|cluster| cluster.host_at(&record.host));
+        let admission = new.cluster.as_ref().and_then(|cluster| {
+            cluster.stats.upstream_cx_active.inc();
+            cluster.breakers.admit(|all| &all.connections, u32::MAX)
+        });
+        let socket = shard.ring.adopt(upstream, new.marks);
+        restore(&socket, &shard.arena, &record.upstream);
+        socket.start();
+        new.down.start();
+        new.ended = [record.downstream_ended, record.upstream_ended];
+        if record.downstream_ended {
+            socket.finish();
+        }
+        if record.upstream_ended {
+            new.down.finish();
+        }
+        let transport = Transport::Plain(socket);
+        new.up = Upstream::Connected { transport, _admission: admission };
+        new
+    }
+
+    fn begin(
+        shard: &Rc<Shard>,
+        tcp: &Rc<TcpRuntime>,
+        admitted: Admitted,
+        metrics: Option<ConnectionMetrics>,
+    ) -> Self {
         let Admitted { transport: down, info, marks, guard } = admitted;
         let now = shard.clock.now();
-        tcp.stats.downstream_cx_total.inc();
+        info.leaving.set_able(matches!(down, Transport::Plain(_)));
         Self {
             shard: Rc::clone(shard),
             tcp: Rc::clone(tcp),
-            metrics: tcp.telemetry.as_ref().map(ConnectionMetrics::new),
+            metrics,
             info,
             down,
             up: Upstream::NotYet,
@@ -107,6 +172,7 @@ impl TcpConnection {
             transport_failure: String::new(),
             times: Times { downstream_rx_begin: now, ..Times::default() },
             bytes: ByteCounts::default(),
+            bytes_before: ByteCounts::default(),
             flags: ResponseFlags::default(),
             watched: false,
             guard,
@@ -115,6 +181,9 @@ impl TcpConnection {
 
     /// Does what can be done; true when the connection is over.
     fn run(&mut self, waker: &Waker) -> bool {
+        if self.info.leaving.is_under_way() {
+            return self.leave(waker);
+        }
         if self.timer.take_fired() && self.has_expired() {
             return true;
         }
@@ -132,7 +201,52 @@ impl TcpConnection {
         let report_by = self.metrics.as_ref().and_then(|metrics| metrics.due);
         let deadlines = [self.connect_by, self.idle_by, self.end_by, report_by];
         self.timer.set(deadlines.into_iter().flatten().min());
-        over
+        over || self.leave(waker)
+    }
+
+    /// Goes on its way to a successor, where there is one: bytes have no boundary to be waited for. True
+    /// when it is there.
+    fn leave(&mut self, waker: &Waker) -> bool {
+        let (Transport::Plain(down), Upstream::Connected { transport: Transport::Plain(up), .. }) =
+            (&self.down, &self.up)
+        else {
+            return false;
+        };
+        let was_under_way = self.info.leaving.is_under_way();
+        let record = || {
+            let record = TcpRecord {
+                cluster: self
+                    .cluster
+                    .as_ref()
+                    .map(|cluster| cluster.config.name.to_string())
+                    .unwrap_or_default(),
+                host: self
+                    .host
+                    .as_ref()
+                    .map(|host| host.address_text.to_string())
+                    .unwrap_or_default(),
+                upstream: stream(up, &[]),
+                downstream_ended: self.ended[0],
+                upstream_ended: self.ended[1],
+                received_bytes: self.bytes.received,
+                sent_bytes: self.bytes.sent,
+                attempts: self.attempts,
+            };
+            self.info.outline(&self.guard, down, &[], ProtocolRecord::Tcp(record))
+        };
+        match self.info.leaving.advance(&self.shard, waker, &[down, up], record) {
+            Leave::Stays if was_under_way => {
+                // What came meanwhile has woken nobody who would have served it.
+                waker.wake_by_ref();
+                self.shard.ring.note_wake();
+                false
+            }
+            Leave::Stays | Leave::Waits => false,
+            Leave::Left(_) => {
+                self.guard.leaves();
+                true
+            }
+        }
     }
 
     /// Starts to connect. False when there is nowhere to connect to.
@@ -220,7 +334,10 @@ impl TcpConnection {
         transport.register(waker);
         transport.start();
         self.down.start();
-        self.up = Upstream::Connected { transport, _admission: admission };
+        if let Transport::Tls(_) = transport {
+            self.info.leaving.set_able(false);
+        }
+        self.up = Upstream::Connected { transport, _admission: Some(admission) };
         self.report(false);
     }
 
@@ -298,7 +415,7 @@ impl TcpConnection {
     fn log(&mut self) {
         let now = self.shard.clock.now();
         self.times.end = now;
-        let age = now - self.times.downstream_rx_begin;
+        let age = self.guard.age();
         let mut record = Record {
             start_wall_ns: self.shard.clock.unix_ns() - age,
             emit_wall_ns: self.shard.clock.unix_ns(),
@@ -364,6 +481,9 @@ impl Future for TcpConnection {
         if !this.watched {
             this.watched = true;
             this.down.register(context.waker());
+            if let Upstream::Connected { transport, .. } = &this.up {
+                transport.register(context.waker());
+            }
             this.timer.register(context.waker());
             this.guard.wake_at_drain(context.waker());
         }
@@ -373,16 +493,21 @@ impl Future for TcpConnection {
 
 impl Drop for TcpConnection {
     fn drop(&mut self) {
-        self.tcp.stats.downstream_cx_rx_bytes_total.add(self.bytes.received);
-        self.tcp.stats.downstream_cx_tx_bytes_total.add(self.bytes.sent);
+        let has_left = self.guard.has_left();
+        let received = self.bytes.received - self.bytes_before.received;
+        let sent = self.bytes.sent - self.bytes_before.sent;
+        self.tcp.stats.downstream_cx_rx_bytes_total.add(received);
+        self.tcp.stats.downstream_cx_tx_bytes_total.add(sent);
         if let (Upstream::Connected { .. }, Some(cluster)) = (&self.up, &self.cluster) {
             cluster.stats.upstream_cx_active.dec();
-            cluster.stats.upstream_cx_destroy.inc();
-            cluster.stats.upstream_cx_tx_bytes_total.add(self.bytes.received);
-            cluster.stats.upstream_cx_rx_bytes_total.add(self.bytes.sent);
+            if !has_left {
+                cluster.stats.upstream_cx_destroy.inc();
+            }
+            cluster.stats.upstream_cx_tx_bytes_total.add(received);
+            cluster.stats.upstream_cx_rx_bytes_total.add(sent);
         }
-        self.report(true);
-        if !self.tcp.logs.is_empty() {
+        self.report(!has_left);
+        if !self.tcp.logs.is_empty() && !has_left {
             self.log();
         }
     }

@@ -25,6 +25,7 @@ mod interop;
 mod istio;
 mod lifecycle;
 mod load;
+mod moving;
 mod proxy_protocol;
 mod retries;
 mod rpc;

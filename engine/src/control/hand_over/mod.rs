@@ -5,6 +5,7 @@
 //! one of the two ends, whoever waits in a backlog is accepted by one or the other.
 
 mod line;
+mod moves;
 pub mod operator;
 mod predecessor;
 mod reception;
@@ -22,7 +23,11 @@ use outrigger_upgrade::message::{Hello, ListenerRecord};
 use outrigger_upgrade::{Rendezvous, RendezvousError, version};
 use outrigger_xds::snapshot::Address;
 use socket2::SockRef;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
+
+use crate::connection::moving::Departure;
+use crate::shard::{Mail, Message};
 
 pub use start::Launch;
 pub use successor::{Begun, TakeOver, begin};
@@ -37,8 +42,9 @@ use super::state::ControlState;
 pub enum Order {
     /// Tell every listening socket.
     Lend(mpsc::UnboundedSender<Lent>),
-    /// Accept no more, and let connections go as they can; end with the last of them.
-    StopAccepting,
+    /// Accept no more, and let connections go: to the successor, where there is a way to it, or as their
+    /// protocols allow; end with the last of them.
+    StopAccepting(Option<mpsc::UnboundedSender<Departure>>),
     /// All as before.
     ResumeAccepting {
         /// A successor may live that has the listening sockets, and does not accept.
@@ -48,8 +54,8 @@ pub enum Order {
     Release(String),
     /// The other process has gone, and this one has accepted all the while.
     KeepAccepting,
-    /// Listeners that waited for a predecessor begin to accept.
-    Accept,
+    /// Listeners that waited for a predecessor begin to accept; told when every shard knows them.
+    Accept(oneshot::Sender<()>),
     /// Another process serves, for this reason: end as soon as nothing is left.
     StandDown(String),
 }
@@ -93,6 +99,8 @@ pub struct HandOver {
     pub launch: Launch,
     /// Most processes at once.
     pub processes_max: u32,
+    /// The shards, in their order.
+    pub shards: Arc<[Mail]>,
 }
 
 /// Whose the interfaces for applications and the state file of services are. While it is not decided, their
@@ -133,6 +141,7 @@ struct Duty {
     view: Arc<View>,
     ties: Arc<Ties>,
     launch: Launch,
+    shards: Arc<[Mail]>,
     /// How long what is left may stay.
     drain_time: Duration,
     /// Who can have this process's own predecessor serve again.
@@ -206,7 +215,7 @@ fn listens_on(lent: &Lent, listener: &str, address: &Address) -> bool {
 impl HandOver {
     /// Runs until the process ends.
     pub(super) async fn run(self, state: Arc<ControlState>, estate: Estate) {
-        let HandOver { path, begun, orders, ready, ties, launch, processes_max } = self;
+        let HandOver { path, begun, orders, ready, shards, ties, launch, processes_max } = self;
         let Estate { sockets, is_ours, tenure, services, hang_ups } = estate;
         let generation = match &begun {
             Begun::First(_) => 0,
@@ -228,6 +237,7 @@ impl HandOver {
             view,
             ties,
             launch,
+            shards,
             drain_time,
             undo,
         });
@@ -252,8 +262,22 @@ fn hello(generation: u32) -> Hello {
         build: view::BUILD.to_owned(),
         generation,
         pid: std::process::id(),
-        features: 0,
+        features: version::MOVES_CONNECTIONS,
     }
+}
+
+/// Tells a shard. Its mailbox is full only for moments.
+async fn post(shard: &Mail, message: Message) {
+    let mut message = message;
+    while let Err(back) = shard.send(message) {
+        message = back;
+        sleep(MAILBOX_RETRY).await;
+    }
+}
+
+/// The shard that knows a connection by its number, which the shards give out in turn.
+fn shard_of(shards: &[Mail], connection: u64) -> &Mail {
+    &shards[(connection % shards.len() as u64) as usize]
 }
 
 /// Listens where a successor looks.
@@ -283,3 +307,6 @@ const SERVICES_VERSION: u32 = 1;
 
 /// The name of the admin interface among listeners.
 pub(super) const ADMIN: &str = "admin interface";
+
+/// How often a full mailbox is tried again.
+const MAILBOX_RETRY: Duration = Duration::from_millis(1);

@@ -77,7 +77,12 @@ pub fn operate(path: &Path, operation: &Operation) -> Result<String, OperatorErr
     let answered = runtime.block_on(async {
         let mut line = Line::new(channel)?;
         line.send(Message::Ask(ask), Vec::new());
-        Ok::<_, std::io::Error>(line.next(Some(patience)).await)
+        loop {
+            let happening = line.next(Some(patience)).await;
+            if !matches!(happening, Happening::Sent) {
+                return Ok::<_, std::io::Error>(happening);
+            }
+        }
     })?;
     let refused = |reason| OperatorError::Refused { pid: peer.pid, reason };
     match answered {
@@ -94,7 +99,7 @@ pub fn operate(path: &Path, operation: &Operation) -> Result<String, OperatorErr
         Happening::Message(..) | Happening::Violation(_) => {
             Err(refused("its answer is none".to_owned()))
         }
-        Happening::End => Err(refused("it has ended".to_owned())),
+        Happening::End | Happening::Sent => Err(refused("it has ended".to_owned())),
         Happening::Silence => Err(OperatorError::Silent(peer.pid)),
     }
 }

@@ -2,16 +2,20 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use outrigger_upgrade::message::{Message, StatePart};
 use outrigger_upgrade::predecessor::{Action, Ending};
-use outrigger_upgrade::{DESCRIPTORS_MAX, Peer, Predecessor, Rendezvous};
+use outrigger_upgrade::{DESCRIPTORS_MAX, Peer, Predecessor, Rendezvous, version};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::interval;
 
+use crate::connection::moving::{Answer, Departure};
+
 use super::line::{Happening, Line};
+use super::moves::Moves;
 use super::{ADMIN, Duty, Lent, Order, SERVICES_KIND, SERVICES_VERSION, Tenure, record};
 
 /// How a hand-over ended for the side that hands over.
@@ -38,14 +42,19 @@ pub(super) async fn run(
     let mut committed = Some(committed);
     let mut outcome = Outcome { had_moved: false, is_left: false, why: String::new() };
     let mut successor_lives = true;
+    let mut moves = Moves::new(Arc::clone(&duty.shards));
     let mut actions = machine.received(first);
-    let mut heard_at = Instant::now();
     let mut ticks = interval(PROGRESS_INTERVAL);
     loop {
         let mut due = VecDeque::from(actions);
         while let Some(action) = due.pop_front() {
             match action {
-                Action::Send(message) => line.send(message, Vec::new()),
+                Action::Send(message) => {
+                    if let Message::Abort(_) = message {
+                        line.take_back();
+                    }
+                    line.send(message, Vec::new());
+                }
                 Action::Prepare => {
                     let lent = lend(duty).await;
                     send_listeners(&mut line, &mut machine, lent);
@@ -59,11 +68,11 @@ pub(super) async fn run(
                     }
                     send_services(&mut line, &mut machine, duty);
                     due.extend(machine.yielded());
-                    heard_at = Instant::now();
                 }
                 Action::StopAccepting => {
                     outcome.had_moved = true;
-                    stop_accepting(duty);
+                    let can_move = machine.features() & version::MOVES_CONNECTIONS != 0;
+                    stop_accepting(duty, moves.outbox.take().filter(|_| can_move));
                     if let Some(committed) = committed.take() {
                         // Nobody may want to know.
                         let _gone = committed.send(());
@@ -84,10 +93,16 @@ pub(super) async fn run(
                         resume_accepting(duty, successor_lives).await;
                     }
                 }
-                // Connections are drained, none is offered.
-                Action::Give(_) => duty.view.count_moved(),
-                Action::Resume(_, Some(_)) => duty.view.count_declined(),
-                Action::Resume(_, None) => {}
+                Action::Give(connection) => {
+                    duty.view.count_moved();
+                    moves.give(connection, &mut line);
+                }
+                Action::Resume(connection, reason) => {
+                    if reason.is_some() {
+                        duty.view.count_declined();
+                    }
+                    moves.answer(connection, Answer::Stays(reason)).await;
+                }
                 Action::Release(name) if name == ADMIN => {
                     // Whoever watches this process's end is answered.
                     duty.is_ours.send_replace(true);
@@ -103,24 +118,26 @@ pub(super) async fn run(
                     if !outcome.is_left {
                         duty.view.stats().failed.inc();
                     }
+                    moves.end(&line).await;
                     line.finish().await;
                     return outcome;
                 }
             }
         }
-        let patience = machine.patience().map(|all| all.saturating_sub(heard_at.elapsed()));
+        moves.settle(&line).await;
         actions = tokio::select! {
-            happening = line.next(patience) => {
-                heard_at = Instant::now();
-                match happening {
-                    Happening::Message(message, _) => machine.received(message),
-                    Happening::Violation(what) => machine.violated(&what),
-                    Happening::End => {
-                        successor_lives = false;
-                        machine.closed()
-                    }
-                    Happening::Silence => machine.expired(),
+            happening = line.next(machine.patience()) => match happening {
+                Happening::Message(message, _) => machine.received(message),
+                Happening::Violation(what) => machine.violated(&what),
+                Happening::End => {
+                    successor_lives = false;
+                    machine.closed()
                 }
+                Happening::Sent => Vec::new(),
+                Happening::Silence => machine.expired(),
+            },
+            Some(departure) = moves.departures.recv(), if machine.is_moving() => {
+                moves.depart(departure, &mut machine, &mut line).await
             }
             Some(reason) = aborts.recv() => machine.abort(reason),
             _ = ticks.tick(), if machine.is_moving() => machine.progress(duty.view.progress()),
@@ -129,7 +146,7 @@ pub(super) async fn run(
 }
 
 /// The successor accepts, and answers for everything that is not a connection.
-fn stop_accepting(duty: &Duty) {
+fn stop_accepting(duty: &Duty, outbox: Option<mpsc::UnboundedSender<Departure>>) {
     if let Some(services) = &duty.services {
         services.hold();
         duty.ties.needs_registration.store(true, Ordering::Release);
@@ -138,7 +155,7 @@ fn stop_accepting(duty: &Duty) {
     duty.view.stats().handed_over.inc();
     duty.view.set_successor(None);
     duty.view.set_end(Some(Instant::now() + duty.drain_time));
-    duty.order(Order::StopAccepting);
+    duty.order(Order::StopAccepting(outbox));
 }
 
 async fn resume_accepting(duty: &Duty, successor_lives: bool) {

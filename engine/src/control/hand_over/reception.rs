@@ -313,7 +313,7 @@ async fn greet(channel: Channel, peer: Peer, events: &mpsc::Sender<Event>) {
             let _ended = events.send(Event::Come(line, peer, message)).await;
         }
         Happening::Violation(what) => refuse(line, format!("broken protocol: {what}")),
-        Happening::End | Happening::Silence => {}
+        Happening::End | Happening::Sent | Happening::Silence => {}
     }
 }
 

@@ -7,18 +7,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use outrigger_upgrade::message::{Progress, StatePart};
+use outrigger_upgrade::message::{Offer, Progress, Relay, StatePart};
+use outrigger_upgrade::record::{self, ConnectionRecord};
 use outrigger_upgrade::successor::{Action, Ending};
-use outrigger_upgrade::{Channel, Found, Rendezvous, Successor};
+use outrigger_upgrade::{Channel, Found, Rendezvous, Successor, payload};
 use tokio::runtime::Builder;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::line::{Happening, Line};
 use super::{
     Duty, HandOverError, Inherited, Lent, Order, SERVICES_KIND, SERVICES_VERSION, Services, Undo,
-    hello, listen_again, reception,
+    hello, listen_again, post, reception, shard_of,
 };
+use crate::connection::moving::Adoption;
 use crate::control::services::state::STATE_BYTES_MAX;
+use crate::shard::Message;
 
 /// How a process begins.
 pub enum Begun {
@@ -74,7 +78,7 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
         }
         for action in std::mem::take(&mut actions) {
             match action {
-                Action::Send(message) => line.send(message, Vec::new()),
+                Action::Send(message) => drop(line.send(message, Vec::new())),
                 Action::TakeListeners(records) => {
                     let named = records.into_iter().zip(descriptors.drain(..));
                     sockets.extend(
@@ -112,6 +116,7 @@ fn react(machine: &mut Successor, happening: Happening) -> (Vec<Action>, Vec<Own
         }
         Happening::Violation(what) => machine.violated(&what),
         Happening::End => machine.closed(),
+        Happening::Sent => Vec::new(),
         Happening::Silence => machine.expired(),
     };
     (actions, Vec::new())
@@ -154,6 +159,7 @@ pub(super) async fn run(
 ) {
     let TakeOver { channel, machine, sockets, .. } = take_over;
     let Ok(line) = Line::new(channel) else { return };
+    let (answer, answers) = mpsc::unbounded_channel();
     let mut side = Side {
         line,
         machine,
@@ -163,12 +169,16 @@ pub(super) async fn run(
         newest_services: Pieces::default(),
         without_place: Vec::new(),
         moved: 0,
+        answer,
     };
     side.duty.ties.has_predecessor.store(true, Ordering::Release);
-    side.run(ready, undone).await;
+    side.run(ready, undone, answers).await;
     side.duty.view.set_predecessor(None);
     side.duty.ties.has_predecessor.store(false, Ordering::Release);
     side.line.finish().await;
+    for shard in &*side.duty.shards {
+        post(shard, Message::PredecessorEnded).await;
+    }
 }
 
 /// The side that takes over, once everything has come.
@@ -184,18 +194,29 @@ struct Side {
     without_place: Vec<String>,
     /// Connections that have come.
     moved: u64,
+    /// For shards that have considered one.
+    answer: UnboundedSender<Considered>,
 }
+
+/// Whether the connection of this number can be gone on with.
+type Considered = (u64, Result<(), String>);
 
 impl Side {
     async fn run(
         &mut self,
         mut ready: watch::Receiver<bool>,
         mut undone: mpsc::UnboundedReceiver<Undo>,
+        mut answers: mpsc::UnboundedReceiver<Considered>,
     ) {
         let (mut is_ready, mut is_settled) = (false, false);
         let services = self.duty.services.clone();
         loop {
             let accepts = self.hang_ups.is_none();
+            // One that serves is to be heard; else it is the predecessor who is.
+            let serves = self.machine.is_serving();
+            let since = if serves { self.line.said_at() } else { self.line.heard_at() };
+            let until = self.machine.patience().map(|patience| since + patience);
+            let mut descriptors = Vec::new();
             let actions = tokio::select! {
                 changed = ready.wait_for(|ready| *ready), if !is_ready => {
                     is_ready = true;
@@ -210,29 +231,57 @@ impl Side {
                     self.machine.settled()
                 }
                 Some(Undo { tool }) = undone.recv() => self.undo(tool),
-                happening = self.line.next(self.machine.patience()) => {
-                    react(&mut self.machine, happening).0
+                Some((connection, fit)) = answers.recv() => match fit {
+                    Ok(()) => self.machine.adopted(connection),
+                    Err(reason) => self.machine.declined(connection, reason),
+                },
+                happening = self.line.next_until(until) => {
+                    let actions;
+                    (actions, descriptors) = react(&mut self.machine, happening);
+                    actions
                 }
             };
-            if self.perform(actions).await {
+            if self.perform(actions, descriptors).await {
                 return;
             }
         }
     }
 
     /// Whether it is over.
-    async fn perform(&mut self, actions: Vec<Action>) -> bool {
+    async fn perform(&mut self, actions: Vec<Action>, mut descriptors: Vec<OwnedFd>) -> bool {
         let mut accepts = false;
         for action in actions {
             match action {
-                Action::Send(message) => self.line.send(message, Vec::new()),
+                Action::Send(message) => drop(self.line.send(message, Vec::new())),
                 Action::TakeState(part) => self.newest_services.take(part),
                 Action::Accept => {
                     self.accept().await;
                     accepts = true;
                 }
                 Action::Show(progress) => self.duty.view.set_predecessor(Some(progress)),
-                Action::Serve(_) => self.moved += 1,
+                Action::Adopt(offer) => {
+                    let connection = offer.connection;
+                    match consider(offer, std::mem::take(&mut descriptors), &self.answer) {
+                        Ok(adoption) => self.adopt(connection, adoption).await,
+                        Err(reason) => drop(self.answer.send((connection, Err(reason)))),
+                    }
+                }
+                Action::Serve(connection) => {
+                    self.moved += 1;
+                    self.adopt(connection, Adoption::Serve(connection)).await;
+                }
+                Action::Drop(connection) => {
+                    self.adopt(connection, Adoption::Forget(connection)).await;
+                }
+                Action::Relay(Relay { connection, mut bytes, spilled }) => {
+                    if let Err(reason) = whole(&mut bytes, spilled, &mut descriptors) {
+                        log::error!(target: "upgrade", "an answer is lost: {reason}");
+                    }
+                    self.adopt(connection, Adoption::Relay(connection, bytes)).await;
+                }
+                Action::RelayEnd(connection) => {
+                    self.adopt(connection, Adoption::RelayEnd(connection)).await;
+                }
                 Action::End(Ending::StandDown(reason)) => {
                     self.duty.leave_interfaces();
                     if let Some(services) = &self.duty.services {
@@ -246,8 +295,8 @@ impl Side {
                     self.duty.order(Order::KeepAccepting);
                     return true;
                 }
-                // Connections are drained by who has them.
-                _ => {}
+                // Listeners have come before.
+                Action::TakeListeners(_) | Action::WarmUp => {}
             }
         }
         if accepts {
@@ -273,7 +322,10 @@ impl Side {
                 None => services.reread().await,
             }
         }
-        self.duty.order(Order::Accept);
+        let (told, is_told) = oneshot::channel();
+        self.duty.order(Order::Accept(told));
+        // Connections that are offered from now on find their listeners.
+        let _ended = is_told.await;
         self.duty.take_interfaces();
         // Nothing is known of it but that it lives.
         let generation = self.machine.predecessor_generation();
@@ -283,6 +335,10 @@ impl Side {
         {
             tokio::spawn(reception::run(rendezvous, Arc::clone(&self.duty), hang_ups));
         }
+    }
+
+    async fn adopt(&self, connection: u64, adoption: Adoption) {
+        post(shard_of(&self.duty.shards, connection), Message::Adoption(adoption)).await;
     }
 
     fn release(&mut self) {
@@ -314,4 +370,29 @@ async fn settled(services: Option<&Services>) {
     if let Some(services) = services {
         services.settled().await;
     }
+}
+
+/// What a shard is to consider. The reason, where there is nothing to be considered.
+fn consider(
+    offer: Offer,
+    mut sockets: Vec<OwnedFd>,
+    answer: &UnboundedSender<Considered>,
+) -> Result<Adoption, String> {
+    let Offer { connection, version, mut record, spilled, .. } = offer;
+    if version != record::VERSION {
+        return Err(format!("a record of version {version} where {} is known", record::VERSION));
+    }
+    whole(&mut record, spilled, &mut sockets)?;
+    let record = ConnectionRecord::from_bytes(&record).map_err(|error| error.to_string())?;
+    Ok(Adoption::Consider { connection, record: Box::new(record), sockets, answer: answer.clone() })
+}
+
+/// Fetches bytes from the file that came along as the last descriptor, if they are there.
+fn whole(bytes: &mut Vec<u8>, spilled: u64, descriptors: &mut Vec<OwnedFd>) -> Result<(), String> {
+    if spilled == 0 {
+        return Ok(());
+    }
+    let file = descriptors.pop().ok_or("a file is missing")?;
+    *bytes = payload::unspill(file, spilled).map_err(|error| error.to_string())?;
+    Ok(())
 }

@@ -6,6 +6,7 @@
 //! | `Exchanging` | a request is under way | the exchange's verdict |
 //! | `Flushing` | the last bytes are on their way, FIN behind them | sent, or a timeout |
 //! | `Lingering` | FIN is sent; what still comes is discarded | the peer's FIN, or a timeout |
+//! | `Leaving` | between requests, on the way to a successor | given away, or `Reading` again |
 //!
 //! Lingering is why a client that is still sending gets to read our last answer instead of a
 //! reset. Invariant: an idle connection holds no receive buffer and no exchange.
@@ -17,9 +18,11 @@ use std::task::{Context, Poll, Waker};
 
 use outrigger_codecs::http::{FieldStorage, RequestHead};
 use outrigger_codecs::http1::{BodyDecoder, HeadError};
+use outrigger_upgrade::record::{Http1Record, ProtocolRecord};
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
+use crate::connection::moving::Leave;
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::http::begin::{Arrival, begin};
 use crate::http::downstream::{Downstream, Side};
@@ -64,6 +67,7 @@ enum Phase {
     Exchanging,
     Flushing,
     Lingering,
+    Leaving,
     Closed,
 }
 
@@ -75,9 +79,21 @@ impl Http1Connection {
         admitted: Admitted,
         meter: ConnectionMeter,
     ) -> Self {
+        http.stats.downstream_cx_http1_total.inc();
+        Self::adopt(shard, http, admitted, meter, Http1Record::default())
+    }
+
+    /// Goes on with a connection that a predecessor has begun with.
+    pub fn adopt(
+        shard: &Rc<Shard>,
+        http: &Rc<HttpRuntime>,
+        admitted: Admitted,
+        meter: ConnectionMeter,
+        record: Http1Record,
+    ) -> Self {
         let Admitted { transport, info, marks, guard } = admitted;
         let now = shard.clock.now();
-        http.stats.downstream_cx_http1_total.inc();
+        info.leaving.set_able(matches!(transport, Transport::Plain(_)));
         http.stats.downstream_cx_http1_active.inc();
         transport.start();
         Self {
@@ -87,14 +103,15 @@ impl Http1Connection {
             transport,
             timer: shard.timers.timer(),
             marks,
-            requests: 0,
+            requests: record.requests,
             phase: Phase::Reading,
             input: Input::default(),
             body: BodyDecoder::None,
             partial: None,
             exchange: None,
             since: now,
-            max_age_at: max_age(&http.config.timeouts, now, shard.random()),
+            max_age_at: max_age(&http.config.timeouts, now, shard.random())
+                .map(|at| at.saturating_sub(guard.age())),
             watched: false,
             meter,
             guard,
@@ -122,9 +139,14 @@ impl Http1Connection {
                 Phase::Exchanging => self.exchange(waker, fired),
                 Phase::Flushing => self.flush(fired),
                 Phase::Lingering => self.linger(fired),
+                Phase::Leaving => self.leave(waker),
                 Phase::Closed => return true,
             };
             if !moved_on {
+                if self.phase == Phase::Reading && self.info.leaving.is_due(&self.shard) {
+                    self.phase = Phase::Leaving;
+                    continue;
+                }
                 self.timer.set(self.deadline());
                 self.transport.flush();
                 return false;
@@ -282,6 +304,26 @@ impl Http1Connection {
         earliest([after(self.since, timeouts.idle), self.max_age_at, drain])
     }
 
+    /// Goes on its way to a successor. True when the phase changed.
+    fn leave(&mut self, waker: &Waker) -> bool {
+        let Transport::Plain(socket) = &self.transport else { return self.enter(Phase::Reading) };
+        let record = || {
+            let partial = self.partial.as_deref().unwrap_or_default();
+            let seen = [partial, self.input.rest()];
+            let record = Http1Record { requests: self.requests };
+            self.info.outline(&self.guard, socket, &seen, ProtocolRecord::Http1(record))
+        };
+        match self.info.leaving.advance(&self.shard, waker, &[socket], record) {
+            Leave::Stays => self.enter(Phase::Reading),
+            Leave::Waits => false,
+            Leave::Left(_) => {
+                self.guard.leaves();
+                self.meter.leaves();
+                self.enter(Phase::Closed)
+            }
+        }
+    }
+
     // ---- the other phases --------------------------------------------------------------------------
 
     fn exchange(&mut self, waker: &Waker, timer_fired: bool) -> bool {
@@ -371,7 +413,8 @@ impl Http1Connection {
             Phase::Exchanging => self.exchange.as_ref().and_then(|exchange| exchange.deadline()),
             Phase::Flushing => after(self.since, timeouts.stream_flush.or(timeouts.stream_idle)),
             Phase::Lingering => after(self.since, timeouts.delayed_close),
-            Phase::Closed => None,
+            // The successor's silence is noticed by who asks it.
+            Phase::Leaving | Phase::Closed => None,
         }
     }
 

@@ -22,6 +22,11 @@ impl Input {
         }
     }
 
+    /// What was taken from the socket and not used.
+    pub(in crate::http) fn rest(&self) -> &[u8] {
+        self.rest.as_deref().unwrap_or_default()
+    }
+
     /// Gives back what was not used of the chunk taken last.
     pub(in crate::http) fn put_back(&mut self, chunk: Chunk) {
         if !chunk.is_empty() {

@@ -108,6 +108,7 @@ impl Http2Connection {
         meter: ConnectionMeter,
     ) -> Self {
         let Admitted { transport, info, marks, guard } = admitted;
+        info.leaving.set_able(false);
         let now = shard.clock.now();
         let config = &http.config;
         let stats = &http.stats;

@@ -1,0 +1,214 @@
+//! Connections that a predecessor offers, and what a shard makes of them.
+//!
+//! Invariant: a connection's socket is not touched before it is this process's; whatever would keep it from
+//! being gone on with is found out before.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::rc::{Rc, Weak};
+
+use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord};
+use outrigger_xds::snapshot::Codec;
+use std::collections::HashMap;
+
+use crate::connection::arrival::Arrival;
+use crate::connection::{
+    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Ends, ListenerRuntime,
+    TerminalRuntime, WithinDrain,
+};
+use crate::http::{ConnectionMeter, Http1Connection};
+use crate::shard::{Shard, spawn_guarded};
+use crate::tcp::TcpConnection;
+use crate::transport::Transport;
+
+use super::outline::restore;
+
+/// What a shard is asked to do with connections of a predecessor.
+#[derive(Debug)]
+pub enum Adoption {
+    /// Say whether this one could be gone on with.
+    Consider {
+        /// Its number, given by the predecessor.
+        connection: u64,
+        /// What is known of it.
+        record: Box<ConnectionRecord>,
+        /// Its descriptors.
+        sockets: Vec<OwnedFd>,
+        /// Whom to tell, with the reason if it can't.
+        answer: tokio::sync::mpsc::UnboundedSender<(u64, Result<(), String>)>,
+    },
+    /// Go on with it.
+    Serve(u64),
+    /// It goes on elsewhere.
+    Forget(u64),
+    /// Send this to its client.
+    Relay(u64, Vec<u8>),
+    /// Nothing more is to be relayed to it.
+    RelayEnd(u64),
+}
+
+/// A connection for which a predecessor may still have answers.
+pub trait Relayed {
+    /// Sends whole frames to the client.
+    fn relay(&self, bytes: &[u8]);
+    /// That was all.
+    fn relay_ends(&self);
+}
+
+/// Those of one shard.
+#[derive(Default)]
+pub struct Adoptions {
+    /// Found to be fit, and not this process's yet.
+    fit: RefCell<HashMap<u64, Fit>>,
+    relayed: RefCell<HashMap<u64, Weak<dyn Relayed>>>,
+}
+
+/// A connection that could be gone on with.
+struct Fit {
+    listener: Rc<ListenerRuntime>,
+    chain: Rc<ChainRuntime>,
+    ends: Ends,
+    record: Box<ConnectionRecord>,
+    sockets: Vec<OwnedFd>,
+}
+
+impl Adoptions {
+    /// Does what is asked; `listeners` are those that the shard serves.
+    pub fn take(&self, shard: &Rc<Shard>, listeners: &[Rc<ListenerRuntime>], adoption: Adoption) {
+        match adoption {
+            Adoption::Consider { connection, record, sockets, answer } => {
+                let fit = Fit::find(shard, listeners, record, sockets);
+                let result = fit.map(|fit| drop(self.fit.borrow_mut().insert(connection, fit)));
+                // Whoever asked may have gone; then nobody says that it is ours.
+                let _gone = answer.send((connection, result));
+            }
+            Adoption::Serve(connection) => {
+                let fit = self.fit.borrow_mut().remove(&connection);
+                if let Some(relayed) = fit.and_then(|fit| fit.serve(shard)) {
+                    self.relayed.borrow_mut().insert(connection, relayed);
+                }
+            }
+            Adoption::Forget(connection) => drop(self.fit.borrow_mut().remove(&connection)),
+            Adoption::Relay(connection, bytes) => {
+                if let Some(target) = self.target(connection) {
+                    target.relay(&bytes);
+                }
+            }
+            Adoption::RelayEnd(connection) => {
+                if let Some(target) = self.target(connection) {
+                    target.relay_ends();
+                }
+                self.relayed.borrow_mut().remove(&connection);
+            }
+        }
+    }
+
+    /// The predecessor is gone: nothing is to be relayed any more.
+    pub fn end(&self) {
+        let all = std::mem::take(&mut *self.relayed.borrow_mut());
+        all.values().filter_map(Weak::upgrade).for_each(|target| target.relay_ends());
+    }
+
+    fn target(&self, connection: u64) -> Option<Rc<dyn Relayed>> {
+        self.relayed.borrow().get(&connection)?.upgrade()
+    }
+}
+
+impl Fit {
+    fn find(
+        shard: &Shard,
+        listeners: &[Rc<ListenerRuntime>],
+        record: Box<ConnectionRecord>,
+        sockets: Vec<OwnedFd>,
+    ) -> Result<Self, String> {
+        let listener = listeners.iter().find(|known| *known.config.name == *record.listener);
+        let listener = listener.ok_or_else(|| format!("no listener {}", record.listener))?;
+        let chain = listener.chains.iter().find(|known| *known.config.name == *record.chain);
+        let chain = chain.ok_or_else(|| format!("no filter chain {:?}", record.chain))?;
+        let protocol = record.protocol.as_ref().ok_or("an unknown protocol")?;
+        terminal(&chain.terminal, protocol).ok_or("another protocol is configured")?;
+        let expected = match protocol {
+            ProtocolRecord::Tcp(tcp) => {
+                let cluster = shard.serving.cluster_by_name(&tcp.cluster);
+                let _known = cluster.ok_or_else(|| format!("no cluster {}", tcp.cluster))?;
+                2
+            }
+            _ => 1,
+        };
+        if sockets.len() != expected {
+            return Err(format!("{} descriptors where {expected} are due", sockets.len()));
+        }
+        let ends = Ends::of_record(&record.ends)?;
+        let (listener, chain) = (Rc::clone(listener), Rc::clone(chain));
+        Ok(Self { listener, chain, ends, record, sockets })
+    }
+
+    /// Goes on with it. What has answers relayed to it is returned.
+    fn serve(self, shard: &Rc<Shard>) -> Option<Weak<dyn Relayed>> {
+        let Self { listener, chain, ends, record, sockets } = self;
+        let ConnectionRecord { age_ns, stream, protocol, server_name, .. } = *record;
+        let mut sockets = sockets.into_iter();
+        let (socket, protocol) = (sockets.next()?, protocol?);
+        let terminal = terminal(&chain.terminal, &protocol)?;
+        shard.connection_is_taken_over();
+        let mut guard = ConnectionGuard::adopted(shard, &listener, age_ns);
+        guard.join(&chain.drain);
+        let marks = shard.watermarks(listener.config.per_connection_buffer_limit_bytes);
+        let socket = shard.ring.adopt(socket, marks);
+        restore(&socket, &shard.arena, &stream);
+        let info = ConnectionInfo::new(shard, &chain, ends, None, server_name.map(Into::into));
+        let admitted = Admitted { transport: Transport::Plain(socket), info, marks, guard };
+        match (terminal, protocol) {
+            (terminal, ProtocolRecord::Unknown(_)) => {
+                Arrival::resume(shard, &listener, terminal, admitted);
+                None
+            }
+            (TerminalRuntime::Http(http), ProtocolRecord::Http1(record)) => {
+                let meter = ConnectionMeter::new(shard, http, false, &admitted.guard);
+                let drain = Rc::clone(&admitted.info.drain);
+                let connection = Http1Connection::adopt(shard, http, admitted, meter, record);
+                run(shard, WithinDrain::new(connection, &drain));
+                None
+            }
+            (TerminalRuntime::Tcp(tcp), ProtocolRecord::Tcp(record)) => {
+                let drain = Rc::clone(&admitted.info.drain);
+                let upstream = sockets.next()?;
+                let connection = TcpConnection::adopt(shard, tcp, admitted, &record, upstream);
+                run(shard, WithinDrain::new(connection, &drain));
+                None
+            }
+            (TerminalRuntime::Rpc(rpc), ProtocolRecord::Rpc(record)) => {
+                rpc.adopt(shard, admitted, &record)
+            }
+            _ => None,
+        }
+    }
+}
+
+fn run(shard: &Rc<Shard>, task: impl Future<Output = ()> + 'static) {
+    spawn_guarded(shard, task);
+    shard.ring.note_wake();
+}
+
+/// The filter of a chain that goes on with a protocol.
+fn terminal<'a>(
+    terminal: &'a TerminalRuntime,
+    protocol: &ProtocolRecord,
+) -> Option<&'a TerminalRuntime> {
+    let speaks = match (terminal, protocol) {
+        (_, ProtocolRecord::Unknown(_)) | (TerminalRuntime::Tcp(_), ProtocolRecord::Tcp(_)) => true,
+        (TerminalRuntime::Http(http), ProtocolRecord::Http1(_)) => {
+            http.config.codec != Codec::Http2
+        }
+        (TerminalRuntime::Rpc(rpc), ProtocolRecord::Rpc(record)) => {
+            rpc.config.protocol.name() == record.protocol
+        }
+        (TerminalRuntime::Detect(detection), protocol) => {
+            let choices = detection.choices.iter().map(|(_, terminal)| terminal);
+            let mut all = choices.chain(&detection.fallback);
+            return all.find_map(|choice| self::terminal(choice, protocol));
+        }
+        _ => false,
+    };
+    speaks.then_some(terminal)
+}

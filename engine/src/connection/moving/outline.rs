@@ -1,0 +1,130 @@
+//! A connection's facts as a record says them, and back.
+//!
+//! Invariant: what is read from a record is what was written to it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use outrigger_upgrade::record::{ConnectionRecord, EndsRecord, ProtocolRecord, StreamRecord};
+
+use crate::buffers::{Arena, Chunk};
+use crate::cluster::Source;
+use crate::connection::{ConnectionGuard, ConnectionInfo, Ends};
+use crate::http::Peer;
+use crate::ring::Socket;
+
+impl ConnectionInfo {
+    /// What a successor must know of this connection. `seen` was received and taken, and belongs to no
+    /// message that was read.
+    pub fn outline(
+        &self,
+        guard: &ConnectionGuard,
+        socket: &Socket,
+        seen: &[&[u8]],
+        protocol: ProtocolRecord,
+    ) -> ConnectionRecord {
+        ConnectionRecord {
+            listener: guard.listener_name().to_owned(),
+            chain: self.chain.name.to_string(),
+            ends: written(&self.ends),
+            server_name: self.server_name.as_deref().map(str::to_owned),
+            age_ns: guard.age(),
+            stream: stream(socket, seen),
+            protocol: Some(protocol),
+        }
+    }
+}
+
+/// What is on its way on a socket that is still.
+pub fn stream(socket: &Socket, seen: &[&[u8]]) -> StreamRecord {
+    let mut unread = seen.concat();
+    unread.append(&mut socket.copy_unread());
+    StreamRecord { unread, unsent: socket.copy_unsent() }
+}
+
+/// Puts a socket in the state of a record.
+pub fn restore(socket: &Socket, arena: &Arena, stream: &StreamRecord) {
+    let chunk = |bytes: &[u8]| -> Chunk { arena.copy(bytes) };
+    if !stream.unread.is_empty() {
+        socket.put_back(chunk(&stream.unread));
+    }
+    if !stream.unsent.is_empty() {
+        socket.send(chunk(&stream.unsent));
+    }
+}
+
+fn written(ends: &Ends) -> EndsRecord {
+    let peer = |peer: Peer| peer.socket().map(|address| address.to_string()).unwrap_or_default();
+    let address =
+        |known: Option<SocketAddr>| known.map(|address| address.to_string()).unwrap_or_default();
+    EndsRecord {
+        peer: peer(ends.peer),
+        direct: peer(ends.direct),
+        accepted: address(ends.accepted),
+        original: address(ends.original),
+        source: ends.source.map(|source| source.ip.to_string()).unwrap_or_default(),
+        source_mark: ends.source.map_or(0, |source| source.mark),
+    }
+}
+
+impl Ends {
+    /// The ends of a record.
+    ///
+    /// # Errors
+    /// What is no address.
+    pub(super) fn of_record(record: &EndsRecord) -> Result<Self, String> {
+        let peer = |text: &str| address(text).map(|known| known.map_or(Peer::Unix, Peer::Ip));
+        let source = match &*record.source {
+            "" => None,
+            text => {
+                let ip: IpAddr = text.parse().map_err(|_| format!("no address: {text}"))?;
+                Some(Source { ip, mark: record.source_mark })
+            }
+        };
+        Ok(Self {
+            peer: peer(&record.peer)?,
+            direct: peer(&record.direct)?,
+            accepted: address(&record.accepted)?,
+            original: address(&record.original)?,
+            source,
+        })
+    }
+}
+
+fn address(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| format!("no address: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_come_back_as_they_were() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let all = [
+            Ends {
+                peer: Peer::Ip(at("10.0.0.1:4711")),
+                direct: Peer::Ip(at("[fe80::1]:80")),
+                accepted: Some(at("127.0.0.1:15001")),
+                original: Some(at("10.1.2.3:80")),
+                source: Some(Source { ip: [10, 0, 0, 1].into(), mark: 7 }),
+            },
+            Ends {
+                peer: Peer::Unix,
+                direct: Peer::Unix,
+                accepted: None,
+                original: None,
+                source: None,
+            },
+        ];
+        for ends in all {
+            let back = Ends::of_record(&written(&ends)).unwrap();
+            assert_eq!(format!("{back:?}"), format!("{ends:?}"));
+        }
+        let strange = EndsRecord { original: "nowhere".to_owned(), ..EndsRecord::default() };
+        assert_eq!(Ends::of_record(&strange).unwrap_err(), "no address: nowhere");
+    }
+}

@@ -1,0 +1,375 @@
+//! Live connections that move to a successor: their clients notice nothing.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+
+use outrigger_tests::config::TCP_PROXY;
+use outrigger_tests::origin::OK;
+use outrigger_tests::process::Scratch;
+use outrigger_tests::rpc::{Message, Reply};
+use outrigger_tests::{
+    Address, Client, Config, Launch, Origin, PATIENCE, Proxy, bolt, dubbo, eventually,
+};
+use serde_json::{Value, json};
+
+fn upgradable(config: Config, scratch: &Scratch) -> Config {
+    config.engine(json!({"upgrade": {"socket": scratch.file("control")}}))
+}
+
+/// Starts a process that takes over, and waits until it accepts.
+#[track_caller]
+fn succeed(config: &Config, shards: u32) -> Proxy {
+    let mut next = Launch::outrigger(config).shards(shards).begin();
+    eventually("a successor that serves", || {
+        let said = next.process().stderr();
+        assert!(next.process().ended().is_none(), "{said}");
+        said.contains("[main] serving").then_some(())
+    });
+    next
+}
+
+#[track_caller]
+fn expect_end(mut proxy: Proxy) {
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+    let said = proxy.process().stderr();
+    assert!(said.contains("handed over"), "{said}");
+}
+
+/// The listener's connections.
+const ACTIVE: &str = "listener.127.0.0.1_0.downstream_cx_active";
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| (at % 251) as u8).collect()
+}
+
+// ---- HTTP/1.1 ----
+
+/// Answers `/slow` once it is told to, and everything else at once.
+fn slow_origin() -> (Origin, Sender<()>) {
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let origin = Origin::start(move |exchange| {
+        let request = exchange.request()?;
+        if request.target == "/slow" {
+            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+        }
+        exchange.send(OK)
+    });
+    (origin, release)
+}
+
+#[test]
+fn http1_connections_that_rest_keep_their_sockets() {
+    let scratch = Scratch::new();
+    let origin = Origin::ok();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let mut serving = Launch::outrigger(&config).shards(2).start();
+    // On some nothing came yet, on some there were requests, and on some a request has begun.
+    let (mut fresh, mut used, mut begun): (Vec<_>, Vec<_>, Vec<_>) = (0..8)
+        .map(|_| (serving.client(), serving.client(), serving.client()))
+        .fold(Default::default(), |(mut one, mut two, mut three), (a, b, c)| {
+            one.push(a);
+            two.push(b);
+            three.push(c);
+            (one, two, three)
+        });
+    for client in &mut used {
+        assert_eq!(client.get("/").status, 200);
+    }
+    const HEAD: &[u8] = b"GET /begun HTTP/1.1\r\nHost: a\r\nX-Some: thing\r\n\r\n";
+    for (at, client) in begun.iter_mut().enumerate() {
+        client.send(&HEAD[..1 + at * 5]);
+    }
+    serving.expect_stat(ACTIVE, 24);
+    for shards in [2, 1, 3] {
+        let next = succeed(&config, shards);
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.expect_stat(ACTIVE, 24);
+        for client in &mut used {
+            let response = client.get("/");
+            assert_eq!((response.status, response.header("connection")), (200, None));
+        }
+    }
+    for client in &mut fresh {
+        assert_eq!(client.get("/").status, 200);
+    }
+    for (at, client) in begun.iter_mut().enumerate() {
+        client.send(&HEAD[1 + at * 5..]);
+        assert_eq!(client.response().status, 200);
+    }
+    serving.stop();
+}
+
+#[test]
+fn an_http1_connection_moves_after_its_response_with_what_the_client_has_pipelined() {
+    let scratch = Scratch::new();
+    let (origin, release) = slow_origin();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let mut client = first.client();
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    let second = succeed(&config, 1);
+    release.send(()).unwrap();
+    for _ in 0..2 {
+        let response = client.response();
+        assert_eq!((response.status, response.header("connection")), (200, None));
+    }
+    expect_end(first);
+    assert_eq!(client.get("/last").status, 200);
+    let targets: Vec<_> =
+        origin.log().requests.iter().map(|seen| seen.request.target.clone()).collect();
+    assert_eq!(targets, ["/slow", "/next", "/last"]);
+    second.stop();
+}
+
+#[test]
+fn an_http1_connection_moves_after_a_body_in_either_direction() {
+    let scratch = Scratch::new();
+    let body = pattern(3_000_000);
+    let origin = {
+        let body = body.clone();
+        Origin::start(move |exchange| {
+            let request = exchange.request()?;
+            assert!(request.body == body || request.body.is_empty());
+            exchange.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len()))?;
+            exchange.send(&body)
+        })
+    };
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let mut client = first.client();
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()));
+    client.send(&body[..1_000_000]);
+    let second = succeed(&config, 2);
+    client.send(&body[1_000_000..]);
+    let response = client.response();
+    assert_eq!((response.status, response.header("connection")), (200, None));
+    assert!(response.body == body);
+    expect_end(first);
+    assert!(client.get("/").body == body);
+    second.stop();
+}
+
+#[test]
+fn what_a_successor_has_no_place_for_stays_and_is_asked_to_go() {
+    let scratch = Scratch::new();
+    let (origin, release) = slow_origin();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let mut client = first.client();
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    let mut other = config.json().clone();
+    other["static_resources"]["listeners"][0]["name"] = json!("another");
+    let second = succeed(&Config::of(other), 1);
+    release.send(()).unwrap();
+    assert_eq!(client.response().status, 200);
+    // Its next one may be the last, as it is when nobody takes over.
+    let response = client.get("/fast");
+    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    expect_end(first);
+    second.stop();
+}
+
+// ---- TCP ----
+
+fn tcp(origin: &Address) -> Config {
+    let filter = json!({"name": "tcp", "typed_config": {
+        "@type": TCP_PROXY, "stat_prefix": "main", "cluster": "origin",
+    }});
+    Config::to(origin).filters(json!([filter]))
+}
+
+/// Sends back what comes, and a last word at the end.
+fn echo() -> Origin {
+    Origin::start(|peer| {
+        loop {
+            let bytes = peer.wire().some()?;
+            if bytes.is_empty() {
+                return peer.send("goodbye");
+            }
+            peer.send(bytes)?;
+        }
+    })
+}
+
+#[test]
+fn tcp_connections_keep_both_ends_and_every_byte() {
+    let scratch = Scratch::new();
+    let origin = echo();
+    let config = upgradable(tcp(origin.address()), &scratch);
+    let mut serving = Launch::outrigger(&config).shards(2).start();
+    let mut clients: Vec<_> = (0..4).map(|_| serving.client()).collect();
+    let bytes = pattern(4_000_000);
+    // Bytes flow, as fast as they can, while one process follows on another.
+    let senders: Vec<_> = clients
+        .iter_mut()
+        .map(|client| {
+            let (mut stream, bytes) = (client.stream().try_clone().unwrap(), bytes.clone());
+            thread::spawn(move || bytes.chunks(100_000).try_for_each(|some| stream.write_all(some)))
+        })
+        .collect();
+    for client in &mut clients {
+        assert!(client.wire().exactly(500_000).unwrap() == bytes[..500_000]);
+    }
+    for shards in [2, 1, 2] {
+        // Nobody reads: what is under way is neither the kernel's nor the client's.
+        let next = succeed(&config, shards);
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.expect_stat(ACTIVE, 4);
+    }
+    for client in &mut clients {
+        assert!(client.wire().exactly(3_500_000).unwrap() == bytes[500_000..], "bytes changed");
+    }
+    senders.into_iter().for_each(|sender| sender.join().unwrap().unwrap());
+    assert_eq!(origin.log().accepted, 4);
+    let next = succeed(&config, 1);
+    expect_end(std::mem::replace(&mut serving, next));
+    for client in &mut clients {
+        client.finish();
+        assert_eq!(client.wire().until_close(), Ok(b"goodbye".to_vec()));
+    }
+    origin.wait_released();
+    serving.stop();
+}
+
+#[test]
+fn a_tcp_connection_of_which_one_side_has_finished_moves_too() {
+    let scratch = Scratch::new();
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    let origin = Origin::start(move |peer| {
+        while !peer.wire().some()?.is_empty() {}
+        let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+        peer.send("the last word")
+    });
+    let config = upgradable(tcp(origin.address()), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let mut client = first.client();
+    client.send("all that I have");
+    client.stream().shutdown(Shutdown::Write).unwrap();
+    first.await_stat("tcp.main.downstream_cx_total", |total| total == 1);
+    let second = succeed(&config, 1);
+    expect_end(first);
+    release.send(()).unwrap();
+    assert_eq!(client.wire().until_close(), Ok(b"the last word".to_vec()));
+    origin.wait_released();
+    second.stop();
+}
+
+// ---- RPC ----
+
+fn to(cluster: &str) -> Value {
+    json!([{"match": {}, "route": {"cluster": cluster}}])
+}
+
+fn request(id: u32) -> bolt::Frame {
+    bolt::Frame::request(id, "com.bank.Pay:1.0", "pay", format!("content of {id}"))
+}
+
+#[test]
+fn bolt_connections_move_with_their_requests_under_way() {
+    let scratch = Scratch::new();
+    let server = bolt::Server::holding();
+    let config = upgradable(
+        Config::rpc("bolt", to("origin")).cluster("origin", &[server.address()]),
+        &scratch,
+    );
+    let first = Launch::outrigger(&config).shards(2).start();
+    let mut clients: Vec<_> = (0..4).map(|_| bolt::Client::connect(first.address())).collect();
+    for client in &mut clients {
+        client.send_all(&[request(1), request(2)]);
+        // And the beginning of another one.
+        client.send_bytes(&request(3).bytes()[..30]);
+    }
+    server.wait_for("all requests", |log| log.requests().count() == 8);
+    let second = succeed(&config, 1);
+    // New requests go through the new process, while the old one waits for its answers.
+    for client in &mut clients {
+        client.send_bytes(&request(3).bytes()[30..]);
+    }
+    let log = server.wait_for("the next requests", |log| log.requests().count() == 12);
+    assert_eq!(second.stat("bolt.main.request"), 4);
+    let of = |id: u32| {
+        let content = format!("content of {id}").into_bytes();
+        log.requests().filter(move |seen| seen.frame.content == content)
+    };
+    // A large one comes as whole as a small one.
+    let large = pattern(300_000);
+    for (at, seen) in of(3).chain(of(2)).chain(of(1)).enumerate() {
+        let reply = match at % 2 {
+            0 => Reply::Echo,
+            _ => Reply::Frames(vec![seen.frame.response(large.clone())]),
+        };
+        server.answer(seen, reply);
+    }
+    for client in &mut clients {
+        for (id, response) in client.responses(3) {
+            let echoed = response.content == format!("content of {id}").as_bytes();
+            assert!(echoed || response.content == large);
+        }
+    }
+    expect_end(first);
+    for client in &mut clients {
+        client.send(&request(4));
+    }
+    for at in 13..=16 {
+        server.answer(&server.nth_request(at), Reply::Echo);
+    }
+    for client in &mut clients {
+        assert_eq!(client.receive(), request(4).response("content of 4"));
+    }
+    second.stop();
+}
+
+#[test]
+fn dubbo_connections_move_however_often() {
+    let scratch = Scratch::new();
+    let server = dubbo::Server::echo();
+    let config = upgradable(
+        Config::rpc("dubbo", to("origin")).cluster("origin", &[server.address()]),
+        &scratch,
+    );
+    let mut serving = Launch::outrigger(&config).start();
+    let mut client = dubbo::Client::connect(serving.address());
+    for (id, shards) in (1..).zip([2, 1, 2]) {
+        let request = dubbo::Call::new("com.bank.Pay", "pay").request(id);
+        assert_eq!(client.call(&request), request.echo());
+        let next = succeed(&config, shards);
+        expect_end(std::mem::replace(&mut serving, next));
+    }
+    let request = dubbo::Call::new("com.bank.Pay", "pay").request(9);
+    assert_eq!(client.call(&request), request.echo());
+    serving.stop();
+}
+
+#[test]
+fn a_successor_that_dies_takes_only_its_own_connections_with_it() {
+    let scratch = Scratch::new();
+    let (origin, release) = slow_origin();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let mut moved = first.client();
+    assert_eq!(moved.get("/").status, 200);
+    let mut stays = first.client();
+    stays.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_for("the slow request", |log| log.requests.len() == 2);
+    let mut second = succeed(&config, 1);
+    second.expect_stat(ACTIVE, 1);
+    second.process().signal(libc::SIGKILL);
+    second.process().wait(PATIENCE).unwrap();
+    assert!(moved.try_response().is_err());
+    assert_eq!(Client::connect(first.address()).get("/").status, 200);
+    release.send(()).unwrap();
+    let response = stays.response();
+    assert_eq!((response.status, response.header("connection")), (200, None));
+    // With the next one it goes.
+    let third = succeed(&config, 1);
+    expect_end(first);
+    assert_eq!(stays.get("/").status, 200);
+    third.stop();
+}

@@ -412,6 +412,10 @@ impl Server {
                 self.state.set_lifecycle(Lifecycle::Live);
                 self.serve_held();
             }
+            Order::DrainAlone => {
+                self.tell(|| Message::Undrain);
+                self.tell(|| Message::Drain);
+            }
             Order::Release(listener) => {
                 log::info!(target: "listener", "{listener}: closes, as the successor has none");
                 self.listeners.retain(|known| known.name != listener);

@@ -74,7 +74,7 @@ pub enum Message {
     /// The process that serves: the one answer to that.
     #[prost(message, tag = "20")]
     Answer(Answer),
-    /// Successor: what is registered elsewhere is so by it, and the predecessor need not stay for that.
+    /// Successor: how far it is with what is registered elsewhere, for which the predecessor stays.
     #[prost(message, tag = "21")]
     Settled(Settled),
 }
@@ -213,9 +213,13 @@ pub struct Relay {
 #[derive(Clone, Copy, Eq, Hash, PartialEq, prost::Message)]
 pub struct Alive {}
 
-/// What is registered elsewhere is so by the successor.
-#[derive(Clone, Copy, Eq, Hash, PartialEq, prost::Message)]
-pub struct Settled {}
+/// How far the successor is with what is registered elsewhere.
+#[derive(Clone, Eq, Hash, PartialEq, prost::Message)]
+pub struct Settled {
+    /// Registries in which it is still to register what it offers.
+    #[prost(string, repeated, tag = "1")]
+    pub pending: Vec<String>,
+}
 
 /// How far a predecessor is.
 #[derive(Clone, Eq, Hash, PartialEq, prost::Message)]
@@ -442,7 +446,7 @@ mod tests {
             Message::Abort(Abort { reason: "told to".into() }),
             Message::Ask(Ask { wish: Wish::Upgrade.into(), binary: "/bin/new".into() }),
             Message::Answer(Answer { is_done: true, ..Answer::default() }),
-            Message::Settled(Settled {}),
+            Message::Settled(Settled { pending: vec!["zk".into()] }),
         ]
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::message::{
     Abort, Commit, Declined, Hello, ListenerRecord, Listeners, Message, Offer, Prepared, Progress,
-    Relay, StatePart,
+    Relay, Settled, StatePart,
 };
 use crate::version::agree;
 
@@ -63,8 +63,8 @@ pub enum Action {
     /// [`Predecessor::yielded`]. It is this process's again if the end comes before
     /// [`Action::StopAccepting`].
     Yield,
-    /// The successor has registered elsewhere what this process has: nothing but connections keeps it.
-    Settled,
+    /// The successor has registered elsewhere what this process has, but for these registries.
+    Settled(Vec<String>),
     /// Accept no more, but keep the listening sockets. Offer the connections, or drain them.
     StopAccepting,
     /// Accept again, on every listening socket that was not released.
@@ -163,7 +163,9 @@ impl Predecessor {
                 vec![Action::Resume(connection, Some(reason))]
             }
             (State::Moving, Message::Released(name)) => vec![Action::Release(name)],
-            (State::Moving, Message::Settled(_)) => vec![Action::Settled],
+            (State::Moving, Message::Settled(Settled { pending })) => {
+                vec![Action::Settled(pending)]
+            }
             (_, Message::Alive(_)) => Vec::new(),
             (state, message) => self.violated(&format!("{message:?} came while {state:?}")),
         }

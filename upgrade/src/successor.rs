@@ -283,11 +283,11 @@ impl Successor {
         Vec::new()
     }
 
-    /// What is registered elsewhere is so by this process.
+    /// What is registered elsewhere is so by this process, but for these registries.
     #[must_use]
-    pub fn settled(&self) -> Vec<Action> {
+    pub fn settled(&self, pending: Vec<String>) -> Vec<Action> {
         if self.state == State::Serving && !self.orphaned {
-            return vec![Action::Send(Message::Settled(Settled {}))];
+            return vec![Action::Send(Message::Settled(Settled { pending }))];
         }
         Vec::new()
     }

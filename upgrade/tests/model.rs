@@ -173,7 +173,7 @@ impl World {
                     assert_eq!(connection.old, Hold::Keeps, "resumed though it was let go");
                     connection.old = Hold::Serves;
                 }
-                Action::Release(_) | Action::Settled => {}
+                Action::Release(_) | Action::Settled(_) => {}
                 Action::End(_) => {
                     self.to_new.ended = true;
                     self.prepare_due = false;

@@ -50,6 +50,8 @@ pub enum Order {
         /// A successor may live that has the listening sockets, and does not accept.
         successor_lives: bool,
     },
+    /// The successor is gone, but another process accepts: connections go as their protocols allow.
+    DrainAlone,
     /// A successor has no place for the listener of this name: accept what waits for it, then close it.
     Release(String),
     /// The other process has gone, and this one has accepted all the while.

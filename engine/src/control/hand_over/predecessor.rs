@@ -78,17 +78,18 @@ pub(super) async fn run(
                         let _gone = committed.send(());
                     }
                 }
-                Action::Settled => {
+                Action::Settled(pending) => {
                     if let Some(services) = &duty.services {
-                        services.release();
+                        services.release_but(pending);
                     }
-                    duty.ties.needs_registration.store(false, Ordering::Release);
+                    look_at_registrations(duty);
                 }
                 Action::ResumeAccepting => {
                     outcome.is_left = another_serves(&duty.path, successor);
                     if outcome.is_left {
                         log::info!(target: "upgrade", "the successor's own successor serves");
                         duty.ties.needs_registration.store(false, Ordering::Release);
+                        duty.order(Order::DrainAlone);
                     } else {
                         resume_accepting(duty, successor_lives).await;
                     }
@@ -140,7 +141,10 @@ pub(super) async fn run(
                 moves.depart(departure, &mut machine, &mut line).await
             }
             Some(reason) = aborts.recv() => machine.abort(reason),
-            _ = ticks.tick(), if machine.is_moving() => machine.progress(duty.view.progress()),
+            _ = ticks.tick(), if machine.is_moving() => {
+                look_at_registrations(duty);
+                machine.progress(duty.view.progress())
+            }
         };
     }
 }
@@ -149,8 +153,8 @@ pub(super) async fn run(
 fn stop_accepting(duty: &Duty, outbox: Option<mpsc::UnboundedSender<Departure>>) {
     if let Some(services) = &duty.services {
         services.hold();
-        duty.ties.needs_registration.store(true, Ordering::Release);
     }
+    look_at_registrations(duty);
     duty.leave_interfaces();
     duty.view.stats().handed_over.inc();
     duty.view.set_successor(None);
@@ -174,6 +178,12 @@ fn another_serves(path: &Path, successor: Peer) -> bool {
     let own = std::process::id() as i32;
     // One in another namespace can't be told from the successor.
     peer.pid != 0 && peer.pid != own && peer.pid != successor.pid
+}
+
+/// Whether what is registered would be gone with this process.
+fn look_at_registrations(duty: &Duty) {
+    let is_needed = duty.services.as_ref().is_some_and(|services| services.is_needed());
+    duty.ties.needs_registration.store(is_needed, Ordering::Release);
 }
 
 /// The directory of services, in pieces.

@@ -208,7 +208,9 @@ impl Side {
         mut undone: mpsc::UnboundedReceiver<Undo>,
         mut answers: mpsc::UnboundedReceiver<Considered>,
     ) {
-        let (mut is_ready, mut is_settled) = (false, false);
+        let mut is_ready = false;
+        // As the predecessor was told last.
+        let mut pending = None;
         let services = self.duty.services.clone();
         loop {
             let accepts = self.hang_ups.is_none();
@@ -226,9 +228,10 @@ impl Side {
                     self.close_rest();
                     self.machine.ready()
                 }
-                () = settled(services.as_deref()), if accepts && !is_settled => {
-                    is_settled = true;
-                    self.machine.settled()
+                now = settled(services.as_deref(), pending.as_ref()), if accepts => {
+                    let actions = self.machine.settled(now.clone());
+                    pending = Some(now);
+                    actions
                 }
                 Some(Undo { tool }) = undone.recv() => self.undo(tool),
                 Some((connection, fit)) = answers.recv() => match fit {
@@ -366,9 +369,12 @@ impl Side {
     }
 }
 
-async fn settled(services: Option<&Services>) {
-    if let Some(services) = services {
-        services.settled().await;
+/// Registries in which something is to be registered, once these are others than `told`.
+async fn settled(services: Option<&Services>, told: Option<&Vec<String>>) -> Vec<String> {
+    match services {
+        Some(services) => services.pending_but(told).await,
+        None if told.is_none() => Vec::new(),
+        None => std::future::pending().await,
     }
 }
 

@@ -6,8 +6,8 @@
 //! until the successor has made the same, and the end of a predecessor that does not know it takes nothing
 //! back.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -15,6 +15,18 @@ use tokio::time::timeout;
 use super::directory::Directory;
 use super::{PATIENCE, Services, Source, state};
 use crate::control::hand_over::{Inherited, Tenure};
+
+/// Where registrations outlive the process, since another one accepts.
+#[derive(Debug, Default)]
+pub(super) enum Held {
+    /// Nowhere: this one does.
+    #[default]
+    No,
+    /// Everywhere.
+    InAll,
+    /// In these registries.
+    In(Vec<String>),
+}
 
 /// What a predecessor left to the directory.
 #[derive(Debug, Default)]
@@ -37,27 +49,42 @@ impl Services {
         drop(self.writing.lock().await);
     }
 
-    /// The successor accepts: what is registered is to stay until [`Services::release`].
+    /// Another process accepts: what is registered stays as it is, where that one has not done the same.
     pub(in crate::control) fn hold(&self) {
-        self.is_needed.store(true, Ordering::Relaxed);
+        *self.held() = Held::InAll;
     }
 
-    /// The successor has registered what this process has.
-    pub(in crate::control) fn release(&self) {
-        self.is_needed.store(false, Ordering::Relaxed);
+    /// The successor has registered what this process has, but for these registries.
+    pub(in crate::control) fn release_but(&self, pending: Vec<String>) {
+        *self.held() = Held::In(pending);
+        self.told.send_modify(|_| {});
+    }
+
+    /// Whether something would be unregistered by the end of this process.
+    pub(in crate::control) fn is_needed(&self) -> bool {
+        self.sources().all.iter().any(|(name, source)| {
+            self.is_held_in(name)
+                && !source.want.borrow().offers.is_empty()
+                && self.registry_stats(name).connected.value() == 1
+        })
     }
 
     /// This process serves again: the successor may have changed the file, and have registered in its own
     /// name what its end will take away.
     pub(in crate::control) async fn resume(self: &Arc<Self>) {
-        self.release();
+        *self.held() = Held::No;
         self.reread().await;
         let before: Vec<_> = self.sources().all.drain().collect();
         self.told.send_modify(|_| {});
         let services = Arc::clone(self);
         tokio::spawn(async move {
             // Elsewhere they have the same name, so that theirs are no loss once there are new ones.
-            let _ = timeout(SETTLE_PATIENCE, services.settled()).await;
+            let settled = async {
+                while !services.pending().is_empty() {
+                    tokio::time::sleep(SETTLE_LOOK).await;
+                }
+            };
+            let _ = timeout(SETTLE_PATIENCE, settled).await;
             before.into_iter().for_each(|(_, Source { task, .. })| task.abort());
         });
     }
@@ -82,16 +109,31 @@ impl Services {
         }
     }
 
-    /// Waits until everything that is offered has been registered, or could not be.
-    pub(in crate::control) async fn settled(&self) {
+    /// Registries in which something is still to be registered, once these are others than `told`.
+    pub(in crate::control) async fn pending_but(&self, told: Option<&Vec<String>>) -> Vec<String> {
         loop {
-            let is_done = |source: &Source| *source.done.borrow() == *source.want.borrow();
-            // A registry that is to be told of more gets it before anything is awaited.
-            if self.offers.load(Ordering::Relaxed) && self.sources().all.values().all(is_done) {
-                return;
+            let pending = self.pending();
+            if told != Some(&pending) {
+                return pending;
             }
             tokio::time::sleep(SETTLE_LOOK).await;
         }
+    }
+
+    /// In their order.
+    fn pending(&self) -> Vec<String> {
+        let mut pending = Vec::new();
+        if self.offers.load(Ordering::Relaxed) {
+            let is_done = |source: &Source| *source.done.borrow() == *source.want.borrow();
+            let sources = self.sources();
+            let waiting = sources.all.iter().filter(|(_, source)| !is_done(source));
+            pending.extend(waiting.map(|(name, _)| name.to_string()));
+        } else {
+            pending.extend(self.config.registries.iter().map(|one| one.name.to_string()));
+            pending.extend(self.directory().places().keys().map(|name| name.to_string()));
+        }
+        pending.sort();
+        pending
     }
 
     /// Whether applications are answered here.
@@ -99,9 +141,18 @@ impl Services {
         *self.tenure.borrow() == Tenure::Ours
     }
 
-    /// Whether what is registered is to outlive this process.
-    pub(super) fn is_left_to_another(&self) -> bool {
-        self.is_needed.load(Ordering::Relaxed)
+    /// Whether what is in this registry is to outlive this process.
+    pub(super) fn is_held_in(&self, registry: &str) -> bool {
+        match &*self.held() {
+            Held::No => false,
+            Held::InAll => true,
+            Held::In(pending) => pending.iter().any(|one| one == registry),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Replaced whole.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it could be read.

@@ -39,7 +39,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::directory::{Directory, Place, Refusal};
-use self::inheritance::Legacy;
+use self::inheritance::{Held, Legacy};
 use self::registry::file::FileRegistry;
 use self::registry::nacos::Nacos;
 use self::registry::zookeeper::ZooKeeper;
@@ -139,11 +139,11 @@ impl Running {
             sources.closed = true;
             std::mem::take(&mut sources.all)
         };
-        if self.services.is_left_to_another() {
-            sources.into_values().for_each(|source| source.task.abort());
-            return;
-        }
-        let ends = sources.into_values().map(Source::end).collect::<Vec<_>>();
+        // What a successor has not registered is not to be taken back.
+        let (left, own): (HashMap<_, _>, HashMap<_, _>) =
+            sources.into_iter().partition(|(name, _)| self.services.is_held_in(name));
+        left.into_values().for_each(|source| source.task.abort());
+        let ends = own.into_values().map(Source::end).collect::<Vec<_>>();
         if self.services.config.state_file.is_some() && self.services.is_ours() {
             let latest = *self.services.changed.borrow();
             self.services.told.send_replace(latest);
@@ -180,8 +180,8 @@ pub(super) struct Services {
     writing: tokio::sync::Mutex<()>,
     /// Whether registries have been told of what is offered.
     offers: AtomicBool,
-    /// This process had the tenure, and its successor has not registered what it has.
-    is_needed: AtomicBool,
+    /// What is registered is a successor's as well.
+    held: Mutex<Held>,
 }
 
 /// Registries in use.
@@ -233,7 +233,7 @@ impl Services {
             tenure,
             writing: tokio::sync::Mutex::default(),
             offers: AtomicBool::new(false),
-            is_needed: AtomicBool::new(false),
+            held: Mutex::default(),
         }
     }
 
@@ -472,10 +472,6 @@ impl Services {
     }
 
     fn direct_once(self: &Arc<Self>, accepts: bool) {
-        // All stays as it is until a successor has registered the same.
-        if self.is_needed.load(Ordering::Relaxed) {
-            return;
-        }
         self.offers.store(accepts, Ordering::Relaxed);
         let mut wants: HashMap<Arc<str>, (Wanted, Option<Place>)> = HashMap::new();
         {
@@ -495,12 +491,17 @@ impl Services {
         let unwanted = sources.all.extract_if(|source, known| {
             // One that is named with another password starts anew.
             wants.get(source).is_none_or(|(_, place)| *place != known.place)
+                && !self.is_held_in(source)
         });
         for (source, known) in unwanted.collect::<Vec<_>>() {
             drop(known.end());
             self.stat_registry.forget_service_registry(&source.replace(':', "_"));
         }
         for (source, (mut wanted, place)) in wants {
+            // All stays as it is until a successor has registered the same.
+            if self.is_held_in(&source) {
+                continue;
+            }
             if !accepts {
                 wanted.offers.clear();
             }

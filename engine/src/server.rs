@@ -25,7 +25,7 @@ use crate::cluster::Breakers;
 use crate::connection::{DrainTimes, ListenerLogs};
 use crate::control::configuration::{ListenerUpdate, PreparationError, Update};
 use crate::control::hand_over::operator::{Operation, OperatorError, operate};
-use crate::control::hand_over::{self, Begun, Launch, Order, Ties};
+use crate::control::hand_over::{self, Begun, Heritage, Launch, Order, Ties};
 use crate::control::{
     Beginning, BoundListener, Command, Configuration, Control, ControlError, ControlOptions,
     ControlState, Event, Events, HandOver, HandOverError, Lifecycle, Updates, signals,
@@ -208,7 +208,12 @@ fn run(
     );
     state.set_bootstrap(&loaded.config_dump);
     let begun = loaded.engine.upgrade.as_ref().map(|upgrade| hand_over::begin(&upgrade.socket));
-    let begun = begun.transpose()?;
+    let mut begun = begun.transpose()?;
+    let heritage =
+        Heritage { registry: Arc::clone(&registry), tickets: Arc::clone(tls.ticket_keyring()) };
+    if let Some(Begun::Successor(take_over)) = &mut begun {
+        take_over.state.drain(..).for_each(|part| heritage.take(&part));
+    }
     let inherited = match &begun {
         Some(Begun::Successor(take_over)) => Arc::clone(&take_over.sockets),
         _ => Arc::default(),
@@ -277,6 +282,7 @@ fn run(
         launch: Launch::of_process(),
         processes_max: upgrade.max_processes,
         shards: shards.iter().map(ShardHandle::mail).collect(),
+        heritage,
     });
     let control = Control::start(
         Arc::clone(&state),
@@ -429,6 +435,8 @@ impl Server {
             }
             Order::Accept(told) => {
                 self.serve_held();
+                let known = self.cluster_stat_names();
+                self.common.registry.show_inherited_clusters(|name| known.contains(name));
                 self.go_live();
                 // Whoever waits for it may have gone.
                 let _gone = told.send(());
@@ -661,9 +669,12 @@ impl Server {
     fn forget_gone_clusters(&self) {
         let clusters = &self.snapshot.clusters;
         self.common.breakers.retain(|name| clusters.id(name).is_some());
-        let known: HashSet<&str> =
-            clusters.iter().map(|member| &*member.cluster.stat_name).collect();
+        let known = self.cluster_stat_names();
         self.common.registry.retain_clusters(|name| known.contains(name));
+    }
+
+    fn cluster_stat_names(&self) -> HashSet<&str> {
+        self.snapshot.clusters.iter().map(|member| &*member.cluster.stat_name).collect()
     }
 }
 

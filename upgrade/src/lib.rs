@@ -8,6 +8,7 @@ pub mod message;
 pub mod payload;
 pub mod predecessor;
 pub mod record;
+pub mod state;
 pub mod successor;
 pub mod version;
 

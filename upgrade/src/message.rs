@@ -377,6 +377,34 @@ struct Envelope {
 }
 
 impl Message {
+    /// What it is, for logs: what is in it may be for nobody's eyes.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::Listeners(_) => "Listeners",
+            Self::ListenersTaken(_) => "ListenersTaken",
+            Self::State(_) => "State",
+            Self::Prepared(_) => "Prepared",
+            Self::Ready(_) => "Ready",
+            Self::Commit(_) => "Commit",
+            Self::Committed(_) => "Committed",
+            Self::Offer(_) => "Offer",
+            Self::Adopted(_) => "Adopted",
+            Self::Declined(_) => "Declined",
+            Self::Take(_) => "Take",
+            Self::Relay(_) => "Relay",
+            Self::RelayEnd(_) => "RelayEnd",
+            Self::Released(_) => "Released",
+            Self::Alive(_) => "Alive",
+            Self::Progress(_) => "Progress",
+            Self::Abort(_) => "Abort",
+            Self::Ask(_) => "Ask",
+            Self::Answer(_) => "Answer",
+            Self::Settled(_) => "Settled",
+        }
+    }
+
     /// The packet, as the one of this number in its direction.
     ///
     /// # Errors

@@ -167,7 +167,7 @@ impl Predecessor {
                 vec![Action::Settled(pending)]
             }
             (_, Message::Alive(_)) => Vec::new(),
-            (state, message) => self.violated(&format!("{message:?} came while {state:?}")),
+            (state, message) => self.violated(&format!("{} came while {state:?}", message.name())),
         }
     }
 
@@ -211,13 +211,15 @@ impl Predecessor {
         vec![Action::Send(Message::Listeners(Listeners { records }))]
     }
 
-    /// State to be sent, while preparing, and again while yielding.
+    /// State to be sent, while preparing; again, while yielding; and what came since, while connections
+    /// move.
     #[must_use]
     pub fn state(&mut self, part: StatePart) -> Vec<Action> {
-        if !matches!(self.state, State::Preparing | State::Yielding) {
-            return Vec::new();
+        match self.state {
+            State::Preparing => self.sent.parts += 1,
+            State::Yielding | State::Moving => {}
+            _ => return Vec::new(),
         }
-        self.sent.parts += 1;
         vec![Action::Send(Message::State(part))]
     }
 

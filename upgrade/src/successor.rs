@@ -155,8 +155,10 @@ impl Successor {
                 self.state = State::Warming;
                 vec![Action::WarmUp]
             }
-            // What only one process may change, and this one from now on.
-            (State::Waiting, Message::State(part)) => vec![Action::TakeState(part)],
+            // What only one process may change, and this one from now on; then what came since.
+            (State::Waiting | State::Serving, Message::State(part)) => {
+                vec![Action::TakeState(part)]
+            }
             (State::Waiting, Message::Commit(_)) => {
                 self.state = State::Serving;
                 vec![Action::Accept, Action::Send(Message::Committed(Committed {}))]
@@ -171,7 +173,8 @@ impl Successor {
             (State::Serving, Message::RelayEnd(connection)) => vec![Action::RelayEnd(connection)],
             (State::Serving, Message::Progress(progress)) => vec![Action::Show(progress)],
             (state, message) => self.violated(&format!(
-                "{message:?} with {descriptors} descriptors came while {state:?}"
+                "{} with {descriptors} descriptors came while {state:?}",
+                message.name()
             )),
         }
     }

@@ -144,6 +144,7 @@ impl Control {
         options: ControlOptions,
     ) -> Result<Control, ControlError> {
         let (stop, stopped) = oneshot::channel();
+        let (farewell, ends) = watch::channel(false);
         let (ready, bound) = crossbeam_channel::bounded(1);
         let thread = thread::Builder::new()
             .name("control".to_owned())
@@ -153,12 +154,17 @@ impl Control {
                     Err(error) => return drop(ready.send(Err(ControlError::Start(error)))),
                 };
                 runtime.block_on(async {
-                    match serve(&state, options) {
-                        Ok((admin_address, services)) => {
+                    match serve(&state, options, ends) {
+                        Ok(Serving { admin_address, services, hand_over }) => {
                             // The receiver waits for exactly this message.
                             let _ = ready.send(Ok(admin_address));
                             // Ends when told to, and when nobody is left who could tell.
                             let _ = stopped.await;
+                            let _nobody = farewell.send(true);
+                            if let Some(hand_over) = hand_over {
+                                // A panic in it was told.
+                                let _panicked = hand_over.await;
+                            }
                             if let Some(services) = services {
                                 services.close().await;
                             }
@@ -195,11 +201,19 @@ impl Control {
     }
 }
 
+/// What runs.
+struct Serving {
+    admin_address: Option<Address>,
+    services: Option<services::Running>,
+    hand_over: Option<tokio::task::JoinHandle<()>>,
+}
+
 /// Binds and spawns everything; runs inside the runtime.
 fn serve(
     state: &Arc<ControlState>,
     mut options: ControlOptions,
-) -> Result<(Option<Address>, Option<services::Running>), ControlError> {
+    ends: watch::Receiver<bool>,
+) -> Result<Serving, ControlError> {
     let mut admin_address = None;
     let (admin_is_ours, is_ours) = watch::channel(options.hand_over.is_none());
     let alone = if options.hand_over.is_none() { Tenure::Ours } else { Tenure::Theirs };
@@ -250,11 +264,12 @@ fn serve(
     if let Some(services) = &mut services {
         sockets.append(&mut services.take_sockets());
     }
-    if let Some(hand_over) = options.hand_over {
+    let hand_over = options.hand_over.map(|hand_over| {
+        let (is_ours, farewell) = (admin_is_ours, ends);
         let services = services.as_ref().map(services::Running::services);
-        let estate = Estate { sockets, is_ours: admin_is_ours, tenure, services, hang_ups };
-        tokio::spawn(hand_over.run(Arc::clone(state), estate));
-    }
+        let estate = Estate { sockets, is_ours, tenure, services, hang_ups, farewell };
+        tokio::spawn(hand_over.run(Arc::clone(state), estate))
+    });
     // Nobody is to be accepted before services of an earlier run are there.
     let mut configuration = options.configuration;
     configuration.take_in_early();
@@ -268,7 +283,7 @@ fn serve(
     tokio::spawn(configuration.run());
     let state = Arc::clone(state);
     tokio::spawn(async move { state.reclaim().run().await });
-    Ok((admin_address, services))
+    Ok(Serving { admin_address, services, hand_over })
 }
 
 /// How often [`Control::stop`] looks whether the thread has ended.

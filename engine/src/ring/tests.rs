@@ -76,6 +76,93 @@ fn receive_all(ring: &Ring, socket: &Socket, bytes: usize) -> Vec<u8> {
     all
 }
 
+/// Takes a socket back from the kernel.
+fn hold(ring: &Ring, socket: &Socket) {
+    socket.hold();
+    turn_until(ring, || socket.is_still());
+}
+
+#[test]
+fn a_held_socket_leaves_everything_to_who_has_its_copy() {
+    for ring in rings() {
+        let (socket, mut peer) = pair(&ring);
+        socket.start();
+        peer.write_all(b"seen").unwrap();
+        turn_until(&ring, || !socket.copy_unread().is_empty());
+        hold(&ring, &socket);
+        // What comes now is for nobody here, and what is sent stays.
+        peer.write_all(b"unseen").unwrap();
+        let arena = Arena::new();
+        socket.send(arena.copy(b"kept"));
+        wait(&ring, Duration::from_millis(1));
+        assert_eq!(
+            (socket.copy_unread(), socket.copy_unsent()),
+            (b"seen".to_vec(), b"kept".to_vec())
+        );
+        let mut copy = UnixStream::from(socket.duplicate().unwrap());
+        copy.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        copy.set_nonblocking(false).unwrap();
+        let mut came = [0; 6];
+        copy.read_exact(&mut came).unwrap();
+        assert_eq!(&came, b"unseen");
+        copy.write_all(b"by another").unwrap();
+        let mut heard = [0; 10];
+        peer.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"by another");
+        // Letting go of it ends nothing.
+        drop(socket);
+        wait(&ring, Duration::from_millis(1));
+        copy.write_all(b"and still").unwrap();
+        peer.read_exact(&mut heard[..9]).unwrap();
+        assert_eq!(&heard[..9], b"and still");
+    }
+}
+
+#[test]
+fn a_socket_that_was_held_goes_on_as_if_nothing_had_been() {
+    for ring in rings() {
+        let (socket, mut peer) = pair(&ring);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        socket.register(&Waker::from(Arc::clone(&count)));
+        socket.start();
+        // More than the peer's buffer takes: a send waits in the kernel for room.
+        let arena = Arena::new();
+        let all: Vec<u8> = (0..1_000_000_u32).map(|at| (at % 251) as u8).collect();
+        socket.send(arena.copy(&all));
+        turn_until(&ring, || socket.sent_bytes() > 0);
+        hold(&ring, &socket);
+        assert!(count.0.load(Ordering::Relaxed) > 0, "whoever holds it hears of it");
+        let taken = socket.sent_bytes() as usize;
+        assert!(socket.copy_unsent() == all[taken..]);
+        socket.send(arena.copy(b"more"));
+        peer.write_all(b"meanwhile").unwrap();
+        socket.go_on();
+        let reader = std::thread::spawn(move || {
+            let mut came = vec![0; 1_000_004];
+            peer.read_exact(&mut came).map(|()| came)
+        });
+        assert_eq!(receive_all(&ring, &socket, 9), b"meanwhile");
+        turn_until(&ring, || socket.unsent() == 0);
+        assert!(reader.join().unwrap().unwrap() == [&all[..], b"more"].concat());
+    }
+}
+
+#[test]
+fn unsent_bytes_of_a_held_socket_can_be_left_to_another() {
+    let ring = rings().pop().unwrap();
+    let (socket, mut peer) = pair(&ring);
+    let arena = Arena::new();
+    hold(&ring, &socket);
+    socket.send(arena.copy(b"theirs"));
+    socket.send(arena.copy(b"ours"));
+    socket.drop_unsent(6);
+    socket.go_on();
+    turn_until(&ring, || socket.unsent() == 0);
+    let mut came = [0; 4];
+    peer.read_exact(&mut came).unwrap();
+    assert_eq!(&came, b"ours");
+}
+
 #[test]
 fn bytes_go_both_ways() {
     for ring in rings() {

@@ -82,6 +82,41 @@ impl HistogramSnapshot {
         self.buckets.iter().sum()
     }
 
+    /// With so many values in these buckets. What has no place among them is left out.
+    pub(super) fn of_filled(filled: impl Iterator<Item = (usize, u64)>, sum: u64) -> Self {
+        let mut buckets = vec![0_u64; BUCKETS];
+        for (at, count) in filled {
+            if let Some(bucket) = buckets.get_mut(at) {
+                *bucket = bucket.wrapping_add(count);
+            }
+        }
+        Self { buckets, sum }
+    }
+
+    /// The buckets that are not empty, and how many values are in them.
+    pub(super) fn filled(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.buckets.iter().copied().enumerate().filter(|(_, count)| *count > 0)
+    }
+
+    /// What came since `before`, which this was once.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        let before_of = |at: usize| before.buckets.get(at).copied().unwrap_or(0);
+        let buckets = self.buckets.iter().enumerate();
+        Self {
+            buckets: buckets.map(|(at, count)| count.wrapping_sub(before_of(at))).collect(),
+            sum: self.sum.wrapping_sub(before.sum),
+        }
+    }
+
+    /// Adds what another one has.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.buckets.resize(BUCKETS, 0);
+        for (into, from) in self.buckets.iter_mut().zip(&other.buckets) {
+            *into = into.wrapping_add(*from);
+        }
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+
     /// Their sum, each capped at [`VALUE_MAX`].
     pub fn sum(&self) -> u64 {
         self.sum

@@ -11,6 +11,7 @@
 //! dashboards and alerts written for it keep working; what only Outrigger has is under `shard.`,
 //! `access_log.` and the fields marked so in [`sets`].
 
+pub mod carried;
 pub mod cell;
 pub mod grpc;
 pub mod histogram;
@@ -19,6 +20,7 @@ pub mod registry;
 pub mod render;
 pub mod sets;
 
+pub use carried::Carried;
 pub use cell::{Counter, Gauge};
 pub use grpc::{GrpcCallStats, GrpcKind};
 pub use histogram::{Histogram, HistogramSnapshot};

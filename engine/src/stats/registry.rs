@@ -11,9 +11,11 @@ use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use outrigger_upgrade::state::StatsState;
 use outrigger_xds::process_config::{StatSelection, StatsConfig};
 use outrigger_xds::snapshot::Address;
 
+use super::carried::Carried;
 use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::istio::{IstioFamily, IstioLabels, IstioMetrics};
@@ -59,6 +61,8 @@ pub struct Registry {
     /// What counters stood at when `/reset_counters` was last asked for; taken off when reading,
     /// because only a cell's own writer may write it.
     baseline: Mutex<HashMap<String, u64>>,
+    /// What the process before this one counted.
+    inherited: Mutex<Carried>,
 }
 
 impl Registry {
@@ -101,6 +105,7 @@ impl Registry {
             rpc: Mutex::default(),
             hosts: Mutex::default(),
             baseline: Mutex::default(),
+            inherited: Mutex::default(),
         }
     }
 
@@ -324,6 +329,37 @@ impl Registry {
 
     /// Every statistic that there is to be, merged over the slots, sorted by full name.
     pub fn collect(&self) -> Vec<Sample> {
+        let mut samples = self.collect_all();
+        let selection = &self.shown.selection;
+        if !matches!(selection, StatSelection::All) {
+            samples.retain(|sample| selection.takes(&sample.to_string()));
+        }
+        self.apply_baseline(&mut samples);
+        samples.sort_by_cached_key(ToString::to_string);
+        samples
+    }
+
+    /// Counters and histograms as a successor goes on with them.
+    pub fn carried(&self) -> Carried {
+        Carried::of(self.collect_all())
+    }
+
+    /// Adds what a predecessor counted.
+    pub fn inherit(&self, state: StatsState) {
+        lock(&self.inherited).add(state);
+    }
+
+    /// Shows the clusters of which a predecessor counted something, though nobody here has used them yet;
+    /// of these, those that `exists` says there are.
+    pub fn show_inherited_clusters(&self, exists: impl Fn(&str) -> bool) {
+        let clusters = lock(&self.inherited).clusters();
+        for name in clusters.into_iter().filter(|name| exists(name)) {
+            self.cluster(self.control(), &name);
+        }
+    }
+
+    /// Every statistic, with what a predecessor counted, in no order.
+    fn collect_all(&self) -> Vec<Sample> {
         let mut samples = Vec::new();
         merge(&mut samples, &Scope::Server, [&self.server]);
         merge(&mut samples, &Scope::AccessLog, &self.access_log);
@@ -353,12 +389,7 @@ impl Registry {
         merge(&mut samples, &Scope::Upgrade, lock(&self.upgrade).iter());
         lock(&self.service_apis).merge_into(&mut samples, Scope::ServiceApi);
         lock(&self.service_registries).merge_into(&mut samples, Scope::ServiceRegistry);
-        let selection = &self.shown.selection;
-        if !matches!(selection, StatSelection::All) {
-            samples.retain(|sample| selection.takes(&sample.to_string()));
-        }
-        self.apply_baseline(&mut samples);
-        samples.sort_by_cached_key(ToString::to_string);
+        lock(&self.inherited).apply(&mut samples);
         samples
     }
 
@@ -697,7 +728,7 @@ impl Merged {
 }
 
 impl Value {
-    fn is_zero(&self) -> bool {
+    pub(super) fn is_zero(&self) -> bool {
         match self {
             Value::Counter(n) | Value::Gauge(n) => *n == 0,
             Value::Histogram(histogram) => histogram.count() == 0,

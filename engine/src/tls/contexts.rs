@@ -166,6 +166,11 @@ impl TlsContexts {
         Ok(contexts)
     }
 
+    /// The keys of tickets where none are configured.
+    pub fn ticket_keyring(&self) -> &Arc<TicketKeyring> {
+        &self.keyring
+    }
+
     /// Adds the contexts of a listener. Those whose configuration is known are kept.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::{hkdf, rand};
+use outrigger_upgrade::state::TicketsState;
 use rustls::server::ProducesTickets;
 use rustls_pki_types::UnixTime;
 use zeroize::Zeroizing;
@@ -28,6 +29,8 @@ use super::error::TlsConfigProblem;
 struct TicketKey {
     name: [u8; NAME_BYTES],
     key: LessSafeKey,
+    /// What it was made from; nothing where a successor has it from its own configuration.
+    secret: Zeroizing<Vec<u8>>,
 }
 
 impl TicketKey {
@@ -40,14 +43,32 @@ impl TicketKey {
             .fill(&mut key[..])?;
         let name = name.try_into().map_err(|_| Unspecified)?;
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM_SIV, &key[..])?);
-        Ok(Self { name, key })
+        Ok(Self { name, key, secret: Zeroizing::default() })
+    }
+
+    /// One that can be handed on.
+    fn heritable(name: &[u8], secret: &[u8]) -> Result<Self, Unspecified> {
+        Ok(Self { secret: Zeroizing::new(secret.to_vec()), ..Self::new(name, secret)? })
     }
 
     fn random() -> Result<Self, Unspecified> {
         let mut bytes = Zeroizing::new([0; NAME_BYTES + KEY_BYTES]);
         rand::fill(&mut bytes[..])?;
         let (name, secret) = bytes.split_at(NAME_BYTES);
-        Self::new(name, secret)
+        Self::heritable(name, secret)
+    }
+
+    /// Name and secret.
+    fn bequest(&self) -> Vec<u8> {
+        [&self.name[..], &self.secret].concat()
+    }
+
+    fn inherit(bequest: &[u8]) -> Result<Self, Unspecified> {
+        if bequest.len() != NAME_BYTES + KEY_BYTES {
+            return Err(Unspecified);
+        }
+        let (name, secret) = bequest.split_at(NAME_BYTES);
+        Self::heritable(name, secret)
     }
 }
 
@@ -73,6 +94,30 @@ impl TicketKeyring {
         let current = Arc::new(TicketKey::random()?);
         let keys = Generations { current, previous: None, made_at: now() };
         Ok(Arc::new(Self { keys: ArcSwap::from_pointee(keys), rotation: Mutex::new(()) }))
+    }
+
+    /// The keys, for a successor.
+    pub fn bequest(&self) -> TicketsState {
+        let keys = self.keys.load();
+        TicketsState {
+            current: keys.current.bequest(),
+            previous: keys.previous.as_ref().map(|key| key.bequest()).unwrap_or_default(),
+            made_at: keys.made_at,
+        }
+    }
+
+    /// Goes on with a predecessor's keys: its tickets are still good.
+    ///
+    /// # Errors
+    /// When they are none; then the own ones stay.
+    pub fn inherit(&self, bequest: &TicketsState) -> Result<(), Unspecified> {
+        let current = Arc::new(TicketKey::inherit(&bequest.current)?);
+        let previous = match &bequest.previous[..] {
+            [] => None,
+            previous => Some(Arc::new(TicketKey::inherit(previous)?)),
+        };
+        self.keys.store(Arc::new(Generations { current, previous, made_at: bequest.made_at }));
+        Ok(())
     }
 
     /// Replaces the key when it is time to.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use outrigger_tests::load::{FastOrigin, Load};
 use outrigger_tests::origin::OK;
 use outrigger_tests::process::Scratch;
+use outrigger_tests::tls::{Authority, ClientOptions, Subject};
 use outrigger_tests::{Address, Client, Config, Launch, Origin, PATIENCE, Proxy, eventually};
 use serde_json::{Value, json};
 
@@ -84,22 +85,29 @@ fn successors_take_over_under_load_and_no_request_is_lost() {
     }
     let outcome = load.stop();
     assert!(outcome.faults.is_empty(), "{outcome:?}");
-    assert_eq!(outcome.refused, 0, "{outcome:?}");
+    assert_eq!((outcome.refused, outcome.connected), (0, 32), "every client kept its connection");
     assert_eq!(outcome.statuses.keys().collect::<Vec<_>>(), [&200], "{outcome:?}");
     assert_eq!(outcome.statuses[&200], origin.requests());
     serving.stop();
 }
 
 #[test]
-fn what_is_under_way_ends_where_it_began() {
+fn what_cannot_move_ends_where_it_began() {
     let scratch = Scratch::new();
     let (origin, release) = slow_origin();
-    let config = config(origin.address(), &scratch);
+    let identity = Authority::new("ours").issue(Subject::dns(&["proxy.test"]));
+    let certificates = json!({"tls_certificates": [identity.to_json()]});
+    let config = config(origin.address(), &scratch)
+        .downstream_tls(json!({"common_tls_context": certificates}));
     let first = Launch::outrigger(&config).start();
-    let mut slow = begin_slow(&first, &origin);
     let address = first.address().clone();
+    let tls = ClientOptions::default().build();
+    let connect = || Client::secure(&address, &tls, "proxy.test");
+    let mut slow = connect();
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_for("the slow request", |log| log.requests.len() == 1);
     let second = succeed(&config, 1);
-    assert_eq!(Client::connect(&address).get("/fast").status, 200);
+    assert_eq!(connect().get("/fast").status, 200);
     release.send(()).unwrap();
     let response = slow.response();
     assert_eq!((response.status, response.header("connection")), (200, Some("close")));

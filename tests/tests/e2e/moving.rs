@@ -10,6 +10,7 @@ use outrigger_tests::config::TCP_PROXY;
 use outrigger_tests::origin::OK;
 use outrigger_tests::process::Scratch;
 use outrigger_tests::rpc::{Message, Reply};
+use outrigger_tests::tls::{Authority, ClientOptions, Subject};
 use outrigger_tests::{
     Address, Client, Config, Launch, Origin, PATIENCE, Proxy, bolt, dubbo, eventually,
 };
@@ -288,12 +289,13 @@ fn bolt_connections_move_with_their_requests_under_way() {
     }
     server.wait_for("all requests", |log| log.requests().count() == 8);
     let second = succeed(&config, 1);
+    second.await_stat(ACTIVE, |active| active == 4);
     // New requests go through the new process, while the old one waits for its answers.
     for client in &mut clients {
         client.send_bytes(&request(3).bytes()[30..]);
     }
     let log = server.wait_for("the next requests", |log| log.requests().count() == 12);
-    assert_eq!(second.stat("bolt.main.request"), 4);
+    assert_eq!(second.stat("bolt.main.request_active"), 4);
     let of = |id: u32| {
         let content = format!("content of {id}").into_bytes();
         log.requests().filter(move |seen| seen.frame.content == content)
@@ -372,4 +374,68 @@ fn a_successor_that_dies_takes_only_its_own_connections_with_it() {
     expect_end(first);
     assert_eq!(stays.get("/").status, 200);
     third.stop();
+}
+
+// ---- state ----
+
+#[test]
+fn counters_and_histograms_go_on_and_gauges_are_counted_once() {
+    let scratch = Scratch::new();
+    let (origin, release) = slow_origin();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let mut serving = Launch::outrigger(&config).shards(2).start();
+    let address = serving.address().clone();
+    let mut client = serving.client();
+    let mut slow = serving.client();
+    slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+    for requests in 1..=3 {
+        assert_eq!(client.get("/").status, 200);
+        assert_eq!(Client::connect(&address).get("/").status, 200);
+        serving.await_stat("http.main.downstream_cx_active", |active| active <= 2);
+        let next = succeed(&config, 1);
+        let previous = std::mem::replace(&mut serving, next);
+        if requests == 1 {
+            // What its predecessor does after the hand-over counts, too.
+            serving.await_stat("http.main.downstream_cx_active", |active| active == 1);
+            release.send(()).unwrap();
+            assert_eq!(slow.response().status, 200);
+        }
+        expect_end(previous);
+        let all = 2 * requests + 1;
+        serving.await_stat("http.main.downstream_rq_total", |total| total == all);
+        serving.expect_stat("http.main.downstream_rq_2xx", all);
+        serving.expect_stat("http.main.downstream_cx_total", requests + 2);
+        serving.expect_stat("http.main.downstream_cx_active", 2);
+        serving.expect_stat("http.main.downstream_rq_active", 0);
+        serving.expect_stat("cluster.origin.upstream_rq_total", all);
+        let text = serving.admin_get("/stats/prometheus").text();
+        let line = text.lines().find(|line| {
+            line.starts_with("envoy_http_downstream_rq_time_count{") && line.contains("\"main\"")
+        });
+        assert_eq!(line.and_then(|line| line.rsplit(' ').next()), Some(&*all.to_string()));
+    }
+    serving.stop();
+}
+
+#[test]
+fn a_tls_session_is_resumed_with_the_next_process() {
+    let scratch = Scratch::new();
+    let origin = Origin::ok();
+    let identity = Authority::new("ours").issue(Subject::dns(&["proxy.test"]));
+    let certificates = json!({"tls_certificates": [identity.to_json()]});
+    let config =
+        Config::to(origin.address()).downstream_tls(json!({"common_tls_context": certificates}));
+    let config = upgradable(config, &scratch);
+    let mut serving = Launch::outrigger(&config).start();
+    let address = serving.address().clone();
+    let tls = ClientOptions::default().build();
+    for resumed in 0..3 {
+        let mut client = Client::secure(&address, &tls, "proxy.test");
+        assert_eq!(client.get("/").status, 200);
+        assert_eq!(client.stream().agreed().resumed, resumed > 0);
+        drop(client);
+        let next = succeed(&config, 1);
+        expect_end(std::mem::replace(&mut serving, next));
+    }
+    serving.stop();
 }

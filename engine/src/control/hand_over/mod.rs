@@ -4,6 +4,7 @@
 //! Invariant: listening sockets are shared, never made again: from the moment that a successor has them until
 //! one of the two ends, whoever waits in a backlog is accepted by one or the other.
 
+mod heritage;
 mod line;
 mod moves;
 pub mod operator;
@@ -29,6 +30,7 @@ use tokio::time::sleep;
 use crate::connection::moving::Departure;
 use crate::shard::{Mail, Message};
 
+pub use heritage::Heritage;
 pub use start::Launch;
 pub use successor::{Begun, TakeOver, begin};
 pub use view::{Ties, View, to_json};
@@ -103,6 +105,8 @@ pub struct HandOver {
     pub processes_max: u32,
     /// The shards, in their order.
     pub shards: Arc<[Mail]>,
+    /// What goes on in the next process.
+    pub heritage: Heritage,
 }
 
 /// Whose the interfaces for applications and the state file of services are. While it is not decided, their
@@ -129,6 +133,8 @@ pub(super) struct Estate {
     pub(super) services: Option<Arc<Services>>,
     /// SIGHUP.
     pub(super) hang_ups: mpsc::Receiver<()>,
+    /// True once the shards have ended.
+    pub(super) farewell: watch::Receiver<bool>,
 }
 
 /// What a process needs to hand over.
@@ -148,6 +154,8 @@ struct Duty {
     drain_time: Duration,
     /// Who can have this process's own predecessor serve again.
     undo: mpsc::UnboundedSender<Undo>,
+    heritage: Heritage,
+    farewell: watch::Receiver<bool>,
 }
 
 /// An operator wants the predecessor to serve again.
@@ -215,10 +223,11 @@ fn listens_on(lent: &Lent, listener: &str, address: &Address) -> bool {
 }
 
 impl HandOver {
-    /// Runs until the process ends.
+    /// Runs until the process ends, of which the estate tells after the shards have.
     pub(super) async fn run(self, state: Arc<ControlState>, estate: Estate) {
-        let HandOver { path, begun, orders, ready, shards, ties, launch, processes_max } = self;
-        let Estate { sockets, is_ours, tenure, services, hang_ups } = estate;
+        let HandOver { path, begun, orders, ready, shards, ties, launch, processes_max, heritage } =
+            self;
+        let Estate { sockets, is_ours, tenure, services, hang_ups, farewell } = estate;
         let generation = match &begun {
             Begun::First(_) => 0,
             Begun::Successor(take_over) => take_over.generation(),
@@ -242,6 +251,8 @@ impl HandOver {
             shards,
             drain_time,
             undo,
+            heritage,
+            farewell,
         });
         match begun {
             Begun::First(rendezvous) => {
@@ -266,6 +277,12 @@ fn hello(generation: u32) -> Hello {
         pid: std::process::id(),
         features: version::MOVES_CONNECTIONS,
     }
+}
+
+async fn end_of_process(farewell: &watch::Receiver<bool>) {
+    let mut farewell = farewell.clone();
+    // Whoever could tell has gone: that is the end as well.
+    let _told = farewell.wait_for(|ends| *ends).await;
 }
 
 /// Tells a shard. Its mailbox is full only for moments.

@@ -14,9 +14,12 @@ use tokio::time::interval;
 
 use crate::connection::moving::{Answer, Departure};
 
+use super::heritage::Told;
 use super::line::{Happening, Line};
 use super::moves::Moves;
-use super::{ADMIN, Duty, Lent, Order, SERVICES_KIND, SERVICES_VERSION, Tenure, record};
+use super::{
+    ADMIN, Duty, Lent, Order, SERVICES_KIND, SERVICES_VERSION, Tenure, end_of_process, record,
+};
 
 /// How a hand-over ended for the side that hands over.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(super) async fn run(
     let mut successor_lives = true;
     let mut moves = Moves::new(Arc::clone(&duty.shards));
     let mut actions = machine.received(first);
+    let mut told = Told::default();
+    let mut news_due = interval(NEWS_INTERVAL);
     let mut ticks = interval(PROGRESS_INTERVAL);
     loop {
         let mut due = VecDeque::from(actions);
@@ -58,6 +63,9 @@ pub(super) async fn run(
                 Action::Prepare => {
                     let lent = lend(duty).await;
                     send_listeners(&mut line, &mut machine, lent);
+                    for part in duty.heritage.all(&mut told) {
+                        due.extend(machine.state(part));
+                    }
                     send_services(&mut line, &mut machine, duty);
                     due.extend(machine.prepared());
                 }
@@ -140,6 +148,17 @@ pub(super) async fn run(
             Some(departure) = moves.departures.recv(), if machine.is_moving() => {
                 moves.depart(departure, &mut machine, &mut line).await
             }
+            _ = news_due.tick(), if machine.is_moving() => {
+                let news = duty.heritage.news(&mut told);
+                news.into_iter().flat_map(|part| machine.state(part)).collect()
+            }
+            () = end_of_process(&duty.farewell) => {
+                for part in duty.heritage.news(&mut told) {
+                    send_state(&mut line, &mut machine, part);
+                }
+                line.finish().await;
+                return outcome;
+            }
             Some(reason) = aborts.recv() => machine.abort(reason),
             _ = ticks.tick(), if machine.is_moving() => {
                 look_at_registrations(duty);
@@ -198,10 +217,14 @@ fn send_services(line: &mut Line, machine: &mut Predecessor, duty: &Duty) {
             bytes: bytes.to_vec(),
             is_last: at + 1 == count,
         };
-        for action in machine.state(part) {
-            if let Action::Send(message) = action {
-                line.send(message, Vec::new());
-            }
+        send_state(line, machine, part);
+    }
+}
+
+fn send_state(line: &mut Line, machine: &mut Predecessor, part: StatePart) {
+    for action in machine.state(part) {
+        if let Action::Send(message) = action {
+            line.send(message, Vec::new());
         }
     }
 }
@@ -249,6 +272,9 @@ fn report(ending: Ending) -> String {
 
 /// How often a successor hears how far this process is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How often a successor hears what was counted since.
+const NEWS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Of a state, in one message.
 const PART_BYTES: usize = 64 * 1024;

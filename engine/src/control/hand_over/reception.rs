@@ -12,12 +12,13 @@ use outrigger_upgrade::predecessor::GREETING_PATIENCE;
 use outrigger_upgrade::{Channel, Peer, Rendezvous};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::line::{Happening, Line};
 use super::predecessor::{self, Outcome};
 use super::start::Handle;
-use super::{Duty, Undo, listen_again};
+use super::{Duty, Undo, end_of_process, listen_again};
 
 /// Answers whoever comes, until the process ends.
 pub(super) async fn run(rendezvous: Rendezvous, duty: Arc<Duty>, mut hang_ups: mpsc::Receiver<()>) {
@@ -56,7 +57,12 @@ pub(super) async fn run(rendezvous: Rendezvous, duty: Arc<Duty>, mut hang_ups: m
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 reception.give_up("the new process does not connect");
             }
+            () = end_of_process(&reception.duty.farewell) => break,
         }
+    }
+    if let Some(Running { task, .. }) = reception.running {
+        // It has something to say to the end. A panic in it was told.
+        let _panicked = task.await;
     }
 }
 
@@ -74,6 +80,7 @@ struct Reception {
 struct Running {
     pid: i32,
     aborts: mpsc::Sender<String>,
+    task: JoinHandle<()>,
     /// Who wanted it to end.
     tools: Vec<Line>,
 }
@@ -129,13 +136,13 @@ impl Reception {
         }
         let (aborts, aborted) = mpsc::channel(1);
         let (committed, is_committed) = oneshot::channel();
-        self.running = Some(Running { pid: peer.pid, aborts, tools: Vec::new() });
         let (duty, events) = (Arc::clone(&self.duty), self.events.clone());
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let outcome = predecessor::run(line, first, peer, &duty, aborted, committed).await;
             // Nobody listens at the end of the process.
             let _ended = events.send(Event::Ended(outcome)).await;
         });
+        self.running = Some(Running { pid: peer.pid, aborts, task, tools: Vec::new() });
         let events = self.events.clone();
         tokio::spawn(async move {
             if is_committed.await.is_ok() {

@@ -14,11 +14,12 @@ use outrigger_upgrade::{Channel, Found, Rendezvous, Successor, payload};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use super::line::{Happening, Line};
 use super::{
     Duty, HandOverError, Inherited, Lent, Order, SERVICES_KIND, SERVICES_VERSION, Services, Undo,
-    hello, listen_again, post, reception, shard_of,
+    end_of_process, hello, listen_again, post, reception, shard_of,
 };
 use crate::connection::moving::Adoption;
 use crate::control::services::state::STATE_BYTES_MAX;
@@ -40,6 +41,8 @@ pub struct TakeOver {
     pub sockets: Arc<Inherited>,
     /// Its directory of services, as a state file has it.
     pub services: Option<Vec<u8>>,
+    /// Pieces of its other state.
+    pub state: Vec<StatePart>,
 }
 
 impl TakeOver {
@@ -70,6 +73,7 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
     let (mut machine, mut actions) = Successor::new(hello(1));
     let mut sockets = Vec::new();
     let mut services = Pieces::default();
+    let mut state = Vec::new();
     loop {
         let mut descriptors = Vec::new();
         if actions.is_empty() {
@@ -85,13 +89,14 @@ async fn take(channel: Channel) -> Result<TakeOver, HandOverError> {
                         named.map(|(record, socket)| Lent { listener: record.name.into(), socket }),
                     );
                 }
-                Action::TakeState(part) => services.take(part),
+                Action::TakeState(part) => state.extend(services.take(part)),
                 Action::WarmUp => {
                     return Ok(TakeOver {
                         channel: line.into_channel(),
                         machine,
                         sockets: Arc::new(Inherited::new(sockets)),
                         services: services.whole(),
+                        state,
                     });
                 }
                 Action::End(Ending::StandDown(reason)) => {
@@ -122,7 +127,7 @@ fn react(machine: &mut Successor, happening: Happening) -> (Vec<Action>, Vec<Own
     (actions, Vec::new())
 }
 
-/// A directory of services that comes in pieces. States of other kinds begin anew.
+/// A directory of services that comes in pieces.
 #[derive(Default)]
 struct Pieces {
     bytes: Vec<u8>,
@@ -130,9 +135,10 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn take(&mut self, part: StatePart) {
+    /// Gives back what is of something else.
+    fn take(&mut self, part: StatePart) -> Option<StatePart> {
         if part.kind != SERVICES_KIND || part.version != SERVICES_VERSION {
-            return;
+            return Some(part);
         }
         self.bytes.extend_from_slice(&part.bytes);
         if self.bytes.len() > STATE_BYTES_MAX {
@@ -141,6 +147,7 @@ impl Pieces {
         } else if part.is_last {
             self.whole = Some(std::mem::take(&mut self.bytes));
         }
+        None
     }
 
     /// What has come as a whole last.
@@ -170,6 +177,7 @@ pub(super) async fn run(
         without_place: Vec::new(),
         moved: 0,
         answer,
+        reception: None,
     };
     side.duty.ties.has_predecessor.store(true, Ordering::Release);
     side.run(ready, undone, answers).await;
@@ -178,6 +186,10 @@ pub(super) async fn run(
     side.line.finish().await;
     for shard in &*side.duty.shards {
         post(shard, Message::PredecessorEnded).await;
+    }
+    if let Some(reception) = side.reception {
+        // A panic in it was told.
+        let _panicked = reception.await;
     }
 }
 
@@ -196,6 +208,8 @@ struct Side {
     moved: u64,
     /// For shards that have considered one.
     answer: UnboundedSender<Considered>,
+    /// Where this process's own successors come.
+    reception: Option<JoinHandle<()>>,
 }
 
 /// Whether the connection of this number can be gone on with.
@@ -233,6 +247,7 @@ impl Side {
                     pending = Some(now);
                     actions
                 }
+                () = end_of_process(&self.duty.farewell) => return,
                 Some(Undo { tool }) = undone.recv() => self.undo(tool),
                 Some((connection, fit)) = answers.recv() => match fit {
                     Ok(()) => self.machine.adopted(connection),
@@ -256,7 +271,11 @@ impl Side {
         for action in actions {
             match action {
                 Action::Send(message) => drop(self.line.send(message, Vec::new())),
-                Action::TakeState(part) => self.newest_services.take(part),
+                Action::TakeState(part) => {
+                    if let Some(part) = self.newest_services.take(part) {
+                        self.duty.heritage.take(&part);
+                    }
+                }
                 Action::Accept => {
                     self.accept().await;
                     accepts = true;
@@ -336,7 +355,8 @@ impl Side {
         if let Some(hang_ups) = self.hang_ups.take()
             && let Some(rendezvous) = listen_again(&self.duty.path)
         {
-            tokio::spawn(reception::run(rendezvous, Arc::clone(&self.duty), hang_ups));
+            let receiving = reception::run(rendezvous, Arc::clone(&self.duty), hang_ups);
+            self.reception = Some(tokio::spawn(receiving));
         }
     }
 

@@ -26,7 +26,7 @@ use super::{
 pub(super) struct Outcome {
     /// The successor had begun to accept.
     pub(super) had_moved: bool,
-    /// A third process serves, and this one goes on draining.
+    /// Another process serves, and this one goes on draining, or has.
     pub(super) is_left: bool,
     /// Why.
     pub(super) why: String,
@@ -157,6 +157,7 @@ pub(super) async fn run(
                     send_state(&mut line, &mut machine, part);
                 }
                 line.finish().await;
+                outcome.is_left = true;
                 return outcome;
             }
             Some(reason) = aborts.recv() => machine.abort(reason),

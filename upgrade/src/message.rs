@@ -296,8 +296,8 @@ pub struct Answer {
     #[prost(string, tag = "2")]
     pub text: String,
     /// Who serves, and how far hand-overs are.
-    #[prost(message, optional, tag = "3")]
-    pub status: Option<Status>,
+    #[prost(message, optional, boxed, tag = "3")]
+    pub status: Option<Box<Status>>,
 }
 
 /// Who serves, and how far hand-overs are.

@@ -97,7 +97,7 @@ struct Attempt {
 
 enum Event {
     /// Somebody has said what for.
-    Come(Line, Peer, Message),
+    Come(Box<(Line, Peer, Message)>),
     /// The successor accepts.
     Committed,
     /// A hand-over is over.
@@ -109,12 +109,14 @@ enum Event {
 impl Reception {
     fn happens(&mut self, event: Event) {
         match event {
-            Event::Come(line, peer, Message::Ask(ask)) => self.asked(line, peer, &ask),
-            Event::Come(line, peer, first @ Message::Hello(_)) => self.succeed(line, peer, first),
-            Event::Come(line, peer, _) => {
-                log::warn!(target: "upgrade", "process {} does not say who it is", peer.pid);
-                refuse(line, "the first word is to be who speaks".to_owned());
-            }
+            Event::Come(guest) => match *guest {
+                (line, peer, Message::Ask(ask)) => self.asked(line, peer, &ask),
+                (line, peer, first @ Message::Hello(_)) => self.succeed(line, peer, first),
+                (line, peer, _) => {
+                    log::warn!(target: "upgrade", "process {} does not say who it is", peer.pid);
+                    refuse(line, "the first word is to be who speaks".to_owned());
+                }
+            },
             Event::Committed => self.committed(),
             Event::Ended(outcome) => self.ended(outcome),
             Event::ChildEnded(pid, how) => self.child_ended(pid, &how),
@@ -171,7 +173,7 @@ impl Reception {
     fn asked(&mut self, tool: Line, peer: Peer, ask: &Ask) {
         match ask.wish() {
             Wish::Status => {
-                let status = Some(self.duty.view.status());
+                let status = Some(Box::new(self.duty.view.status()));
                 answer(tool, Answer { is_done: true, text: String::new(), status });
             }
             Wish::Upgrade => {
@@ -317,7 +319,7 @@ async fn greet(channel: Channel, peer: Peer, events: &mpsc::Sender<Event>) {
     let Ok(mut line) = Line::new(channel) else { return };
     match line.next(Some(GREETING_PATIENCE)).await {
         Happening::Message(message, _) => {
-            let _ended = events.send(Event::Come(line, peer, message)).await;
+            let _ended = events.send(Event::Come(Box::new((line, peer, message)))).await;
         }
         Happening::Violation(what) => refuse(line, format!("broken protocol: {what}")),
         Happening::End | Happening::Sent | Happening::Silence => {}

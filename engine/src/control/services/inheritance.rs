@@ -130,7 +130,7 @@ impl Services {
             pending.extend(waiting.map(|(name, _)| name.to_string()));
         } else {
             pending.extend(self.config.registries.iter().map(|one| one.name.to_string()));
-            pending.extend(self.directory().places().keys().map(|name| name.to_string()));
+            pending.extend(self.directory().places().keys().map(ToString::to_string));
         }
         pending.sort();
         pending

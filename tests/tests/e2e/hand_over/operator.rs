@@ -180,8 +180,10 @@ fn upgrade_starts_a_binary_and_tells_how_that_went() {
     assert_eq!(first.client().get("/").status, 200);
     assert_eq!((state(&first), &control.status()["pid"]), ("LIVE".into(), &pid.into()));
     // No zombie is left of the one that ended.
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    assert_eq!(children.unwrap_or_default(), "");
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let children = std::fs::read_to_string(task.unwrap().path().join("children"));
+        assert_eq!(children.unwrap_or_default(), "");
+    }
 
     let binary = scratch.file("outrigger-next");
     std::os::unix::fs::symlink(binary::outrigger(), &binary).unwrap();

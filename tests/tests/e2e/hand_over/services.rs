@@ -48,7 +48,7 @@ fn the_successor_answers_applications_and_has_what_they_published() {
 
 #[test]
 fn the_old_one_neither_answers_nor_writes_once_it_has_handed_over() {
-    let (scratch, _) = (Scratch::new(), ());
+    let scratch = Scratch::new();
     let (origin, release) = super::slow_origin();
     let mut apis = Apis::new();
     let first = start(&mut apis, &origin, &scratch, json!({}));
@@ -62,7 +62,7 @@ fn the_old_one_neither_answers_nor_writes_once_it_has_handed_over() {
     // A call on one is answered by who serves, and is the last on it.
     let body = json!({"serviceName": "com.foo.Kept:1.0", "protocolType": "bolt",
         "onlyPublishInCloud": false, "providerMetaInfo": {"protocol": "bolt"}});
-    let answer = kept.post("/services/publish", &body.to_string());
+    let answer = kept.post("/services/publish", body.to_string());
     assert_eq!(answer.header("connection"), Some("close"));
     assert_eq!(as_json(&answer)["success"], true, "{}", answer.text());
     assert!(clusters(&second).iter().any(|line| line.contains("com.foo.Kept")));

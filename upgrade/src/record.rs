@@ -31,7 +31,7 @@ pub struct ConnectionRecord {
     #[prost(message, required, tag = "6")]
     pub stream: StreamRecord,
     /// What is spoken on it, and where that stands.
-    #[prost(oneof = "ProtocolRecord", tags = "10, 11, 12, 13")]
+    #[prost(oneof = "ProtocolRecord", tags = "10, 11, 12, 13, 14, 15")]
     pub protocol: Option<ProtocolRecord>,
 }
 
@@ -84,6 +84,12 @@ pub enum ProtocolRecord {
     /// Bolt, Dubbo or HSF, between frames.
     #[prost(message, tag = "13")]
     Rpc(RpcRecord),
+    /// HTTP/1.1 that has become a tunnel to an endpoint.
+    #[prost(message, tag = "14")]
+    Tunnel(TunnelRecord),
+    /// HTTP/2, between frames and without a stream.
+    #[prost(message, tag = "15")]
+    Http2(Http2Record),
 }
 
 /// See [`ProtocolRecord::Unknown`].
@@ -125,6 +131,143 @@ pub struct TcpRecord {
     /// Tries that connecting took.
     #[prost(uint32, tag = "8")]
     pub attempts: u32,
+}
+
+/// A tunnel that a request has opened, such as a WebSocket; the upstream socket is the second descriptor.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct TunnelRecord {
+    /// Its bytes, as of a proxied connection.
+    #[prost(message, required, tag = "1")]
+    pub proxied: TcpRecord,
+    /// What the request asked for: 1 another protocol, 2 a tunnel through the endpoint, 3 one that ends there.
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    /// The status of the answer.
+    #[prost(uint32, tag = "3")]
+    pub code: u32,
+    /// Requests on the connection, with this one.
+    #[prost(uint32, tag = "4")]
+    pub requests: u32,
+    /// For how long nothing may be moved; none when that is unlimited.
+    #[prost(uint64, optional, tag = "5")]
+    pub idle_timeout_ms: Option<u64>,
+    /// For how long it may go on; none when that is unlimited.
+    #[prost(uint64, optional, tag = "6")]
+    pub left_ms: Option<u64>,
+    /// Header values that the access log is to have.
+    #[prost(message, repeated, tag = "7")]
+    pub request_headers: Vec<HeaderRecord>,
+    /// The same of the answer.
+    #[prost(message, repeated, tag = "8")]
+    pub response_headers: Vec<HeaderRecord>,
+    /// The request's number in logs: a UUID's bytes, as two numbers.
+    #[prost(fixed64, tag = "9")]
+    pub stream_id_high: u64,
+    /// Its other half.
+    #[prost(fixed64, tag = "10")]
+    pub stream_id_low: u64,
+}
+
+/// What both sides of a connection without streams know of each other (RFC 9113, RFC 7541).
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct Http2Record {
+    /// Requests that were served.
+    #[prost(uint32, tag = "1")]
+    pub requests: u32,
+    /// What the client was told, which it relies on.
+    #[prost(message, required, tag = "2")]
+    pub announced: AnnouncedRecord,
+    /// The table of the client's encoder.
+    #[prost(message, required, tag = "3")]
+    pub decoder: TableRecord,
+    /// The client has acknowledged the size of that table.
+    #[prost(bool, tag = "4")]
+    pub table_acknowledged: bool,
+    /// The table of our encoder.
+    #[prost(message, required, tag = "5")]
+    pub encoder: TableRecord,
+    /// The smallest and the present size of that table, where the client was not told yet.
+    #[prost(uint32, repeated, tag = "6")]
+    pub resize: Vec<u32>,
+    /// What the client has set: size of the table, streams, window of a stream, size of a frame, size of a
+    /// field section, extended CONNECT.
+    #[prost(uint32, repeated, tag = "7")]
+    pub peer: Vec<u32>,
+    /// The client's first settings have come.
+    #[prost(bool, tag = "8")]
+    pub peer_settled: bool,
+    /// Settings of ours that the client has not acknowledged.
+    #[prost(uint32, tag = "9")]
+    pub settings_unacknowledged: u32,
+    /// Streams that we reset lately, oldest first.
+    #[prost(uint32, repeated, tag = "10")]
+    pub resets: Vec<u32>,
+    /// The highest that is no longer among them.
+    #[prost(uint32, tag = "11")]
+    pub resets_forgotten_max: u32,
+    /// What we may send beyond the initial window.
+    #[prost(sint32, tag = "12")]
+    pub send_balance: i32,
+    /// What the client may still send.
+    #[prost(uint32, tag = "13")]
+    pub receive_available: u32,
+    /// What was consumed and not announced.
+    #[prost(uint32, tag = "14")]
+    pub receive_consumed: u32,
+    /// The highest stream that the client has opened.
+    #[prost(uint32, tag = "15")]
+    pub peer_last: u32,
+    /// From there on it has used every number.
+    #[prost(uint32, tag = "16")]
+    pub peer_unbroken_from: u32,
+}
+
+/// Settings as they were announced.
+#[derive(Clone, Copy, Eq, PartialEq, prost::Message)]
+pub struct AnnouncedRecord {
+    /// Bytes of the table of the client's encoder.
+    #[prost(uint32, tag = "1")]
+    pub table_bytes: u32,
+    /// Streams at once.
+    #[prost(uint32, tag = "2")]
+    pub streams: u32,
+    /// The window of a stream.
+    #[prost(uint32, tag = "3")]
+    pub stream_window: u32,
+    /// The window of the connection.
+    #[prost(uint32, tag = "4")]
+    pub connection_window: u32,
+    /// The largest frame.
+    #[prost(uint32, tag = "5")]
+    pub frame_bytes: u32,
+    /// The largest field section.
+    #[prost(uint64, tag = "6")]
+    pub list_bytes: u64,
+    /// Extended CONNECT (RFC 8441).
+    #[prost(bool, tag = "7")]
+    pub connect_protocol: bool,
+}
+
+/// A dynamic table.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct TableRecord {
+    /// Its size, in bytes by the count of RFC 7541 section 4.1.
+    #[prost(uint32, tag = "1")]
+    pub bytes_max: u32,
+    /// Its fields, oldest first.
+    #[prost(message, repeated, tag = "2")]
+    pub fields: Vec<HeaderRecord>,
+}
+
+/// A header value.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct HeaderRecord {
+    /// Its name, in lower case.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its value.
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
 }
 
 /// See [`ProtocolRecord::Rpc`].

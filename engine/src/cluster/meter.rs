@@ -20,7 +20,10 @@ pub struct Meter {
     host: Arc<HostStats>,
     pub(super) created_at: Nanos,
     requests: u32,
-    _admission: Admission,
+    /// Its end is another process's to count.
+    has_left: bool,
+    /// Nothing for one that came from a process with another limit.
+    _admission: Option<Admission>,
 }
 
 impl Meter {
@@ -32,8 +35,18 @@ impl Meter {
         admission: Admission,
     ) -> Self {
         cluster.stats.upstream_cx_total.inc();
-        cluster.stats.upstream_cx_active.inc();
         host.stats.cx_total.inc();
+        Self::adopted(shard, cluster, host, Some(admission))
+    }
+
+    /// The same for a connection that another process has made.
+    pub(super) fn adopted(
+        shard: &Rc<Shard>,
+        cluster: &Rc<ClusterRuntime>,
+        host: &Host,
+        admission: Option<Admission>,
+    ) -> Self {
+        cluster.stats.upstream_cx_active.inc();
         host.stats.cx_active.inc();
         Self {
             id: shard.next_connection_id(),
@@ -42,8 +55,14 @@ impl Meter {
             shard: Rc::clone(shard),
             created_at: shard.clock.now(),
             requests: 0,
+            has_left: false,
             _admission: admission,
         }
+    }
+
+    /// Its end is another process's to count.
+    pub fn leaves(&mut self) {
+        self.has_left = true;
     }
 
     /// Counts a request about to be sent. True when it is the connection's first.
@@ -69,9 +88,11 @@ impl Drop for Meter {
         let stats = &self.cluster.stats;
         self.host.cx_active.dec();
         stats.upstream_cx_active.dec();
-        stats.upstream_cx_destroy.inc();
-        let age = self.shard.clock.now() - self.created_at;
-        stats.upstream_cx_length_ms.record(age / NANOS_PER_MS);
+        if !self.has_left {
+            stats.upstream_cx_destroy.inc();
+            let age = self.shard.clock.now() - self.created_at;
+            stats.upstream_cx_length_ms.record(age / NANOS_PER_MS);
+        }
         self.cluster.wake_next(&self.shard);
     }
 }

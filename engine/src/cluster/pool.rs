@@ -88,6 +88,21 @@ impl UpstreamConnection {
         Self { transport, made: wanted.into(), idle_since: meter.created_at, meter }
     }
 
+    /// Goes on with a connection that another process has made.
+    pub fn adopt(
+        shard: &Rc<Shard>,
+        cluster: &Rc<ClusterRuntime>,
+        host: &Host,
+        transport: Transport,
+    ) -> Self {
+        transport.start();
+        let admission = cluster.breakers.admit(|all| &all.connections, u32::MAX);
+        let mut meter = Meter::adopted(shard, cluster, host, admission);
+        meter.begin_request();
+        let made = Wanted::default().into();
+        Self { transport, made, idle_since: meter.created_at, meter }
+    }
+
     fn expires_at(&self) -> Option<Nanos> {
         let timeout = self.meter.cluster.config.http.idle_timeout;
         timeout.map(|timeout| self.idle_since + nanos(timeout))

@@ -49,7 +49,7 @@ pub use self::edits::EditOutcome;
 pub use self::exchange::Exchange;
 pub use self::filters::WorkloadCache;
 pub use self::http1::Http1Connection;
-pub use self::http2::Http2Connection;
+pub use self::http2::{Http2Connection, Restored};
 pub use self::meter::ConnectionMeter;
 pub use self::origin::Peer;
 

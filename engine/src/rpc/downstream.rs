@@ -163,10 +163,11 @@ impl Serving {
         let shard = &connection.shard;
         let leaving = &connection.info.leaving;
         let Transport::Plain(socket) = &connection.transport else { return false };
-        if !leaving.is_under_way() && !(leaving.is_due(shard) && connection.can_leave()) {
+        let was_under_way = leaving.is_under_way();
+        let may_begin = || leaving.is_due(shard) && connection.can_leave();
+        if !was_under_way && !may_begin() {
             return false;
         }
-        let was_under_way = leaving.is_under_way();
         let told_unsent = &mut self.told_unsent;
         let left = leaving.advance(shard, waker, &[socket], || {
             let record = connection.outline(&self.guard, socket);

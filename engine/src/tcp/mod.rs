@@ -6,7 +6,6 @@
 mod metrics;
 
 use std::future::Future;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,10 +18,10 @@ use crate::access_log::{
     self, AccessLogs, ByteCounts, Capture, LogType, Record, ResponseFlags, Times,
 };
 use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host, Wanted};
-use crate::connection::moving::{Leave, restore, stream};
+use crate::connection::moving::{Leave, stream};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::istio::Telemetry;
-use crate::ring::{Received, Watermarks};
+use crate::ring::{Received, Socket, Watermarks};
 use crate::shard::Shard;
 use crate::stats::TcpStats;
 use crate::timer::{NANOS_PER_MS, Nanos, Timer, after};
@@ -108,7 +107,8 @@ impl TcpConnection {
         tcp: &Rc<TcpRuntime>,
         admitted: Admitted,
         record: &TcpRecord,
-        upstream: OwnedFd,
+        upstream: Socket,
+        (cluster, host): (Rc<ClusterRuntime>, Option<Rc<Host>>),
     ) -> Self {
         let bytes = ByteCounts {
             received: record.received_bytes,
@@ -122,24 +122,19 @@ impl TcpConnection {
         new.end_by = new.end_by.map(|at| at.saturating_sub(new.guard.age()));
         (new.bytes, new.bytes_before) = (bytes, bytes);
         new.attempts = record.attempts;
-        new.cluster = shard.serving.cluster_by_name(&record.cluster);
-        new.host = new.cluster.as_ref().and_then(|cluster| cluster.host_at(&record.host));
-        let admission = new.cluster.as_ref().and_then(|cluster| {
-            cluster.stats.upstream_cx_active.inc();
-            cluster.breakers.admit(|all| &all.connections, u32::MAX)
-        });
-        let socket = shard.ring.adopt(upstream, new.marks);
-        restore(&socket, &shard.arena, &record.upstream);
-        socket.start();
+        cluster.stats.upstream_cx_active.inc();
+        let admission = cluster.breakers.admit(|all| &all.connections, u32::MAX);
+        (new.cluster, new.host) = (Some(cluster), host);
+        upstream.start();
         new.down.start();
         new.ended = [record.downstream_ended, record.upstream_ended];
         if record.downstream_ended {
-            socket.finish();
+            upstream.finish();
         }
         if record.upstream_ended {
             new.down.finish();
         }
-        let transport = Transport::Plain(socket);
+        let transport = Transport::Plain(upstream);
         new.up = Upstream::Connected { transport, _admission: admission };
         new
     }

@@ -6,13 +6,13 @@ use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use outrigger_tests::config::TCP_PROXY;
+use outrigger_tests::config::{TCP_PROXY, access_log};
 use outrigger_tests::origin::OK;
 use outrigger_tests::process::Scratch;
 use outrigger_tests::rpc::{Message, Reply};
 use outrigger_tests::tls::{Authority, ClientOptions, Subject};
 use outrigger_tests::{
-    Address, Client, Config, Launch, Origin, PATIENCE, Proxy, bolt, dubbo, eventually,
+    Address, Client, Config, Http2Client, Launch, Origin, PATIENCE, Proxy, bolt, dubbo, eventually,
 };
 use serde_json::{Value, json};
 
@@ -176,6 +176,69 @@ fn what_a_successor_has_no_place_for_stays_and_is_asked_to_go() {
     second.stop();
 }
 
+// ---- HTTP/2 ----
+
+#[test]
+fn http2_connections_without_streams_move_and_busy_ones_are_asked_to_go() {
+    let scratch = Scratch::new();
+    let (origin, release) = slow_origin();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let mut serving = Launch::outrigger(&config).shards(2).start();
+    let address = serving.address().clone();
+    let resting: Vec<_> = (0..8).map(|_| Http2Client::connect(&address)).collect();
+    // Fields that repeat are in the tables of both directions by now.
+    let fields = [("x-repeated", "a value that is worth a place in a table")];
+    for client in &resting {
+        for path in ["/one", "/two"] {
+            assert_eq!(client.ask("GET", path, &fields, b"").status, 200);
+        }
+    }
+    for shards in [1, 2, 1] {
+        let next = succeed(&config, shards);
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.expect_stat("http.main.downstream_cx_http2_active", 8);
+        for client in &resting {
+            for path in ["/one", "/three"] {
+                assert_eq!(client.ask("GET", path, &fields, b"").status, 200);
+            }
+        }
+    }
+    let seen = origin.log().requests.last().unwrap().request.clone();
+    assert_eq!(seen.headers.get("x-repeated"), Some(fields[0].1));
+    let busy = Http2Client::connect(&address);
+    let mut slow = busy.open("GET", "/slow", &[], true);
+    origin.wait_for("the slow request", |log| {
+        log.requests.last().is_some_and(|seen| seen.request.target == "/slow")
+    });
+    let next = succeed(&config, 1);
+    // What is under way ends where it began, and the client hears that it is the last of it.
+    eventually("a goodbye", || busy.try_open("GET", "/", &[], true).is_err().then_some(()));
+    release.send(()).unwrap();
+    assert_eq!(slow.response().unwrap().status, 200);
+    expect_end(std::mem::replace(&mut serving, next));
+    for client in &resting {
+        assert_eq!(client.get("/last").status, 200);
+    }
+    serving.stop();
+}
+
+#[test]
+fn an_http2_connection_that_was_told_other_settings_stays() {
+    let scratch = Scratch::new();
+    let origin = Origin::ok();
+    let config = upgradable(Config::to(origin.address()), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let client = Http2Client::connect(first.address());
+    assert_eq!(client.get("/").status, 200);
+    let other = config.clone().http(json!({"http2_protocol_options": {
+        "max_concurrent_streams": 7,
+    }}));
+    let second = succeed(&other, 1);
+    eventually("a goodbye", || client.try_open("GET", "/", &[], true).is_err().then_some(()));
+    expect_end(first);
+    second.stop();
+}
+
 // ---- TCP ----
 
 fn tcp(origin: &Address) -> Config {
@@ -260,6 +323,62 @@ fn a_tcp_connection_of_which_one_side_has_finished_moves_too() {
     assert_eq!(client.wire().until_close(), Ok(b"the last word".to_vec()));
     origin.wait_released();
     second.stop();
+}
+
+// ---- WebSocket ----
+
+#[test]
+fn a_websocket_goes_on_and_is_logged_once() {
+    const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n\
+                           Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let scratch = Scratch::new();
+    let origin = Origin::start(|peer| {
+        peer.request_head()?;
+        peer.send(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
+             upgrade: websocket\r\n\r\nhello",
+        )?;
+        loop {
+            let bytes = peer.wire().some()?;
+            if bytes.is_empty() {
+                return peer.send("goodbye");
+            }
+            peer.send(bytes)?;
+        }
+    });
+    let log = scratch.file("access.log");
+    let format = "%REQ(:PATH)% %RESPONSE_CODE% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_CLUSTER%\n";
+    let config = Config::to(origin.address()).http(json!({
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "access_log": access_log(&log, format),
+    }));
+    let config = upgradable(config, &scratch);
+    let mut serving = Launch::outrigger(&config).shards(2).start();
+    let mut client = serving.client();
+    assert_eq!(client.send(UPGRADE).response_head().status, 101);
+    assert_eq!(client.wire().exactly(5).unwrap(), b"hello");
+    let bytes = pattern(1_000_000);
+    for shards in [1, 2, 1] {
+        // On their way in both directions while the tunnel moves.
+        let (mut stream, sent) = (client.stream().try_clone().unwrap(), bytes.clone());
+        let sender = thread::spawn(move || stream.write_all(&sent));
+        assert!(client.wire().exactly(100_000).unwrap() == bytes[..100_000]);
+        let next = succeed(&config, shards);
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.expect_stat("http.main.downstream_cx_upgrades_active", 1);
+        assert!(client.wire().exactly(900_000).unwrap() == bytes[100_000..], "bytes changed");
+        sender.join().unwrap().unwrap();
+    }
+    assert_eq!(origin.log().accepted, 1);
+    client.finish();
+    assert_eq!(client.wire().until_close(), Ok(b"goodbye".to_vec()));
+    origin.wait_released();
+    serving.expect_stat("http.main.downstream_cx_upgrades_active", 0);
+    assert_eq!(serving.stat("http.main.downstream_cx_upgrades_total"), 1);
+    serving.expect_no_active_requests();
+    serving.stop();
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(said, "/chat 101 3000000 3000012 origin\n");
 }
 
 // ---- RPC ----

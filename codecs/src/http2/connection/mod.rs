@@ -210,6 +210,13 @@ impl Connection {
         self.streams.len()
     }
 
+    /// No frame and no header block has begun, and nothing went wrong.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
+        let between = matches!(self.reading, Reading::Head { have: 0, .. });
+        between && self.heading.is_none() && self.failed.is_none()
+    }
+
     /// No stream is open.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -58,7 +58,7 @@ pub enum Reading {
 
 impl Reading {
     /// Before a frame.
-    pub(super) const START: Self = Self::Head { have: 0, bytes: [0; HEAD_LEN] };
+    pub const START: Self = Self::Head { have: 0, bytes: [0; HEAD_LEN] };
 
     /// Before `left` bytes that mean nothing.
     pub(super) fn skip(left: u32) -> Self {

@@ -7,16 +7,17 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord};
+use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord, TcpRecord};
 use outrigger_xds::snapshot::Codec;
 use std::collections::HashMap;
 
+use crate::cluster::{ClusterRuntime, Host};
 use crate::connection::arrival::Arrival;
 use crate::connection::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Ends, ListenerRuntime,
     TerminalRuntime, WithinDrain,
 };
-use crate::http::{ConnectionMeter, Http1Connection};
+use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, Restored};
 use crate::shard::{Shard, spawn_guarded};
 use crate::tcp::TcpConnection;
 use crate::transport::Transport;
@@ -70,6 +71,10 @@ struct Fit {
     ends: Ends,
     record: Box<ConnectionRecord>,
     sockets: Vec<OwnedFd>,
+    /// Where it leads, if it leads anywhere.
+    destination: Option<(Rc<ClusterRuntime>, Option<Rc<Host>>)>,
+    /// Its codec, if it is HTTP/2.
+    http2: Option<Restored>,
 }
 
 impl Adoptions {
@@ -126,26 +131,35 @@ impl Fit {
         let chain = listener.chains.iter().find(|known| *known.config.name == *record.chain);
         let chain = chain.ok_or_else(|| format!("no filter chain {:?}", record.chain))?;
         let protocol = record.protocol.as_ref().ok_or("an unknown protocol")?;
-        terminal(&chain.terminal, protocol).ok_or("another protocol is configured")?;
-        let expected = match protocol {
-            ProtocolRecord::Tcp(tcp) => {
-                let cluster = shard.serving.cluster_by_name(&tcp.cluster);
-                let _known = cluster.ok_or_else(|| format!("no cluster {}", tcp.cluster))?;
-                2
+        let terminal = terminal(&chain.terminal, protocol);
+        let terminal = terminal.ok_or("another protocol is configured")?;
+        let http2 = match (terminal, protocol) {
+            (TerminalRuntime::Http(http), ProtocolRecord::Http2(record)) => {
+                Some(Restored::of_record(http, record)?)
             }
-            _ => 1,
+            _ => None,
         };
+        let proxied = match protocol {
+            ProtocolRecord::Tcp(tcp) => Some(tcp),
+            ProtocolRecord::Tunnel(tunnel) => Some(&tunnel.proxied),
+            _ => None,
+        };
+        let destination = proxied.map(|proxied| destination(shard, proxied)).transpose()?;
+        if let (ProtocolRecord::Tunnel(tunnel), Some((_, None))) = (protocol, &destination) {
+            return Err(format!("no endpoint {}", tunnel.proxied.host));
+        }
+        let expected = if destination.is_some() { 2 } else { 1 };
         if sockets.len() != expected {
             return Err(format!("{} descriptors where {expected} are due", sockets.len()));
         }
         let ends = Ends::of_record(&record.ends)?;
         let (listener, chain) = (Rc::clone(listener), Rc::clone(chain));
-        Ok(Self { listener, chain, ends, record, sockets })
+        Ok(Self { listener, chain, ends, record, sockets, destination, http2 })
     }
 
     /// Goes on with it. What has answers relayed to it is returned.
     fn serve(self, shard: &Rc<Shard>) -> Option<Weak<dyn Relayed>> {
-        let Self { listener, chain, ends, record, sockets } = self;
+        let Self { listener, chain, ends, record, sockets, destination, http2 } = self;
         let ConnectionRecord { age_ns, stream, protocol, server_name, .. } = *record;
         let mut sockets = sockets.into_iter();
         let (socket, protocol) = (sockets.next()?, protocol?);
@@ -170,10 +184,33 @@ impl Fit {
                 run(shard, WithinDrain::new(connection, &drain));
                 None
             }
+            (TerminalRuntime::Http(http), ProtocolRecord::Http2(_)) => {
+                let meter = ConnectionMeter::new(shard, http, false, &admitted.guard);
+                let drain = Rc::clone(&admitted.info.drain);
+                let connection = Http2Connection::adopt(shard, http, admitted, meter, http2?);
+                run(shard, WithinDrain::new(connection, &drain));
+                None
+            }
             (TerminalRuntime::Tcp(tcp), ProtocolRecord::Tcp(record)) => {
                 let drain = Rc::clone(&admitted.info.drain);
-                let upstream = sockets.next()?;
-                let connection = TcpConnection::adopt(shard, tcp, admitted, &record, upstream);
+                let upstream = shard.ring.adopt(sockets.next()?, marks);
+                restore(&upstream, &shard.arena, &record.upstream);
+                let connection =
+                    TcpConnection::adopt(shard, tcp, admitted, &record, upstream, destination?);
+                run(shard, WithinDrain::new(connection, &drain));
+                None
+            }
+            (TerminalRuntime::Http(http), ProtocolRecord::Tunnel(record)) => {
+                let (cluster, host) = destination?;
+                let upstream = shard.ring.adopt(sockets.next()?, cluster.watermarks(shard));
+                restore(&upstream, &shard.arena, &record.proxied.upstream);
+                let upstream = Transport::Plain(upstream);
+                let meter = ConnectionMeter::new(shard, http, false, &admitted.guard);
+                let drain = Rc::clone(&admitted.info.drain);
+                let to = (cluster, host?);
+                let connection = Http1Connection::adopt_tunnel(
+                    shard, http, admitted, meter, &record, to, upstream,
+                );
                 run(shard, WithinDrain::new(connection, &drain));
                 None
             }
@@ -183,6 +220,17 @@ impl Fit {
             _ => None,
         }
     }
+}
+
+/// Where a connection leads.
+fn destination(
+    shard: &Shard,
+    proxied: &TcpRecord,
+) -> Result<(Rc<ClusterRuntime>, Option<Rc<Host>>), String> {
+    let cluster = shard.serving.cluster_by_name(&proxied.cluster);
+    let cluster = cluster.ok_or_else(|| format!("no cluster {}", proxied.cluster))?;
+    let host = cluster.host_at(&proxied.host);
+    Ok((cluster, host))
 }
 
 fn run(shard: &Rc<Shard>, task: impl Future<Output = ()> + 'static) {
@@ -197,8 +245,11 @@ fn terminal<'a>(
 ) -> Option<&'a TerminalRuntime> {
     let speaks = match (terminal, protocol) {
         (_, ProtocolRecord::Unknown(_)) | (TerminalRuntime::Tcp(_), ProtocolRecord::Tcp(_)) => true,
-        (TerminalRuntime::Http(http), ProtocolRecord::Http1(_)) => {
+        (TerminalRuntime::Http(http), ProtocolRecord::Http1(_) | ProtocolRecord::Tunnel(_)) => {
             http.config.codec != Codec::Http2
+        }
+        (TerminalRuntime::Http(http), ProtocolRecord::Http2(_)) => {
+            http.config.codec != Codec::Http1
         }
         (TerminalRuntime::Rpc(rpc), ProtocolRecord::Rpc(record)) => {
             rpc.config.protocol.name() == record.protocol

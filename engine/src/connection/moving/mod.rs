@@ -19,4 +19,4 @@ mod outline;
 pub use self::adoptions::{Adoption, Adoptions, Relayed};
 pub use self::departures::{Answer, Departure, Departures};
 pub use self::leaving::{Leave, Leaving};
-pub use self::outline::{restore, stream};
+pub use self::outline::stream;

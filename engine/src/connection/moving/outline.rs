@@ -42,7 +42,7 @@ pub fn stream(socket: &Socket, seen: &[&[u8]]) -> StreamRecord {
 }
 
 /// Puts a socket in the state of a record.
-pub fn restore(socket: &Socket, arena: &Arena, stream: &StreamRecord) {
+pub(super) fn restore(socket: &Socket, arena: &Arena, stream: &StreamRecord) {
     let chunk = |bytes: &[u8]| -> Chunk { arena.copy(bytes) };
     if !stream.unread.is_empty() {
         socket.put_back(chunk(&stream.unread));

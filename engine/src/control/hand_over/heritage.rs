@@ -35,7 +35,7 @@ impl Heritage {
                 }
             }
             None => {
-                log::info!(target: "upgrade", "{} of version {} is not known", part.kind, part.version)
+                log::info!(target: "upgrade", "{} of version {} is not known", part.kind, part.version);
             }
         }
     }

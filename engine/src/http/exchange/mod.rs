@@ -22,6 +22,7 @@ mod report;
 mod response;
 mod retry;
 mod transfer;
+mod tunnel;
 mod upstream;
 
 use std::rc::Rc;

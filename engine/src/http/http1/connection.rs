@@ -6,7 +6,7 @@
 //! | `Exchanging` | a request is under way | the exchange's verdict |
 //! | `Flushing` | the last bytes are on their way, FIN behind them | sent, or a timeout |
 //! | `Lingering` | FIN is sent; what still comes is discarded | the peer's FIN, or a timeout |
-//! | `Leaving` | between requests, on the way to a successor | given away, or `Reading` again |
+//! | `Leaving` | between requests or in a tunnel, on the way to a successor | given away, or as before |
 //!
 //! Lingering is why a client that is still sending gets to read our last answer instead of a
 //! reset. Invariant: an idle connection holds no receive buffer and no exchange.
@@ -18,10 +18,11 @@ use std::task::{Context, Poll, Waker};
 
 use outrigger_codecs::http::{FieldStorage, RequestHead};
 use outrigger_codecs::http1::{BodyDecoder, HeadError};
-use outrigger_upgrade::record::{Http1Record, ProtocolRecord};
+use outrigger_upgrade::record::{Http1Record, ProtocolRecord, TunnelRecord};
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
+use crate::cluster::{ClusterRuntime, Host};
 use crate::connection::moving::Leave;
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::http::begin::{Arrival, begin};
@@ -118,6 +119,29 @@ impl Http1Connection {
         }
     }
 
+    /// Goes on with a tunnel that a predecessor's client has opened.
+    pub fn adopt_tunnel(
+        shard: &Rc<Shard>,
+        http: &Rc<HttpRuntime>,
+        admitted: Admitted,
+        meter: ConnectionMeter,
+        record: &TunnelRecord,
+        destination: (Rc<ClusterRuntime>, Rc<Host>),
+        upstream: Transport,
+    ) -> Self {
+        let requests = Http1Record { requests: record.requests };
+        let mut new = Self::adopt(shard, http, admitted, meter, requests);
+        let age = new.guard.age();
+        let exchange = Exchange::adopt_tunnel(shard, http, record, destination, upstream, age);
+        new.exchange = Some(exchange);
+        new.body = BodyDecoder::UntilClose;
+        new.phase = Phase::Exchanging;
+        if record.proxied.upstream_ended {
+            new.transport.finish();
+        }
+        new
+    }
+
     /// Closes a connection on which nothing came.
     pub fn close_unused(&mut self) {
         self.close();
@@ -128,6 +152,9 @@ impl Http1Connection {
         self.transport.register(waker);
         self.timer.register(waker);
         self.guard.wake_at_drain(waker);
+        if let Some(exchange) = &self.exchange {
+            exchange.watch_tunnel(waker);
+        }
     }
 
     /// Does what can be done, and says whether the connection is over.
@@ -143,7 +170,7 @@ impl Http1Connection {
                 Phase::Closed => return true,
             };
             if !moved_on {
-                if self.phase == Phase::Reading && self.info.leaving.is_due(&self.shard) {
+                if self.may_leave() && self.info.leaving.is_due(&self.shard) {
                     self.phase = Phase::Leaving;
                     continue;
                 }
@@ -304,9 +331,36 @@ impl Http1Connection {
         earliest([after(self.since, timeouts.idle), self.max_age_at, drain])
     }
 
+    /// True between requests, and in a tunnel.
+    fn may_leave(&self) -> bool {
+        let in_tunnel = || self.exchange.as_ref().is_some_and(|one| one.tunnel_socket().is_some());
+        self.phase == Phase::Reading || (self.phase == Phase::Exchanging && in_tunnel())
+    }
+
     /// Goes on its way to a successor. True when the phase changed.
     fn leave(&mut self, waker: &Waker) -> bool {
         let Transport::Plain(socket) = &self.transport else { return self.enter(Phase::Reading) };
+        if let Some(exchange) = &self.exchange
+            && let Some(upstream) = exchange.tunnel_socket()
+        {
+            let record = || {
+                let (shard, http) = (&self.shard, &self.http);
+                let record = exchange.tunnel_record(shard, http, upstream, self.requests);
+                let seen = [self.input.rest()];
+                self.info.outline(&self.guard, socket, &seen, ProtocolRecord::Tunnel(record))
+            };
+            return match self.info.leaving.advance(&self.shard, waker, &[socket, upstream], record)
+            {
+                Leave::Stays => self.enter(Phase::Exchanging),
+                Leave::Waits => false,
+                Leave::Left(_) => {
+                    if let Some(exchange) = self.exchange.take() {
+                        exchange.leave_tunnel(&self.shard, &self.http);
+                    }
+                    self.left()
+                }
+            };
+        }
         let record = || {
             let partial = self.partial.as_deref().unwrap_or_default();
             let seen = [partial, self.input.rest()];
@@ -316,12 +370,14 @@ impl Http1Connection {
         match self.info.leaving.advance(&self.shard, waker, &[socket], record) {
             Leave::Stays => self.enter(Phase::Reading),
             Leave::Waits => false,
-            Leave::Left(_) => {
-                self.guard.leaves();
-                self.meter.leaves();
-                self.enter(Phase::Closed)
-            }
+            Leave::Left(_) => self.left(),
         }
+    }
+
+    fn left(&mut self) -> bool {
+        self.guard.leaves();
+        self.meter.leaves();
+        self.enter(Phase::Closed)
     }
 
     // ---- the other phases --------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 //! | `Open` | streams come and go | an error, the client's end, or a drain that is done |
 //! | `Flushing` | the last bytes are on their way, FIN behind them | sent, or a timeout |
 //! | `Lingering` | FIN is sent; what still comes is discarded | the peer's FIN, or a timeout |
+//! | `Leaving` | without a stream, on the way to a successor | given away, or `Open` again |
 //!
 //! The connection's task reads frames, lets every exchange go on for which something changed, and
 //! sends what they queued, in turns. A drain has two steps (RFC 9113 section 6.8): a GOAWAY that
@@ -20,11 +21,14 @@ use std::task::{Context, Poll, Waker};
 
 use outrigger_codecs::http::{FieldStorage, RequestHead, Version};
 use outrigger_codecs::http2::{
-    Connection, Event, Reason, Role, StreamId, UpgradeSettings, request_head,
+    Config, Connection, Event, Reason, Role, StreamId, UpgradeSettings, request_head,
 };
+
+use outrigger_upgrade::record::{Http2Record, ProtocolRecord};
 
 use crate::access_log::ResponseFlags;
 use crate::buffers::Chunk;
+use crate::connection::moving::Leave;
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::http::begin::{Arrival, Begun, begin};
 use crate::http::downstream::{Downstream, Side};
@@ -36,7 +40,9 @@ use crate::http2::{Keepalive, Link, Pumped, ReadySet, Verdict, codec_config};
 use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
 use crate::timer::{Nanos, Timer};
+use crate::transport::Transport;
 
+use super::moving;
 use super::side::{Core, Stream};
 
 /// The task of one downstream connection.
@@ -58,6 +64,8 @@ pub struct Http2Connection {
     since: Nanos,
     max_age_at: Option<Nanos>,
     drain: Drain,
+    /// When it is asked to go, if it can't move until then because it is never without a stream.
+    leave_by: Option<Nanos>,
     keepalive: Option<Keepalive>,
     /// The request that came with an upgrade from HTTP/1, until the task runs.
     first: Option<FirstRequest>,
@@ -87,6 +95,7 @@ enum Phase {
     Open,
     Flushing,
     Lingering,
+    Leaving,
     Closed,
 }
 
@@ -107,23 +116,36 @@ impl Http2Connection {
         admitted: Admitted,
         meter: ConnectionMeter,
     ) -> Self {
+        http.stats.downstream_cx_http2_total.inc();
+        let codec = Connection::new(Role::Server, server_config(http));
+        Self::with_codec(shard, http, admitted, meter, codec, 0)
+    }
+
+    /// Goes on with a connection of a predecessor, whose codec was restored.
+    pub fn adopt(
+        shard: &Rc<Shard>,
+        http: &Rc<HttpRuntime>,
+        admitted: Admitted,
+        meter: ConnectionMeter,
+        Restored { codec, requests }: Restored,
+    ) -> Self {
+        Self::with_codec(shard, http, admitted, meter, *codec, requests)
+    }
+
+    fn with_codec(
+        shard: &Rc<Shard>,
+        http: &Rc<HttpRuntime>,
+        admitted: Admitted,
+        meter: ConnectionMeter,
+        codec: Connection,
+        requests: u32,
+    ) -> Self {
         let Admitted { transport, info, marks, guard } = admitted;
-        info.leaving.set_able(false);
+        info.leaving.set_able(matches!(transport, Transport::Plain(_)));
         let now = shard.clock.now();
         let config = &http.config;
-        let stats = &http.stats;
-        stats.downstream_cx_http2_total.inc();
-        stats.downstream_cx_http2_active.inc();
+        http.stats.downstream_cx_http2_active.inc();
         transport.start();
-        let codec = Connection::new(
-            Role::Server,
-            codec_config(
-                &config.http2,
-                config.limits.max_headers_count,
-                config.limits.max_request_headers_bytes,
-                config.stream_error_on_invalid_http_message,
-            ),
-        );
         Self {
             core: Core { link: Link::new(codec, transport, marks), sending: VecDeque::new() },
             timer: shard.timers.timer(),
@@ -133,10 +155,12 @@ impl Http2Connection {
             free: Vec::new(),
             active: 0,
             ready: None,
-            requests: 0,
+            requests,
             since: now,
-            max_age_at: max_age(&config.timeouts, now, shard.random()),
+            max_age_at: max_age(&config.timeouts, now, shard.random())
+                .map(|at| at.saturating_sub(guard.age())),
             drain: Drain::No,
+            leave_by: None,
             keepalive: config
                 .http2
                 .keepalive
@@ -176,16 +200,21 @@ impl Http2Connection {
     }
 
     /// Does what can be done, and says whether the connection is over.
-    fn run(&mut self) -> bool {
+    fn run(&mut self, waker: &Waker) -> bool {
         let mut fired = self.timer.take_fired();
         loop {
             let moved_on = match self.phase {
                 Phase::Open => self.serve(fired),
                 Phase::Flushing => self.flush(fired),
                 Phase::Lingering => self.linger(fired),
+                Phase::Leaving => self.leave(waker),
                 Phase::Closed => return true,
             };
             if !moved_on {
+                if self.phase == Phase::Open && self.may_leave() {
+                    self.phase = Phase::Leaving;
+                    continue;
+                }
                 self.timer.set(self.deadline());
                 return false;
             }
@@ -645,6 +674,49 @@ impl Http2Connection {
         self.http.http2_stats.take(&self.core.link.codec.counters());
     }
 
+    // ---- leaving -------------------------------------------------------------------------------------
+
+    /// True when it is to go to a successor and can. When it can't for too long it is asked to go instead.
+    fn may_leave(&mut self) -> bool {
+        if !self.info.leaving.is_due(&self.shard) || self.drain != Drain::No {
+            self.leave_by = None;
+            return false;
+        }
+        if self.active == 0 && moving::is_at_rest(&self.core.link.codec) {
+            return true;
+        }
+        let now = self.shard.clock.now();
+        let by = *self.leave_by.get_or_insert(now + LEAVE_PATIENCE);
+        if by <= now {
+            self.info.leaving.set_able(false);
+            self.leave_by = None;
+            self.check_drain();
+            self.send();
+        }
+        self.timer.set(self.deadline());
+        false
+    }
+
+    /// Goes on its way to a successor. True when the phase changed.
+    fn leave(&mut self, waker: &Waker) -> bool {
+        let Transport::Plain(socket) = &self.core.link.transport else {
+            return self.enter(Phase::Open);
+        };
+        let record = || {
+            let record = moving::record(&self.core.link.codec, self.requests);
+            self.info.outline(&self.guard, socket, &[], ProtocolRecord::Http2(record))
+        };
+        match self.info.leaving.advance(&self.shard, waker, &[socket], record) {
+            Leave::Stays => self.enter(Phase::Open),
+            Leave::Waits => false,
+            Leave::Left(_) => {
+                self.guard.leaves();
+                self.meter.leaves();
+                self.enter(Phase::Closed)
+            }
+        }
+    }
+
     // ---- the end -------------------------------------------------------------------------------------
 
     /// Sends what is queued, then FIN.
@@ -713,13 +785,42 @@ impl Http2Connection {
                         Drain::No | Drain::Final => None,
                     },
                     self.keepalive.as_ref().and_then(Keepalive::deadline),
+                    self.leave_by,
                 ])
             }
             Phase::Flushing => after(self.since, timeouts.stream_flush.or(timeouts.stream_idle)),
             Phase::Lingering => after(self.since, timeouts.delayed_close),
-            Phase::Closed => None,
+            // The successor's silence is noticed by who asks it.
+            Phase::Leaving | Phase::Closed => None,
         }
     }
+}
+
+/// A predecessor's connection, as far as it is the codec's.
+pub struct Restored {
+    codec: Box<Connection>,
+    requests: u32,
+}
+
+impl Restored {
+    /// From what the predecessor says.
+    ///
+    /// # Errors
+    /// Why it can't be gone on with.
+    pub fn of_record(http: &HttpRuntime, record: &Http2Record) -> Result<Self, String> {
+        let codec = Box::new(moving::restore(record.clone(), server_config(http))?);
+        Ok(Self { codec, requests: record.requests })
+    }
+}
+
+fn server_config(http: &HttpRuntime) -> Config {
+    let config = &http.config;
+    codec_config(
+        &config.http2,
+        config.limits.max_headers_count,
+        config.limits.max_request_headers_bytes,
+        config.stream_error_on_invalid_http_message,
+    )
 }
 
 /// How a connection was lost.
@@ -762,7 +863,7 @@ impl Future for Http2Connection {
         if this.ready.is_none() {
             this.watch(context.waker());
         }
-        if this.run() { Poll::Ready(()) } else { Poll::Pending }
+        if this.run(context.waker()) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -772,6 +873,9 @@ impl Drop for Http2Connection {
         self.meter.sent(self.core.link.transport.sent_bytes());
     }
 }
+
+/// How long a connection may be busy all the time before it is asked to go rather than moved.
+const LEAVE_PATIENCE: Nanos = 500 * NANOS_PER_MS;
 
 /// Slots an idle connection keeps.
 const SLOTS_KEPT: usize = 4;

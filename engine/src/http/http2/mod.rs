@@ -1,8 +1,9 @@
 //! HTTP/2 on the wire, downstream: the connection, and what an exchange sees of its stream.
 
 mod connection;
+mod moving;
 mod side;
 
 pub(super) use self::side::Side;
 
-pub use self::connection::Http2Connection;
+pub use self::connection::{Http2Connection, Restored};

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use outrigger_xds::bootstrap::{self, AddressError, LoadError, Source};
 use outrigger_xds::environment::node_metadata;
 use outrigger_xds::snapshot::access_log::Sink as LogTarget;
@@ -21,6 +21,7 @@ use outrigger_xds::source::Format;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::control::hand_over::operator::Operation;
 use crate::logging::{self, ComponentLevel, ComponentLevelError, Level, Pattern};
 
 /// What the process is to do.
@@ -34,6 +35,17 @@ pub enum Invocation {
     Serve(ConfigSource, Process),
     /// Check a configuration and exit.
     Validate(ConfigSource, Process),
+    /// Have the running process do something.
+    Operate(Operation, ControlSocket, Process),
+}
+
+/// Where the running process is found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ControlSocket {
+    /// At this path.
+    At(PathBuf),
+    /// Where `engine.upgrade.socket` of a configuration says.
+    In(ConfigSource),
 }
 
 impl Invocation {
@@ -48,6 +60,10 @@ impl Invocation {
     ) -> Result<Invocation, clap::Error> {
         let options = Options::try_parse_from(arguments)?;
         let process = options.process();
+        if let Some(tool) = options.tool {
+            let (operation, socket) = tool.parse();
+            return Ok(Invocation::Operate(operation, socket, process));
+        }
         let config = ConfigSource::of(options.source.config_path, options.source.config_yaml);
         let forward = options.source.listen.zip(options.source.upstream);
         Ok(match (options.mode, config, forward) {
@@ -71,7 +87,8 @@ impl Invocation {
             Invocation::Demo(process)
             | Invocation::Forward(_, process)
             | Invocation::Serve(_, process)
-            | Invocation::Validate(_, process) => process,
+            | Invocation::Validate(_, process)
+            | Invocation::Operate(_, _, process) => process,
         }
     }
 }
@@ -396,7 +413,11 @@ pub enum StatsTagError {
 /// A sidecar proxy. Without arguments it serves a demonstration.
 #[derive(Debug, Parser)]
 #[command(name = "outrigger", version, about, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Options {
+    #[command(subcommand)]
+    tool: Option<Tool>,
+
     #[command(flatten)]
     source: What,
 
@@ -412,6 +433,58 @@ struct Options {
 
     #[command(flatten)]
     compatibility: Compatibility,
+}
+
+/// What is done with a process that runs.
+#[derive(Debug, Subcommand)]
+enum Tool {
+    /// Has the running process start its successor, and waits until that serves.
+    Upgrade {
+        /// The successor's binary, if not the path that the running process was started by.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+
+        /// Ends the hand-over that is under way instead; refused once connections have moved.
+        #[arg(long, conflicts_with = "binary")]
+        abort: bool,
+
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Shows who serves, and how far hand-overs are.
+    Status {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// The running process's engine.upgrade.socket.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// A configuration file that says it.
+    #[arg(short, long, value_name = "FILE")]
+    config_path: Option<PathBuf>,
+}
+
+impl Tool {
+    fn parse(self) -> (Operation, ControlSocket) {
+        let (operation, place) = match self {
+            Tool::Upgrade { abort: true, place, .. } => (Operation::Abort, place),
+            Tool::Upgrade { binary, place, .. } => (Operation::Upgrade { binary }, place),
+            Tool::Status { json, place } => (Operation::Status { json }, place),
+        };
+        let file = || place.config_path.unwrap_or_default();
+        let socket = place.socket.map(ControlSocket::At);
+        (operation, socket.unwrap_or_else(|| ControlSocket::In(ConfigSource::File(file()))))
+    }
 }
 
 #[derive(Args, Debug)]
@@ -677,7 +750,7 @@ impl Options {
 
     /// The options as Envoy's `CommandLineOptions` message, in its JSON form.
     fn echo(&self) -> Value {
-        let Options { source, mode, run, log, compatibility } = self;
+        let Options { source, mode, run, log, compatibility, .. } = self;
         let components: Vec<&str> =
             log.component_log_level.iter().map(|choice| choice.text.as_str()).collect();
         let tags: Vec<_> =

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use outrigger_engine::cli::Invocation;
-use outrigger_engine::server::{Extras, ServerError, load_config, log_pattern, serve};
+use outrigger_engine::server::{Extras, ServerError, load_config, log_pattern, operate_on, serve};
 use outrigger_engine::tls::TlsContexts;
 use outrigger_engine::{demo, memory};
 use outrigger_xds::bootstrap;
@@ -35,6 +35,10 @@ fn run(invocation: Invocation) -> Result<(), ServerError> {
             log_pattern(&loaded, &process)?;
             TlsContexts::build(&loaded.snapshot)?;
             println!("configuration OK");
+            Ok(())
+        }
+        Invocation::Operate(operation, socket, process) => {
+            println!("{}", operate_on(&operation, &socket, &process)?);
             Ok(())
         }
         Invocation::Forward(forward, process) => {

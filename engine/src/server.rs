@@ -20,11 +20,12 @@ use tokio::sync::watch;
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
 use crate::access_log::{LogWriter, Queue};
-use crate::cli::{DrainStrategy, Process, Remark, UnknownFields};
+use crate::cli::{ControlSocket, DrainStrategy, Process, Remark, UnknownFields};
 use crate::cluster::Breakers;
 use crate::connection::{DrainTimes, ListenerLogs};
 use crate::control::configuration::{ListenerUpdate, PreparationError, Update};
-use crate::control::hand_over::{self, Begun, Heritage, Order};
+use crate::control::hand_over::operator::{Operation, OperatorError, operate};
+use crate::control::hand_over::{self, Begun, Heritage, Launch, Order, Ties};
 use crate::control::{
     Beginning, BoundListener, Command, Configuration, Control, ControlError, ControlOptions,
     ControlState, Event, Events, HandOver, HandOverError, Lifecycle, Updates, signals,
@@ -49,6 +50,9 @@ pub enum ServerError {
     /// A process that was to be taken over from.
     #[error(transparent)]
     HandOver(#[from] HandOverError),
+    /// What an operator wanted of another process.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
     /// The configuration.
     #[error("{0}")]
     Config(#[from] LoadError),
@@ -103,6 +107,25 @@ pub fn load_config(source: &Source, process: &Process) -> Result<Loaded, LoadErr
         service_zone: process.node.zone.clone(),
     };
     load(source, &options)
+}
+
+/// Has the running process do something, and says what there is to be shown.
+///
+/// # Errors
+/// When there is none, or it does not do it; the message says why.
+pub fn operate_on(
+    operation: &Operation,
+    socket: &ControlSocket,
+    process: &Process,
+) -> Result<String, ServerError> {
+    let path = match socket {
+        ControlSocket::At(path) => path.clone(),
+        ControlSocket::In(config) => {
+            let loaded = load_config(&config.read()?, process)?;
+            loaded.engine.upgrade.ok_or(OperatorError::NotConfigured)?.socket
+        }
+    };
+    Ok(operate(&path, operation)?)
 }
 
 /// The shape of log lines that the configuration asks for.
@@ -249,12 +272,15 @@ fn run(
     memory::give_back();
     let (give_orders, orders) = unbounded();
     let (ready, is_ready) = watch::channel(false);
-    let path = common.config.upgrade.as_ref().map(|upgrade| upgrade.socket.clone());
-    let hand_over = begun.zip(path).map(|(begun, path)| HandOver {
-        path,
+    let ties = Arc::<Ties>::default();
+    let hand_over = begun.zip(common.config.upgrade.as_ref()).map(|(begun, upgrade)| HandOver {
+        path: upgrade.socket.clone(),
         begun,
         orders: give_orders,
         ready: is_ready,
+        ties: Arc::clone(&ties),
+        launch: Launch::of_process(),
+        processes_max: upgrade.max_processes,
         shards: shards.iter().map(ShardHandle::mail).collect(),
         heritage,
     });
@@ -285,7 +311,8 @@ fn run(
         orders,
         ready,
         held,
-        leaves_at: None,
+        leaving: None,
+        ties,
     };
     let outcome = server.serve(process.drain.time);
     shard::stop(server.shards);
@@ -319,8 +346,20 @@ struct Server {
     ready: watch::Sender<bool>,
     /// Listeners that wait until another process lets this one accept; nothing when it accepts.
     held: Option<Vec<ListenerUpdate>>,
-    /// When what is left is closed, after a successor has taken over.
-    leaves_at: Option<Instant>,
+    /// Set once it accepts no more; what comes of listeners meanwhile waits.
+    leaving: Option<Leaving>,
+    /// What keeps the process then, beside connections.
+    ties: Arc<Ties>,
+}
+
+/// Connections go as they can, and the process with the last of them.
+#[derive(Clone, Copy)]
+struct Leaving {
+    /// When what is left is closed.
+    until: Instant,
+    /// Somebody wants its end: nothing brings it back, and nothing but connections keeps it. Else a
+    /// successor serves.
+    is_final: bool,
 }
 
 /// Connections are asked to go, and come all the same.
@@ -337,7 +376,7 @@ impl Server {
         loop {
             let closes_at = self.drain.and_then(|drain| drain.closes_at);
             let over = closes_at.map_or_else(never, at);
-            let look = self.leaves_at.map_or_else(never, |_| after(DRAIN_POLL));
+            let look = self.leaving.map_or_else(never, |_| after(DRAIN_POLL));
             select! {
                 recv(over) -> _ => self.close_drained(),
                 recv(look) -> _ => if self.has_left() { return Ok(()) },
@@ -357,12 +396,15 @@ impl Server {
                         self.drain_listeners(which, limit, skip_exit);
                     }
                     Ok(Command::HealthCheck { failing: true }) => self.tell(|| Message::Drain),
+                    // Whoever leaves does so.
+                    Ok(Command::HealthCheck { failing: false }) if self.leaving.is_some() => {}
                     Ok(Command::HealthCheck { failing: false }) => self.tell(|| Message::Undrain),
-                    Ok(Command::Terminate { at_once: false }) => {
-                        self.drain_to_the_end(drain_time);
-                        return Ok(());
-                    }
+                    Ok(Command::Terminate { at_once: false }) => self.drain_to_the_end(drain_time),
                     Ok(Command::Quit | Command::Terminate { at_once: true }) | Err(_) => {
+                        if self.leaving.is_some() {
+                            let left = self.connections();
+                            log::warn!(target: "main", "closing {left} connections: told to exit at once");
+                        }
                         return Ok(());
                     }
                 },
@@ -382,16 +424,28 @@ impl Server {
                 }
                 self.tell(|| Message::PauseAccepting);
             }
+            Order::ResumeAccepting { .. } if self.is_ending() => self.drain_alone(),
             Order::ResumeAccepting { successor_lives } => {
-                self.leaves_at = None;
+                self.leaving = None;
                 self.tell(|| Message::Undrain);
                 self.tell(|| Message::ResumeAccepting { successor_lives });
                 self.state.set_lifecycle(Lifecycle::Live);
                 self.serve_held();
             }
+            Order::DrainAlone => self.drain_alone(),
+            Order::Release(listener) => {
+                log::info!(target: "listener", "{listener}: closes, as the successor has none");
+                self.listeners.retain(|known| known.name != listener);
+                self.state.set_listeners(self.listeners.clone());
+                self.tell(|| Message::Release { listener: listener.as_str().into() });
+            }
+            // A successor accepts where this process does no more.
+            Order::KeepAccepting if self.leaving.is_some() => {}
             Order::KeepAccepting => {
                 self.tell(|| Message::ResumeAccepting { successor_lives: false });
             }
+            // Its predecessor goes on when it ends.
+            Order::Accept(_) if self.is_ending() => {}
             Order::Accept(told) => {
                 self.serve_held();
                 let known = self.cluster_stat_names();
@@ -410,23 +464,38 @@ impl Server {
     }
 
     fn has_never_accepted(&self) -> bool {
-        self.held.is_some() && self.leaves_at.is_none()
+        self.held.is_some() && self.leaving.is_none()
     }
 
-    /// Lets connections go as they can; what comes of listeners meanwhile waits.
+    /// Whether somebody wants its end.
+    fn is_ending(&self) -> bool {
+        self.leaving.is_some_and(|leaving| leaving.is_final)
+    }
+
+    /// There is no successor to which connections could go.
+    fn drain_alone(&self) {
+        self.tell(|| Message::Undrain);
+        self.tell(|| Message::Drain);
+    }
+
+    /// Lets connections go as they can. What is under way may still need endpoints: only what comes of
+    /// listeners waits.
     fn leave(&mut self, drain_time: Duration) {
-        self.leaves_at = Some(Instant::now() + drain_time);
+        let is_final = self.is_ending();
+        self.leaving = Some(Leaving { until: Instant::now() + drain_time, is_final });
         self.held.get_or_insert_default();
         self.state.set_lifecycle(Lifecycle::Draining);
     }
 
     /// Whether the last connection has gone, or the time is over.
     fn has_left(&self) -> bool {
-        if shard::all_quiet(&self.common.pulses) {
-            log::info!(target: "main", "handed over");
+        let Some(Leaving { until, is_final }) = self.leaving else { return false };
+        let is_kept = !is_final && self.ties.hold();
+        if shard::all_quiet(&self.common.pulses) && !is_kept {
+            log::info!(target: "main", "{}", if is_final { "drained" } else { "handed over" });
             return true;
         }
-        let is_over = self.leaves_at.is_some_and(|at| at <= Instant::now());
+        let is_over = until <= Instant::now();
         if is_over {
             let left = self.connections();
             log::warn!(target: "main", "closing {left} connections at the end of the drain time");
@@ -490,33 +559,12 @@ impl Server {
         self.shards.iter().for_each(|shard| send(shard, message()));
     }
 
-    /// Drains until no connection is left, the time is over, or a second signal comes.
+    /// Ends with the last connection, when the time is over, or when a second signal comes.
     fn drain_to_the_end(&mut self, limit: Duration) {
-        self.state.set_lifecycle(Lifecycle::Draining);
+        self.leave(limit);
+        self.leaving = self.leaving.map(|leaving| Leaving { is_final: true, ..leaving });
         self.tell(|| Message::Drain);
         self.tell(|| Message::Close(Listeners::All));
-        let deadline = Instant::now() + limit;
-        loop {
-            if shard::all_quiet(&self.common.pulses) {
-                log::info!(target: "main", "drained");
-                return;
-            }
-            let left = self.connections();
-            if Instant::now() >= deadline {
-                log::warn!(target: "main", "closing {left} connections at the end of the drain time");
-                return;
-            }
-            // What is under way may still need endpoints, and someone may wait for an answer.
-            if self.updates.bell.try_recv().is_ok() {
-                self.apply_update();
-            }
-            if let Ok(Command::Quit | Command::Terminate { at_once: true }) =
-                self.commands.recv_timeout(DRAIN_POLL)
-            {
-                log::warn!(target: "main", "closing {left} connections: told to exit at once");
-                return;
-            }
-        }
     }
 
     fn connections(&self) -> u32 {

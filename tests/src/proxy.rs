@@ -92,6 +92,17 @@ impl Launch {
         self
     }
 
+    /// Started by another program, which gets it as its last arguments.
+    #[must_use]
+    pub fn under(mut self, program: &str, arguments: &[&str]) -> Launch {
+        let own = std::mem::replace(&mut self.program, program.into());
+        let mut all: Vec<_> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        all.push(own.display().to_string());
+        all.append(&mut self.arguments);
+        self.arguments = all;
+        self
+    }
+
     /// Where its files are.
     #[must_use]
     pub fn directory(&self) -> &Path {

@@ -68,6 +68,15 @@ pub enum Message {
     /// Either: the hand-over is off. The predecessor serves.
     #[prost(message, tag = "18")]
     Abort(Abort),
+    /// An operator's tool, first and alone: what it wants. There is no hand-over on this channel.
+    #[prost(message, tag = "19")]
+    Ask(Ask),
+    /// The process that serves: the one answer to that.
+    #[prost(message, tag = "20")]
+    Answer(Answer),
+    /// Successor: how far it is with what is registered elsewhere, for which the predecessor stays.
+    #[prost(message, tag = "21")]
+    Settled(Settled),
 }
 
 /// Who speaks.
@@ -204,8 +213,16 @@ pub struct Relay {
 #[derive(Clone, Copy, Eq, Hash, PartialEq, prost::Message)]
 pub struct Alive {}
 
-/// How far the predecessor is.
-#[derive(Clone, Copy, Eq, Hash, PartialEq, prost::Message)]
+/// How far the successor is with what is registered elsewhere.
+#[derive(Clone, Eq, Hash, PartialEq, prost::Message)]
+pub struct Settled {
+    /// Registries in which it is still to register what it offers.
+    #[prost(string, repeated, tag = "1")]
+    pub pending: Vec<String>,
+}
+
+/// How far a predecessor is.
+#[derive(Clone, Eq, Hash, PartialEq, prost::Message)]
 pub struct Progress {
     /// Connections that have moved.
     #[prost(uint64, tag = "1")]
@@ -219,6 +236,100 @@ pub struct Progress {
     /// Seconds until it closes them.
     #[prost(uint32, tag = "4")]
     pub seconds_left: u32,
+    /// The process, in its own namespace.
+    #[prost(uint32, tag = "5")]
+    pub pid: u32,
+    /// How many processes served before it.
+    #[prost(uint32, tag = "6")]
+    pub generation: u32,
+    /// What it was built from.
+    #[prost(string, tag = "7")]
+    pub build: String,
+    /// What it does, in one word for people.
+    #[prost(string, tag = "8")]
+    pub phase: String,
+    /// Its own predecessors that still drain.
+    #[prost(message, repeated, tag = "9")]
+    pub older: Vec<Progress>,
+}
+
+impl Progress {
+    /// How many processes this is about: one, and its predecessors.
+    #[must_use]
+    pub fn processes(&self) -> usize {
+        1 + self.older.iter().map(Progress::processes).sum::<usize>()
+    }
+}
+
+/// What an operator's tool wants.
+#[derive(Clone, Eq, Hash, PartialEq, prost::Message)]
+pub struct Ask {
+    /// One of [`Wish`].
+    #[prost(enumeration = "Wish", tag = "1")]
+    pub wish: i32,
+    /// The binary of a successor; the process's own when empty.
+    #[prost(string, tag = "2")]
+    pub binary: String,
+}
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Wish {
+    /// Nothing that is known.
+    Unknown = 0,
+    /// Say who serves, and how far hand-overs are.
+    Status = 1,
+    /// Start a successor, and say how that went.
+    Upgrade = 2,
+    /// End the hand-over that is under way.
+    Abort = 3,
+}
+
+/// The answer to an operator's tool.
+#[derive(Clone, Eq, Hash, PartialEq, prost::Message)]
+pub struct Answer {
+    /// Whether it was done.
+    #[prost(bool, tag = "1")]
+    pub is_done: bool,
+    /// What was done, or why not.
+    #[prost(string, tag = "2")]
+    pub text: String,
+    /// Who serves, and how far hand-overs are.
+    #[prost(message, optional, boxed, tag = "3")]
+    pub status: Option<Box<Status>>,
+}
+
+/// Who serves, and how far hand-overs are.
+#[derive(Clone, Eq, Hash, PartialEq, prost::Message)]
+pub struct Status {
+    /// The process, in its own namespace.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// How many processes served before it.
+    #[prost(uint32, tag = "2")]
+    pub generation: u32,
+    /// What it was built from.
+    #[prost(string, tag = "3")]
+    pub build: String,
+    /// For how long it has run.
+    #[prost(uint64, tag = "4")]
+    pub uptime_seconds: u64,
+    /// Where it is in its life, as `/server_info` says it.
+    #[prost(string, tag = "5")]
+    pub state: String,
+    /// Connections that it serves.
+    #[prost(uint64, tag = "6")]
+    pub connections: u64,
+    /// The successor that is getting ready; 0 for none.
+    #[prost(uint32, tag = "7")]
+    pub successor_pid: u32,
+    /// The predecessor that drains, with its own.
+    #[prost(message, optional, tag = "8")]
+    pub predecessor: Option<Progress>,
+    /// Most processes at once.
+    #[prost(uint32, tag = "9")]
+    pub processes_max: u32,
 }
 
 /// The hand-over is off.
@@ -260,7 +371,7 @@ struct Envelope {
     number: u64,
     #[prost(
         oneof = "Message",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
     )]
     message: Option<Message>,
 }
@@ -288,6 +399,9 @@ impl Message {
             Self::Alive(_) => "Alive",
             Self::Progress(_) => "Progress",
             Self::Abort(_) => "Abort",
+            Self::Ask(_) => "Ask",
+            Self::Answer(_) => "Answer",
+            Self::Settled(_) => "Settled",
         }
     }
 
@@ -358,6 +472,9 @@ mod tests {
             Message::Alive(Alive {}),
             Message::Progress(Progress { moved: 1, ..Progress::default() }),
             Message::Abort(Abort { reason: "told to".into() }),
+            Message::Ask(Ask { wish: Wish::Upgrade.into(), binary: "/bin/new".into() }),
+            Message::Answer(Answer { is_done: true, ..Answer::default() }),
+            Message::Settled(Settled { pending: vec!["zk".into()] }),
         ]
     }
 
@@ -393,8 +510,8 @@ mod tests {
         let later = packet(&[0x2a, 3, 0x98, 0x06, 1]);
         let prepared = Message::Prepared(Prepared { listeners: 0, parts: 0 });
         assert_eq!(Message::from_packet(&later).unwrap(), (0, prepared));
-        // Field 19, empty.
-        let unknown = packet(&[0x9a, 0x01, 0]);
+        // Field 99, empty.
+        let unknown = packet(&[0x9a, 0x06, 0]);
         assert_eq!(Message::from_packet(&unknown), Err(DecodeError::UnknownKind));
         assert!(matches!(Message::from_packet(&packet(&[0xff])), Err(DecodeError::Malformed(_))));
     }

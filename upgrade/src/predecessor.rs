@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::message::{
     Abort, Commit, Declined, Hello, ListenerRecord, Listeners, Message, Offer, Prepared, Progress,
-    Relay, StatePart,
+    Relay, Settled, StatePart,
 };
 use crate::version::agree;
 
@@ -34,6 +34,8 @@ enum State {
     Preparing,
     /// Waits until the successor could serve.
     Waiting,
+    /// The successor could: what may be changed by one process only is being given to it.
+    Yielding,
     /// Both accept as soon as the successor hears of it.
     Committing,
     /// The successor accepts; connections move.
@@ -57,6 +59,12 @@ pub enum Action {
     /// Send listeners and state, with [`Predecessor::listeners`] and [`Predecessor::state`], then say
     /// [`Predecessor::prepared`].
     Prepare,
+    /// Have nobody change what one process only may change: send it with [`Predecessor::state`], then say
+    /// [`Predecessor::yielded`]. It is this process's again if the end comes before
+    /// [`Action::StopAccepting`].
+    Yield,
+    /// The successor has registered elsewhere what this process has, but for these registries.
+    Settled(Vec<String>),
     /// Accept no more, but keep the listening sockets. Offer the connections, or drain them.
     StopAccepting,
     /// Accept again, on every listening socket that was not released.
@@ -119,7 +127,7 @@ impl Predecessor {
     pub fn patience(&self) -> Option<Duration> {
         match self.state {
             State::Greeting => Some(GREETING_PATIENCE),
-            State::Preparing | State::Waiting => Some(READY_PATIENCE),
+            State::Preparing | State::Waiting | State::Yielding => Some(READY_PATIENCE),
             State::Committing | State::Moving => Some(ALIVE_PATIENCE),
             State::Over => None,
         }
@@ -139,8 +147,8 @@ impl Predecessor {
                 Vec::new()
             }
             (State::Waiting, Message::Ready(_)) if self.listeners_under_way() == 0 => {
-                self.state = State::Committing;
-                vec![Action::Send(Message::Commit(Commit {}))]
+                self.state = State::Yielding;
+                vec![Action::Yield]
             }
             (State::Committing, Message::Committed(_)) => {
                 self.state = State::Moving;
@@ -155,6 +163,9 @@ impl Predecessor {
                 vec![Action::Resume(connection, Some(reason))]
             }
             (State::Moving, Message::Released(name)) => vec![Action::Release(name)],
+            (State::Moving, Message::Settled(Settled { pending })) => {
+                vec![Action::Settled(pending)]
+            }
             (_, Message::Alive(_)) => Vec::new(),
             (state, message) => self.violated(&format!("{} came while {state:?}", message.name())),
         }
@@ -200,12 +211,13 @@ impl Predecessor {
         vec![Action::Send(Message::Listeners(Listeners { records }))]
     }
 
-    /// State to be sent, while preparing, and what came since, while connections move.
+    /// State to be sent, while preparing; again, while yielding; and what came since, while connections
+    /// move.
     #[must_use]
     pub fn state(&mut self, part: StatePart) -> Vec<Action> {
         match self.state {
             State::Preparing => self.sent.parts += 1,
-            State::Moving => {}
+            State::Yielding | State::Moving => {}
             _ => return Vec::new(),
         }
         vec![Action::Send(Message::State(part))]
@@ -220,6 +232,16 @@ impl Predecessor {
         self.state = State::Waiting;
         let Sent { listeners, parts, .. } = self.sent;
         vec![Action::Send(Message::Prepared(Prepared { listeners, parts }))]
+    }
+
+    /// Nobody changes what was sent last.
+    #[must_use]
+    pub fn yielded(&mut self) -> Vec<Action> {
+        if self.state != State::Yielding {
+            return Vec::new();
+        }
+        self.state = State::Committing;
+        vec![Action::Send(Message::Commit(Commit {}))]
     }
 
     /// Offers a connection that nobody touches: no operation of ours is under way on it. It stays that

@@ -93,6 +93,20 @@ impl Rendezvous {
         listen(path)
     }
 
+    /// Connects to the process that listens on `path`; nothing when there is none. For tools, which change
+    /// nothing there.
+    ///
+    /// # Errors
+    /// See [`RendezvousError`].
+    pub fn call(path: &Path) -> Result<Option<(Channel, Peer)>, RendezvousError> {
+        check_directory(path)?;
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io_error(path, error)),
+            Ok(_) => connect(path),
+        }
+    }
+
     /// The next process that has connected, if there is one.
     ///
     /// # Errors
@@ -326,6 +340,17 @@ mod tests {
         drop(first);
         drop(living(&path));
         assert!(second.accept().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_tool_finds_who_serves_and_changes_nothing() {
+        let scratch = Scratch::new("tool");
+        let path = scratch.path();
+        assert!(Rendezvous::call(&path).unwrap().is_none());
+        assert!(!path.exists());
+        let first = nobody(&path);
+        assert!(Rendezvous::call(&path).unwrap().is_some());
+        assert!(first.accept().unwrap().is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::message::{
     Abort, Alive, Committed, Declined, Hello, ListenerRecord, Listeners, Message, Offer, Prepared,
-    Progress, Ready, Relay, StatePart,
+    Progress, Ready, Relay, Settled, StatePart,
 };
 use crate::version::agree;
 
@@ -155,11 +155,14 @@ impl Successor {
                 self.state = State::Warming;
                 vec![Action::WarmUp]
             }
+            // What only one process may change, and this one from now on; then what came since.
+            (State::Waiting | State::Serving, Message::State(part)) => {
+                vec![Action::TakeState(part)]
+            }
             (State::Waiting, Message::Commit(_)) => {
                 self.state = State::Serving;
                 vec![Action::Accept, Action::Send(Message::Committed(Committed {}))]
             }
-            (State::Serving, Message::State(part)) => vec![Action::TakeState(part)],
             (State::Serving, Message::Offer(offer)) if self.offered.insert(offer.connection) => {
                 vec![Action::Adopt(offer)]
             }
@@ -279,6 +282,15 @@ impl Successor {
     pub fn released(&self, name: String) -> Vec<Action> {
         if self.state == State::Serving && !self.orphaned {
             return vec![Action::Send(Message::Released(name))];
+        }
+        Vec::new()
+    }
+
+    /// What is registered elsewhere is so by this process, but for these registries.
+    #[must_use]
+    pub fn settled(&self, pending: Vec<String>) -> Vec<Action> {
+        if self.state == State::Serving && !self.orphaned {
+            return vec![Action::Send(Message::Settled(Settled { pending }))];
         }
         Vec::new()
     }

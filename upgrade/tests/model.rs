@@ -83,6 +83,7 @@ struct World {
     new_has_accepted: bool,
     new_stood_down: bool,
     prepare_due: bool,
+    yield_due: bool,
     warm_due: bool,
     to_adopt: Vec<u64>,
     connections: [Connection; CONNECTIONS],
@@ -98,6 +99,7 @@ enum Event {
     NewSeesEnd,
     OldSeesEnd,
     Prepare,
+    Yield,
     WarmUp {
         fails: bool,
     },
@@ -138,6 +140,7 @@ impl World {
             new_has_accepted: false,
             new_stood_down: false,
             prepare_due: false,
+            yield_due: false,
             warm_due: false,
             to_adopt: Vec::new(),
             connections: [served; CONNECTIONS],
@@ -155,6 +158,7 @@ impl World {
             match action {
                 Action::Send(message) => self.to_new.send(message),
                 Action::Prepare => self.prepare_due = true,
+                Action::Yield => self.yield_due = true,
                 Action::StopAccepting => self.old_accepts = false,
                 Action::ResumeAccepting => self.old_accepts = true,
                 Action::Give(id) if self.new.is_none() || self.to_new.ended => {
@@ -169,10 +173,11 @@ impl World {
                     assert_eq!(connection.old, Hold::Keeps, "resumed though it was let go");
                     connection.old = Hold::Serves;
                 }
-                Action::Release(_) => {}
+                Action::Release(_) | Action::Settled(_) => {}
                 Action::End(_) => {
                     self.to_new.ended = true;
                     self.prepare_due = false;
+                    self.yield_due = false;
                 }
             }
         }
@@ -242,6 +247,9 @@ impl World {
             }
             if self.prepare_due {
                 events.push(Event::Prepare);
+            }
+            if self.yield_due {
+                events.push(Event::Yield);
             }
             if old.is_moving() {
                 let served = |at: &usize| {
@@ -334,6 +342,13 @@ impl World {
                 actions.append(&mut old.prepared());
                 self.do_old(actions);
             }
+            Event::Yield => {
+                self.yield_due = false;
+                let old = self.old.as_mut().unwrap();
+                let mut actions = old.state(StatePart::default());
+                actions.append(&mut old.yielded());
+                self.do_old(actions);
+            }
             Event::WarmUp { fails } => {
                 self.warm_due = false;
                 let new = self.new.as_mut().unwrap();
@@ -373,6 +388,7 @@ impl World {
                 self.old_was_killed = true;
                 self.old_accepts = false;
                 self.prepare_due = false;
+                self.yield_due = false;
                 self.to_new.ended = true;
                 let offered = if self.new.is_some() { self.offered() } else { Vec::new() };
                 for (at, connection) in self.connections.iter_mut().enumerate() {

@@ -48,6 +48,9 @@ pub struct Upgrade {
     /// A socket's path, in a directory that only this user can write. A process that starts with the path
     /// of one that runs takes over from it.
     pub socket: PathBuf,
+    /// Most processes at once, with those that still drain; one more is refused, and everybody serves on.
+    #[serde(default = "processes_max")]
+    pub max_processes: u32,
 }
 
 /// A file with what management servers have sent, without secrets: a start while none answers goes on
@@ -181,13 +184,27 @@ impl EngineConfig {
                 expected: "the path of a socket",
             });
         }
+        if let Some(upgrade) = &self.upgrade {
+            let fits = (2..=PROCESSES_LIMIT).contains(&upgrade.max_processes);
+            check("upgrade.max_processes", upgrade.max_processes, fits, "from 2 to 16")?;
+        }
         self.services.validate()
     }
+}
+
+fn processes_max() -> u32 {
+    PROCESSES_MAX
 }
 
 fn cache_wait_ms() -> u32 {
     CACHE_WAIT_MS
 }
+
+/// Each has its own memory; more than a few is a deployment that went wrong.
+const PROCESSES_LIMIT: u32 = 16;
+
+/// A third process may start while the first still drains.
+pub const PROCESSES_MAX: u32 = 3;
 
 /// Off: a sidecar shares its host, and a spinning shard takes a whole core from the application.
 pub const SPIN_US: u32 = 0;

@@ -30,12 +30,14 @@ use outrigger_xds::services_config::ServicesConfig;
 use outrigger_xds::snapshot::Address;
 use thiserror::Error;
 use tokio::runtime::Builder;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use admin::AdminError;
 pub use configuration::{Beginning, Configuration, Event, Events, Updates};
 pub use dns::Publish;
+use hand_over::{Begun, Estate, Lent, Tenure};
 pub use hand_over::{HandOver, HandOverError, Inherited};
+use services::inheritance::Legacy;
 pub use services::{PublishServices, ServicesError, ServicesOptions};
 pub use state::{BoundListener, Command, ControlState, Lifecycle, NotTaken};
 
@@ -209,15 +211,18 @@ struct Serving {
 /// Binds and spawns everything; runs inside the runtime.
 fn serve(
     state: &Arc<ControlState>,
-    options: ControlOptions,
+    mut options: ControlOptions,
     ends: watch::Receiver<bool>,
 ) -> Result<Serving, ControlError> {
     let mut admin_address = None;
     let (admin_is_ours, is_ours) = watch::channel(options.hand_over.is_none());
-    let mut admin_socket = None;
+    let alone = if options.hand_over.is_none() { Tenure::Ours } else { Tenure::Theirs };
+    let (tenure, tenures) = watch::channel(alone);
+    let mut sockets = Vec::new();
     if let Some(admin) = options.admin {
         let server = admin::Server::bind(admin, Arc::clone(state), &options.inherited)?;
-        admin_socket = server.socket().ok();
+        let lent = |socket| Lent { listener: hand_over::ADMIN.into(), socket };
+        sockets.extend(server.socket().ok().map(lent));
         let address = server.address().clone();
         if let Some(path) = &state.process().admin_address_path {
             std::fs::write(path, address.to_string()).map_err(|source| {
@@ -227,17 +232,14 @@ fn serve(
         admin_address = Some(address);
         tokio::spawn(server.run(is_ours));
     }
-    let hand_over = options.hand_over.map(|hand_over| {
-        let admin = hand_over::AdminSocket { socket: admin_socket, is_ours: admin_is_ours };
-        tokio::spawn(hand_over.run(admin, ends))
-    });
     if let Some(listener) = options.demo_origin {
         let origin = demo::Origin::new(listener).map_err(ControlError::DemoOrigin)?;
         tokio::spawn(origin.run());
     }
+    let (hang_up, hang_ups) = mpsc::channel(1);
     if options.signals {
         let signals = signals::Signals::new(Arc::clone(state)).map_err(ControlError::Signals)?;
-        tokio::spawn(signals.run());
+        tokio::spawn(signals.run(hang_up));
     }
     let publish_services: PublishServices = {
         let events = options.events.clone();
@@ -248,8 +250,26 @@ fn serve(
             told
         })
     };
-    let services_options = ServicesOptions { config: options.services, publish: publish_services };
-    let services = services::start(state, services_options)?;
+    let inherited_services = match &mut options.hand_over {
+        Some(HandOver { begun: Begun::Successor(take_over), .. }) => take_over.services.take(),
+        _ => None,
+    };
+    let services_options = ServicesOptions {
+        config: options.services,
+        publish: publish_services,
+        legacy: Legacy { sockets: options.inherited, state: inherited_services },
+        tenure: tenures,
+    };
+    let mut services = services::start(state, services_options)?;
+    if let Some(services) = &mut services {
+        sockets.append(&mut services.take_sockets());
+    }
+    let hand_over = options.hand_over.map(|hand_over| {
+        let (is_ours, farewell) = (admin_is_ours, ends);
+        let services = services.as_ref().map(services::Running::services);
+        let estate = Estate { sockets, is_ours, tenure, services, hang_ups, farewell };
+        tokio::spawn(hand_over.run(Arc::clone(state), estate))
+    });
     // Nobody is to be accepted before services of an earlier run are there.
     let mut configuration = options.configuration;
     configuration.take_in_early();

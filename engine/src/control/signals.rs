@@ -4,7 +4,7 @@
 //! |---|---|
 //! | SIGTERM, SIGINT | first: drain and exit; again: exit at once; a third time: killed by the kernel |
 //! | SIGUSR1 | log files are opened again |
-//! | SIGHUP | ignored, with a line in the log |
+//! | SIGHUP | a successor is started, if `engine.upgrade` says where it finds this process |
 //!
 //! The process blocks them before it starts any thread ([`block`]), and only the control thread
 //! lets them through, so that no shard's system call is ever interrupted by one.
@@ -15,6 +15,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::state::{Command, ControlState};
 
@@ -47,7 +48,7 @@ impl Signals {
     }
 
     /// Follows signals for ever.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self, hang_ups: mpsc::Sender<()>) {
         let mut terminations = 0u32;
         loop {
             tokio::select! {
@@ -57,7 +58,12 @@ impl Signals {
                     log::info!("SIGUSR1: opening log files again");
                     self.state.reopen_logs();
                 }
-                _ = self.hang_up.recv() => log::warn!("SIGHUP: ignored"),
+                _ = self.hang_up.recv() => {
+                    // One that waits to be heard is enough.
+                    if let Err(mpsc::error::TrySendError::Closed(())) = hang_ups.try_send(()) {
+                        log::warn!("SIGHUP: ignored, as engine.upgrade.socket is not set");
+                    }
+                }
             }
         }
     }

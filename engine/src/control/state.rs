@@ -15,6 +15,7 @@ use outrigger_xds::store::Store;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use super::hand_over::View;
 use crate::access_log::Queue;
 use crate::cli::Process;
 use crate::memory::Reclaim;
@@ -107,6 +108,7 @@ pub struct ControlState {
     store: OnceLock<Arc<Mutex<Store>>>,
     runtime: OnceLock<RuntimeLayers>,
     reclaim: Reclaim,
+    hand_overs: OnceLock<Arc<View>>,
 }
 
 impl ControlState {
@@ -129,6 +131,7 @@ impl ControlState {
             store: OnceLock::new(),
             runtime: OnceLock::new(),
             reclaim: Reclaim::default(),
+            hand_overs: OnceLock::new(),
         };
         (Arc::new(state), receiver)
     }
@@ -218,6 +221,17 @@ impl ControlState {
     pub fn set_runtime(&self, runtime: RuntimeLayers) {
         // There is one, from the start of the configuration to the end of the process.
         let _again = self.runtime.set(runtime);
+    }
+
+    /// What is known of hand-overs, where there can be any.
+    pub fn hand_overs(&self) -> Option<&View> {
+        self.hand_overs.get().map(|view| &**view)
+    }
+
+    /// Says who knows.
+    pub(super) fn set_hand_overs(&self, view: Arc<View>) {
+        // There is one, from the start of the control thread to its end.
+        let _again = self.hand_overs.set(view);
     }
 
     /// Keys and certificates that are in use.

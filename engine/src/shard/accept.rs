@@ -180,6 +180,18 @@ impl Acceptors {
         shard.ring.note_wake();
     }
 
+    /// Takes what waits for a listener that a successor has no place for, and closes its sockets, which
+    /// nobody else has. Its connections stay.
+    pub(super) fn release(&self, shard: &Rc<Shard>, name: &str) {
+        let gone = self.take_open(|open| *open.runtime.borrow().config.name == *name);
+        for open in gone {
+            if open.pause.replace(Pause::Not) == Pause::Done {
+                shard.pulse().listening_begins();
+            }
+            open.close(shard, false);
+        }
+    }
+
     /// Accepts again.
     ///
     /// The kernel wakes one waiter for each connection. That may be a successor that hangs, or the ring of a

@@ -102,6 +102,11 @@ pub enum Message {
     Lend(UnboundedSender<Lent>),
     /// Accept no more, and leave the listening sockets and what waits in their backlogs to a successor.
     PauseAccepting,
+    /// A successor has no place for this listener: accept what waits in its backlogs, and close it.
+    Release {
+        /// Its name.
+        listener: Box<str>,
+    },
     /// Accept again.
     ResumeAccepting {
         /// A successor may live that has the sockets, and may not accept.
@@ -505,6 +510,7 @@ impl Shard {
             Message::Close(which) => acceptors.close(self, which),
             Message::Lend(sender) => acceptors.lend(&sender),
             Message::PauseAccepting => acceptors.pause(self),
+            Message::Release { listener } => acceptors.release(self, &listener),
             Message::ResumeAccepting { successor_lives } => acceptors.resume(self, successor_lives),
             Message::Drain => {
                 self.drain_began_at.set(Some(self.clock.now()));

@@ -30,5 +30,5 @@ pub use sets::{
     AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DiscoveryStats,
     DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
     RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats,
-    TcpStats, TlsStats,
+    TcpStats, TlsStats, UpgradeStats,
 };

@@ -23,7 +23,7 @@ use super::sets::{
     AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DiscoveryStats,
     DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
     RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat,
-    StatSet, TcpStats, TlsStats,
+    StatSet, TcpStats, TlsStats, UpgradeStats,
 };
 
 /// All statistics of the process.
@@ -54,6 +54,7 @@ pub struct Registry {
     control_plane: Arc<ControlPlaneStats>,
     discovery: Mutex<Family<DiscoveryStats>>,
     services: Mutex<Option<Arc<ServicesStats>>>,
+    upgrade: Mutex<Option<Arc<UpgradeStats>>>,
     service_apis: Mutex<Family<ServiceApiStats>>,
     service_registries: Mutex<Family<ServiceRegistryStats>>,
     hosts: Mutex<Hosts>,
@@ -98,6 +99,7 @@ impl Registry {
             // These are asked for by what waits for a first configuration, before there is a source.
             discovery: Mutex::new(Family::of(1, &["cluster_manager.cds", "listener_manager.lds"])),
             services: Mutex::default(),
+            upgrade: Mutex::default(),
             service_apis: Mutex::default(),
             service_registries: Mutex::default(),
             rpc: Mutex::default(),
@@ -273,6 +275,11 @@ impl Registry {
         Arc::clone(lock(&self.services).get_or_insert_default())
     }
 
+    /// The `upgrade.` set, which the control thread writes; made when first asked for.
+    pub fn upgrade(&self) -> Arc<UpgradeStats> {
+        Arc::clone(lock(&self.upgrade).get_or_insert_default())
+    }
+
     /// The `services.api.<name>.` set, which the control thread writes; made when first asked for.
     pub fn service_api(&self, name: &str) -> Arc<ServiceApiStats> {
         lock(&self.service_apis).slot(1, 0, name)
@@ -379,6 +386,7 @@ impl Registry {
         lock(&self.grpc).merge_into(&mut samples);
         lock(&self.istio).merge_into(&mut samples);
         merge(&mut samples, &Scope::Services, lock(&self.services).iter());
+        merge(&mut samples, &Scope::Upgrade, lock(&self.upgrade).iter());
         lock(&self.service_apis).merge_into(&mut samples, Scope::ServiceApi);
         lock(&self.service_registries).merge_into(&mut samples, Scope::ServiceRegistry);
         lock(&self.inherited).apply(&mut samples);
@@ -522,6 +530,8 @@ pub enum Scope {
     Shard(usize),
     /// `tcp.<stat_prefix>.`
     Tcp(Arc<str>),
+    /// `upgrade.`
+    Upgrade,
     /// `listener.<address>.worker_<n>.`
     Worker {
         /// The listener's name in statistics.
@@ -557,6 +567,7 @@ impl Display for Scope {
             Scope::Shard(shard) => write!(f, "shard.{shard}."),
             Scope::Rpc(name) => write!(f, "{name}."),
             Scope::Tcp(prefix) => write!(f, "tcp.{prefix}."),
+            Scope::Upgrade => f.write_str("upgrade."),
             Scope::Worker { listener, worker } => write!(f, "listener.{listener}.worker_{worker}."),
         }
     }

@@ -238,6 +238,7 @@ fn own_metric(sample: &Sample, labels: &mut String) -> Option<String> {
             label(labels, "shard", shard);
             "outrigger_shard"
         }
+        Scope::Upgrade => "outrigger_upgrade",
         _ => return None,
     };
     Some(format!("{prefix}_{}", sanitized(&sample.name)))

@@ -851,6 +851,38 @@ stat_set! {
 }
 
 stat_set! {
+    /// `upgrade.`: hand-overs between processes, written by the control thread. Outrigger's own.
+    pub struct UpgradeStats {
+        counters {
+            /// Successors that this process handed over to.
+            handed_over,
+            /// Hand-overs that ended with this process serving on.
+            failed,
+            /// Successors that were not let in.
+            refused,
+        }
+        gauges {}
+        levels {
+            /// Processes that served before this one.
+            generation,
+            /// Whether a successor is getting ready.
+            preparing,
+            /// Predecessors that still drain.
+            predecessors,
+            /// Connections that all of them together moved.
+            predecessor_moved,
+            /// Connections that were to move and stayed.
+            predecessor_declined,
+            /// Connections that they still serve.
+            predecessor_left,
+            /// Seconds until the last of them closes what is left.
+            predecessor_seconds_left,
+        }
+        histograms {}
+    }
+}
+
+stat_set! {
     /// `services.api.<name>.`: one interface for applications. Outrigger's own.
     pub struct ServiceApiStats {
         counters {
@@ -937,6 +969,7 @@ mod tests {
         check(&DiscoveryStats::default());
         check(&DrainStats::default());
         check(&ServicesStats::default());
+        check(&UpgradeStats::default());
         check(&ServiceApiStats::default());
         check(&ServiceRegistryStats::default());
     }

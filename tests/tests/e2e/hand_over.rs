@@ -1,5 +1,11 @@
 //! One process takes over from another, under load and with faults.
 
+mod chain;
+mod listeners;
+mod namespaces;
+mod operator;
+mod services;
+
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
@@ -11,13 +17,13 @@ use outrigger_tests::tls::{Authority, ClientOptions, Subject};
 use outrigger_tests::{Address, Client, Config, Launch, Origin, PATIENCE, Proxy, eventually};
 use serde_json::{Value, json};
 
-fn config(origin: &Address, scratch: &Scratch) -> Config {
+pub(crate) fn config(origin: &Address, scratch: &Scratch) -> Config {
     Config::to(origin).engine(json!({"upgrade": {"socket": scratch.file("control")}}))
 }
 
 /// Starts a process that takes over, and waits until it accepts.
 #[track_caller]
-fn succeed(config: &Config, shards: u32) -> Proxy {
+pub(crate) fn succeed(config: &Config, shards: u32) -> Proxy {
     let mut next = Launch::outrigger(config).shards(shards).begin();
     eventually("a successor that serves", || {
         let said = next.process().stderr();
@@ -28,7 +34,7 @@ fn succeed(config: &Config, shards: u32) -> Proxy {
 }
 
 #[track_caller]
-fn expect_end(mut proxy: Proxy) {
+pub(crate) fn expect_end(mut proxy: Proxy) {
     assert_eq!(proxy.wait_exit().code(), Some(0));
     let said = proxy.process().stderr();
     assert!(said.contains("handed over"), "{said}");

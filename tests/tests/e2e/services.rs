@@ -33,7 +33,7 @@ impl Apis {
     }
 
     /// Adds to `base` the interfaces, and `more` in `engine.services`.
-    fn config(&self, base: Config, more: Value) -> Config {
+    pub(crate) fn config(&self, base: Config, more: Value) -> Config {
         let services = json!({
             "sofa_api": {"address": "127.0.0.1:0"},
             "dubbo_api": {"address": "127.0.0.1:0"},
@@ -122,12 +122,12 @@ impl Apis {
 }
 
 #[track_caller]
-fn post(address: &Address, path: &str, body: &str) -> Response {
+pub(crate) fn post(address: &Address, path: &str, body: &str) -> Response {
     Client::connect(address).post(path, body)
 }
 
 #[track_caller]
-fn as_json(response: &Response) -> Value {
+pub(crate) fn as_json(response: &Response) -> Value {
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(response.header("content-type"), Some("application/json"));
     serde_json::from_str(&response.text()).unwrap()

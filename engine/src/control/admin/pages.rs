@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::page::{Answer, Ask, Page};
 use super::stats::Memory;
 use super::{certificates, clusters, config, stats};
+use crate::control::hand_over;
 use crate::control::state::{Command, Lifecycle, NotTaken};
 use crate::logging::{self, ComponentLevel, ComponentLevelError, Level};
 
@@ -202,6 +203,13 @@ pub(super) const PAGES: &[Page] = &[
         changes: false,
         render: stats::prometheus_stats,
     },
+    Page {
+        path: "/upgrade",
+        help: "print who serves, and which predecessors still drain",
+        parameters: &[],
+        changes: false,
+        render: hand_overs,
+    },
 ];
 
 /// All pages with their parameters, as text.
@@ -314,6 +322,13 @@ fn memory(_: &Ask<'_>) -> Answer {
         "total_thread_cache": "0",
         "total_physical_bytes": resident.to_string(),
     }))
+}
+
+fn hand_overs(ask: &Ask<'_>) -> Answer {
+    match ask.state.hand_overs() {
+        Some(view) => Answer::json(&hand_over::to_json(&view.status())),
+        None => Answer::text(StatusCode::NOT_FOUND, "engine.upgrade is not configured\n"),
+    }
 }
 
 fn logging_levels(ask: &Ask<'_>) -> Answer {

@@ -7,8 +7,12 @@
 mod heritage;
 mod line;
 mod moves;
+pub mod operator;
 mod predecessor;
+mod reception;
+mod start;
 mod successor;
+mod view;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -26,10 +30,14 @@ use tokio::time::sleep;
 use crate::connection::moving::Departure;
 use crate::shard::{Mail, Message};
 
-use predecessor::Duty;
-
 pub use heritage::Heritage;
+pub use start::Launch;
 pub use successor::{Begun, TakeOver, begin};
+pub use view::{Ties, View, to_json};
+
+use self::line::Line;
+use super::services::Services;
+use super::state::ControlState;
 
 /// What the server loop is to do for a hand-over.
 #[derive(Debug)]
@@ -44,6 +52,10 @@ pub enum Order {
         /// A successor may live that has the listening sockets, and does not accept.
         successor_lives: bool,
     },
+    /// The successor is gone, but another process accepts: connections go as their protocols allow.
+    DrainAlone,
+    /// A successor has no place for the listener of this name: accept what waits for it, then close it.
+    Release(String),
     /// The other process has gone, and this one has accepted all the while.
     KeepAccepting,
     /// Listeners that waited for a predecessor begin to accept; told when every shard knows them.
@@ -88,16 +100,90 @@ pub struct HandOver {
     pub orders: Sender<Order>,
     /// True as soon as everything could be served.
     pub ready: watch::Receiver<bool>,
+    /// What keeps this process once it has handed over.
+    pub ties: Arc<Ties>,
+    /// How a successor is started.
+    pub launch: Launch,
+    /// Most processes at once.
+    pub processes_max: u32,
     /// The shards, in their order.
     pub shards: Arc<[Mail]>,
     /// What goes on in the next process.
     pub heritage: Heritage,
 }
 
-/// The admin interface's listening socket, and whether this process accepts on it.
-pub(super) struct AdminSocket {
-    pub(super) socket: Option<OwnedFd>,
+/// Whose the interfaces for applications and the state file of services are. While it is not decided, their
+/// callers wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenure {
+    /// This process's.
+    Ours,
+    /// A successor's as soon as it accepts; until then nothing is changed.
+    Yielding,
+    /// Another process's.
+    Theirs,
+}
+
+/// What of the control thread goes to a successor.
+pub(super) struct Estate {
+    /// Its listening sockets.
+    pub(super) sockets: Vec<Lent>,
+    /// Whether the admin interface's is this process's.
     pub(super) is_ours: watch::Sender<bool>,
+    /// Whether the interfaces for applications are.
+    pub(super) tenure: watch::Sender<Tenure>,
+    /// The directory of services, if there is one.
+    pub(super) services: Option<Arc<Services>>,
+    /// SIGHUP.
+    pub(super) hang_ups: mpsc::Receiver<()>,
+    /// True once the shards have ended.
+    pub(super) farewell: watch::Receiver<bool>,
+}
+
+/// What a process needs to hand over.
+struct Duty {
+    path: PathBuf,
+    orders: Sender<Order>,
+    hello: Hello,
+    sockets: Vec<Lent>,
+    is_ours: watch::Sender<bool>,
+    tenure: watch::Sender<Tenure>,
+    services: Option<Arc<Services>>,
+    view: Arc<View>,
+    ties: Arc<Ties>,
+    launch: Launch,
+    shards: Arc<[Mail]>,
+    /// How long what is left may stay.
+    drain_time: Duration,
+    /// Who can have this process's own predecessor serve again.
+    undo: mpsc::UnboundedSender<Undo>,
+    heritage: Heritage,
+    farewell: watch::Receiver<bool>,
+}
+
+/// An operator wants the predecessor to serve again.
+struct Undo {
+    /// Who is to be answered.
+    tool: Line,
+}
+
+impl Duty {
+    fn order(&self, order: Order) {
+        // Nobody takes orders at the end of the process.
+        let _ended = self.orders.send(order);
+    }
+
+    /// The control thread's interfaces are this process's.
+    fn take_interfaces(&self) {
+        self.is_ours.send_replace(true);
+        self.tenure.send_replace(Tenure::Ours);
+    }
+
+    /// They are another's.
+    fn leave_interfaces(&self) {
+        self.is_ours.send_replace(false);
+        self.tenure.send_replace(Tenure::Theirs);
+    }
 }
 
 /// Sockets that a predecessor has shared and that nobody has taken yet.
@@ -140,22 +226,45 @@ fn listens_on(lent: &Lent, listener: &str, address: &Address) -> bool {
 }
 
 impl HandOver {
-    /// Runs until the process ends, of which `farewell` tells after the shards have.
-    pub(super) async fn run(self, admin: AdminSocket, farewell: watch::Receiver<bool>) {
-        let HandOver { path, begun, orders, ready, shards, heritage } = self;
-        let duty = |generation| {
-            let hello = hello(generation);
-            Duty { path, orders, admin, hello, shards, heritage, farewell }
+    /// Runs until the process ends, of which the estate tells after the shards have.
+    pub(super) async fn run(self, state: Arc<ControlState>, estate: Estate) {
+        let HandOver { path, begun, orders, ready, shards, ties, launch, processes_max, heritage } =
+            self;
+        let Estate { sockets, is_ours, tenure, services, hang_ups, farewell } = estate;
+        let generation = match &begun {
+            Begun::First(_) => 0,
+            Begun::Successor(take_over) => take_over.generation(),
         };
+        let view = Arc::new(View::new(&state, generation, processes_max));
+        state.set_hand_overs(Arc::clone(&view));
+        let (undo, undone) = mpsc::unbounded_channel();
+        let drain_time = state.process().drain.time;
+        let hello = hello(generation);
+        let duty = Arc::new(Duty {
+            path,
+            orders,
+            hello,
+            sockets,
+            is_ours,
+            tenure,
+            services,
+            view,
+            ties,
+            launch,
+            shards,
+            drain_time,
+            undo,
+            heritage,
+            farewell,
+        });
         match begun {
             Begun::First(rendezvous) => {
-                let duty = duty(0);
-                duty.admin.is_ours.send_replace(true);
-                predecessor::run(rendezvous, duty).await;
+                drop(undone);
+                duty.take_interfaces();
+                reception::run(rendezvous, duty, hang_ups).await;
             }
             Begun::Successor(take_over) => {
-                let duty = duty(take_over.generation());
-                successor::run(take_over, ready, duty).await;
+                successor::run(take_over, ready, duty, undone, hang_ups).await;
             }
         }
     }
@@ -166,14 +275,15 @@ fn hello(generation: u32) -> Hello {
     Hello {
         major: version::MAJOR,
         minor: version::MINOR,
-        build: env!("CARGO_PKG_VERSION").to_owned(),
+        build: view::BUILD.to_owned(),
         generation,
         pid: std::process::id(),
         features: version::MOVES_CONNECTIONS,
     }
 }
 
-async fn end_of_process(farewell: &mut watch::Receiver<bool>) {
+async fn end_of_process(farewell: &watch::Receiver<bool>) {
+    let mut farewell = farewell.clone();
     // Whoever could tell has gone: that is the end as well.
     let _told = farewell.wait_for(|ends| *ends).await;
 }
@@ -210,6 +320,12 @@ fn record(lent: &Lent) -> ListenerRecord {
         shard: 0,
     }
 }
+
+/// The kind of state that is the directory of services, as its state file has it.
+const SERVICES_KIND: &str = "services";
+
+/// Its version.
+const SERVICES_VERSION: u32 = 1;
 
 /// The name of the admin interface among listeners.
 pub(super) const ADMIN: &str = "admin interface";

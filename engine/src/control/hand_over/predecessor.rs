@@ -1,95 +1,140 @@
 //! The side that hands over.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use outrigger_upgrade::message::{Hello, Message};
+use outrigger_upgrade::message::{Message, StatePart};
 use outrigger_upgrade::predecessor::{Action, Ending};
-use outrigger_upgrade::{Channel, DESCRIPTORS_MAX, Peer, Predecessor, Rendezvous, version};
-use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use outrigger_upgrade::{DESCRIPTORS_MAX, Peer, Predecessor, Rendezvous, version};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::interval;
 
-use crate::connection::moving::Answer;
-use crate::shard::Mail;
+use crate::connection::moving::{Answer, Departure};
 
-use super::heritage::{Heritage, Told};
+use super::heritage::Told;
 use super::line::{Happening, Line};
 use super::moves::Moves;
-use super::{ADMIN, AdminSocket, Lent, Order, end_of_process, listen_again, record};
+use super::{
+    ADMIN, Duty, Lent, Order, SERVICES_KIND, SERVICES_VERSION, Tenure, end_of_process, record,
+};
 
-/// What this side needs to do its part.
-pub(super) struct Duty {
-    pub(super) path: PathBuf,
-    pub(super) orders: Sender<Order>,
-    pub(super) admin: AdminSocket,
-    pub(super) hello: Hello,
-    pub(super) shards: Arc<[Mail]>,
-    pub(super) heritage: Heritage,
-    pub(super) farewell: watch::Receiver<bool>,
+/// How a hand-over ended for the side that hands over.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The successor had begun to accept.
+    pub(super) had_moved: bool,
+    /// Another process serves, and this one goes on draining, or has.
+    pub(super) is_left: bool,
+    /// Why.
+    pub(super) why: String,
 }
 
-/// Waits for successors, until the process ends.
-pub(super) async fn run(rendezvous: Rendezvous, mut duty: Duty) {
-    let mut rendezvous = Some(rendezvous);
-    while let Some(listening) = rendezvous.take() {
-        // SAFETY: a rendezvous owns its descriptor, and always shows the same.
-        let Ok(listening) = (unsafe { AsyncFd::register(listening) }) else { return };
-        let next = tokio::select! {
-            next = next(&listening) => next,
-            () = end_of_process(&mut duty.farewell) => None,
-        };
-        let Some((channel, peer)) = next else { return };
-        if !may_take_over(peer) {
-            log::warn!(target: "upgrade", "process {} of user {} may not take over", peer.pid, peer.uid);
-            rendezvous = Some(listening.into_inner());
-            continue;
-        }
-        log::info!(target: "upgrade", "process {} takes over", peer.pid);
-        let had_moved = hand_over(channel, &mut duty).await;
-        if *duty.farewell.borrow() {
-            return;
-        }
-        // A successor that was to accept has put its own socket in this one's place.
-        rendezvous =
-            if had_moved { listen_again(&duty.path) } else { Some(listening.into_inner()) };
-    }
-}
-
-async fn next(rendezvous: &AsyncFd<Rendezvous>) -> Option<(Channel, Peer)> {
-    loop {
-        let mut ready = rendezvous.readable().await.ok()?;
-        match rendezvous.get_ref().accept() {
-            Ok(Some(next)) => return Some(next),
-            Ok(None) => ready.clear_ready(),
-            Err(error) => {
-                log::warn!(target: "upgrade", "cannot accept a successor: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Only who could have started this process (HU-04).
-fn may_take_over(peer: Peer) -> bool {
-    // SAFETY: geteuid has no preconditions.
-    peer.uid == unsafe { libc::geteuid() } || peer.uid == 0
-}
-
-/// One hand-over, from its first word to its end. Whether the successor had begun to accept.
-async fn hand_over(channel: Channel, duty: &mut Duty) -> bool {
-    let Ok(mut line) = Line::new(channel) else { return false };
+/// One hand-over, from its first word to its end.
+pub(super) async fn run(
+    mut line: Line,
+    first: Message,
+    successor: Peer,
+    duty: &Duty,
+    mut aborts: mpsc::Receiver<String>,
+    committed: oneshot::Sender<()>,
+) -> Outcome {
     let mut machine = Predecessor::new(duty.hello.clone());
-    let mut had_moved = false;
+    let mut committed = Some(committed);
+    let mut outcome = Outcome { had_moved: false, is_left: false, why: String::new() };
+    let mut successor_lives = true;
     let mut moves = Moves::new(Arc::clone(&duty.shards));
+    let mut actions = machine.received(first);
     let mut told = Told::default();
     let mut news_due = interval(NEWS_INTERVAL);
+    let mut ticks = interval(PROGRESS_INTERVAL);
     loop {
-        let mut successor_lives = true;
-        let actions = tokio::select! {
+        let mut due = VecDeque::from(actions);
+        while let Some(action) = due.pop_front() {
+            match action {
+                Action::Send(message) => {
+                    if let Message::Abort(_) = message {
+                        line.take_back();
+                    }
+                    line.send(message, Vec::new());
+                }
+                Action::Prepare => {
+                    let lent = lend(duty).await;
+                    send_listeners(&mut line, &mut machine, lent);
+                    for part in duty.heritage.all(&mut told) {
+                        due.extend(machine.state(part));
+                    }
+                    send_services(&mut line, &mut machine, duty);
+                    due.extend(machine.prepared());
+                }
+                Action::Yield => {
+                    duty.tenure.send_replace(Tenure::Yielding);
+                    if let Some(services) = &duty.services {
+                        services.quiesce().await;
+                    }
+                    send_services(&mut line, &mut machine, duty);
+                    due.extend(machine.yielded());
+                }
+                Action::StopAccepting => {
+                    outcome.had_moved = true;
+                    let can_move = machine.features() & version::MOVES_CONNECTIONS != 0;
+                    stop_accepting(duty, moves.outbox.take().filter(|_| can_move));
+                    if let Some(committed) = committed.take() {
+                        // Nobody may want to know.
+                        let _gone = committed.send(());
+                    }
+                }
+                Action::Settled(pending) => {
+                    if let Some(services) = &duty.services {
+                        services.release_but(pending);
+                    }
+                    look_at_registrations(duty);
+                }
+                Action::ResumeAccepting => {
+                    outcome.is_left = another_serves(&duty.path, successor);
+                    if outcome.is_left {
+                        log::info!(target: "upgrade", "the successor's own successor serves");
+                        duty.ties.needs_registration.store(false, Ordering::Release);
+                        duty.order(Order::DrainAlone);
+                    } else {
+                        resume_accepting(duty, successor_lives).await;
+                    }
+                }
+                Action::Give(connection) => {
+                    duty.view.count_moved();
+                    moves.give(connection, &mut line);
+                }
+                Action::Resume(connection, reason) => {
+                    if reason.is_some() {
+                        duty.view.count_declined();
+                    }
+                    moves.answer(connection, Answer::Stays(reason)).await;
+                }
+                Action::Release(name) if name == ADMIN => {
+                    // Whoever watches this process's end is answered.
+                    duty.is_ours.send_replace(true);
+                }
+                Action::Release(name) => duty.order(Order::Release(name)),
+                Action::End(ending) => {
+                    outcome.why = report(ending);
+                    duty.view.set_successor(None);
+                    if !outcome.had_moved {
+                        duty.take_interfaces();
+                        duty.order(Order::KeepAccepting);
+                    }
+                    if !outcome.is_left {
+                        duty.view.stats().failed.inc();
+                    }
+                    moves.end(&line).await;
+                    line.finish().await;
+                    return outcome;
+                }
+            }
+        }
+        moves.settle(&line).await;
+        actions = tokio::select! {
             happening = line.next(machine.patience()) => match happening {
                 Happening::Message(message, _) => machine.received(message),
                 Happening::Violation(what) => machine.violated(&what),
@@ -107,73 +152,91 @@ async fn hand_over(channel: Channel, duty: &mut Duty) -> bool {
                 let news = duty.heritage.news(&mut told);
                 news.into_iter().flat_map(|part| machine.state(part)).collect()
             }
-            () = end_of_process(&mut duty.farewell) => {
+            () = end_of_process(&duty.farewell) => {
                 for part in duty.heritage.news(&mut told) {
-                    for action in machine.state(part) {
-                        if let Action::Send(message) = action {
-                            line.send(message, Vec::new());
-                        }
-                    }
+                    send_state(&mut line, &mut machine, part);
                 }
                 line.finish().await;
-                return true;
+                outcome.is_left = true;
+                return outcome;
+            }
+            Some(reason) = aborts.recv() => machine.abort(reason),
+            _ = ticks.tick(), if machine.is_moving() => {
+                look_at_registrations(duty);
+                machine.progress(duty.view.progress())
             }
         };
-        let mut due = VecDeque::from(actions);
-        while let Some(action) = due.pop_front() {
-            match action {
-                Action::Send(message) => {
-                    if let Message::Abort(_) = message {
-                        line.take_back();
-                    }
-                    line.send(message, Vec::new());
-                }
-                Action::Prepare => {
-                    let lent = lend(duty).await;
-                    send_listeners(&mut line, &mut machine, lent);
-                    for part in duty.heritage.all(&mut told) {
-                        due.extend(machine.state(part));
-                    }
-                    due.extend(machine.prepared());
-                }
-                Action::StopAccepting => {
-                    had_moved = true;
-                    duty.admin.is_ours.send_replace(false);
-                    let outbox = moves.outbox.take();
-                    let can_move = machine.features() & version::MOVES_CONNECTIONS != 0;
-                    order(duty, Order::StopAccepting(outbox.filter(|_| can_move)));
-                }
-                Action::ResumeAccepting => {
-                    duty.admin.is_ours.send_replace(true);
-                    order(duty, Order::ResumeAccepting { successor_lives });
-                }
-                Action::Give(connection) => moves.give(connection, &mut line),
-                Action::Resume(connection, reason) => {
-                    moves.answer(connection, Answer::Stays(reason)).await;
-                }
-                // What is not accepted on needs no closing.
-                Action::Release(_) => {}
-                Action::End(ending) => {
-                    report(&ending);
-                    if !had_moved {
-                        order(duty, Order::KeepAccepting);
-                    }
-                    moves.end(&line).await;
-                    line.finish().await;
-                    return had_moved;
-                }
-            }
-        }
-        moves.settle(&line).await;
     }
 }
 
-/// The listening sockets of all shards, and the admin interface's.
+/// The successor accepts, and answers for everything that is not a connection.
+fn stop_accepting(duty: &Duty, outbox: Option<mpsc::UnboundedSender<Departure>>) {
+    if let Some(services) = &duty.services {
+        services.hold();
+    }
+    look_at_registrations(duty);
+    duty.leave_interfaces();
+    duty.view.stats().handed_over.inc();
+    duty.view.set_successor(None);
+    duty.view.set_end(Some(Instant::now() + duty.drain_time));
+    duty.order(Order::StopAccepting(outbox));
+}
+
+async fn resume_accepting(duty: &Duty, successor_lives: bool) {
+    duty.ties.needs_registration.store(false, Ordering::Release);
+    duty.view.set_end(None);
+    duty.order(Order::ResumeAccepting { successor_lives });
+    if let Some(services) = &duty.services {
+        services.resume().await;
+    }
+    duty.take_interfaces();
+}
+
+/// Whether a process other than a successor that is dead or hangs has the path.
+fn another_serves(path: &Path, successor: Peer) -> bool {
+    let Ok(Some((_, peer))) = Rendezvous::call(path) else { return false };
+    let own = std::process::id() as i32;
+    // One in another namespace can't be told from the successor.
+    peer.pid != 0 && peer.pid != own && peer.pid != successor.pid
+}
+
+/// Whether what is registered would be gone with this process.
+fn look_at_registrations(duty: &Duty) {
+    let is_needed = duty.services.as_ref().is_some_and(|services| services.is_needed());
+    duty.ties.needs_registration.store(is_needed, Ordering::Release);
+}
+
+/// The directory of services, in pieces.
+fn send_services(line: &mut Line, machine: &mut Predecessor, duty: &Duty) {
+    let Some(services) = &duty.services else { return };
+    let Some(encoded) = services.encoded() else { return };
+    let count = encoded.len().div_ceil(PART_BYTES);
+    for (at, bytes) in encoded.chunks(PART_BYTES).enumerate() {
+        let part = StatePart {
+            kind: SERVICES_KIND.to_owned(),
+            version: SERVICES_VERSION,
+            bytes: bytes.to_vec(),
+            is_last: at + 1 == count,
+        };
+        send_state(line, machine, part);
+    }
+}
+
+fn send_state(line: &mut Line, machine: &mut Predecessor, part: StatePart) {
+    for action in machine.state(part) {
+        if let Action::Send(message) = action {
+            line.send(message, Vec::new());
+        }
+    }
+}
+
+/// The listening sockets of all shards, and the control thread's.
 async fn lend(duty: &Duty) -> Vec<Lent> {
     let (sender, mut receiver) = mpsc::unbounded_channel();
-    let admin = duty.admin.socket.as_ref().and_then(|socket| socket.try_clone().ok());
-    let admin = admin.map(|socket| Lent { listener: ADMIN.into(), socket });
-    let mut all = Vec::from_iter(admin);
+    let share = |Lent { listener, socket }: &Lent| {
+        Some(Lent { listener: listener.clone(), socket: socket.try_clone().ok()? })
+    };
+    let mut all: Vec<_> = duty.sockets.iter().filter_map(share).collect();
     if duty.orders.send(Order::Lend(sender)).is_ok() {
         // Ends when the last shard has told.
         while let Some(lent) = receiver.recv().await {
@@ -197,27 +260,22 @@ fn send_listeners(line: &mut Line, machine: &mut Predecessor, mut lent: Vec<Lent
     }
 }
 
-fn order(duty: &Duty, order: Order) {
-    // Nobody takes orders at the end of the process.
-    let _ended = duty.orders.send(order);
+/// For the log, and in words.
+fn report(ending: Ending) -> String {
+    let what = match ending {
+        Ending::Lost => "the successor has died".to_owned(),
+        Ending::GivenUp(reason) => format!("the successor gave up: {reason}"),
+        Ending::Aborted(reason) => format!("hand-over aborted: {reason}"),
+    };
+    log::warn!(target: "upgrade", "{what}: this process serves on");
+    what
 }
 
-fn report(ending: &Ending) {
-    match ending {
-        Ending::Lost => {
-            log::warn!(target: "upgrade", "the successor has died: this process serves on");
-        }
-        Ending::GivenUp(reason) => {
-            log::warn!(target: "upgrade", "the successor gave up: this process serves on: {reason}");
-        }
-        Ending::Aborted(reason) => {
-            log::warn!(target: "upgrade", "hand-over aborted: this process serves on: {reason}");
-        }
-    }
-}
+/// How often a successor hears how far this process is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often a successor hears what was counted since.
 const NEWS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Out of descriptors, most likely: it takes someone else to close one.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Of a state, in one message.
+const PART_BYTES: usize = 64 * 1024;

@@ -4,23 +4,27 @@
 //! request head, [`BODY_BYTES_MAX`] of body, [`REQUEST_TIMEOUT`] for each to come.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::client::conn::http1 as client;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use crate::control::hand_over::Tenure;
 use crate::stats::ServiceApiStats;
 
 /// What an interface answers.
@@ -85,26 +89,49 @@ pub(super) struct Server<A> {
 }
 
 impl<A: Api> Server<A> {
-    /// Binds. Needs a tokio runtime.
-    pub(super) fn bind(address: SocketAddr, api: A) -> io::Result<Server<A>> {
-        let listener = std::net::TcpListener::bind(address)?;
+    /// Binds, or goes on with a predecessor's socket. Needs a tokio runtime.
+    pub(super) fn bind(
+        address: SocketAddr,
+        shared: Option<OwnedFd>,
+        api: A,
+    ) -> io::Result<Server<A>> {
+        let listener = match shared {
+            Some(shared) => shared.into(),
+            None => std::net::TcpListener::bind(address)?,
+        };
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         log::info!("{} address: {}", A::NAME, listener.local_addr()?);
         Ok(Server { listener, api: Arc::new(api) })
     }
 
-    /// Serves for ever.
-    pub(super) async fn run(self) {
+    /// The socket, for a successor to share.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// Serves for ever, whenever the interface is this process's.
+    pub(super) async fn run(self, mut tenure: watch::Receiver<Tenure>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let Ok(address) = self.listener.local_addr() else { return };
         loop {
+            if tenure.wait_for(|tenure| *tenure == Tenure::Ours).await.is_err() {
+                return;
+            }
             // The semaphore is never closed.
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            match self.listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                Ok(()) = async {
+                    tenure.wait_for(|tenure| *tenure != Tenure::Ours).await.map(drop)
+                } => continue,
+            };
+            match accepted {
                 Ok((stream, _)) => {
                     let api = Arc::clone(&self.api);
+                    let desk = Desk { tenure: tenure.clone(), address };
                     tokio::spawn(async move {
-                        serve(&*api, stream).await;
+                        serve(&*api, stream, &desk).await;
                         drop(slot);
                     });
                 }
@@ -118,16 +145,47 @@ impl<A: Api> Server<A> {
     }
 }
 
-async fn serve<A: Api>(api: &A, stream: TcpStream) {
+/// Whether calls are answered here, and where they are if not.
+struct Desk {
+    tenure: watch::Receiver<Tenure>,
+    address: SocketAddr,
+}
+
+impl Desk {
+    /// Waits while that is being decided.
+    async fn is_ours(&self) -> bool {
+        let mut tenure = self.tenure.clone();
+        let decided = tenure.wait_for(|tenure| *tenure != Tenure::Yielding).await;
+        decided.is_ok_and(|tenure| *tenure == Tenure::Ours)
+    }
+
+    /// Has a call answered by the successor, which accepts on the same address.
+    async fn pass_on(
+        &self,
+        ask: Ask,
+    ) -> Result<Response<Full<Bytes>>, Box<dyn Error + Send + Sync>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let Ask { method, path, body } = ask;
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header(HOST, self.address.to_string()).body(Full::new(body))?;
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        let body = Limited::new(body, BODY_BYTES_MAX).collect().await?.to_bytes();
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = head.status;
+        if let Some(content_type) = head.headers.get(CONTENT_TYPE) {
+            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
+        }
+        Ok(response)
+    }
+}
+
+async fn serve<A: Api>(api: &A, stream: TcpStream, desk: &Desk) {
     api.stats().cx_total.inc();
     api.stats().cx_active.inc();
-    let service = service_fn(|request| async {
-        let Reply { status, content_type, body } = respond(api, request).await;
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        Ok::<_, Infallible>(response)
-    });
+    let service =
+        service_fn(|request| async { Ok::<_, Infallible>(respond(api, request, desk).await) });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
@@ -140,7 +198,41 @@ async fn serve<A: Api>(api: &A, stream: TcpStream) {
     api.stats().cx_active.dec();
 }
 
-async fn respond<A: Api>(api: &A, request: Request<Incoming>) -> Reply {
+impl From<Reply> for Response<Full<Bytes>> {
+    fn from(Reply { status, content_type, body }: Reply) -> Self {
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        response
+    }
+}
+
+async fn respond<A: Api>(
+    api: &A,
+    request: Request<Incoming>,
+    desk: &Desk,
+) -> Response<Full<Bytes>> {
+    let ask = match read(api, request).await {
+        Ok(ask) => ask,
+        Err(refusal) => return refusal.into(),
+    };
+    // From here to the change there is nothing awaited, so that it is made by who has the tenure.
+    if desk.is_ours().await {
+        return api.answer(ask).await.into();
+    }
+    let passed = timeout(REQUEST_TIMEOUT, desk.pass_on(ask)).await;
+    let passed = passed.unwrap_or_else(|_| Err("no answer in time".into()));
+    let mut response = passed.unwrap_or_else(|error| {
+        log::warn!("{}: a call can't be passed on to the successor: {error}", A::NAME);
+        api.stats().rq_failed.inc();
+        api.refuse("the process that answered is being replaced").into()
+    });
+    // The next one goes straight there.
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn read<A: Api>(api: &A, request: Request<Incoming>) -> Result<Ask, Reply> {
     let stats = api.stats();
     stats.rq_total.inc();
     let (head, body) = request.into_parts();
@@ -152,19 +244,20 @@ async fn respond<A: Api>(api: &A, request: Request<Incoming>) -> Reply {
             stats.rq_failed.inc();
             if error.is::<LengthLimitError>() {
                 stats.rq_too_large.inc();
-                return api.refuse(&format!("the body is larger than {BODY_BYTES_MAX} bytes"));
+                let larger = format!("the body is larger than {BODY_BYTES_MAX} bytes");
+                return Err(api.refuse(&larger));
             }
-            return api.refuse(&format!("the body can't be read: {error}"));
+            return Err(api.refuse(&format!("the body can't be read: {error}")));
         }
         Err(_) => {
             stats.rq_malformed.inc();
             stats.rq_failed.inc();
-            return api.refuse("the body did not come in time");
+            return Err(api.refuse("the body did not come in time"));
         }
     };
     let path = head.uri.path().to_owned();
     log::debug!("{}: {} {path}", A::NAME, head.method);
-    api.answer(Ask { method: head.method, path, body }).await
+    Ok(Ask { method: head.method, path, body })
 }
 
 const TEXT: &str = "text/plain; charset=UTF-8";

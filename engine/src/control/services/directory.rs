@@ -460,6 +460,16 @@ impl Directory {
         }
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.application = None;
+        self.published.clear();
+        self.subscribed.clear();
+        self.places.clear();
+        self.recount();
+        self.serial += 1;
+    }
+
     /// Takes what was kept. What the configuration or the limits no longer allow is left out.
     pub fn restore(&mut self, saved: Saved) {
         self.application = saved.application;

@@ -9,11 +9,12 @@
 //! the state file, or [`PATIENCE`] is over.
 //!
 //! What is registered follows the process's life: nothing before its listeners accept, and nothing once
-//! it is draining.
+//! it is draining; but what a successor registers as well stays until it has ([`inheritance`]).
 
 mod api;
 pub mod directory;
 mod dubbo_api;
+pub(in crate::control) mod inheritance;
 pub mod name;
 pub mod provider;
 pub mod registry;
@@ -24,23 +25,26 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use outrigger_xds::services_config::{
     RegistryConfig, Secret, ServiceProtocol, ServicesConfig, ZooKeeperRegistry,
 };
-use outrigger_xds::snapshot::Service;
+use outrigger_xds::snapshot::{Address, Service};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::directory::{Directory, Place, Refusal};
+use self::inheritance::{Held, Legacy};
 use self::registry::file::FileRegistry;
 use self::registry::nacos::Nacos;
 use self::registry::zookeeper::ZooKeeper;
 use self::registry::{Registry, Report, Reports, Wanted};
+use super::hand_over::{Lent, Tenure};
 use super::replace_file;
 use super::state::{ControlState, Lifecycle};
 use crate::stats::{
@@ -57,6 +61,10 @@ pub struct ServicesOptions {
     pub config: ServicesConfig,
     /// Gets all services whenever one changes.
     pub publish: PublishServices,
+    /// What a predecessor left.
+    pub legacy: Legacy,
+    /// Whether the interfaces and the state file are this process's.
+    pub tenure: watch::Receiver<Tenure>,
 }
 
 /// An interface for applications could not be bound.
@@ -74,6 +82,8 @@ pub struct ServicesError {
 /// The directory and its tasks.
 pub(super) struct Running {
     services: Arc<Services>,
+    /// The interfaces' listening sockets, for a successor to share.
+    sockets: Vec<Lent>,
 }
 
 /// Starts what is configured; nothing when there is nothing to do. Services of an earlier run are
@@ -82,7 +92,7 @@ pub(super) fn start(
     state: &Arc<ControlState>,
     options: ServicesOptions,
 ) -> Result<Option<Running>, ServicesError> {
-    let ServicesOptions { config, publish } = options;
+    let ServicesOptions { config, publish, legacy, tenure } = options;
     if config.is_off() {
         return Ok(None);
     }
@@ -90,9 +100,12 @@ pub(super) fn start(
     let application = if node.cluster.is_empty() { "outrigger".to_owned() } else { node.cluster };
     let (reports, reported) = mpsc::channel(REPORTS_MAX);
     let services =
-        Arc::new(Services::new(Arc::new(config), application, state.registry(), publish, reports));
-    services.restore();
-    services.serve_apis()?;
+        Services::new(Arc::new(config), application, state.registry(), publish, reports, tenure);
+    let services = Arc::new(services);
+    if !legacy.state.as_deref().is_some_and(|state| services.take_state(state)) {
+        services.restore();
+    }
+    let sockets = services.serve_apis(&legacy)?;
     let (list, serial) = services.list();
     let in_effect = (services.publish)(list);
     services.changed.send_replace(serial);
@@ -103,11 +116,22 @@ pub(super) fn start(
     if let Some(path) = services.config.state_file.clone() {
         tokio::spawn(Arc::clone(&services).keep_saved(path));
     }
-    Ok(Some(Running { services }))
+    Ok(Some(Running { services, sockets }))
 }
 
 impl Running {
-    /// Takes back what is registered, and writes the state file a last time.
+    /// What a hand-over needs of it.
+    pub(super) fn services(&self) -> Arc<Services> {
+        Arc::clone(&self.services)
+    }
+
+    /// The interfaces' listening sockets.
+    pub(super) fn take_sockets(&mut self) -> Vec<Lent> {
+        std::mem::take(&mut self.sockets)
+    }
+
+    /// Takes back what is registered, and writes the state file a last time. After a hand-over the file is
+    /// another process's, and so is what is registered.
     pub(super) async fn close(self) {
         let deadline = Instant::now() + CLOSE_PATIENCE;
         let sources = {
@@ -115,8 +139,12 @@ impl Running {
             sources.closed = true;
             std::mem::take(&mut sources.all)
         };
-        let ends = sources.into_values().map(Source::end).collect::<Vec<_>>();
-        if self.services.config.state_file.is_some() {
+        // What a successor has not registered is not to be taken back.
+        let (left, own): (HashMap<_, _>, HashMap<_, _>) =
+            sources.into_iter().partition(|(name, _)| self.services.is_held_in(name));
+        left.into_values().for_each(|source| source.task.abort());
+        let ends = own.into_values().map(Source::end).collect::<Vec<_>>();
+        if self.services.config.state_file.is_some() && self.services.is_ours() {
             let latest = *self.services.changed.borrow();
             self.services.told.send_replace(latest);
             let mut saved = self.services.saved.subscribe();
@@ -130,7 +158,7 @@ impl Running {
 
 /// What the interfaces and the tasks share. Locks are held for a walk over the directory, never over
 /// an await.
-struct Services {
+pub(super) struct Services {
     config: Arc<ServicesConfig>,
     stats: Arc<ServicesStats>,
     stat_registry: Arc<StatRegistry>,
@@ -146,6 +174,14 @@ struct Services {
     in_effect: watch::Sender<u64>,
     /// The newest serial that is in the state file, or that could not be written.
     saved: watch::Sender<u64>,
+    /// Whether the interfaces and the state file are this process's.
+    tenure: watch::Receiver<Tenure>,
+    /// Held while the state file is written.
+    writing: tokio::sync::Mutex<()>,
+    /// Whether registries have been told of what is offered.
+    offers: AtomicBool,
+    /// What is registered is a successor's as well.
+    held: Mutex<Held>,
 }
 
 /// Registries in use.
@@ -162,6 +198,8 @@ struct Source {
     /// How it was named by a caller; nothing for a configured one.
     place: Option<Place>,
     task: JoinHandle<()>,
+    /// What it has last done of what was wanted.
+    done: watch::Receiver<Arc<Wanted>>,
 }
 
 impl Source {
@@ -178,6 +216,7 @@ impl Services {
         stat_registry: &Arc<StatRegistry>,
         publish: PublishServices,
         reports: mpsc::Sender<(Arc<str>, Report)>,
+        tenure: watch::Receiver<Tenure>,
     ) -> Services {
         Services {
             stats: stat_registry.services(),
@@ -191,6 +230,10 @@ impl Services {
             told: watch::Sender::new(0),
             in_effect: watch::Sender::new(0),
             saved: watch::Sender::new(0),
+            tenure,
+            writing: tokio::sync::Mutex::default(),
+            offers: AtomicBool::new(false),
+            held: Mutex::default(),
         }
     }
 
@@ -240,21 +283,37 @@ impl Services {
         }
     }
 
-    fn serve_apis(self: &Arc<Self>) -> Result<(), ServicesError> {
+    /// The sockets that are listened on.
+    fn serve_apis(self: &Arc<Self>, legacy: &Legacy) -> Result<Vec<Lent>, ServicesError> {
         let api_stats = |name| self.stat_registry.service_api(name);
+        let mut sockets = Vec::new();
         if let Some(api) = &self.config.sofa_api {
             let address = api.address;
             let api = sofa_api::SofaApi::new(Arc::clone(self), api_stats("sofa"));
-            let failed = |source| ServicesError { api: "sofa_api", address, source };
-            tokio::spawn(api::Server::bind(address, api).map_err(failed)?.run());
+            sockets.push(self.serve_api(address, api, legacy)?);
         }
         if let Some(api) = &self.config.dubbo_api {
             let address = api.address;
             let api = dubbo_api::DubboApi::new(Arc::clone(self), api_stats("dubbo"));
-            let failed = |source| ServicesError { api: "dubbo_api", address, source };
-            tokio::spawn(api::Server::bind(address, api).map_err(failed)?.run());
+            sockets.push(self.serve_api(address, api, legacy)?);
         }
-        Ok(())
+        Ok(sockets)
+    }
+
+    fn serve_api<A: api::Api>(
+        &self,
+        address: SocketAddr,
+        api: A,
+        legacy: &Legacy,
+    ) -> Result<Lent, ServicesError> {
+        let listener = format!("engine.services.{}", A::NAME).into_boxed_str();
+        let shared = legacy.sockets.take(&listener, &Address::Ip(address)).pop();
+        let bound = api::Server::bind(address, shared, api)
+            .and_then(|server| Ok((server.socket()?, server)));
+        let (socket, server) =
+            bound.map_err(|source| ServicesError { api: A::NAME, address, source })?;
+        tokio::spawn(server.run(self.tenure.clone()));
+        Ok(Lent { listener, socket })
     }
 
     /// Changes the directory, and waits until that is in effect and kept.
@@ -360,6 +419,17 @@ impl Services {
                 return;
             }
             let _ = timeout(SAVE_PAUSE, told.wait_for(|told| *told > done)).await;
+            // Before this process's time the file is its predecessor's, and after it its successor's.
+            let mut tenure = self.tenure.clone();
+            let _writing = loop {
+                if tenure.wait_for(|tenure| *tenure == Tenure::Ours).await.is_err() {
+                    return;
+                }
+                let writing = self.writing.lock().await;
+                if self.is_ours() {
+                    break writing;
+                }
+            };
             let (encoded, serial) = {
                 let directory = self.directory();
                 (state::encode(&directory.save()), directory.serial())
@@ -402,6 +472,7 @@ impl Services {
     }
 
     fn direct_once(self: &Arc<Self>, accepts: bool) {
+        self.offers.store(accepts, Ordering::Relaxed);
         let mut wants: HashMap<Arc<str>, (Wanted, Option<Place>)> = HashMap::new();
         {
             let directory = self.directory();
@@ -420,12 +491,17 @@ impl Services {
         let unwanted = sources.all.extract_if(|source, known| {
             // One that is named with another password starts anew.
             wants.get(source).is_none_or(|(_, place)| *place != known.place)
+                && !self.is_held_in(source)
         });
         for (source, known) in unwanted.collect::<Vec<_>>() {
             drop(known.end());
             self.stat_registry.forget_service_registry(&source.replace(':', "_"));
         }
         for (source, (mut wanted, place)) in wants {
+            // All stays as it is until a successor has registered the same.
+            if self.is_held_in(&source) {
+                continue;
+            }
             if !accepts {
                 wanted.offers.clear();
             }
@@ -450,6 +526,7 @@ impl Services {
         let (want, wants) = watch::channel(Arc::new(wanted));
         let stats = self.registry_stats(source);
         let reports = Reports::new(Arc::clone(source), stats, self.reports.clone());
+        let done = reports.done();
         let configured = || self.config.registries.iter().find(|one| *one.name == **source);
         let task = match (&place, configured()) {
             (Some(place), _) => {
@@ -473,7 +550,7 @@ impl Services {
             // A configured registry has one of the kinds.
             (None, _) => tokio::spawn(async {}),
         };
-        Source { want, place, task }
+        Source { want, place, task, done }
     }
 }
 

@@ -46,16 +46,24 @@ pub fn read(path: &Path) -> Result<Option<Saved>, StateError> {
     };
     let mut text = Vec::new();
     file.take(STATE_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
+    decode(&text).map(Some)
+}
+
+/// Reads the bytes of one.
+///
+/// # Errors
+/// See [`StateError`].
+pub fn decode(text: &[u8]) -> Result<Saved, StateError> {
     if text.len() > STATE_BYTES_MAX {
         return Err(StateError::TooLarge);
     }
     // The version first: what a later one means is not for us to guess.
-    let Versioned { version } = serde_json::from_slice(&text)?;
+    let Versioned { version } = serde_json::from_slice(text)?;
     if version != VERSION {
         return Err(StateError::Version(version));
     }
-    let document: Document<Saved> = serde_json::from_slice(&text)?;
-    Ok(Some(document.state))
+    let document: Document<Saved> = serde_json::from_slice(text)?;
+    Ok(document.state)
 }
 
 /// Puts a file that can't be read out of the way of the next write, and says where it is then.

@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use outrigger_tests::process::Scratch;
 use outrigger_tests::{Address, Client, Peer, Proxy, eventually};
 use serde_json::{Value, json};
 
 use super::dubbo::url;
 use super::sdk::{at, await_value, config, free_port};
 use super::{peer, script};
+use crate::hand_over;
 use crate::services::{Apis, clusters};
 
 /// ZooKeeper's server, and kazoo beside it.
@@ -244,6 +248,59 @@ fn zookeeper_with_a_password_and_with_sofarpcs_layout() {
         "subscribed|bolt|com.foo.Hello:1.0:blue: 10.0.0.9:12200*3 127.0.0.1:12201*50",
     );
     proxy.stop();
+}
+
+/// Upgrades a proxy with a published service five times, while `look` sees whether it is there: it always
+/// is.
+fn is_there_through_upgrades(registry: &Value, mut look: impl FnMut() -> bool + Send) {
+    let (scratch, mut apis) = (Scratch::new(), Apis::new());
+    let more = json!({"registries": [registry]});
+    let base = || hand_over::config(&Address::port(1), &scratch);
+    let mut serving = apis.start_on(base(), more.clone());
+    let service = json!({"interface": "com.foo.Hello", "group": "", "version": "1.0.0"});
+    assert_eq!(apis.dubbo("/pub", "127.0.0.1:1", service)["err_no"], 0);
+    eventually("the service", || look().then_some(()));
+    let over = AtomicBool::new(false);
+    let looks = thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut looks = 0;
+            while !over.load(Ordering::Relaxed) {
+                assert!(look(), "it is gone after {looks} looks");
+                looks += 1;
+            }
+            looks
+        });
+        for _ in 0..5 {
+            let next = hand_over::succeed(&apis.config(base(), more.clone()), 1);
+            hand_over::expect_end(std::mem::replace(&mut serving, next));
+        }
+        over.store(true, Ordering::Relaxed);
+        looking.join().unwrap()
+    });
+    assert!(looks > 10, "{looks}");
+    // The end of the last one is the end of the service.
+    serving.stop();
+    eventually("no service", || (!look()).then_some(()));
+}
+
+#[test]
+#[ignore = "needs ZooKeeper and kazoo, which .ci/run installs"]
+fn published_services_never_leave_zookeeper_in_an_upgrade() {
+    let mut zookeeper = ZooKeeper::start();
+    let registry = zookeeper_registry(&zookeeper.address, json!({}));
+    is_there_through_upgrades(&registry, || {
+        zookeeper.children(PROVIDERS).as_array().is_some_and(|nodes| nodes.len() == 1)
+    });
+}
+
+#[test]
+#[ignore = "needs Nacos, which .ci/run installs"]
+fn published_services_never_leave_nacos_in_an_upgrade() {
+    let nacos = Nacos::start();
+    let registry = nacos.registry();
+    is_there_through_upgrades(&registry, || {
+        !nacos.instances("providers:com.foo.Hello:1.0.0:").is_empty()
+    });
 }
 
 /// Nacos's naming server, and its HTTP interface.

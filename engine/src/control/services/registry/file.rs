@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_xds::services_config::ServiceProtocol;
@@ -45,7 +46,9 @@ impl Registry for FileRegistry {
                     Err(_) => return,
                 },
             };
-            let lookups = wanted.borrow_and_update().lookups.clone();
+            let now = Arc::clone(&wanted.borrow_and_update());
+            reports.registered(&now);
+            let lookups = now.lookups.clone();
             reports.stats.subscribed.set(lookups.len() as u64);
             let Some(providers) = &contents.providers else { continue };
             for lookup in lookups.iter().filter(|lookup| is_new || !told.contains(*lookup)) {
@@ -202,8 +205,6 @@ const PROVIDERS_MAX: usize = 100_000;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::sync::{mpsc, watch};
 
     use super::super::{Report, Wanted};

@@ -74,6 +74,7 @@ pub struct Reports {
     /// Its counters, of which it is the only writer.
     pub stats: Arc<ServiceRegistryStats>,
     sender: mpsc::Sender<(Arc<str>, Report)>,
+    done: watch::Sender<Arc<Wanted>>,
 }
 
 impl Reports {
@@ -83,7 +84,17 @@ impl Reports {
         stats: Arc<ServiceRegistryStats>,
         sender: mpsc::Sender<(Arc<str>, Report)>,
     ) -> Reports {
-        Reports { source, stats, sender }
+        Reports { source, stats, sender, done: watch::Sender::new(Arc::default()) }
+    }
+
+    /// What was last registered as it was wanted, or could not be.
+    pub fn done(&self) -> watch::Receiver<Arc<Wanted>> {
+        self.done.subscribe()
+    }
+
+    /// Everything of this has been registered, or could not be.
+    pub fn registered(&self, wanted: &Arc<Wanted>) {
+        self.done.send_replace(Arc::clone(wanted));
     }
 
     /// Tells all providers for a lookup. Waits while the directory is busy.

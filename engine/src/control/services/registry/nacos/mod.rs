@@ -209,6 +209,7 @@ impl Client {
                     self.reports.stats.published.set(wanted.offers.len() as u64);
                     self.reports.stats.subscribed.set(wanted.lookups.len() as u64);
                     self.register(link, &mut desk).await?;
+                    self.reports.registered(&wanted);
                     listed_at = self.list(link, &mut desk).await?;
                     self.subscribe(link, &mut desk).await?;
                     self.report(&mut desk).await;

@@ -107,8 +107,8 @@ enum Step {
     Node(String),
     /// It was there: whose is it?
     Owner(String),
-    /// Somebody else's, removed to be made again.
-    Replaced,
+    /// Somebody else's, removed and made again.
+    Replaced(String),
     /// A node is not wanted any more: is it ours?
     Leftover(String),
     /// It was, and is removed.
@@ -211,6 +211,11 @@ impl Keeper {
     pub fn is_up_to_date(&self) -> bool {
         let read = |reading| matches!(reading, Reading::Watched | Reading::At(_));
         self.directories.values().all(|directory| read(directory.reading))
+    }
+
+    /// Whether every node of ours is there, or could not be made.
+    pub fn is_registered(&self) -> bool {
+        self.session != 0 && self.making.is_empty()
     }
 
     /// When [`Keeper::tick`] has something to do.
@@ -331,6 +336,11 @@ impl Keeper {
         }
     }
 
+    fn replace(&self, path: String) -> Request {
+        let data = self.nodes.get(&path).copied().unwrap_or_default();
+        Request::Replace { path, acl: self.acl, data }
+    }
+
     fn make(&mut self, path: String) {
         self.make_parents(&path);
         self.making.insert(path.clone());
@@ -375,17 +385,30 @@ impl Keeper {
                 self.queue.push_back((Request::Exists { path: path.clone() }, Step::Owner(path)));
             }
             (Step::Owner(path), 0) if wire::read_owner(body)? == self.session => self.is_made(path),
-            (Step::Owner(path), 0 | wire::NO_NODE) => {
+            (Step::Owner(path), wire::NO_NODE) => {
                 self.making.remove(&path);
                 if self.nodes.contains_key(&path) {
-                    // A session of ours before a restart, most likely, which will end sometime.
-                    self.queue.push_back((Request::Delete { path: path.clone() }, Step::Replaced));
                     self.make(path);
                 }
             }
-            (Step::Replaced, 0 | wire::NO_NODE) => {}
-            (Step::Replaced, error) => {
-                log::warn!("registry {}: can't replace a node: {}", self.source, describe(error));
+            (Step::Owner(path), 0) => {
+                self.making.remove(&path);
+                if self.nodes.contains_key(&path) {
+                    // A session of ours before a restart, or a predecessor's, which will end sometime. In
+                    // one go, so that nobody ever finds the service gone.
+                    self.making.insert(path.clone());
+                    self.queue.push_back((self.replace(path.clone()), Step::Replaced(path)));
+                }
+            }
+            (Step::Replaced(path), 0) if wire::read_is_done(body)? => self.is_made(path),
+            (Step::Replaced(path), _) => {
+                // It went away meanwhile, or is another's that we may not touch.
+                self.making.remove(&path);
+                self.stats.register_fail.inc();
+                let shown = layout::decode(&path);
+                log::warn!("registry {}: can't replace {shown}", self.source);
+                self.retry_later(&path, now);
+                self.failed.insert(path);
             }
             (Step::Leftover(path), 0)
                 if wire::read_owner(body)? == self.session && !self.nodes.contains_key(&path) =>

@@ -184,6 +184,12 @@ impl Client {
                 self.is_lost = Some(false);
                 self.reports.back().await;
             }
+            if closing.is_none() && self.wanted_is_seen() && self.keeper.is_registered() {
+                let wanted = Arc::clone(&self.wanted.borrow());
+                if !Arc::ptr_eq(&wanted, &self.reports.done().borrow()) {
+                    self.reports.registered(&wanted);
+                }
+            }
             let due = self.keeper.deadline().into_iter().chain(closing);
             let due = due.fold(pace.deadline(), Instant::min);
             tokio::select! {

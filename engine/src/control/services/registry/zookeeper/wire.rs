@@ -46,6 +46,15 @@ pub enum Request {
         /// Its path.
         path: String,
     },
+    /// Remove a node and make it anew as our session's, both or neither.
+    Replace {
+        /// Its path.
+        path: String,
+        /// Who may do what with it.
+        acl: Acl,
+        /// What is in it.
+        data: &'static [u8],
+    },
     /// Ask whether a node is there.
     Exists {
         /// Its path.
@@ -124,8 +133,9 @@ pub struct WatchEvent {
 pub fn put_request(xid: i32, request: &Request, out: &mut Vec<u8>) {
     let start = begin(out);
     let (xid, operation) = match request {
-        Request::Create { .. } => (xid, 1),
-        Request::Delete { .. } => (xid, 2),
+        Request::Create { .. } => (xid, OPERATION_CREATE),
+        Request::Delete { .. } => (xid, OPERATION_DELETE),
+        Request::Replace { .. } => (xid, 14),
         Request::Exists { .. } => (xid, 3),
         Request::Children { .. } => (xid, 8),
         Request::Ping => (XID_PING, 11),
@@ -136,21 +146,15 @@ pub fn put_request(xid: i32, request: &Request, out: &mut Vec<u8>) {
     put_i32(operation, out);
     match request {
         Request::Create { path, ephemeral, acl, data } => {
-            put_buffer(path.as_bytes(), out);
-            put_buffer(data, out);
-            put_i32(1, out);
-            put_i32(ALL_PERMISSIONS, out);
-            let (scheme, id) = match acl {
-                Acl::Open => ("world", "anyone"),
-                Acl::Creator => ("auth", ""),
-            };
-            put_buffer(scheme.as_bytes(), out);
-            put_buffer(id.as_bytes(), out);
-            put_i32(i32::from(*ephemeral), out);
+            put_create(path, *ephemeral, *acl, data, out);
         }
-        Request::Delete { path } => {
-            put_buffer(path.as_bytes(), out);
-            put_i32(-1, out);
+        Request::Delete { path } => put_delete(path, out),
+        Request::Replace { path, acl, data } => {
+            put_part(OPERATION_DELETE, out);
+            put_delete(path, out);
+            put_part(OPERATION_CREATE, out);
+            put_create(path, true, *acl, data, out);
+            put_part(OPERATION_NONE, out);
         }
         Request::Exists { path } => {
             put_buffer(path.as_bytes(), out);
@@ -168,6 +172,33 @@ pub fn put_request(xid: i32, request: &Request, out: &mut Vec<u8>) {
         Request::Ping | Request::Close => {}
     }
     end(start, out);
+}
+
+fn put_create(path: &str, ephemeral: bool, acl: Acl, data: &[u8], out: &mut Vec<u8>) {
+    put_buffer(path.as_bytes(), out);
+    put_buffer(data, out);
+    put_i32(1, out);
+    put_i32(ALL_PERMISSIONS, out);
+    let (scheme, id) = match acl {
+        Acl::Open => ("world", "anyone"),
+        Acl::Creator => ("auth", ""),
+    };
+    put_buffer(scheme.as_bytes(), out);
+    put_buffer(id.as_bytes(), out);
+    put_i32(i32::from(ephemeral), out);
+}
+
+/// Whatever its version.
+fn put_delete(path: &str, out: &mut Vec<u8>) {
+    put_buffer(path.as_bytes(), out);
+    put_i32(-1, out);
+}
+
+/// The head of one operation among several, or of their end.
+fn put_part(operation: i32, out: &mut Vec<u8>) {
+    put_i32(operation, out);
+    out.push(u8::from(operation == OPERATION_NONE));
+    put_i32(-1, out);
 }
 
 /// Appends what a connection begins with.
@@ -256,6 +287,15 @@ pub fn read_owner(body: &[u8]) -> Result<i64, WireError> {
     reader.i64()
 }
 
+/// Reads whether operations that were asked for together were done, after the head.
+///
+/// # Errors
+/// When the answer is cut short.
+pub fn read_is_done(body: &[u8]) -> Result<bool, WireError> {
+    // Either all were done, or each is answered with an error.
+    Ok(Reader(body).i32()? != OPERATION_NONE)
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -313,6 +353,12 @@ fn put_buffer(bytes: &[u8], out: &mut Vec<u8>) {
     put_i32(bytes.len() as i32, out);
     out.extend_from_slice(bytes);
 }
+
+const OPERATION_CREATE: i32 = 1;
+const OPERATION_DELETE: i32 = 2;
+
+/// In place of an operation's: an error, or the end of several.
+const OPERATION_NONE: i32 = -1;
 
 /// Of a watch event.
 pub const XID_EVENT: i32 = -1;
@@ -415,6 +461,21 @@ mod tests {
         let path = "/dubbo/a".to_owned();
         let create = Request::Create { path, ephemeral: true, acl: Acl::Open, data: b"" };
         assert_eq!(request(1, &create), bytes(expected));
+    }
+
+    #[test]
+    fn a_node_is_replaced_in_one_go() {
+        let expected = "00000062000000010000000e
+            0000000200ffffffff000000082f647562626f2f61ffffffff
+            0000000100ffffffff000000082f647562626f2f610000000000000001
+            0000001f00000005776f726c6400000006616e796f6e6500000001
+            ffffffff01ffffffff";
+        let path = "/dubbo/a".to_owned();
+        let replace = Request::Replace { path, acl: Acl::Open, data: b"" };
+        assert_eq!(request(1, &replace), bytes(expected));
+        assert_eq!(read_is_done(&bytes("000000020000000000")), Ok(true));
+        assert_eq!(read_is_done(&bytes("ffffffff00ffffff9b")), Ok(false));
+        assert_eq!(read_is_done(&[0; 3]), Err(WireError::Short));
     }
 
     #[test]

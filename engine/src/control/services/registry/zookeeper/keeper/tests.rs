@@ -33,6 +33,7 @@ impl Rig {
             let number = |at: usize| i32::from_be_bytes(message[at..at + 4].try_into().unwrap());
             let path = match number(4) {
                 -11 => String::new(),
+                14 => String::from_utf8(message[21..21 + number(17) as usize].to_vec()).unwrap(),
                 _ => String::from_utf8(message[12..12 + number(8) as usize].to_vec()).unwrap(),
             };
             let kind = match number(4) {
@@ -40,6 +41,7 @@ impl Rig {
                 2 => "delete",
                 3 => "exists",
                 8 => "children",
+                14 => "replace",
                 -11 => "close",
                 other => panic!("{other}"),
             };
@@ -68,6 +70,7 @@ impl Rig {
                 let body = match what.split(' ').next().unwrap() {
                     "children" => list(children),
                     "exists" => stat(owner),
+                    "replace" => REPLACED.to_vec(),
                     _ => Vec::new(),
                 };
                 self.answer(xid, 0, &body).unwrap();
@@ -94,6 +97,9 @@ fn list(children: &[&str]) -> Vec<u8> {
     }
     body
 }
+
+/// A node was removed, and the head of what follows.
+const REPLACED: [u8; 9] = [0, 0, 0, 2, 0, 0, 0, 0, 0];
 
 fn stat(owner: i64) -> Vec<u8> {
     let mut stat = vec![0; 68];
@@ -203,9 +209,27 @@ fn a_node_of_an_earlier_session_is_replaced() {
     assert!(what.starts_with("exists "));
     rig.answer(exists, 0, &stat(SESSION - 1)).unwrap();
     let asked = rig.answer_all(&[], SESSION);
-    assert_eq!(asked.len(), 2);
-    assert!(asked[0].starts_with("delete ") && asked[1].starts_with("create "), "{asked:?}");
+    // In one go: nobody finds the service gone.
+    assert_eq!(asked.len(), 1);
+    assert!(asked[0].starts_with("replace "), "{asked:?}");
     assert_eq!(rig.stats.register.value(), 1);
+}
+
+#[test]
+fn a_node_that_cannot_be_replaced_is_tried_again_later() {
+    let mut rig = Rig::new(&offering());
+    let node = until_the_node(&mut rig);
+    rig.answer(node, wire::NODE_EXISTS, &[]).unwrap();
+    let exists = rig.asked()[0].0;
+    rig.answer(exists, 0, &stat(SESSION - 1)).unwrap();
+    let replace = rig.asked()[0].0;
+    assert!(!rig.keeper.is_registered());
+    // An error for each of the two, and the end.
+    rig.answer(replace, 0, &[0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0x9b]).unwrap();
+    assert!(rig.keeper.is_registered() && rig.asked().is_empty());
+    assert_eq!((rig.stats.register.value(), rig.stats.register_fail.value()), (0, 1));
+    rig.keeper.tick(rig.now + RETRY_PAUSE);
+    assert!(rig.asked().iter().any(|(_, what)| what.starts_with("create ")));
 }
 
 #[test]

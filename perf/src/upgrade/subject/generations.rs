@@ -46,7 +46,8 @@ impl Generations {
         self.processes.retain_mut(|process| match process.check() {
             Ok(()) => true,
             Err(ServerError::Ended { name, status, words }) if status != "exit status: 0" => {
-                eprintln!("{name}: an old process ended with {status}: {words}");
+                let last = words.lines().last().unwrap_or_default();
+                eprintln!("{name}: an old process ended with {status}: {last}");
                 false
             }
             Err(_) => false,

@@ -294,13 +294,24 @@ pub struct RpcRecord {
     #[prost(string, tag = "1")]
     pub protocol: String,
     /// Requests whose answers come from the predecessor, by [`Relay`](crate::message::Relay).
-    #[prost(uint32, tag = "2")]
-    pub in_flight: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub pending: Vec<PendingRecord>,
     /// The number of the last request of ours to the client, such as a heartbeat.
     #[prost(uint64, tag = "3")]
     pub last_id: u64,
     /// Of the last frame from the client: version, codec and flags, which our own frames agree with.
     #[prost(bytes = "vec", tag = "4")]
+    pub tag: Vec<u8>,
+}
+
+/// A request that waits for its answer.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct PendingRecord {
+    /// The client's id of it.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// As [`RpcRecord::tag`]: what its answer must agree with.
+    #[prost(bytes = "vec", tag = "2")]
     pub tag: Vec<u8>,
 }
 

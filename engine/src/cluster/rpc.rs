@@ -362,6 +362,16 @@ impl RpcClient {
         self.drain();
     }
 
+    /// Visits the calls of a caller that wait for answers.
+    pub fn visit_calls_of(&self, caller: &dyn RpcCaller, mut visit: impl FnMut(&RpcCall)) {
+        let state = self.state.borrow();
+        let waiting = state.waiting.iter().map(|(_, call)| call);
+        let theirs = |call: &&RpcCall| {
+            call.tracked && std::ptr::addr_eq(Rc::as_ptr(&call.caller), std::ptr::from_ref(caller))
+        };
+        state.calls.values().chain(waiting).filter(theirs).for_each(&mut visit);
+    }
+
     /// Forgets the calls of callers that have gone.
     pub fn forget_gone(&self) {
         let state = &mut *self.state.borrow_mut();

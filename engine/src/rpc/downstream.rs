@@ -18,8 +18,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use outrigger_codecs::rpc::{Call, Detail, Failure, Frame, FrameError, Kind, Outcome, Tag};
-use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord, RpcRecord};
+use outrigger_codecs::rpc::{
+    self as frames, Call, Detail, Failure, Frame, FrameError, Kind, Outcome, Tag,
+};
+use outrigger_upgrade::record::{ConnectionRecord, PendingRecord, ProtocolRecord, RpcRecord};
 use outrigger_xds::snapshot::{RpcRetry, RpcRoute, Sharing};
 
 use crate::access_log::Capture;
@@ -77,8 +79,8 @@ struct State {
     next_id: u64,
     heartbeats: Heartbeats,
     said_goodbye: bool,
-    /// A predecessor has answers for the client.
-    expects_relay: bool,
+    /// Requests whose answers come from a predecessor.
+    relayed: Vec<(u64, Tag)>,
     /// When the connection is closed at the latest.
     closing: Option<Nanos>,
     idle_since: Nanos,
@@ -136,11 +138,11 @@ impl Serving {
                 pinned: rpc.config.sharing == Sharing::Bound,
                 takes_reverse: rpc.config.allow_reverse_requests,
                 reverse: HashMap::default(),
-                tag: Tag(record.tag[..].try_into().unwrap_or_default()),
+                tag: tag_of(&record.tag),
                 next_id: record.last_id,
                 heartbeats: Heartbeats::new(rpc.config.downstream_keepalive, now),
                 said_goodbye: false,
-                expects_relay: record.in_flight > 0,
+                relayed: record.pending.iter().map(|one| (one.id, tag_of(&one.tag))).collect(),
                 closing: None,
                 idle_since: now,
             }),
@@ -237,7 +239,7 @@ impl Downstream {
             && !state.pinned
             && state.bound.is_empty()
             && state.reverse.is_empty()
-            && !state.expects_relay
+            && state.relayed.is_empty()
             && !self.gone.get()
             && state.reader.seen().is_some()
     }
@@ -247,9 +249,15 @@ impl Downstream {
         let state = self.state.borrow();
         let input: &[u8] = state.input.as_deref().unwrap_or_default();
         let seen = [state.reader.seen().unwrap_or_default(), input];
+        let mut pending = Vec::with_capacity(state.in_flight as usize);
+        for client in state.used.iter().filter_map(Weak::upgrade) {
+            client.visit_calls_of(self, |call| {
+                pending.push(PendingRecord { id: call.id, tag: call.tag.0.to_vec() });
+            });
+        }
         let record = RpcRecord {
             protocol: self.rpc.config.protocol.name().to_owned(),
-            in_flight: state.in_flight,
+            pending,
             last_id: state.next_id,
             tag: state.tag.0.to_vec(),
         };
@@ -743,12 +751,25 @@ impl State {
 
 impl Relayed for Downstream {
     fn relay(&self, bytes: &[u8]) {
+        let state = &mut *self.state.borrow_mut();
+        let mut rest = bytes;
+        while let Ok(frames::Progress::Frame(frame)) = self.rpc.codec.frame(rest)
+            && frame.len <= rest.len()
+        {
+            if frame.kind == Kind::Response {
+                state.relayed.retain(|(id, _)| *id != frame.id);
+            }
+            rest = &rest[frame.len..];
+        }
         self.transport.send(self.shard.arena.copy(bytes));
     }
 
     fn relay_ends(&self) {
         let state = &mut *self.state.borrow_mut();
-        state.expects_relay = false;
+        // Those that a predecessor did not live to answer.
+        for (id, tag) in std::mem::take(&mut state.relayed) {
+            self.answer(&tag, id, Failure::ConnectionLost, "the process that had it has ended");
+        }
         state.idle_since = self.shard.clock.now();
         // It may be this one's turn to go.
         self.wake(state);
@@ -836,7 +857,7 @@ impl Swept for Downstream {
         let state = &mut *self.state.borrow_mut();
         let config = &self.rpc.config;
         let passed = |since, limit| after(since, limit).is_some_and(|at| at <= now);
-        let quiet = state.in_flight == 0 && state.reverse.is_empty() && !state.expects_relay;
+        let quiet = state.in_flight == 0 && state.reverse.is_empty() && state.relayed.is_empty();
         let stalled =
             state.reader.partial_since().is_some_and(|at| passed(at, Some(config.frame_timeout)));
         if state.closing.is_some() || self.info.is_draining(&self.shard) {
@@ -906,6 +927,11 @@ impl Drop for Serving {
         }
         self.connection.end();
     }
+}
+
+/// What a record says of a frame; of none nothing.
+fn tag_of(bytes: &[u8]) -> Tag {
+    Tag(bytes.try_into().unwrap_or_default())
 }
 
 /// The request was not sent, because no connection was to be had.

@@ -96,10 +96,10 @@ impl RpcRuntime {
         shard: &Rc<Shard>,
         admitted: Admitted,
         record: &RpcRecord,
-    ) -> Option<Weak<dyn Relayed>> {
+    ) -> Weak<dyn Relayed> {
         let drain = Rc::clone(&admitted.info.drain);
         let serving = Serving::adopt(shard, self, admitted, record);
-        let relayed = (record.in_flight > 0).then(|| serving.relayed());
+        let relayed = serving.relayed();
         spawn_guarded(shard, WithinDrain::new(serving, &drain));
         shard.ring.note_wake();
         relayed

@@ -286,7 +286,7 @@ impl Downstream {
                 None
             }
             (TerminalRuntime::Rpc(rpc), ProtocolRecord::Rpc(record)) => {
-                rpc.adopt(shard, admitted, &record)
+                Some(rpc.adopt(shard, admitted, &record))
             }
             _ => None,
         }

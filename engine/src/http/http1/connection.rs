@@ -162,6 +162,11 @@ impl Http1Connection {
         let mut fired = self.timer.take_fired();
         loop {
             let moved_on = match self.phase {
+                // Before the next request, which may be here already.
+                Phase::Reading if self.info.leaving.is_due(&self.shard) => {
+                    self.phase = Phase::Leaving;
+                    continue;
+                }
                 Phase::Reading => self.read(waker, fired),
                 Phase::Exchanging => self.exchange(waker, fired),
                 Phase::Flushing => self.flush(fired),
@@ -170,7 +175,7 @@ impl Http1Connection {
                 Phase::Closed => return true,
             };
             if !moved_on {
-                if self.may_leave() && self.info.leaving.is_due(&self.shard) {
+                if self.is_in_tunnel() && self.info.leaving.is_due(&self.shard) {
                     self.phase = Phase::Leaving;
                     continue;
                 }
@@ -331,10 +336,10 @@ impl Http1Connection {
         earliest([after(self.since, timeouts.idle), self.max_age_at, drain])
     }
 
-    /// True between requests, and in a tunnel.
-    fn may_leave(&self) -> bool {
-        let in_tunnel = || self.exchange.as_ref().is_some_and(|one| one.tunnel_socket().is_some());
-        self.phase == Phase::Reading || (self.phase == Phase::Exchanging && in_tunnel())
+    /// True in a tunnel that can go on elsewhere.
+    fn is_in_tunnel(&self) -> bool {
+        let exchange = self.exchange.as_ref().filter(|_| self.phase == Phase::Exchanging);
+        exchange.is_some_and(|exchange| exchange.tunnel_socket().is_some())
     }
 
     /// Goes on its way to a successor. True when the phase changed.

@@ -146,7 +146,7 @@ impl Chaos {
         let mut next = Launch::outrigger(&self.config).spawn();
         wait_for(harm.moment, &mut next.process);
         thread::sleep(harm.after);
-        let estate = self.harm(harm, &mut next.process);
+        let estate = self.harm(harm, &mut next);
         self.probe(round, harm, estate.is_some());
         self.clients.wait_for_more(CLIENTS as u64);
         self.let_go(round, harm, &next);
@@ -182,8 +182,9 @@ impl Chaos {
     }
 
     /// Does it; what dies, if something does.
-    fn harm(&mut self, harm: Harm, next: &mut Process) -> Option<Estate> {
-        let old = &mut self.serving.process;
+    fn harm(&mut self, harm: Harm, begun: &mut Started) -> Option<Estate> {
+        let (old, next) = (&mut self.serving.process, &mut begun.process);
+        let resumed = resumptions(old);
         // Who has left everything to the other can't take it back, so the other is not to be killed.
         old.signal(libc::SIGSTOP);
         let has_left = old.ended().is_some() || old.stderr().contains("handed over");
@@ -202,14 +203,29 @@ impl Chaos {
             wait_until_still(victim);
         }
         thread::sleep(harm.stops_for);
-        if !harm.is_killed || victim.ended().is_some() {
+        // Nor is one that has become the only one meanwhile.
+        if !harm.is_killed || victim.ended().is_some() || other.ended().is_some() {
             victim.signal(libc::SIGCONT);
             return None;
         }
         let estate = Estate::of(victim.pid(), &[other.pid()], &self.listeners);
         victim.signal(libc::SIGKILL);
         victim.wait(PATIENCE).unwrap();
-        Some(estate)
+        // Nothing is left to one that did not accept yet.
+        if harm.victim == Victim::Predecessor || !victim.stderr().contains("[main] serving") {
+            return Some(estate);
+        }
+        let old = &mut self.serving.process;
+        eventually("a predecessor that resumes, or has left", || {
+            (old.ended().is_some() || resumptions(old) > resumed).then_some(())
+        });
+        if old.ended().is_none() {
+            return Some(estate);
+        }
+        // It had left everything to the one that died. Whoever watches over both begins anew.
+        *begun = Launch::outrigger(&self.config).spawn();
+        wait_until_serving(&mut begun.process);
+        Some(Estate { listeners: true, ..estate })
     }
 
     /// Whoever comes now is answered.
@@ -317,6 +333,11 @@ fn config(
         .cluster("bolt", &[&to_bolt])
         .cluster("tcp", &[&to_tcp])
         .engine(json!({"upgrade": {"socket": scratch.file("control")}}))
+}
+
+/// How often a process has said that it goes on without its successor.
+fn resumptions(process: &Process) -> usize {
+    process.stderr().matches("this process serves on").count()
 }
 
 #[track_caller]

@@ -9,7 +9,7 @@
 //! the state file, or [`PATIENCE`] is over.
 //!
 //! What is registered follows the process's life: nothing before its listeners accept, and nothing once
-//! it is draining; but what a successor registers as well stays until it has ([`inheritance`]).
+//! it is draining; but what a successor registers as well stays until it has (`inheritance`).
 
 mod api;
 pub mod directory;

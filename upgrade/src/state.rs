@@ -1,4 +1,4 @@
-//! What a predecessor hands on of its state, piece by piece ([`StatePart`](crate::message::StatePart)).
+//! What a predecessor hands on of its state, piece by piece ([`StatePart`]).
 //!
 //! Invariant: each piece stands alone, and one that is not known is a fresh start for what it is of, never a
 //! fault.

@@ -17,7 +17,8 @@ def note_cancellation():
         cancelled += 1
 
 
-def until_cancelled(context):
+def cancellation(context):
+    """An event that the end of the call sets, which is counted."""
     ended = threading.Event()
 
     def end():
@@ -27,7 +28,7 @@ def until_cancelled(context):
     # False: the call is over already.
     if not context.add_callback(end):
         end()
-    ended.wait(60)
+    return ended
 
 
 def unary(request, context):
@@ -53,8 +54,10 @@ def chat(requests, context):
 
 
 def slow(request, context):
+    # Before the first message: whoever has that may cancel before this is asked for the next one.
+    ended = cancellation(context)
     yield b"first"
-    until_cancelled(context)
+    ended.wait(60)
 
 
 def fail(request, context):

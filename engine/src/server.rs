@@ -281,7 +281,7 @@ fn run(
         ties: Arc::clone(&ties),
         launch: Launch::of_process(),
         processes_max: upgrade.max_processes,
-        shards: shards.iter().map(ShardHandle::mail).collect(),
+        shards: shards.iter().map(ShardHandle::mail).cloned().collect(),
         heritage,
     });
     let control = Control::start(
@@ -686,11 +686,11 @@ impl Server {
 }
 
 /// A shard empties its mailbox each time it is rung; a full one only means that it is behind.
-fn send(shard: &ShardHandle, message: Message) {
+fn send(handle: &ShardHandle, message: Message) {
     let mut message = message;
-    while let Err(back) = shard.send(message) {
+    while let Err(back) = handle.mail().send(message) {
         message = back;
-        std::thread::sleep(MAILBOX_RETRY);
+        std::thread::sleep(shard::MAILBOX_RETRY);
     }
 }
 
@@ -725,6 +725,3 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a drain looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
-
-/// How often a full mailbox is tried again.
-const MAILBOX_RETRY: Duration = Duration::from_millis(1);

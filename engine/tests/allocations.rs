@@ -427,7 +427,7 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
         rebound: true,
         sockets: Some(bound.sockets.into_iter().flatten().collect()),
     };
-    assert!(shards[0].send(message).is_ok());
+    assert!(shards[0].mail().send(message).is_ok());
     let mut client = connect(address);
     // Long enough for every buffer, queue and histogram to have reached its size.
     for _ in 0..2000 {

@@ -99,16 +99,10 @@ impl Channel {
             }
             return tls::send(&mut tls.session, &mut self.socket);
         }
-        while self.sent < self.out.len() {
-            match self.socket.write(&self.out[self.sent..]) {
-                Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if write_from(&mut self.socket, &self.out, &mut self.sent)? {
+            self.out.clear();
+            self.sent = 0;
         }
-        self.out.clear();
-        self.sent = 0;
         Ok(())
     }
 
@@ -129,4 +123,25 @@ impl Channel {
         let finished = handshaking && !tls.session.is_handshaking();
         if finished && !tls.client.accepts(&tls.session) { Err(Fault::Tls) } else { Ok(plain) }
     }
+}
+
+/// Writes what the socket takes of `bytes`, of which `sent` were written before. True when that was the rest.
+///
+/// # Errors
+///
+/// What the socket says, except that it is full.
+pub(crate) fn write_from(
+    socket: &mut impl Write,
+    bytes: &[u8],
+    sent: &mut usize,
+) -> io::Result<bool> {
+    while *sent < bytes.len() {
+        match socket.write(&bytes[*sent..]) {
+            Ok(count) => *sent += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }

@@ -384,6 +384,21 @@ impl Arrival {
         Next::Over
     }
 
+    /// Has a connection go on its way to a successor, where there is one. Gives back one that stays.
+    ///
+    /// # Errors
+    /// What the task's poll comes to.
+    fn leave(&mut self, mut stage: Stage, waker: &Waker) -> Result<Stage, Poll<()>> {
+        match stage.leave(&self.shard, waker) {
+            Leave::Stays => Ok(stage),
+            Leave::Waits => {
+                self.stage = Some(stage);
+                Err(Poll::Pending)
+            }
+            Leave::Left(_) => Err(Poll::Ready(())),
+        }
+    }
+
     fn step(&mut self, stage: Stage, timed_out: bool) -> Next {
         match stage {
             Stage::Introducing(introducing) => self.introduce(introducing, timed_out),
@@ -684,14 +699,10 @@ impl Future for Arrival {
         let Some(mut stage) = this.stage.take() else { return Poll::Ready(()) };
         let mut timed_out = timed_out;
         if stage.is_leaving() {
-            match stage.leave(&this.shard, context.waker()) {
-                Leave::Left(_) => return Poll::Ready(()),
-                Leave::Waits => {
-                    this.stage = Some(stage);
-                    return Poll::Pending;
-                }
-                Leave::Stays => {}
-            }
+            stage = match this.leave(stage, context.waker()) {
+                Ok(stays) => stays,
+                Err(goes) => return goes,
+            };
         }
         loop {
             if !this.watched {
@@ -704,15 +715,11 @@ impl Future for Arrival {
                     stage = next;
                     timed_out = false;
                 }
-                Next::Wait(mut stage) => {
-                    match stage.leave(&this.shard, context.waker()) {
-                        Leave::Left(_) => return Poll::Ready(()),
-                        Leave::Waits => {
-                            this.stage = Some(stage);
-                            return Poll::Pending;
-                        }
-                        Leave::Stays => {}
-                    }
+                Next::Wait(stage) => {
+                    let stage = match this.leave(stage, context.waker()) {
+                        Ok(stays) => stays,
+                        Err(goes) => return goes,
+                    };
                     let drain = match &stage {
                         // An idle client is given the drain's patience, as one that was served.
                         Stage::Detecting(detecting) => drain_deadline(&this.shard, detecting, now),

@@ -165,9 +165,8 @@ impl Serving {
         let shard = &connection.shard;
         let leaving = &connection.info.leaving;
         let Transport::Plain(socket) = &connection.transport else { return false };
-        let was_under_way = leaving.is_under_way();
         let may_begin = || leaving.is_due(shard) && connection.can_leave();
-        if !was_under_way && !may_begin() {
+        if !leaving.is_under_way() && !may_begin() {
             return false;
         }
         let told_unsent = &mut self.told_unsent;
@@ -177,14 +176,7 @@ impl Serving {
             record
         });
         match left {
-            Leave::Waits => false,
-            Leave::Stays => {
-                if was_under_way {
-                    // What came meanwhile has woken nobody who would have served it.
-                    connection.wake(&connection.state.borrow());
-                }
-                false
-            }
+            Leave::Stays | Leave::Waits => false,
             Leave::Left(number) => {
                 socket.drop_unsent(self.told_unsent);
                 self.guard.leaves();

@@ -1,6 +1,6 @@
 //! A shard: one pinned executor with its own ring, buffers, pools, timers and counters.
 //!
-//! Other threads reach a shard through [`ShardHandle::send`] only. Invariant: whatever a
+//! Other threads reach a shard through [`Mail::send`] only. Invariant: whatever a
 //! connection does, it does on one shard, from accept (or adoption) to close.
 
 mod accept;
@@ -193,7 +193,7 @@ pub struct Common {
 
 /// A running shard, as other threads see it.
 pub struct ShardHandle {
-    sender: Sender<Message>,
+    mail: Mail,
     driver: DriverWaker,
     stats: Arc<ShardStats>,
     index: usize,
@@ -202,7 +202,7 @@ pub struct ShardHandle {
 
 /// The way to a shard for those that do not own it.
 #[derive(Clone)]
-pub struct Mail(mailbox::Sender<Message>);
+pub struct Mail(Sender<Message>);
 
 impl Mail {
     /// Sends a message.
@@ -309,7 +309,7 @@ pub fn start(
 pub fn stop(handles: Vec<ShardHandle>) {
     for handle in &handles {
         // A mailbox that is full is emptied by the shard; it can't stay full while it turns.
-        while handle.sender.send(Message::Stop).is_err() {
+        while handle.mail.send(Message::Stop).is_err() {
             std::thread::yield_now();
         }
     }
@@ -347,7 +347,7 @@ fn start_one(
         })
         .map_err(|error| failed(error.to_string()))?;
     match is_ready.recv_timeout(START_TIMEOUT) {
-        Ok(Ok(())) => Ok(ShardHandle { sender, driver, stats, index, thread }),
+        Ok(Ok(())) => Ok(ShardHandle { mail: Mail(sender), driver, stats, index, thread }),
         Ok(Err(reason)) => Err(failed(reason)),
         Err(_) => Err(failed(format!("it was not ready after {} s", START_TIMEOUT.as_secs()))),
     }
@@ -392,22 +392,14 @@ fn run(
 }
 
 impl ShardHandle {
-    /// Sends a message.
-    ///
-    /// # Errors
-    /// Gives it back when the mailbox is full.
-    pub fn send(&self, message: Message) -> Result<(), Message> {
-        self.sender.send(message)
-    }
-
     /// The way to the shard.
-    pub fn mail(&self) -> Mail {
-        Mail(self.sender.clone())
+    pub fn mail(&self) -> &Mail {
+        &self.mail
     }
 
     /// What the watchdog needs.
     pub fn watched(&self) -> Watched {
-        let sender = self.sender.clone();
+        let sender = self.mail.0.clone();
         Watched {
             index: self.index,
             driver: Arc::clone(&self.driver),
@@ -590,7 +582,8 @@ impl Shard {
         let flush =
             self.logger.borrow().flush_at().map(|at| Duration::from_nanos(at.saturating_sub(now)));
         let timer = self.timers.next(now);
-        flush.into_iter().chain(timer).min()
+        let recheck = self.ring.recheck_at().map(|at| Duration::from_nanos(at.saturating_sub(now)));
+        flush.into_iter().chain(timer).chain(recheck).min()
     }
 
     /// Sends batches of the access log that have waited long enough.
@@ -619,6 +612,9 @@ fn seed(index: usize) -> u64 {
 
 /// Messages a shard may be behind with: connections handed over in a burst, and configuration.
 const MAILBOX_MESSAGES: usize = 4096;
+
+/// How often whoever may wait tries a full mailbox again.
+pub const MAILBOX_RETRY: Duration = Duration::from_millis(1);
 
 /// A shard makes a few rings and maps its buffers: milliseconds, unless the host is in trouble.
 const START_TIMEOUT: Duration = Duration::from_secs(10);

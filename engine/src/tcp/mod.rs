@@ -18,7 +18,7 @@ use crate::access_log::{
     self, AccessLogs, ByteCounts, Capture, LogType, Record, ResponseFlags, Times,
 };
 use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host, Wanted};
-use crate::connection::moving::{Leave, stream};
+use crate::connection::moving::{Leave, proxied};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::istio::Telemetry;
 use crate::ring::{Received, Socket, Watermarks};
@@ -207,35 +207,18 @@ impl TcpConnection {
         else {
             return false;
         };
-        let was_under_way = self.info.leaving.is_under_way();
         let record = || {
             let record = TcpRecord {
-                cluster: self
-                    .cluster
-                    .as_ref()
-                    .map(|cluster| cluster.config.name.to_string())
-                    .unwrap_or_default(),
-                host: self
-                    .host
-                    .as_ref()
-                    .map(|host| host.address_text.to_string())
-                    .unwrap_or_default(),
-                upstream: stream(up, &[]),
                 downstream_ended: self.ended[0],
                 upstream_ended: self.ended[1],
                 received_bytes: self.bytes.received,
                 sent_bytes: self.bytes.sent,
                 attempts: self.attempts,
+                ..proxied(self.cluster.as_deref(), self.host.as_deref(), up)
             };
             self.info.outline(&self.guard, down, &[], ProtocolRecord::Tcp(record))
         };
         match self.info.leaving.advance(&self.shard, waker, &[down, up], record) {
-            Leave::Stays if was_under_way => {
-                // What came meanwhile has woken nobody who would have served it.
-                waker.wake_by_ref();
-                self.shard.ring.note_wake();
-                false
-            }
             Leave::Stays | Leave::Waits => false,
             Leave::Left(_) => {
                 self.guard.leaves();

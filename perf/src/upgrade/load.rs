@@ -16,7 +16,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read},
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
@@ -34,7 +34,7 @@ use super::{
     report::Tongue,
     speech::{Client as Speech, Heard},
 };
-use crate::{epoll::Epoll, load::latency_histogram, sys};
+use crate::{channel::write_from, epoll::Epoll, load::latency_histogram, sys};
 
 /// What to send.
 #[derive(Debug, Clone)]
@@ -718,13 +718,8 @@ impl Connection {
             self.held = None;
         }
         let end = self.held.map_or(self.out.len(), |(end, _)| end);
-        while self.sent < end {
-            match self.stream.write(&self.out[self.sent..end]) {
-                Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if !write_from(&mut self.stream, &self.out[..end], &mut self.sent)? {
+            return Ok(());
         }
         if self.sent == self.out.len() {
             self.out.clear();
@@ -736,7 +731,10 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::{
+        io::Write,
+        net::{Ipv4Addr, TcpListener},
+    };
 
     use super::*;
     use crate::upgrade::origin::Origin;

@@ -6,7 +6,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashSet},
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
@@ -21,7 +21,7 @@ use super::{
     report::Tongue,
     speech::{Asked, Server},
 };
-use crate::{epoll::Epoll, sys};
+use crate::{channel::write_from, epoll::Epoll, sys};
 
 /// A running origin.
 #[derive(Debug)]
@@ -223,16 +223,10 @@ impl Loop {
 
 impl Connection {
     fn flush(&mut self) -> io::Result<()> {
-        while self.sent < self.out.len() {
-            match self.stream.write(&self.out[self.sent..]) {
-                Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if write_from(&mut self.stream, &self.out, &mut self.sent)? {
+            self.out.clear();
+            self.sent = 0;
         }
-        self.out.clear();
-        self.sent = 0;
         Ok(())
     }
 }

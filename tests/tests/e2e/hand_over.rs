@@ -18,7 +18,12 @@ use outrigger_tests::{Address, Client, Config, Launch, Origin, PATIENCE, Proxy, 
 use serde_json::{Value, json};
 
 pub(crate) fn config(origin: &Address, scratch: &Scratch) -> Config {
-    Config::to(origin).engine(json!({"upgrade": {"socket": scratch.file("control")}}))
+    upgradable(Config::to(origin), scratch)
+}
+
+/// Whose processes take over from each other.
+pub(crate) fn upgradable(config: Config, scratch: &Scratch) -> Config {
+    config.engine(json!({"upgrade": {"socket": scratch.file("control")}}))
 }
 
 /// Starts a process that takes over, and waits until it accepts.
@@ -46,7 +51,7 @@ fn state(proxy: &Proxy) -> Value {
 }
 
 /// Answers `/slow` once it is told to, and everything else at once.
-fn slow_origin() -> (Origin, Sender<()>) {
+pub(crate) fn slow_origin() -> (Origin, Sender<()>) {
     let (release, released) = mpsc::channel();
     let released = Mutex::new(released);
     let origin = Origin::start(move |exchange| {
@@ -60,10 +65,15 @@ fn slow_origin() -> (Origin, Sender<()>) {
 }
 
 /// A request for `/slow` that has come to its origin.
-fn begin_slow(proxy: &Proxy, origin: &Origin) -> Client {
+pub(crate) fn begin_slow(proxy: &Proxy, origin: &Origin) -> Client {
+    begin_slow_behind(proxy, origin, 0)
+}
+
+/// The same behind so many other requests.
+fn begin_slow_behind(proxy: &Proxy, origin: &Origin, others: usize) -> Client {
     let mut slow = proxy.client();
     slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    origin.wait_for("the slow request", |log| log.requests.len() == others + 1);
     slow
 }
 

@@ -3,70 +3,32 @@
 use std::io::Write;
 use std::net::Shutdown;
 use std::sync::Mutex;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc;
 use std::thread;
 
 use outrigger_tests::config::{TCP_PROXY, access_log};
-use outrigger_tests::origin::OK;
 use outrigger_tests::process::Scratch;
 use outrigger_tests::rpc::{Message, Reply};
 use outrigger_tests::tls::{Authority, ClientOptions, Subject};
 use outrigger_tests::{
-    Address, Client, Config, Http2Client, Launch, Origin, PATIENCE, Proxy, bolt, dubbo, eventually,
+    Address, Client, Config, Http2Client, Launch, Origin, PATIENCE, bolt, dubbo, eventually,
 };
 use serde_json::{Value, json};
 
-fn upgradable(config: Config, scratch: &Scratch) -> Config {
-    config.engine(json!({"upgrade": {"socket": scratch.file("control")}}))
-}
-
-/// Starts a process that takes over, and waits until it accepts.
-#[track_caller]
-fn succeed(config: &Config, shards: u32) -> Proxy {
-    let mut next = Launch::outrigger(config).shards(shards).begin();
-    eventually("a successor that serves", || {
-        let said = next.process().stderr();
-        assert!(next.process().ended().is_none(), "{said}");
-        said.contains("[main] serving").then_some(())
-    });
-    next
-}
-
-#[track_caller]
-fn expect_end(mut proxy: Proxy) {
-    assert_eq!(proxy.wait_exit().code(), Some(0));
-    let said = proxy.process().stderr();
-    assert!(said.contains("handed over"), "{said}");
-}
+use crate::basics::pattern;
+use crate::hand_over::{begin_slow, config, expect_end, slow_origin, succeed, upgradable};
+use crate::tunnels::{UPGRADE, echo_all, websocket};
 
 /// The listener's connections.
 const ACTIVE: &str = "listener.127.0.0.1_0.downstream_cx_active";
 
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at % 251) as u8).collect()
-}
-
 // ---- HTTP/1.1 ----
-
-/// Answers `/slow` once it is told to, and everything else at once.
-fn slow_origin() -> (Origin, Sender<()>) {
-    let (release, released) = mpsc::channel();
-    let released = Mutex::new(released);
-    let origin = Origin::start(move |exchange| {
-        let request = exchange.request()?;
-        if request.target == "/slow" {
-            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
-        }
-        exchange.send(OK)
-    });
-    (origin, release)
-}
 
 #[test]
 fn http1_connections_that_rest_keep_their_sockets() {
     let scratch = Scratch::new();
     let origin = Origin::ok();
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let mut serving = Launch::outrigger(&config).shards(2).start();
     // On some nothing came yet, on some there were requests, and on some a request has begun.
     let (mut fresh, mut used, mut begun): (Vec<_>, Vec<_>, Vec<_>) = (0..8)
@@ -108,7 +70,7 @@ fn http1_connections_that_rest_keep_their_sockets() {
 fn an_http1_connection_moves_after_its_response_with_what_the_client_has_pipelined() {
     let scratch = Scratch::new();
     let (origin, release) = slow_origin();
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let first = Launch::outrigger(&config).start();
     let mut client = first.client();
     client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -140,7 +102,7 @@ fn an_http1_connection_moves_after_a_body_in_either_direction() {
             exchange.send(&body)
         })
     };
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let first = Launch::outrigger(&config).start();
     let mut client = first.client();
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len()));
@@ -159,11 +121,9 @@ fn an_http1_connection_moves_after_a_body_in_either_direction() {
 fn what_a_successor_has_no_place_for_stays_and_is_asked_to_go() {
     let scratch = Scratch::new();
     let (origin, release) = slow_origin();
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let first = Launch::outrigger(&config).start();
-    let mut client = first.client();
-    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    let mut client = begin_slow(&first, &origin);
     let mut other = config.json().clone();
     other["static_resources"]["listeners"][0]["name"] = json!("another");
     let second = succeed(&Config::of(other), 1);
@@ -180,7 +140,7 @@ fn what_a_successor_has_no_place_for_stays_and_is_asked_to_go() {
 fn upstream_connections_that_rest_go_along() {
     let scratch = Scratch::new();
     let origin = Origin::ok();
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let mut serving = Launch::outrigger(&config).start();
     let mut client = serving.client();
     assert_eq!(client.get("/").status, 200);
@@ -203,7 +163,7 @@ fn upstream_connections_that_rest_go_along() {
 fn http2_connections_without_streams_move_and_busy_ones_are_asked_to_go() {
     let scratch = Scratch::new();
     let (origin, release) = slow_origin();
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let mut serving = Launch::outrigger(&config).shards(2).start();
     let address = serving.address().clone();
     let resting: Vec<_> = (0..8).map(|_| Http2Client::connect(&address)).collect();
@@ -247,7 +207,7 @@ fn http2_connections_without_streams_move_and_busy_ones_are_asked_to_go() {
 fn an_http2_connection_that_was_told_other_settings_stays() {
     let scratch = Scratch::new();
     let origin = Origin::ok();
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let first = Launch::outrigger(&config).start();
     let client = Http2Client::connect(first.address());
     assert_eq!(client.get("/").status, 200);
@@ -271,15 +231,7 @@ fn tcp(origin: &Address) -> Config {
 
 /// Sends back what comes, and a last word at the end.
 fn echo() -> Origin {
-    Origin::start(|peer| {
-        loop {
-            let bytes = peer.wire().some()?;
-            if bytes.is_empty() {
-                return peer.send("goodbye");
-            }
-            peer.send(bytes)?;
-        }
-    })
+    Origin::start(echo_all)
 }
 
 #[test]
@@ -350,23 +302,8 @@ fn a_tcp_connection_of_which_one_side_has_finished_moves_too() {
 
 #[test]
 fn a_websocket_goes_on_and_is_logged_once() {
-    const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n\
-                           Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\r\n";
     let scratch = Scratch::new();
-    let origin = Origin::start(|peer| {
-        peer.request_head()?;
-        peer.send(
-            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\n\
-             upgrade: websocket\r\n\r\nhello",
-        )?;
-        loop {
-            let bytes = peer.wire().some()?;
-            if bytes.is_empty() {
-                return peer.send("goodbye");
-            }
-            peer.send(bytes)?;
-        }
-    });
+    let origin = websocket();
     let log = scratch.file("access.log");
     let format = "%REQ(:PATH)% %RESPONSE_CODE% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_CLUSTER%\n";
     let config = Config::to(origin.address()).http(json!({
@@ -493,7 +430,7 @@ fn dubbo_connections_move_however_often() {
 fn a_successor_that_dies_takes_only_its_own_connections_with_it() {
     let scratch = Scratch::new();
     let (origin, release) = slow_origin();
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let first = Launch::outrigger(&config).start();
     let mut moved = first.client();
     assert_eq!(moved.get("/").status, 200);
@@ -522,7 +459,7 @@ fn a_successor_that_dies_takes_only_its_own_connections_with_it() {
 fn counters_and_histograms_go_on_and_gauges_are_counted_once() {
     let scratch = Scratch::new();
     let (origin, release) = slow_origin();
-    let config = upgradable(Config::to(origin.address()), &scratch);
+    let config = config(origin.address(), &scratch);
     let mut serving = Launch::outrigger(&config).shards(2).start();
     let address = serving.address().clone();
     let mut client = serving.client();

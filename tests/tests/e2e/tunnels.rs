@@ -4,17 +4,18 @@ use std::io::Write;
 use std::thread;
 
 use outrigger_tests::http::Fault;
+use outrigger_tests::origin::Peer;
 use outrigger_tests::{Client, Config, Origin, Proxy};
 use serde_json::{Value, json};
 
 use crate::basics::pattern;
 
-const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\n\
+pub(crate) const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\n\
                        Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                        Sec-WebSocket-Version: 13\r\n\r\n";
 
 /// Switches protocols, and then sends back what comes until the other side has finished.
-fn websocket() -> Origin {
+pub(crate) fn websocket() -> Origin {
     Origin::start(|peer| {
         let request = peer.request_head()?;
         if request.target == "/no" {
@@ -25,15 +26,19 @@ fn websocket() -> Origin {
             "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nhello",
         )?;
-        loop {
-            let bytes = peer.wire().some()?;
-            if bytes.is_empty() {
-                // The client has finished; the last word is the origin's.
-                return peer.send("goodbye");
-            }
-            peer.send(bytes)?;
-        }
+        echo_all(peer)
     })
+}
+
+/// Sends back what comes until the other side has finished; the last word is the origin's.
+pub(crate) fn echo_all(peer: &mut Peer) -> Result<(), Fault> {
+    loop {
+        let bytes = peer.wire().some()?;
+        if bytes.is_empty() {
+            return peer.send("goodbye");
+        }
+        peer.send(bytes)?;
+    }
 }
 
 fn websocket_config(origin: &Origin) -> Config {

@@ -8,15 +8,13 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use outrigger_upgrade::record::{
-    ConnectionRecord, ProtocolRecord, StreamRecord, TcpRecord, UpstreamRecord,
-};
+use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord, StreamRecord, UpstreamRecord};
 use outrigger_xds::snapshot::{Codec, UpstreamProtocol};
 
 use crate::cluster::{ClusterRuntime, Host, UpstreamConnection};
 use crate::connection::arrival::Arrival;
 use crate::connection::{
-    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Ends, ListenerRuntime,
+    Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Drain, Ends, ListenerRuntime,
     TerminalRuntime, WithinDrain,
 };
 use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, Restored};
@@ -168,17 +166,15 @@ impl Resting {
         stream: &StreamRecord,
         sockets: Vec<OwnedFd>,
     ) -> Result<Self, String> {
-        let UpstreamRecord { cluster, host, requests } = record;
-        let cluster = shard.serving.cluster_by_name(cluster);
-        let cluster = cluster.ok_or_else(|| format!("no cluster {}", record.cluster))?;
-        let host = cluster.host_at(host).ok_or_else(|| format!("no endpoint {host}"))?;
+        let (cluster, host) = destination(shard, &record.cluster, &record.host)?;
+        let host = host.ok_or_else(|| format!("no endpoint {}", record.host))?;
         // What was not asked for answers nothing.
         let is_spoken = cluster.config.http.protocol == UpstreamProtocol::Http1;
         if !is_spoken || host.tls.is_some() || !stream.unread.is_empty() {
             return Err("of no use".to_owned());
         }
         let socket = sockets.into_iter().next().ok_or("no descriptor")?;
-        Ok(Self { cluster, host, requests: *requests, socket })
+        Ok(Self { cluster, host, requests: record.requests, socket })
     }
 
     fn rest(self, shard: &Rc<Shard>) {
@@ -215,7 +211,9 @@ impl Downstream {
             ProtocolRecord::Tunnel(tunnel) => Some(&tunnel.proxied),
             _ => None,
         };
-        let destination = proxied.map(|proxied| destination(shard, proxied)).transpose()?;
+        let destination = proxied
+            .map(|proxied| destination(shard, &proxied.cluster, &proxied.host))
+            .transpose()?;
         if let (ProtocolRecord::Tunnel(tunnel), Some((_, None))) = (protocol, &destination) {
             return Err(format!("no endpoint {}", tunnel.proxied.host));
         }
@@ -250,25 +248,22 @@ impl Downstream {
             }
             (TerminalRuntime::Http(http), ProtocolRecord::Http1(record)) => {
                 let meter = ConnectionMeter::new(shard, http, false, &admitted.guard);
-                let drain = Rc::clone(&admitted.info.drain);
                 let connection = Http1Connection::adopt(shard, http, admitted, meter, record);
-                run(shard, WithinDrain::new(connection, &drain));
+                run(shard, &chain.drain, connection);
                 None
             }
             (TerminalRuntime::Http(http), ProtocolRecord::Http2(_)) => {
                 let meter = ConnectionMeter::new(shard, http, false, &admitted.guard);
-                let drain = Rc::clone(&admitted.info.drain);
                 let connection = Http2Connection::adopt(shard, http, admitted, meter, http2?);
-                run(shard, WithinDrain::new(connection, &drain));
+                run(shard, &chain.drain, connection);
                 None
             }
             (TerminalRuntime::Tcp(tcp), ProtocolRecord::Tcp(record)) => {
-                let drain = Rc::clone(&admitted.info.drain);
                 let upstream = shard.ring.adopt(sockets.next()?, marks);
                 restore(&upstream, &shard.arena, &record.upstream);
                 let connection =
                     TcpConnection::adopt(shard, tcp, admitted, &record, upstream, destination?);
-                run(shard, WithinDrain::new(connection, &drain));
+                run(shard, &chain.drain, connection);
                 None
             }
             (TerminalRuntime::Http(http), ProtocolRecord::Tunnel(record)) => {
@@ -277,12 +272,11 @@ impl Downstream {
                 restore(&upstream, &shard.arena, &record.proxied.upstream);
                 let upstream = Transport::Plain(upstream);
                 let meter = ConnectionMeter::new(shard, http, false, &admitted.guard);
-                let drain = Rc::clone(&admitted.info.drain);
                 let to = (cluster, host?);
                 let connection = Http1Connection::adopt_tunnel(
                     shard, http, admitted, meter, &record, to, upstream,
                 );
-                run(shard, WithinDrain::new(connection, &drain));
+                run(shard, &chain.drain, connection);
                 None
             }
             (TerminalRuntime::Rpc(rpc), ProtocolRecord::Rpc(record)) => {
@@ -293,19 +287,24 @@ impl Downstream {
     }
 }
 
-/// Where a connection leads.
+/// Where a connection leads, by names.
 fn destination(
     shard: &Shard,
-    proxied: &TcpRecord,
+    cluster: &str,
+    host: &str,
 ) -> Result<(Rc<ClusterRuntime>, Option<Rc<Host>>), String> {
-    let cluster = shard.serving.cluster_by_name(&proxied.cluster);
-    let cluster = cluster.ok_or_else(|| format!("no cluster {}", proxied.cluster))?;
-    let host = cluster.host_at(&proxied.host);
-    Ok((cluster, host))
+    let known = shard.serving.cluster_by_name(cluster);
+    let known = known.ok_or_else(|| format!("no cluster {cluster}"))?;
+    let host = known.host_at(host);
+    Ok((known, host))
 }
 
-fn run(shard: &Rc<Shard>, task: impl Future<Output = ()> + 'static) {
-    spawn_guarded(shard, task);
+fn run(
+    shard: &Rc<Shard>,
+    drain: &Rc<Drain>,
+    connection: impl Future<Output = ()> + Unpin + 'static,
+) {
+    spawn_guarded(shard, WithinDrain::new(connection, drain));
     shard.ring.note_wake();
 }
 

@@ -82,7 +82,7 @@ impl Leaving {
         }
         match self.stage.get() {
             Stage::Serving => Leave::Stays,
-            Stage::Holding if !shard.departures.is_open() => self.stay(sockets),
+            Stage::Holding if !shard.departures.is_open() => self.stay(shard, waker, sockets),
             Stage::Holding if !sockets.iter().all(|socket| socket.is_still()) => Leave::Waits,
             Stage::Holding => self.offer(shard, waker, sockets, record()),
             Stage::Offered(connection) => match shard.departures.take_answer(connection) {
@@ -93,7 +93,7 @@ impl Leaving {
                         log::debug!(target: "upgrade", "a connection stays: {reason}");
                         self.declined_in.set(shard.departures.era());
                     }
-                    self.stay(sockets)
+                    self.stay(shard, waker, sockets)
                 }
             },
         }
@@ -112,7 +112,7 @@ impl Leaving {
             Err(error) => {
                 log::warn!(target: "upgrade", "a connection can't be given away: {error}");
                 self.declined_in.set(shard.departures.era());
-                return self.stay(sockets);
+                return self.stay(shard, waker, sockets);
             }
         };
         match shard.departures.offer(shard, Box::new(record), copies, waker) {
@@ -123,14 +123,17 @@ impl Leaving {
             None => {
                 // The control thread has ended, and the process is about to.
                 self.declined_in.set(shard.departures.era());
-                self.stay(sockets)
+                self.stay(shard, waker, sockets)
             }
         }
     }
 
-    fn stay(&self, sockets: &[&Socket]) -> Leave {
+    fn stay(&self, shard: &Shard, waker: &Waker, sockets: &[&Socket]) -> Leave {
         self.stage.set(Stage::Serving);
         sockets.iter().for_each(|socket| socket.go_on());
+        // What came meanwhile has woken nobody who would have served it.
+        waker.wake_by_ref();
+        shard.ring.note_wake();
         Leave::Stays
     }
 }

@@ -21,4 +21,4 @@ mod resting;
 pub use self::adoptions::{Adoption, Adoptions, Relayed};
 pub use self::departures::{Answer, Departure, Departures};
 pub use self::leaving::{Leave, Leaving};
-pub use self::outline::stream;
+pub use self::outline::proxied;

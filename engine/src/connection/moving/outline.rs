@@ -4,10 +4,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use outrigger_upgrade::record::{ConnectionRecord, EndsRecord, ProtocolRecord, StreamRecord};
+use outrigger_upgrade::record::{
+    ConnectionRecord, EndsRecord, ProtocolRecord, StreamRecord, TcpRecord,
+};
 
 use crate::buffers::{Arena, Chunk};
-use crate::cluster::Source;
+use crate::cluster::{ClusterRuntime, Host, Source};
 use crate::connection::{ConnectionGuard, ConnectionInfo, Ends};
 use crate::http::Peer;
 use crate::ring::Socket;
@@ -35,10 +37,24 @@ impl ConnectionInfo {
 }
 
 /// What is on its way on a socket that is still.
-pub fn stream(socket: &Socket, seen: &[&[u8]]) -> StreamRecord {
+pub(super) fn stream(socket: &Socket, seen: &[&[u8]]) -> StreamRecord {
     let mut unread = seen.concat();
     unread.append(&mut socket.copy_unread());
     StreamRecord { unread, unsent: socket.copy_unsent() }
+}
+
+/// Where a proxied connection leads, and what is on its way there.
+pub fn proxied(
+    cluster: Option<&ClusterRuntime>,
+    host: Option<&Host>,
+    upstream: &Socket,
+) -> TcpRecord {
+    TcpRecord {
+        cluster: cluster.map(|cluster| cluster.config.name.to_string()).unwrap_or_default(),
+        host: host.map(|host| host.address_text.to_string()).unwrap_or_default(),
+        upstream: stream(upstream, &[]),
+        ..TcpRecord::default()
+    }
 }
 
 /// Puts a socket in the state of a record.

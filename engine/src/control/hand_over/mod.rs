@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::connection::moving::Departure;
-use crate::shard::{Mail, Message};
+use crate::shard::{self, Mail, Message};
 
 pub use heritage::Heritage;
 pub use start::Launch;
@@ -293,7 +293,7 @@ async fn post(shard: &Mail, message: Message) {
     let mut message = message;
     while let Err(back) = shard.send(message) {
         message = back;
-        sleep(MAILBOX_RETRY).await;
+        sleep(shard::MAILBOX_RETRY).await;
     }
 }
 
@@ -329,6 +329,3 @@ const SERVICES_VERSION: u32 = 1;
 
 /// The name of the admin interface among listeners.
 pub(super) const ADMIN: &str = "admin interface";
-
-/// How often a full mailbox is tried again.
-const MAILBOX_RETRY: Duration = Duration::from_millis(1);

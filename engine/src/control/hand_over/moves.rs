@@ -4,6 +4,7 @@
 //! sent, the successor can't act on.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -70,7 +71,7 @@ impl Moves {
         machine: &mut Predecessor,
         line: &mut Line,
     ) -> Vec<Action> {
-        let spilled = match payload::spill(&mut bytes) {
+        let (file, spilled) = match spill(&mut bytes) {
             Ok(spilled) => spilled,
             Err(error) => {
                 let reason = format!("no room for what it holds: {error}");
@@ -78,19 +79,18 @@ impl Moves {
                 return Vec::new();
             }
         };
-        let (file, spilled) = spilled.unzip();
+        sockets.extend(file);
         let offer = Offer {
             connection,
             kind: String::new(),
             version: record::VERSION,
             record: bytes,
-            spilled: spilled.unwrap_or(0),
+            spilled,
         };
         let mut others = Vec::new();
         for action in machine.offer(offer) {
             match action {
                 Action::Send(message @ Message::Offer(_)) => {
-                    sockets.extend(file.as_ref().and_then(|file| file.try_clone().ok()));
                     line.send(message, std::mem::take(&mut sockets));
                 }
                 other => others.push(other),
@@ -106,7 +106,7 @@ impl Moves {
         machine: &Predecessor,
         line: &mut Line,
     ) {
-        let spilled = match payload::spill(&mut bytes) {
+        let (mut file, spilled) = match spill(&mut bytes) {
             Ok(spilled) => spilled,
             Err(error) => {
                 // The client waits for these in vain, as when an upstream connection is lost.
@@ -114,9 +114,7 @@ impl Moves {
                 return;
             }
         };
-        let (file, spilled) = spilled.unzip();
-        let relay = Relay { connection, bytes, spilled: spilled.unwrap_or(0) };
-        let mut file = Vec::from_iter(file);
+        let relay = Relay { connection, bytes, spilled };
         for action in machine.relay(relay) {
             if let Action::Send(message) = action {
                 line.send(message, std::mem::take(&mut file));
@@ -164,4 +162,10 @@ impl Moves {
         let message = shard::Message::Departed(connection, answer);
         post(shard_of(&self.shards, connection), message).await;
     }
+}
+
+/// Takes bytes that are too many for a message out of it: their file, if they have one, and their count there.
+fn spill(bytes: &mut Vec<u8>) -> io::Result<(Vec<OwnedFd>, u64)> {
+    let (file, spilled) = payload::spill(bytes)?.unzip();
+    Ok((Vec::from_iter(file), spilled.unwrap_or(0)))
 }

@@ -11,7 +11,7 @@ use outrigger_upgrade::record::{HeaderRecord, TcpRecord, TunnelRecord};
 
 use crate::access_log::Capture;
 use crate::cluster::{ClusterRuntime, Host, UpstreamConnection};
-use crate::connection::moving::stream;
+use crate::connection::moving::proxied;
 use crate::ring::Socket;
 use crate::shard::Shard;
 use crate::timer::{NANOS_PER_MS, Nanos, after};
@@ -43,19 +43,16 @@ impl Exchange {
     ) -> TunnelRecord {
         let captures = http.logs.captures();
         let destination = self.destination.as_ref();
+        let (cluster, host) = destination.map(|(cluster, host)| (&**cluster, &**host)).unzip();
         let left = self.deadlines.stream.map(|at| at.saturating_sub(shard.clock.now()));
         TunnelRecord {
             proxied: TcpRecord {
-                cluster: destination.map(|(to, _)| to.config.name.to_string()).unwrap_or_default(),
-                host: destination
-                    .map(|(_, host)| host.address_text.to_string())
-                    .unwrap_or_default(),
-                upstream: stream(upstream, &[]),
                 downstream_ended: self.request.complete,
                 upstream_ended: self.response.phase == ResponsePhase::Complete,
                 received_bytes: self.facts.bytes.received,
                 sent_bytes: self.facts.bytes.sent,
                 attempts: self.facts.attempts,
+                ..proxied(cluster, host, upstream)
             },
             kind: match self.tunnel {
                 Tunnel::None => 0,

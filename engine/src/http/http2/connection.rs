@@ -693,7 +693,6 @@ impl Http2Connection {
             self.check_drain();
             self.send();
         }
-        self.timer.set(self.deadline());
         false
     }
 

@@ -9,7 +9,7 @@ use outrigger_upgrade::message::{Hello, Message};
 use outrigger_upgrade::{Channel, Found, Incoming, Rendezvous, version};
 use serde_json::Value;
 
-use super::{begin_slow, config, expect_end, slow_origin, state, succeed};
+use super::{begin_slow, begin_slow_behind, config, expect_end, slow_origin, state, succeed};
 
 /// The tool's socket.
 pub(super) struct Control(PathBuf);
@@ -266,4 +266,30 @@ fn a_hand_over_is_taken_back_while_no_connection_has_moved() {
         (control.status()["predecessors"] == Value::Array(Vec::new())).then_some(())
     });
     third.stop();
+}
+
+#[test]
+fn a_hand_over_is_not_taken_back_once_a_connection_has_moved() {
+    let scratch = Scratch::new();
+    let (origin, release) = slow_origin();
+    let config = config(origin.address(), &scratch);
+    let control = Control::of(&scratch);
+    let first = Launch::outrigger(&config).start();
+    // One moves, and one keeps the first process.
+    let mut moves = first.client();
+    assert_eq!(moves.get("/fast").status, 200);
+    let mut slow = begin_slow_behind(&first, &origin, 1);
+    let mut second = succeed(&config, 1);
+    eventually("a connection that has moved", || {
+        (control.status()["predecessors"][0]["moved"] == 1).then_some(())
+    });
+    let said = control.refused(&["upgrade", "--abort"]);
+    assert!(said.contains("1 connections have moved"), "{said}");
+    // Nothing has changed by that.
+    assert_eq!(moves.get("/fast").status, 200);
+    release.send(()).unwrap();
+    assert_eq!(slow.response().status, 200);
+    expect_end(first);
+    assert_eq!(control.status()["pid"], second.process().pid());
+    second.stop();
 }

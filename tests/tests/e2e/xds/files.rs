@@ -3,18 +3,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, mpsc};
 
 use outrigger_tests::control_plane::{
     CDS, EDS, LDS, RDS, assignment, dynamic, eds_cluster, http_listener, rds, route_table,
     static_cluster, to_cluster,
 };
+use outrigger_tests::http::Fault;
 use outrigger_tests::process::Scratch;
-use outrigger_tests::{Address, Proxy};
+use outrigger_tests::{Address, Client, Launch, Origin, PATIENCE, Proxy, eventually};
 use serde_json::{Value, json};
 
 use super::protocol::bad_cluster;
 use super::reconnect::saying;
 use super::{await_answer, launch, named_origin};
+use crate::hand_over::{expect_end, succeed, upgradable};
 
 /// A directory with a file for each type.
 struct Files(Scratch);
@@ -124,4 +127,42 @@ fn a_watched_directory_is_swapped_as_a_whole() {
     await_answer(&proxy, "main", "/", "one", |response| response.text() == "one");
     swap("2", "two");
     await_answer(&proxy, "main", "/", "two", |response| response.text() == "two");
+}
+
+#[test]
+fn a_process_that_drains_follows_its_configuration_to_the_end() {
+    let (files, scratch) = (Files(Scratch::new()), Scratch::new());
+    // What comes here waits for a word, and is then never answered.
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let silent = Origin::start(move |exchange| {
+        exchange.request()?;
+        let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+        Err(Fault::Closed)
+    });
+    let b = named_origin("b");
+    let mut route = to_cluster("a");
+    route["route"]["timeout"] = "30s".into();
+    route["route"]["retry_policy"] = json!({
+        "retry_on": "reset", "num_retries": 100,
+        "retry_back_off": {"base_interval": "0.05s", "max_interval": "0.05s"},
+    });
+    files.put("cds", CDS, "1", &[eds_cluster("a", files.source("eds"))]);
+    files.put("eds", EDS, "1", &[assignment("a", &[silent.address()])]);
+    files.put("lds", LDS, "1", &[http_listener("main", &rds("routes", files.source("rds")))]);
+    files.put("rds", RDS, "1", &[route_table("routes", json!([route]))]);
+    let sources = json!({"cds_config": files.source("cds"), "lds_config": files.source("lds")});
+    let config = upgradable(dynamic(&Address::port(1), sources), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let address = eventually("the listener", || first.current_listener("main"));
+    let mut client = Client::connect(&address);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    silent.wait_for("the request", |log| log.requests.len() == 1);
+    let second = succeed(&config, 1);
+    files.put("eds", EDS, "2", &[assignment("a", &[b.address()])]);
+    // Its next tries are the first process's own, by what it knows by then.
+    drop(release);
+    assert_eq!(client.response().header("x-origin"), Some("b"));
+    expect_end(first);
+    second.stop();
 }

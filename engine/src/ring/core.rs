@@ -15,6 +15,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use crate::buffers::{Chunk, ReceiveBuffers};
 
 use super::probe::Features;
+use super::recheck::Recheck;
 use super::slot::{ConnectState, Slot};
 use super::token::{Op, pack, unpack};
 use super::{RingConfig, RingCounters, Wait};
@@ -31,6 +32,7 @@ pub(super) struct Core {
     to_send: Vec<u32>,
     /// Slots that wait for a receive buffer, in order.
     starved: VecDeque<u32>,
+    pub(super) recheck: Recheck,
     /// Vectors of sends being submitted; the kernel copies them while it takes the entry.
     vectors: Box<[SendVector; SEND_VECTORS]>,
     vectors_used: usize,
@@ -71,6 +73,7 @@ impl Core {
             .setup_clamp()
             .setup_submit_all()
             .setup_coop_taskrun()
+            .setup_taskrun_flag()
             .setup_cqsize(config.entries.saturating_mul(4));
         if config.features.defer_taskrun {
             builder.setup_single_issuer().setup_defer_taskrun();
@@ -90,6 +93,7 @@ impl Core {
             free_slots: Vec::new(),
             to_send: Vec::new(),
             starved: VecDeque::new(),
+            recheck: Recheck::default(),
             vectors: Box::new([const { SendVector::EMPTY }; SEND_VECTORS]),
             vectors_used: 0,
             addresses: Vec::new(),
@@ -108,8 +112,10 @@ impl Core {
         self.start_sends();
         self.feed_starved();
         self.buffers.publish();
-        self.enter(wait)?;
-        Ok(self.reap())
+        // A FIN that was sent just now has woken its task, and no completion will tell.
+        let woken = self.woken;
+        self.enter(if woken { Wait::No } else { wait })?;
+        Ok(self.reap() | woken)
     }
 
     pub(super) fn take_woken(&mut self) -> bool {
@@ -138,6 +144,10 @@ impl Core {
 
     pub(super) fn slot_mut(&mut self, index: u32) -> &mut Slot {
         self.slots[index as usize].as_mut().expect("a handle keeps its slot")
+    }
+
+    pub(super) fn slot_if_any(&mut self, index: u32) -> Option<&mut Slot> {
+        self.slots[index as usize].as_deref_mut()
     }
 
     pub(super) fn register(&mut self, index: u32, waker: &Waker) {
@@ -269,9 +279,9 @@ impl Core {
                     && !slot.receive.pausing
                 {
                     slot.receive.pausing = true;
-                    let cancel = opcode::AsyncCancel::new(pack(Op::Receive, index)).build();
-                    self.push(&cancel.user_data(pack(Op::Aside, 0)));
+                    self.cancel_receive(index);
                 }
+                self.list_recheck(index);
             }
             0 => slot.receive.ended = true,
             code => match -code {
@@ -287,6 +297,11 @@ impl Core {
             },
         }
         self.wake(index);
+    }
+
+    pub(super) fn cancel_receive(&mut self, index: u32) {
+        let cancel = opcode::AsyncCancel::new(pack(Op::Receive, index)).build();
+        self.push(&cancel.user_data(pack(Op::Aside, 0)));
     }
 
     /// Arms sockets that found no buffer, as far as there are buffers again.
@@ -572,6 +587,8 @@ impl Core {
     fn on_bell(&mut self, result: i32) {
         let Some(bell) = &mut self.bell else { return };
         bell.rung = true;
+        // It may be reaped between two turns, when a full ring is emptied.
+        self.woken = true;
         // At its end nobody is left who could ring.
         if result > 0 || matches!(-result, libc::EINTR | libc::EAGAIN) {
             self.arm_bell();
@@ -636,6 +653,10 @@ impl Core {
             self.addresses.clear();
             self.delays_used = 0;
         }
+    }
+
+    pub(super) fn is_behind(&mut self) -> bool {
+        self.uring.submission().taskrun()
     }
 
     fn enter(&mut self, wait: Wait) -> io::Result<()> {

@@ -11,6 +11,7 @@
 mod core;
 mod listener;
 mod probe;
+mod recheck;
 mod slot;
 mod socket;
 mod token;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::buffers::ReceiveConfig;
+use crate::timer::Nanos;
 
 use self::core::Core;
 
@@ -60,6 +62,8 @@ pub enum Wait {
 pub struct RingCounters {
     /// Times a socket found no receive buffer and had to wait for one.
     pub buffer_waits: u64,
+    /// Ends and resets that the kernel had not told, found by [`Ring::recheck`].
+    pub rechecks: u64,
     /// Completions handed out.
     pub completions: u64,
     /// System calls made by turns.
@@ -75,13 +79,32 @@ impl Ring {
         Ok(Self { core: Rc::new(RefCell::new(Core::new(config)?)) })
     }
 
-    /// Submits what was queued, waits if asked to, and hands out completions. True when one of them
-    /// was more than the timeout of [`Ring::wake_after`].
+    /// Submits what was queued, waits if asked to and no task was woken since the last
+    /// [`Ring::take_woken`], and hands out completions. False when there was nothing for a task: no
+    /// completion but the timeout of [`Ring::wake_after`], and nobody woken.
     ///
     /// # Errors
     /// Only for faults of the ring itself, which the shard can't survive.
     pub fn turn(&self, wait: Wait) -> io::Result<bool> {
         self.core.borrow_mut().turn(wait)
+    }
+
+    /// Whether the kernel may have put work off to the next turn. It does 20 pieces of it in one that does
+    /// not wait (6.13), and not all of them complete something: after a FIN it only looks at the socket
+    /// again. What is done behind such work signals no eventfd.
+    pub fn is_behind(&self) -> bool {
+        self.core.borrow_mut().is_behind()
+    }
+
+    /// Looks at sockets that went quiet, when that is due: kernels lose ends and resets. To be called every
+    /// turn.
+    pub fn recheck(&self, now: Nanos) {
+        self.core.borrow_mut().recheck(now);
+    }
+
+    /// When [`Ring::recheck`] is due.
+    pub fn recheck_at(&self) -> Option<Nanos> {
+        self.core.borrow().recheck.due()
     }
 
     /// True when a task was woken since the last call. Entries that tasks queued don't count:

@@ -42,6 +42,9 @@ pub(super) struct ReceiveSide {
     pub(super) wanted: bool,
     /// Waits for a receive buffer.
     pub(super) starved: bool,
+    /// To be looked at when it has gone quiet, and whether bytes came since the last look.
+    pub(super) listed: bool,
+    pub(super) fresh: bool,
     pub(super) ended: bool,
     pub(super) error: Option<i32>,
 }

@@ -51,6 +51,14 @@ fn pair(ring: &Ring) -> (Socket, UnixStream) {
     (ring.adopt(OwnedFd::from(ours), MARKS), theirs)
 }
 
+fn tcp_pair(ring: &Ring) -> (Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let ours = listener.accept().unwrap().0;
+    ours.set_nonblocking(true).unwrap();
+    (ring.adopt(OwnedFd::from(ours), MARKS), theirs)
+}
+
 /// Turns the ring until `done`, at most five seconds.
 fn turn_until(ring: &Ring, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
@@ -391,5 +399,93 @@ fn a_timeout_and_a_bell_end_a_wait() {
             bell.write_all(b"x").unwrap();
             turn_until(&ring, || ring.take_rung());
         }
+    }
+}
+
+#[test]
+fn a_ring_tells_that_the_kernel_has_put_work_off() {
+    const SOCKETS: usize = 200;
+    for ring in rings() {
+        // The kernel looks again at TCP sockets that were shut down, and completes nothing.
+        let pairs: Vec<_> = (0..SOCKETS).map(|_| tcp_pair(&ring)).collect();
+        pairs.iter().for_each(|(socket, _)| socket.start());
+        wait(&ring, Duration::from_millis(1));
+        pairs.iter().for_each(|(socket, _)| socket.finish());
+        ring.wake_after(Duration::from_millis(1));
+        ring.turn(Wait::No).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        // The timeout is behind all that, and whoever went to sleep now would not be woken for it.
+        ring.turn(Wait::No).unwrap();
+        while ring.is_behind() {
+            ring.turn(Wait::No).unwrap();
+        }
+        assert!(!ring.is_timeout_armed());
+    }
+}
+
+#[test]
+fn a_fin_wakes_its_task_and_ends_the_wait() {
+    for ring in rings() {
+        let (socket, _peer) = pair(&ring);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        socket.register(&Waker::from(Arc::clone(&count)));
+        socket.finish();
+        ring.take_woken();
+        // Nothing completes: it would wait for good.
+        assert!(ring.turn(Wait::ForOne).unwrap());
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn ends_right_behind_bytes_are_told_whatever_the_kernel_forgets() {
+    for ring in rings() {
+        for reset in [false, true] {
+            let (socket, mut peer) = tcp_pair(&ring);
+            socket.start();
+            wait(&ring, Duration::from_millis(1));
+            peer.write_all(b"last words").unwrap();
+            if reset {
+                socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            drop(peer);
+            assert_eq!(receive_all(&ring, &socket, 10), b"last words");
+            let mut now = 0;
+            turn_until(&ring, || {
+                now += 100_000_000;
+                ring.recheck(now);
+                socket.is_over()
+            });
+        }
+    }
+}
+
+#[test]
+fn a_socket_that_goes_quiet_is_looked_at_once() {
+    const TICK: Nanos = 100_000_000;
+    for ring in rings() {
+        let (socket, mut peer) = pair(&ring);
+        socket.start();
+        peer.write_all(b"bytes").unwrap();
+        receive_all(&ring, &socket, 5);
+        // As if the kernel had lost this: it is told in the next turn only.
+        drop(peer);
+        let mut due = 0;
+        for now in (0..20).map(|tick| tick * TICK) {
+            ring.recheck(now);
+            due = due.max(ring.recheck_at().unwrap_or(0));
+        }
+        assert_eq!(ring.recheck_at(), None);
+        let is_multishot = ring.core.borrow().features.multishot;
+        let rechecks = ring.take_counters().rechecks;
+        // Without multishot a receive looks for itself.
+        if !is_multishot {
+            assert_eq!((rechecks, due), (0, 0));
+            continue;
+        }
+        assert_eq!(rechecks, 1);
+        assert!((2 * TICK..=8 * TICK).contains(&due), "{due}");
+        turn_until(&ring, || socket.is_over());
+        assert!(matches!(socket.receive(), Received::End));
     }
 }

@@ -55,6 +55,7 @@ pub(super) async fn drive(
             shard.publish_counters();
         }
         let fired = shard.timers.advance(shard.clock.now());
+        shard.ring.recheck(shard.clock.now());
         shard.flush_logs();
         let called = shard.ring.take_rung();
         if called {
@@ -151,10 +152,14 @@ impl Parking {
         idle.tick(shard, None);
         shard.ring.signal_completions(true);
         self.clear()?;
-        let any = shard.ring.turn(Wait::No)?;
+        let mut any = shard.ring.turn(Wait::No)?;
         // When the timeout is all that completed, a deadline is due, and nothing would wake us for it.
         let is_due = idle.tick_at.is_some() && !shard.ring.is_timeout_armed();
-        if !any && !is_due {
+        if shard.ring.is_behind() {
+            // A timeout is done after all that is put off now, and ends the wait for it.
+            idle.tick(shard, Some(shard.clock.now()));
+            any |= shard.ring.turn(Wait::ForOne)?;
+        } else if !any && !is_due {
             shard.stats.parks.inc();
             shard.pulse().rest(PulseState::Parked);
             self.signal.readable().await.map_err(io::Error::other)?;

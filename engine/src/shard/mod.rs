@@ -600,6 +600,7 @@ impl Shard {
         self.stats.buffers_published.set(u64::from(grown));
         let counters = self.ring.take_counters();
         self.stats.buffer_waits.add(counters.buffer_waits);
+        self.stats.rechecks.add(counters.rechecks);
         self.stats.completions.add(counters.completions);
         self.stats.enters.add(counters.enters);
     }

@@ -651,6 +651,8 @@ stat_set! {
             panics,
             /// Requests and connections that count in no metric of Istio, because there are too many.
             istio_metrics_overflow,
+            /// Ends and resets of connections that the kernel had not told.
+            rechecks,
             /// Completions reaped from the socket ring.
             completions,
             /// `io_uring_enter` calls.

@@ -162,6 +162,18 @@ fn draining_under_load_loses_no_request() {
 }
 
 #[test]
+fn draining_ends_however_many_clients_rest() {
+    let origin = Origin::ok();
+    let mut proxy = Launch::outrigger(&Config::to(origin.address())).start();
+    let mut resting: Vec<_> = (0..400).map(|_| proxy.client()).collect();
+    for client in &mut resting {
+        assert_eq!(client.get("/").status, 200);
+    }
+    proxy.process().signal(libc::SIGTERM);
+    assert_eq!(proxy.wait_exit().code(), Some(0));
+}
+
+#[test]
 fn drain_listeners_drains_and_keeps_the_process() {
     let origin = Origin::ok();
     let proxy = Proxy::start(&Config::to(origin.address()));

@@ -29,8 +29,27 @@ pub(super) struct Facts {
 impl Facts {
     /// Forgets everything but the memory.
     pub(super) fn clear(&mut self) {
-        let mut capture = std::mem::take(&mut self.capture);
+        let Self {
+            times,
+            bytes,
+            flags,
+            code,
+            details,
+            attempts,
+            upstream_connection_id,
+            upstream_tls,
+            upstream_transport_failure,
+            stream_id,
+            is_traced,
+            capture,
+        } = self;
         capture.clear();
-        *self = Self { capture, ..Self::default() };
+        *upstream_transport_failure = String::new();
+        *times = Times::default();
+        *bytes = ByteCounts::default();
+        *flags = ResponseFlags::default();
+        (*code, *details, *attempts) = (0, "", 0);
+        (*upstream_connection_id, *upstream_tls) = (0, None);
+        (*stream_id, *is_traced) = (0, false);
     }
 }

@@ -78,11 +78,25 @@ impl Retries {
 
     /// Forgets everything but the memory.
     pub(super) fn clear(&mut self) {
-        let mut status_codes = std::mem::take(&mut self.status_codes);
+        let Self {
+            on,
+            left,
+            done,
+            gave_up,
+            per_try_timeout,
+            per_try_idle_timeout,
+            status_codes,
+            header_names,
+            tried,
+            admission,
+        } = self;
         status_codes.clear();
-        let mut tried = std::mem::take(&mut self.tried);
+        header_names.clear();
         tried.clear();
-        *self = Self { status_codes, tried, ..Self::default() };
+        *on = RetryOn::default();
+        (*left, *done, *gave_up) = (0, 0, false);
+        (*per_try_timeout, *per_try_idle_timeout) = (None, None);
+        *admission = None;
     }
 
     /// Whether a try that ended without a response is to be followed by another one. `sent`: something of

@@ -49,12 +49,24 @@ pub(in crate::http) enum HeadForm {
 impl OutboundHead {
     /// Forgets everything but the memory.
     pub(super) fn clear(&mut self) {
-        let mut fields = std::mem::take(&mut self.fields);
+        let Self {
+            form,
+            fields,
+            server_name,
+            websocket_key,
+            body_limit,
+            body,
+            body_bytes,
+            pinned,
+            spent,
+        } = self;
         fields.clear();
         fields.shrink_to(FIELDS_KEPT_BYTES);
-        let mut body = std::mem::take(&mut self.body);
         body.clear();
-        *self = Self { fields, body, ..Self::default() };
+        *form = HeadForm::None;
+        (*server_name, *websocket_key) = (None, None);
+        (*body_limit, *pinned) = (None, None);
+        (*body_bytes, *spent) = (0, false);
     }
 
     /// Keeps a chunk that was sent, until upstream has begun to answer. False when that is too much: the

@@ -180,6 +180,19 @@ impl Default for ResponseSide {
     }
 }
 
+impl ResponseSide {
+    fn clear(&mut self) {
+        let Self { phase, body, chunked, partial, block, closes, reusable, paused } = self;
+        partial.clear();
+        partial.shrink_to(PARTIAL_KEPT_BYTES);
+        block.clear();
+        block.shrink_to(PARTIAL_KEPT_BYTES);
+        *phase = ResponsePhase::Head;
+        *body = BodyDecoder::None;
+        (*chunked, *closes, *reusable, *paused) = (false, false, false, false);
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ResponsePhase {
     Head,
@@ -459,32 +472,54 @@ impl Exchange {
         }
     }
 
+    /// Forgets everything but the memory. In place, because an exchange is large; whoever adds a field is
+    /// asked for it here.
     fn clear(&mut self) {
-        let mut facts = std::mem::take(&mut self.facts);
-        facts.clear();
-        let mut partial = std::mem::take(&mut self.response.partial);
-        partial.clear();
-        partial.shrink_to(PARTIAL_KEPT_BYTES);
-        let mut block = std::mem::take(&mut self.response.block);
-        block.clear();
-        block.shrink_to(PARTIAL_KEPT_BYTES);
-        let mut outbound = std::mem::take(&mut self.outbound);
-        outbound.clear();
-        let mut soap = std::mem::take(&mut self.soap);
-        soap.clear();
-        let mut filtered = std::mem::take(&mut self.filtered);
-        filtered.clear();
-        let mut retries = std::mem::take(&mut self.retries);
-        retries.clear();
-        *self = Self {
+        let Self {
             facts,
-            retries,
+            tunnel,
+            routes,
+            response_edits,
+            request_id,
+            client,
+            request,
+            response,
+            upstream,
+            destination,
+            hostless_cluster,
+            counted,
+            deadlines,
+            outbound,
+            grpc,
             soap,
             filtered,
-            response: ResponseSide { partial, block, ..ResponseSide::default() },
-            outbound,
-            ..Self::default()
-        };
+            delayed,
+            retries,
+            may_replay,
+            sent,
+            mute_timeout,
+            reused,
+            over_http2,
+            cancelled,
+            replays,
+        } = self;
+        facts.clear();
+        response.clear();
+        outbound.clear();
+        soap.clear();
+        filtered.clear();
+        retries.clear();
+        *tunnel = Tunnel::default();
+        *response_edits = ResponseEdits::default();
+        *client = Client::default();
+        *request = RequestSide::default();
+        *upstream = Upstream::default();
+        *deadlines = Deadlines::default();
+        *grpc = GrpcCall::default();
+        (*routes, *destination, *hostless_cluster) = (None, None, None);
+        (*request_id, *delayed) = (None, None);
+        (*counted, *may_replay, *sent, *mute_timeout) = (false, false, false, false);
+        (*reused, *over_http2, *cancelled, *replays) = (false, false, false, 0);
     }
 }
 

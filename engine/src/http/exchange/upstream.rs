@@ -181,6 +181,9 @@ impl Exchange {
     }
 
     pub(super) fn poll_upstream(&mut self, down: &mut Downstream<'_>) {
+        if matches!(self.upstream, Upstream::Idle | Upstream::Http1(_) | Upstream::Http2(_)) {
+            return;
+        }
         match std::mem::take(&mut self.upstream) {
             waiting @ Upstream::Waiting { .. } => {
                 drop(waiting);

@@ -68,10 +68,11 @@ impl CorsFilter {
 
 impl CorsCall {
     pub(super) fn clear(&mut self) {
-        let mut origin = std::mem::take(&mut self.origin);
+        let Self { granted, origin, is_preflight, private_network } = self;
         origin.clear();
         origin.shrink_to(ORIGIN_KEPT_BYTES);
-        *self = Self { origin, ..Self::default() };
+        *granted = None;
+        (*is_preflight, *private_network) = (false, false);
     }
 
     /// Whether what upstream says under this name does not count.

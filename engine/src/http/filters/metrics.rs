@@ -34,10 +34,10 @@ impl MetricsFilter {
 
 impl MetricsCall {
     pub(super) fn clear(&mut self) {
-        let mut authority = std::mem::take(&mut self.authority);
+        let Self { authority, telemetry } = self;
         authority.clear();
         authority.shrink_to(AUTHORITY_KEPT_BYTES);
-        *self = Self { authority, telemetry: None };
+        *telemetry = None;
     }
 }
 

@@ -242,11 +242,13 @@ fn config(told: Option<&FilterOverride>) -> Option<&RouteFilterConfig> {
 impl Filtered {
     /// Forgets everything but the memory.
     pub(super) fn clear(&mut self) {
-        let mut cors = std::mem::take(&mut self.cors);
+        let Self { cors, fault, naming, alpn, metrics, peers } = self;
         cors.clear();
-        let mut metrics = std::mem::take(&mut self.metrics);
         metrics.clear();
-        *self = Self { cors, metrics, ..Self::default() };
+        *fault = FaultCall::default();
+        *naming = Naming::default();
+        *alpn = None;
+        *peers = PeerCall::default();
     }
 
     /// How long the request has to wait before it goes on, or is answered.

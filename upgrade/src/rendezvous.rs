@@ -1,9 +1,11 @@
 //! Where processes find each other: a Unix socket under a path that the one which serves listens on.
 //!
 //! The path may be on a volume that two containers share. Starting processes that look at it at the same
-//! time take turns by a lock next to it, which the kernel releases with its holder. Invariant: the path of a
-//! living process is replaced only by one that has taken over from it; a dead one's is replaced by whoever
-//! comes next; and a process removes the path only while it is its own.
+//! time take turns by a lock next to it, which the kernel releases with its holder. Who has listened holds
+//! another, shared one to its end: a process whose successor fails comes back to the path, and whoever looks
+//! between the two waits for it. Invariant: the path of a living process is replaced only by one that has
+//! taken over from it; a dead one's is replaced by whoever comes next; and a process removes the path only
+//! while it is its own.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -34,6 +36,8 @@ pub struct Rendezvous {
     path: PathBuf,
     /// Device and inode of the path as it was made.
     identity: (u64, u64),
+    /// Locked, with all others that live.
+    _life: File,
 }
 
 /// Why there is no way to other processes.
@@ -67,20 +71,18 @@ impl Rendezvous {
     /// See [`RendezvousError`].
     pub fn find(path: &Path) -> Result<Found, RendezvousError> {
         check_directory(path)?;
-        let _lock = lock(path)?;
-        match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error(path, error)),
-            Ok(known) if (known.mode() & libc::S_IFMT) != libc::S_IFSOCK => {
-                return Err(RendezvousError::Occupied(path.to_owned()));
+        let deadline = Instant::now() + RETURN_PATIENCE;
+        loop {
+            let lock = lock(path)?;
+            if let Some((channel, peer)) = look(path)? {
+                return Ok(Found::Living(channel, peer));
             }
-            Ok(_) => {
-                if let Some((channel, peer)) = connect(path)? {
-                    return Ok(Found::Living(channel, peer));
-                }
+            if Instant::now() >= deadline || !somebody_lives(path)? {
+                return listen(path).map(Found::Nobody);
             }
+            drop(lock);
+            thread::sleep(LOCK_PAUSE);
         }
-        listen(path).map(Found::Nobody)
     }
 
     /// Listens on the path of a process that this one has taken over from.
@@ -151,6 +153,27 @@ impl Drop for Rendezvous {
     }
 }
 
+/// Connects to whoever listens there, if somebody does.
+fn look(path: &Path) -> Result<Option<(Channel, Peer)>, RendezvousError> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error(path, error)),
+        Ok(known) if (known.mode() & libc::S_IFMT) != libc::S_IFSOCK => {
+            Err(RendezvousError::Occupied(path.to_owned()))
+        }
+        Ok(_) => connect(path),
+    }
+}
+
+/// Whether a process lives that has listened there.
+fn somebody_lives(path: &Path) -> Result<bool, RendezvousError> {
+    match open_beside(path, LIFE)?.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(io_error(path, error)),
+    }
+}
+
 fn connect(path: &Path) -> Result<Option<(Channel, Peer)>, RendezvousError> {
     let whole = || {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
@@ -172,6 +195,9 @@ fn connect(path: &Path) -> Result<Option<(Channel, Peer)>, RendezvousError> {
 /// Listens, under another name first, so that there is always a socket under the path.
 fn listen(path: &Path) -> Result<Rendezvous, RendezvousError> {
     let draft = beside(path, "new");
+    // Others hold it for a moment, if at all, and not while this one has the other lock.
+    let life = open_beside(path, LIFE)?;
+    life.lock_shared().map_err(|error| io_error(path, error))?;
     let whole = || {
         match fs::remove_file(&draft) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -184,7 +210,7 @@ fn listen(path: &Path) -> Result<Rendezvous, RendezvousError> {
         socket.listen(BACKLOG)?;
         let identity = identity(&draft)?;
         fs::rename(&draft, path)?;
-        Ok(Rendezvous { socket, path: path.to_owned(), identity })
+        Ok(Rendezvous { socket, path: path.to_owned(), identity, _life: life })
     };
     whole().map_err(|error| io_error(path, error))
 }
@@ -207,20 +233,25 @@ fn check_directory(path: &Path) -> Result<(), RendezvousError> {
 
 /// Holds the lock for as long as the file is open.
 fn lock(path: &Path) -> Result<File, RendezvousError> {
-    let path = beside(path, "lock");
-    let open = OpenOptions::new().create(true).write(true).mode(OWNER_ONLY).open(&path);
-    let file = open.map_err(|error| io_error(&path, error))?;
+    let file = open_beside(path, "lock")?;
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::Error(error)) => return Err(io_error(&path, error)),
+            Err(TryLockError::Error(error)) => return Err(io_error(path, error)),
             Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                return Err(RendezvousError::Locked(path));
+                return Err(RendezvousError::Locked(beside(path, "lock")));
             }
             Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
         }
     }
+}
+
+/// A file to be locked.
+fn open_beside(path: &Path, ending: &str) -> Result<File, RendezvousError> {
+    let path = beside(path, ending);
+    let open = OpenOptions::new().create(true).write(true).mode(OWNER_ONLY).open(&path);
+    open.map_err(|error| io_error(&path, error))
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -250,6 +281,13 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The lock is held for the time of a few system calls.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a process is waited for that lives and does not listen. One that serves again does so at once;
+/// one that only drains never does.
+const RETURN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What living processes have locked.
+const LIFE: &str = "life";
 
 /// Between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(2);
@@ -340,6 +378,40 @@ mod tests {
         drop(first);
         drop(living(&path));
         assert!(second.accept().unwrap().is_some());
+    }
+
+    #[test]
+    fn one_that_comes_back_when_its_successor_is_gone_is_found() {
+        let scratch = Scratch::new("back");
+        let path = scratch.path();
+        let first = nobody(&path);
+        let second = Rendezvous::succeed(&path).unwrap();
+        drop(second);
+        assert!(!path.exists());
+        let looking = thread::spawn({
+            let path = path.clone();
+            move || drop(living(&path))
+        });
+        let again = Rendezvous::succeed(&path).unwrap();
+        drop(first);
+        looking.join().unwrap();
+        assert!(again.accept().unwrap().is_some());
+    }
+
+    #[test]
+    fn one_that_does_not_come_back_is_not_waited_for_long() {
+        let scratch = Scratch::new("away");
+        let path = scratch.path();
+        let first = nobody(&path);
+        drop(Rendezvous::succeed(&path).unwrap());
+        let begun = Instant::now();
+        let next = nobody(&path);
+        assert!(begun.elapsed() >= RETURN_PATIENCE);
+        // Nor one that is dead.
+        drop((first, next));
+        let begun = Instant::now();
+        drop(nobody(&path));
+        assert!(begun.elapsed() < RETURN_PATIENCE);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) async fn run(rendezvous: Rendezvous, duty: Arc<Duty>, mut hang_ups: m
                 Event::Ended(outcome) if outcome.had_moved => {
                     // A successor that was to accept has put its own socket in this one's place.
                     if !outcome.is_left {
-                        drop(listening.take());
+                        // First the new one, then the end of the old: whoever looks knows that we live.
                         listening = listen_again(&reception.duty.path).and_then(register);
                     }
                     reception.ended(outcome);

@@ -109,6 +109,24 @@ impl Rendezvous {
         }
     }
 
+    /// Whether the path is still this one's.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        identity(&self.path).is_ok_and(|identity| identity == self.identity)
+    }
+
+    /// Whether a living process listens on `path`. None is waited for.
+    #[must_use]
+    pub fn is_taken(path: &Path) -> bool {
+        let knock = || {
+            let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+            socket.set_nonblocking(true)?;
+            socket.connect(&SockAddr::unix(path)?)
+        };
+        // One whose backlog is full lives.
+        knock().map_or_else(|error: io::Error| error.kind() == io::ErrorKind::WouldBlock, |()| true)
+    }
+
     /// The next process that has connected, if there is one.
     ///
     /// # Errors
@@ -146,7 +164,7 @@ impl Drop for Rendezvous {
     fn drop(&mut self) {
         // Without the lock a successor could put its own there between the look and the removal.
         let Ok(_lock) = lock(&self.path) else { return };
-        if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
+        if self.is_in_place() {
             // It is gone either way for whoever looks.
             let _removed = fs::remove_file(&self.path);
         }
@@ -374,10 +392,28 @@ mod tests {
         let scratch = Scratch::new("successor");
         let path = scratch.path();
         let first = nobody(&path);
+        assert!(first.is_in_place());
         let second = Rendezvous::succeed(&path).unwrap();
+        assert!(second.is_in_place() && !first.is_in_place());
         drop(first);
         drop(living(&path));
         assert!(second.accept().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_path_is_taken_while_somebody_lives_who_listens_there() {
+        let scratch = Scratch::new("taken");
+        let path = scratch.path();
+        assert!(!Rendezvous::is_taken(&path));
+        let mut first = nobody(&path);
+        // However many have not been looked at.
+        for _ in 0..2 * BACKLOG {
+            assert!(Rendezvous::is_taken(&path));
+        }
+        // As a crash leaves it.
+        first.identity = (0, 0);
+        drop(first);
+        assert!(path.exists() && !Rendezvous::is_taken(&path));
     }
 
     #[test]

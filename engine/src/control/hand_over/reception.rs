@@ -13,12 +13,12 @@ use outrigger_upgrade::{Channel, Peer, Rendezvous};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 
 use super::line::{Happening, Line};
 use super::predecessor::{self, Outcome};
 use super::start::Handle;
-use super::{Duty, Undo, end_of_process, listen_again};
+use super::{Duty, Tenure, Undo, end_of_process, listen_again};
 
 /// Answers whoever comes, until the process ends.
 pub(super) async fn run(rendezvous: Rendezvous, duty: Arc<Duty>, mut hang_ups: mpsc::Receiver<()>) {
@@ -26,6 +26,7 @@ pub(super) async fn run(rendezvous: Rendezvous, duty: Arc<Duty>, mut hang_ups: m
     let mut reception = Reception { duty, events, running: None, attempt: None, has_left: false };
     let guests = Arc::new(Semaphore::new(GUESTS_MAX));
     let mut listening = register(rendezvous);
+    let mut ticks = interval(LOOK_INTERVAL);
     loop {
         let deadline = reception.attempt.as_ref().and_then(|attempt| attempt.deadline);
         tokio::select! {
@@ -39,17 +40,21 @@ pub(super) async fn run(rendezvous: Rendezvous, duty: Arc<Duty>, mut hang_ups: m
                     });
                 }
             }
-            Some(event) = happened.recv() => match event {
-                Event::Ended(outcome) if outcome.had_moved => {
-                    // A successor that was to accept has put its own socket in this one's place.
-                    if !outcome.is_left {
-                        // First the new one, then the end of the old: whoever looks knows that we live.
-                        listening = listen_again(&reception.duty.path).and_then(register);
-                    }
-                    reception.ended(outcome);
+            Some(event) = happened.recv() => {
+                let is_over = matches!(event, Event::Ended(_));
+                reception.happens(event);
+                if is_over && reception.is_lost(listening.as_ref()) {
+                    // First the new one, then the end of the old: whoever looks knows that we live.
+                    listening = listen_again(&reception.duty.path).and_then(register);
                 }
-                event => reception.happens(event),
-            },
+            }
+            // One that stood still may take the path when all is over, and leave it to nobody.
+            _ = ticks.tick(), if reception.running.is_none() => {
+                let path = &reception.duty.path;
+                if reception.is_lost(listening.as_ref()) && !Rendezvous::is_taken(path) {
+                    listening = listen_again(path).and_then(register);
+                }
+            }
             Some(()) = hang_ups.recv() => {
                 log::info!(target: "upgrade", "SIGHUP: starting a successor");
                 reception.start(None, None);
@@ -107,6 +112,13 @@ enum Event {
 }
 
 impl Reception {
+    /// Whether this process is to be found, and is not: a successor that was to accept has put its own
+    /// socket in the place of this one's.
+    fn is_lost(&self, listening: Option<&AsyncFd<Rendezvous>>) -> bool {
+        let serves = *self.duty.tenure.borrow() == Tenure::Ours;
+        serves && !listening.is_some_and(|listening| listening.get_ref().is_in_place())
+    }
+
     fn happens(&mut self, event: Event) {
         match event {
             Event::Come(guest) => match *guest {
@@ -346,6 +358,9 @@ const BY_OPERATOR: &str = "an operator wants it";
 
 /// From its start until it connects, a successor reads its configuration.
 const START_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a process sees whether it can be found.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who may be listened to at once.
 const GUESTS_MAX: usize = 32;

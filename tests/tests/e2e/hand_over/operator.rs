@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use outrigger_tests::process::{Scratch, run};
 use outrigger_tests::{Client, Launch, Origin, PATIENCE, binary, eventually};
-use outrigger_upgrade::message::{Hello, Message};
+use outrigger_upgrade::message::{Hello, Message, Ready};
 use outrigger_upgrade::{Channel, Found, Incoming, Rendezvous, version};
 use serde_json::Value;
 
@@ -80,7 +80,11 @@ impl Drop for Stray {
 }
 
 /// A successor of which a test is the head.
-struct Puppet(Channel);
+struct Puppet {
+    channel: Channel,
+    /// Descriptors that it was sent.
+    listeners: u32,
+}
 
 impl Puppet {
     /// Connects, and takes everything.
@@ -92,17 +96,25 @@ impl Puppet {
         let hello = Hello { major: version::MAJOR, pid: 1, ..Hello::default() };
         channel.send(Message::Hello(hello), Vec::new()).unwrap();
         assert!(channel.flush().unwrap());
-        let mut puppet = Puppet(channel);
-        let mut taken = 0;
-        while !matches!(puppet.next(), Message::Prepared(_)) {
-            taken += 1;
+        let mut puppet = Puppet { channel, listeners: 0 };
+        loop {
+            match puppet.next() {
+                Message::Listeners(listeners) => puppet.listeners += listeners.records.len() as u32,
+                Message::Prepared(_) => break,
+                _ => {}
+            }
         }
-        assert!(taken > 1, "listeners, after who it is");
+        assert!(puppet.listeners > 0);
         puppet
     }
 
+    fn say(&mut self, message: Message) {
+        self.channel.send(message, Vec::new()).unwrap();
+        assert!(self.channel.flush().unwrap());
+    }
+
     fn next(&mut self) -> Message {
-        eventually("the next message", || match self.0.receive().unwrap() {
+        eventually("the next message", || match self.channel.receive().unwrap() {
             Incoming::Message(message, _) => Some(message),
             Incoming::Nothing => None,
             Incoming::End => panic!("it has ended"),
@@ -266,6 +278,37 @@ fn a_hand_over_is_taken_back_while_no_connection_has_moved() {
         (control.status()["predecessors"] == Value::Array(Vec::new())).then_some(())
     });
     third.stop();
+}
+
+#[test]
+fn who_serves_again_is_found_again() {
+    let scratch = Scratch::new();
+    let origin = Origin::ok();
+    let config = config(origin.address(), &scratch);
+    let control = Control::of(&scratch);
+    let mut first = Launch::outrigger(&config).start();
+    let pid = first.process().pid();
+    // A successor takes the path as it begins to accept, and dies before it has said that it does; or it
+    // does so later still.
+    for (failed, is_late) in [(1, false), (2, true)] {
+        let mut puppet = Puppet::prepared(&control);
+        puppet.say(Message::ListenersTaken(puppet.listeners));
+        puppet.say(Message::Ready(Ready {}));
+        while !matches!(puppet.next(), Message::Commit(_)) {}
+        let take_path = || Rendezvous::succeed(&control.0).unwrap();
+        let early = (!is_late).then(take_path);
+        drop(puppet);
+        first.await_stat("upgrade.failed", |count| count == failed);
+        drop(early.unwrap_or_else(take_path));
+        eventually("the first one where it was", || {
+            let output = control.tool(&["status", "--json"]);
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            (status["pid"] == pid).then_some(())
+        });
+    }
+    let next = succeed(&config, 1);
+    expect_end(first);
+    next.stop();
 }
 
 #[test]

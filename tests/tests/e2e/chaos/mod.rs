@@ -12,6 +12,8 @@ mod sockets;
 
 use std::env;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -103,7 +105,7 @@ impl Chaos {
         let scratch = Scratch::new();
         let origins = clients::origins();
         // A process that has to begin anew must find the same ports.
-        let held = PROTOCOLS.map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+        let held = PROTOCOLS.map(|_| bind_beside());
         let listeners = held.each_ref().map(|listener| listener.local_addr().unwrap());
         drop(held);
         let config = config(&scratch, listeners, origins);
@@ -305,6 +307,23 @@ impl Chaos {
         assert!(status.is_some_and(|status| status.success()), "{status:?}");
     }
 }
+
+/// Listens on a port that is given to nobody who asks for any, so that it is free again later.
+fn bind_beside() -> TcpListener {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // By another way than the other processes that test here.
+    let first = (std::process::id() % 997) as u16 * 10;
+    loop {
+        let port =
+            PORTS.start + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u16;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener;
+        }
+    }
+}
+
+/// Below those that Linux gives away by itself.
+const PORTS: Range<u16> = 20_000..32_000;
 
 fn config(
     scratch: &Scratch,

@@ -24,8 +24,6 @@ use super::{
 /// How a hand-over ended for the side that hands over.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// The successor had begun to accept.
-    pub(super) had_moved: bool,
     /// Another process serves, and this one goes on draining, or has.
     pub(super) is_left: bool,
     /// Why.
@@ -43,7 +41,9 @@ pub(super) async fn run(
 ) -> Outcome {
     let mut machine = Predecessor::new(duty.hello.clone());
     let mut committed = Some(committed);
-    let mut outcome = Outcome { had_moved: false, is_left: false, why: String::new() };
+    let mut outcome = Outcome { is_left: false, why: String::new() };
+    // Whether the successor had begun to accept.
+    let mut had_moved = false;
     let mut successor_lives = true;
     let mut moves = Moves::new(Arc::clone(&duty.shards));
     let mut actions = machine.received(first);
@@ -78,7 +78,7 @@ pub(super) async fn run(
                     due.extend(machine.yielded());
                 }
                 Action::StopAccepting => {
-                    outcome.had_moved = true;
+                    had_moved = true;
                     let can_move = machine.features() & version::MOVES_CONNECTIONS != 0;
                     stop_accepting(duty, moves.outbox.take().filter(|_| can_move));
                     if let Some(committed) = committed.take() {
@@ -120,7 +120,7 @@ pub(super) async fn run(
                 Action::End(ending) => {
                     outcome.why = report(ending);
                     duty.view.set_successor(None);
-                    if !outcome.had_moved {
+                    if !had_moved {
                         duty.take_interfaces();
                         duty.order(Order::KeepAccepting);
                     }

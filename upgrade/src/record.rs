@@ -342,6 +342,30 @@ pub struct RpcRecord {
     /// Of the last frame from the client: version, codec and flags, which our own frames agree with.
     #[prost(bytes = "vec", tag = "4")]
     pub tag: Vec<u8>,
+    /// Connections to endpoints that are this one's own; their sockets follow that of the client. No
+    /// request waits for its answer then.
+    #[prost(message, repeated, tag = "5")]
+    pub bound: Vec<BoundRecord>,
+    /// Endpoints may send requests of their own on those.
+    #[prost(bool, tag = "6")]
+    pub takes_reverse: bool,
+}
+
+/// A connection to an endpoint that one client has for itself.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct BoundRecord {
+    /// Where it leads.
+    #[prost(message, required, tag = "1")]
+    pub upstream: UpstreamRecord,
+    /// What is on its way between us and the endpoint.
+    #[prost(message, required, tag = "2")]
+    pub stream: StreamRecord,
+    /// As [`RpcRecord::tag`], of the first request.
+    #[prost(bytes = "vec", tag = "3")]
+    pub tag: Vec<u8>,
+    /// The number of the last request of ours, such as a heartbeat.
+    #[prost(uint64, tag = "4")]
+    pub last_id: u64,
 }
 
 /// A request that waits for its answer.

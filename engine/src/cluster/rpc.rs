@@ -55,6 +55,8 @@ pub struct RpcClient {
 struct State {
     stage: Stage,
     task: Option<Waker>,
+    /// It is left alone for this task, which takes it elsewhere.
+    held_for: Option<Waker>,
     reader: FrameReader,
     calls: HashMap<u64, RpcCall, IdHasher>,
     /// Requests that wait for the connection.
@@ -250,6 +252,7 @@ impl RpcClient {
             state: RefCell::new(State {
                 stage,
                 task: None,
+                held_for: None,
                 reader: FrameReader::default(),
                 calls: HashMap::default(),
                 waiting: VecDeque::new(),
@@ -477,6 +480,10 @@ impl RpcClient {
 impl RpcClient {
     /// Does what can be done. True when the connection is over.
     fn run(self: &Rc<Self>, waker: &Waker) -> bool {
+        if let Some(holder) = &self.state.borrow().held_for {
+            wake(Some(holder), &self.shard);
+            return false;
+        }
         if self.leaving.is_under_way()
             && let Some(is_over) = self.leave_process(waker)
         {
@@ -782,7 +789,7 @@ impl Swept for RpcClient {
         let Stage::Open { transport, .. } = &state.stage else {
             return matches!(state.stage, Stage::Connecting { .. });
         };
-        if self.leaving.is_under_way() {
+        if self.leaving.is_under_way() || state.held_for.is_some() {
             return true;
         }
         let stats = &self.cluster.stats;

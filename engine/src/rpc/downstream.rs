@@ -12,6 +12,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::iter;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -26,7 +27,7 @@ use outrigger_xds::snapshot::{RpcRetry, RpcRoute, Sharing};
 
 use crate::access_log::Capture;
 use crate::cluster::{
-    CallEnd, ClusterRuntime, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient,
+    CallEnd, ClusterRuntime, Counted, Kept, NotSent, RestoredRpc, RpcCall, RpcCaller, RpcClient,
 };
 use crate::connection::moving::{Leave, Relayed};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
@@ -106,7 +107,7 @@ struct Relaying {
 impl Serving {
     pub(super) fn new(shard: &Rc<Shard>, rpc: &Rc<RpcRuntime>, admitted: Admitted) -> Self {
         rpc.stats.cx_total.inc();
-        Self::adopt(shard, rpc, admitted, &RpcRecord::default())
+        Self::adopt(shard, rpc, admitted, &RpcRecord::default(), Vec::new())
     }
 
     /// Goes on with a connection that a predecessor has begun with.
@@ -115,6 +116,7 @@ impl Serving {
         rpc: &Rc<RpcRuntime>,
         admitted: Admitted,
         record: &RpcRecord,
+        bound: Vec<RestoredRpc>,
     ) -> Self {
         let Admitted { transport, info, marks, guard } = admitted;
         let now = shard.clock.now();
@@ -135,8 +137,8 @@ impl Serving {
                 in_flight: 0,
                 used: Vec::new(),
                 bound: Vec::new(),
-                pinned: rpc.config.sharing == Sharing::Bound,
-                takes_reverse: rpc.config.allow_reverse_requests,
+                pinned: rpc.config.sharing == Sharing::Bound || !bound.is_empty(),
+                takes_reverse: rpc.config.allow_reverse_requests || record.takes_reverse,
                 reverse: HashMap::default(),
                 tag: tag_of(&record.tag),
                 next_id: record.last_id,
@@ -147,6 +149,12 @@ impl Serving {
                 idle_since: now,
             }),
         });
+        for restored in bound {
+            let cluster = Rc::clone(&restored.cluster);
+            let source = connection.info.ends.source;
+            let client = RpcClient::adopt_bound(shard, restored, source, connection.caller());
+            connection.state.borrow_mut().bound.push((cluster, client));
+        }
         let swept: Rc<dyn Swept> = Rc::clone(&connection) as Rc<dyn Swept>;
         shard.rpc.watch(shard, &swept);
         Self { connection, guard, watched: false, told_unsent: 0, relaying: None }
@@ -169,15 +177,29 @@ impl Serving {
         if !leaving.is_under_way() && !may_begin() {
             return false;
         }
+        let bound = connection.bound();
+        if !leaving.is_under_way() {
+            bound.iter().for_each(|client| client.hold(waker));
+        }
         let told_unsent = &mut self.told_unsent;
-        let left = leaving.advance(shard, waker, &[socket], || {
-            let record = connection.outline(&self.guard, socket);
-            *told_unsent = record.stream.unsent.len();
-            record
-        });
+        let left = {
+            let own: Vec<_> = bound.iter().filter_map(|client| client.socket()).collect();
+            let sockets: Vec<_> = iter::once(socket).chain(own.iter().map(|own| &**own)).collect();
+            leaving.advance(shard, waker, &sockets, || {
+                let record = connection.outline(&self.guard, socket);
+                *told_unsent = record.stream.unsent.len();
+                record
+            })
+        };
         match left {
-            Leave::Stays | Leave::Waits => false,
+            Leave::Waits => false,
+            Leave::Stays => {
+                bound.iter().for_each(|client| client.go_on());
+                false
+            }
             Leave::Left(number) => {
+                bound.iter().for_each(|client| client.has_left());
+                connection.state.borrow_mut().bound.clear();
                 socket.drop_unsent(self.told_unsent);
                 self.guard.leaves();
                 self.relaying = Some(Relaying { connection: number, is_over: false });
@@ -224,16 +246,22 @@ impl Downstream {
     }
 
     /// True when all that is known of the connection can be told: requests that went out on shared
-    /// connections, whose answers can be sent after it.
+    /// connections, whose answers can be sent after it. Connections of its own go along, without any.
     fn can_leave(&self) -> bool {
         let state = self.state.borrow();
+        let can_bound = |(_, client): &(_, Rc<RpcClient>)| client.is_at_rest();
         state.closing.is_none()
-            && !state.pinned
-            && state.bound.is_empty()
+            && (!state.pinned || state.in_flight == 0)
+            && state.bound.iter().all(can_bound)
             && state.reverse.is_empty()
             && state.relayed.is_empty()
             && !self.gone.get()
             && state.reader.seen().is_some()
+    }
+
+    /// Upstream connections of this one's own.
+    fn bound(&self) -> Vec<Rc<RpcClient>> {
+        self.state.borrow().bound.iter().map(|(_, client)| Rc::clone(client)).collect()
     }
 
     /// What a successor must know.
@@ -252,6 +280,8 @@ impl Downstream {
             pending,
             last_id: state.next_id,
             tag: state.tag.0.to_vec(),
+            bound: state.bound.iter().filter_map(|(_, client)| client.outline()).collect(),
+            takes_reverse: state.takes_reverse,
         };
         self.info.outline(guard, socket, &seen, ProtocolRecord::Rpc(record))
     }
@@ -800,7 +830,8 @@ impl RpcCaller for Downstream {
             }
         }
         let is_tls = matches!(self.transport, Transport::Tls(_));
-        if is_tls || was_full || self.info.is_draining(&self.shard) {
+        let goes = self.info.is_draining(&self.shard) || self.info.leaving.is_due(&self.shard);
+        if is_tls || was_full || goes {
             self.wake(state);
         }
     }

@@ -30,6 +30,7 @@ use outrigger_upgrade::record::RpcRecord;
 use outrigger_xds::snapshot::{RpcProtocol, RpcProxy, Sharing};
 
 use crate::access_log::AccessLogs;
+use crate::cluster::RestoredRpc;
 use crate::connection::moving::Relayed;
 use crate::connection::{Admitted, WithinDrain};
 use crate::shard::{Shard, spawn_guarded};
@@ -90,15 +91,16 @@ impl RpcRuntime {
         shard.ring.note_wake();
     }
 
-    /// Goes on with a connection of a predecessor, which may still have answers for it.
+    /// Goes on with a connection of a predecessor, which may still have answers for it. `bound` are its own.
     pub fn adopt(
         self: &Rc<Self>,
         shard: &Rc<Shard>,
         admitted: Admitted,
         record: &RpcRecord,
+        bound: Vec<RestoredRpc>,
     ) -> Weak<dyn Relayed> {
         let drain = Rc::clone(&admitted.info.drain);
-        let serving = Serving::adopt(shard, self, admitted, record);
+        let serving = Serving::adopt(shard, self, admitted, record, bound);
         let relayed = serving.relayed();
         spawn_guarded(shard, WithinDrain::new(serving, &drain));
         shard.ring.note_wake();

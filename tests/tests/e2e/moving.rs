@@ -171,6 +171,7 @@ fn an_upstream_connection_with_streams_goes_along_after_them() {
     let scratch = Scratch::new();
     let (release, released) = mpsc::channel::<()>();
     let released = Arc::new(Mutex::new(released));
+    // Nothing else happens on its connection while a slow request waits.
     let origin = Origin::http2(Http2::default(), move |mut exchange| {
         let released = Arc::clone(&released);
         async move {
@@ -184,14 +185,12 @@ fn an_upstream_connection_with_streams_goes_along_after_them() {
     let first = Launch::outrigger(&config).start();
     let mut client = begin_slow(&first, &origin);
     let second = succeed(&config, 1);
-    // New requests need a connection of the new process meanwhile.
-    assert_eq!(Client::connect(first.address()).get("/").status, 200);
     release.send(()).unwrap();
     assert_eq!(client.response().status, 200);
     expect_end(first);
-    second.await_stat("cluster.origin.upstream_cx_active", |active| active == 2);
+    second.await_stat("cluster.origin.upstream_cx_active", |active| active == 1);
     assert_eq!(client.get("/").status, 200);
-    assert_eq!(origin.log().accepted, 2);
+    assert_eq!(origin.log().accepted, 1);
     second.stop();
     origin.wait_released();
 }
@@ -504,6 +503,84 @@ fn upstream_connections_of_rpc_go_along_when_no_request_is_on_them() {
     assert_eq!(serving.stat("cluster.origin.upstream_cx_destroy"), 0);
     serving.stop();
     server.wait_released();
+}
+
+#[test]
+fn a_bound_connection_moves_with_the_one_to_its_server() {
+    let scratch = Scratch::new();
+    let server = bolt::Server::holding();
+    let patch = json!({"sharing": "BOUND", "allow_reverse_requests": true});
+    let config = upgradable(
+        Config::rpc("bolt", to("origin")).cluster("origin", &[server.address()]).rpc_proxy(patch),
+        &scratch,
+    );
+    let mut serving = Launch::outrigger(&config).start();
+    let mut clients = [(); 2].map(|()| bolt::Client::connect(serving.address()));
+    for (round, shards) in (1..=3).zip([2, 1, 2]) {
+        for client in &mut clients {
+            client.send(&request(round));
+        }
+        let seen =
+            server.wait_for("the requests", |log| log.requests().count() == 2 * round as usize);
+        let seen: Vec<_> = seen.requests().skip(2 * round as usize - 2).cloned().collect();
+        // It goes when its request is answered, not before.
+        let next = (round == 2).then(|| succeed(&config, shards));
+        for seen in &seen {
+            server.answer(seen, Reply::Echo);
+        }
+        for client in &mut clients {
+            assert_eq!(client.receive(), request(round).echo());
+        }
+        let next = next.unwrap_or_else(|| succeed(&config, shards));
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.await_stat(ACTIVE, |active| active == 2);
+        // The server has something to say on the connection that it knows.
+        for seen in &seen {
+            let push = bolt::Frame::request(9000 + round, "push", "notify", "push");
+            server.send(seen.connection, &push);
+        }
+        for client in &mut clients {
+            let push = client.receive();
+            assert_eq!((push.id, &*push.content), (9000 + round, &b"push"[..]));
+            client.send(&push.response("got it"));
+        }
+        server.wait_for("answers to the pushes", |log| {
+            let answers = log.frames.iter().filter(|seen| seen.frame.is_response());
+            answers.count() == 2 * round as usize
+        });
+    }
+    let log = server.log();
+    assert_eq!((log.accepted, log.open), (2, 2));
+    assert_eq!(serving.stat("cluster.origin.upstream_cx_active"), 2);
+    drop(clients);
+    server.wait_released();
+    serving.stop();
+}
+
+#[test]
+fn a_callback_goes_to_the_client_that_moved() {
+    let scratch = Scratch::new();
+    let server = dubbo::Server::echo();
+    let config = upgradable(
+        Config::rpc("dubbo", to("origin")).cluster("origin", &[server.address()]),
+        &scratch,
+    );
+    let first = Launch::outrigger(&config).start();
+    let mut client = dubbo::Client::connect(first.address());
+    let call = || dubbo::Call::new("com.bank.Pay", "pay");
+    let binds = call().attachment("sys_callback_arg-0", "7").request(1);
+    assert_eq!(client.call(&binds), binds.echo());
+    let connection = server.nth_request(1).connection;
+    let second = succeed(&config, 1);
+    expect_end(first);
+    let callback = dubbo::Call::new("com.bank.Pay", "callback").request(4711);
+    server.send(connection, &callback);
+    assert_eq!(client.receive(), callback);
+    client.send(&callback.response("called"));
+    server.wait_for("the answer", |log| log.frames.iter().any(|seen| seen.frame.is_response()));
+    assert_eq!(client.call(&call().request(2)), call().request(2).echo());
+    assert_eq!(server.log().accepted, 1);
+    second.stop();
 }
 
 #[test]

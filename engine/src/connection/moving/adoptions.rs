@@ -8,16 +8,18 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord};
+use outrigger_codecs::rpc::Tag;
+use outrigger_upgrade::record::{BoundRecord, ConnectionRecord, ProtocolRecord, UpstreamRecord};
 use outrigger_xds::snapshot::Codec;
 
-use crate::cluster::{ClusterRuntime, Host};
+use crate::cluster::{ClusterRuntime, Host, RestoredRpc};
 use crate::connection::arrival::Arrival;
 use crate::connection::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Drain, Ends, ListenerRuntime,
     TerminalRuntime, WithinDrain,
 };
 use crate::http::{ConnectionMeter, Http1Connection, Http2Connection, Restored};
+use crate::rpc::RpcRuntime;
 use crate::shard::{Shard, spawn_guarded};
 use crate::tcp::TcpConnection;
 use crate::transport::Transport;
@@ -80,6 +82,8 @@ struct Downstream {
     sockets: Vec<OwnedFd>,
     /// Where it leads, if it leads anywhere.
     destination: Option<(Rc<ClusterRuntime>, Option<Rc<Host>>)>,
+    /// Where its own connections lead, if it is RPC.
+    bound: Vec<(Rc<ClusterRuntime>, Rc<Host>)>,
     /// Its codec, if it is HTTP/2.
     http2: Option<Restored>,
 }
@@ -183,18 +187,25 @@ impl Downstream {
         if let (ProtocolRecord::Tunnel(tunnel), Some((_, None))) = (protocol, &destination) {
             return Err(format!("no endpoint {}", tunnel.proxied.host));
         }
-        let expected = if destination.is_some() { 2 } else { 1 };
+        let bound = match protocol {
+            ProtocolRecord::Rpc(rpc) => {
+                let places = rpc.bound.iter().map(|bound| bound_place(shard, bound));
+                places.collect::<Result<_, _>>()?
+            }
+            _ => Vec::new(),
+        };
+        let expected = 1 + usize::from(destination.is_some()) + bound.len();
         if sockets.len() != expected {
             return Err(format!("{} descriptors where {expected} are due", sockets.len()));
         }
         let ends = Ends::of_record(&record.ends)?;
         let (listener, chain) = (Rc::clone(listener), Rc::clone(chain));
-        Ok(Self { listener, chain, ends, record, sockets, destination, http2 })
+        Ok(Self { listener, chain, ends, record, sockets, destination, bound, http2 })
     }
 
     /// Goes on with it. What has answers relayed to it is returned.
     fn serve(self, shard: &Rc<Shard>) -> Option<Weak<dyn Relayed>> {
-        let Self { listener, chain, ends, record, sockets, destination, http2 } = self;
+        let Self { listener, chain, ends, record, sockets, destination, bound, http2 } = self;
         let ConnectionRecord { age_ns, stream, protocol, server_name, .. } = *record;
         let mut sockets = sockets.into_iter();
         let (socket, protocol) = (sockets.next()?, protocol?);
@@ -246,11 +257,53 @@ impl Downstream {
                 None
             }
             (TerminalRuntime::Rpc(rpc), ProtocolRecord::Rpc(record)) => {
-                Some(rpc.adopt(shard, admitted, &record))
+                let parts = bound.into_iter().zip(&record.bound).zip(sockets);
+                let restore =
+                    |((place, bound), socket)| restore_bound(shard, rpc, place, bound, socket);
+                let bound = parts.map(restore).collect();
+                Some(rpc.adopt(shard, admitted, &record, bound))
             }
             _ => None,
         }
     }
+}
+
+/// Where a client's own connection leads, if it could lead there from here.
+fn bound_place(
+    shard: &Shard,
+    record: &BoundRecord,
+) -> Result<(Rc<ClusterRuntime>, Rc<Host>), String> {
+    let UpstreamRecord { cluster, host, .. } = &record.upstream;
+    let (cluster, known) = destination(shard, cluster, host)?;
+    let known = known.filter(|known| known.tls.is_none());
+    let known = known.ok_or_else(|| format!("no endpoint {host} in plain text"))?;
+    tag_of(&record.tag)?;
+    Ok((cluster, known))
+}
+
+fn restore_bound(
+    shard: &Rc<Shard>,
+    rpc: &Rc<RpcRuntime>,
+    (cluster, host): (Rc<ClusterRuntime>, Rc<Host>),
+    record: &BoundRecord,
+    socket: OwnedFd,
+) -> RestoredRpc {
+    let socket = shard.ring.adopt(socket, cluster.watermarks(shard));
+    restore(&socket, &shard.arena, &record.stream);
+    RestoredRpc {
+        cluster,
+        host,
+        rpc: Rc::clone(rpc),
+        tag: tag_of(&record.tag).unwrap_or_default(),
+        last_id: record.last_id,
+        requests: record.upstream.requests,
+        transport: Transport::Plain(socket),
+    }
+}
+
+/// What a record says of a frame.
+pub(super) fn tag_of(bytes: &[u8]) -> Result<Tag, String> {
+    bytes.try_into().map(Tag).map_err(|_| "no tag of a frame".to_owned())
 }
 
 /// Where a connection leads, by names.

@@ -37,7 +37,7 @@ impl ConnectionInfo {
 }
 
 /// What is on its way on a socket that is still.
-pub(super) fn stream(socket: &Socket, seen: &[&[u8]]) -> StreamRecord {
+pub fn stream(socket: &Socket, seen: &[&[u8]]) -> StreamRecord {
     let mut unread = seen.concat();
     unread.append(&mut socket.copy_unread());
     StreamRecord { unread, unsent: socket.copy_unsent() }

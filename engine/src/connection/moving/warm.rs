@@ -21,7 +21,7 @@ use crate::rpc::RpcRuntime;
 use crate::shard::Shard;
 use crate::transport::Transport;
 
-use super::adoptions::destination;
+use super::adoptions::{destination, tag_of};
 
 /// One that could be taken over.
 pub(super) struct Warm {
@@ -35,7 +35,7 @@ pub(super) struct Warm {
 enum Spoken {
     Http1,
     Http2(Box<Connection>),
-    Rpc(RestoredRpc),
+    Rpc { rpc: Rc<RpcRuntime>, tag: Tag, last_id: u64 },
 }
 
 impl Warm {
@@ -68,8 +68,8 @@ impl Warm {
                     .flat_map(|listener| &listener.chains)
                     .filter_map(|chain| rpc(&chain.terminal, record));
                 let rpc = terminals.next().ok_or_else(|| format!("no {}", record.protocol))?;
-                let tag = Tag(record.tag[..].try_into().map_err(|_| "no tag of a frame")?);
-                Spoken::Rpc(RestoredRpc { rpc: Rc::clone(rpc), tag, last_id: record.last_id })
+                let tag = tag_of(&record.tag)?;
+                Spoken::Rpc { rpc: Rc::clone(rpc), tag, last_id: record.last_id }
             }
         };
         let requests = upstream.requests;
@@ -90,8 +90,10 @@ impl Warm {
             Spoken::Http2(codec) => {
                 Http2Client::adopt(shard, &cluster, &host, *codec, transport, requests);
             }
-            Spoken::Rpc(restored) => {
-                RpcClient::adopt(shard, &cluster, &host, restored, transport, requests);
+            Spoken::Rpc { rpc, tag, last_id } => {
+                let restored =
+                    RestoredRpc { cluster, host, rpc, tag, last_id, requests, transport };
+                RpcClient::adopt(shard, restored);
             }
         }
     }

@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
+const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
+const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
 const ECDS: ResourceType = ResourceType::ExtensionConfig;
 
 /// A process that can do everything.
@@ -280,12 +282,68 @@ fn i_08_a_filter_that_nobody_names_is_dropped() {
 }
 
 #[test]
+fn section_5_what_comes_by_name_stands_where_it_may() {
+    let urls: Vec<String> =
+        [GRPC_WEB, GRPC_STATS].iter().map(|kind| format!("type.googleapis.com/{kind}")).collect();
+    let named = |name: &str, more: Value| {
+        let mut filter = set(&discovered(json!({ "type_urls": urls })), "/name", json!(name));
+        let source = filter["config_discovery"].as_object_mut().unwrap();
+        source.extend(more.as_object().unwrap().clone());
+        filter
+    };
+    let web = json!({ "name": "web", "typed_config": any(GRPC_WEB) });
+    let start = |filters: &[Value]| {
+        let loaded = loaded(&bootstrap(filters));
+        Store::new(loaded.ground, &loaded.snapshot, false)
+    };
+    // One that came, beside one of the listener's own.
+    let mut store = start(&[named("ext", json!({})), web.clone()]);
+    assert_eq!(
+        put(&mut store, "1", any(GRPC_WEB)).unwrap_err(),
+        "typed_config: with it, filter web of listener web is there twice"
+    );
+    assert_eq!(
+        put(&mut store, "2", any(GRPC_STATS)).unwrap_err(),
+        "typed_config: with it, filter web of listener web must stand before grpc_stats"
+    );
+    let mut store = start(&[web.clone(), named("ext", json!({}))]);
+    put(&mut store, "1", any(GRPC_STATS)).unwrap();
+    // One that is switched off is not there, and two that came are two.
+    let off = set(&web, "/disabled", json!(true));
+    let mut store = start(&[off, named("ext", json!({})), named("other", json!({}))]);
+    put(&mut store, "1", any(GRPC_WEB)).unwrap();
+    let other = set(&extension(any(GRPC_WEB)), "/name", json!("other"));
+    let other = incoming(&store, "1", other);
+    assert_eq!(
+        store.put(ECDS, &ConfigPlace::Ads, &other, &mut Willing).unwrap_err(),
+        "typed_config: with it, filter other of listener web is there twice"
+    );
+    // The same when the listener comes after them.
+    let mut second =
+        bootstrap(&[web.clone(), named("ext", json!({}))])["static_resources"]["listeners"][0]
+            .clone();
+    second["name"] = "second".into();
+    second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    let listener = incoming(&store, "1", second);
+    assert_eq!(
+        store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut Willing).unwrap_err(),
+        "http_filters: ext is there twice"
+    );
+    // A default is what a filter is at first.
+    let default = json!({ "default_config": any(GRPC_WEB) });
+    assert_eq!(
+        refusal(&bootstrap(&[named("ext", default), web])),
+        format!("Listener web: {HCM_PATH}.http_filters[1]: is there twice")
+    );
+}
+
+#[test]
 fn section_5_whatever_a_listener_may_hold_comes_by_name() {
     let kinds = [
         (FAULT, json!({})),
         (CORS, json!({})),
-        ("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb", json!({})),
-        ("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", json!({})),
+        (GRPC_WEB, json!({})),
+        (GRPC_STATS, json!({})),
         ("outrigger.filters.http.soap.v1.Soap", json!({})),
         ("io.istio.http.peer_metadata.Config", json!({})),
         ("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig", json!({})),

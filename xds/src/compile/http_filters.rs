@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever a listener may hold but the router can come by name, and means the same there.
 
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,10 @@ pub(crate) fn compile(
     context: &Context<'_>,
 ) -> Result<(Box<[HttpFilter]>, Router), Found> {
     let mut filters: Vec<HttpFilter> = Vec::new();
+    let mut places = Vec::new();
     let mut router = None;
-    for filter in &view.messages("http_filters") {
+    let views = view.messages("http_filters");
+    for filter in &views {
         let name = filter.required_text("name")?;
         // Routes can enable those that they can configure; any other disabled one only has to be valid.
         let disabled = filter.flag("disabled");
@@ -52,12 +55,11 @@ pub(crate) fn compile(
         if router.is_some() {
             return Err(fault(filter, NOT_LAST));
         }
-        if let FilterSource::Inline(kind) = &config
-            && !disabled
-        {
-            check_place(filter, kind, &filters)?;
-        }
         filters.push(HttpFilter { name: name.into(), disabled, config });
+        places.push(filter);
+    }
+    if let Some((index, text)) = misplaced(&filters, first) {
+        return Err(fault(places[index], text));
     }
     match router {
         Some(router) => Ok((filters.into(), router)),
@@ -99,29 +101,39 @@ fn kind(
     })
 }
 
-/// What a filter behind those `before` it, which are in the listener as it is, may not be.
-fn check_place(
-    filter: &View<'_>,
-    kind: &HttpFilterKind,
-    before: &[HttpFilter],
-) -> Result<(), Found> {
-    use HttpFilterKind::{GrpcStats, GrpcWeb, Soap};
-    let acting = || before.iter().filter(|known| !known.disabled).filter_map(HttpFilter::inline);
-    let is_twice = match kind {
-        GrpcWeb => acting().any(|known| matches!(known, GrpcWeb)),
-        GrpcStats(_) => acting().any(|known| matches!(known, GrpcStats(_))),
-        Soap(_) => acting().any(|known| matches!(known, Soap(_))),
-        _ => false,
-    };
-    if is_twice {
-        return Err(fault(filter, "is there twice"));
+/// What a filter is before any server has said so.
+fn first(filter: &HttpFilter) -> Option<&HttpFilterKind> {
+    match &filter.config {
+        FilterSource::Inline(kind) => Some(kind),
+        FilterSource::Discovered(discovery) => discovery.default.as_ref(),
     }
-    // Behind the bridge, the statistics count calls of both kinds; here they could not tell a call of
-    // gRPC-Web from any other request.
-    if matches!(kind, GrpcWeb) && acting().any(|known| matches!(known, GrpcStats(_))) {
-        return Err(fault(filter, "must stand before grpc_stats"));
+}
+
+/// The first of a manager's filters that may not stand where it does, and why, where `kind` says what
+/// each is.
+pub(crate) fn misplaced<'a>(
+    filters: &'a [HttpFilter],
+    kind: impl Fn(&'a HttpFilter) -> Option<&'a HttpFilterKind>,
+) -> Option<(usize, &'static str)> {
+    let (mut grpc_web, mut grpc_stats, mut soap) = (false, false, false);
+    for (index, filter) in filters.iter().enumerate() {
+        let kind = if filter.disabled { None } else { kind(filter) };
+        let is_twice = match kind {
+            // Behind the bridge, the statistics count calls of both kinds; here they could not tell a
+            // call of gRPC-Web from any other request.
+            Some(HttpFilterKind::GrpcWeb) if grpc_stats => {
+                return Some((index, "must stand before grpc_stats"));
+            }
+            Some(HttpFilterKind::GrpcWeb) => replace(&mut grpc_web, true),
+            Some(HttpFilterKind::GrpcStats(_)) => replace(&mut grpc_stats, true),
+            Some(HttpFilterKind::Soap(_)) => replace(&mut soap, true),
+            _ => false,
+        };
+        if is_twice {
+            return Some((index, "is there twice"));
+        }
     }
-    Ok(())
+    None
 }
 
 fn fault(filter: &View<'_>, text: &str) -> Found {

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use crate::client::ResourceType;
 use crate::compile::http_filters;
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{ConfigPlace, Extension, FilterDiscovery, HttpFilterKind};
+use crate::snapshot::{
+    ConfigPlace, Extension, FilterDiscovery, FilterSource, HttpConnectionManager, HttpFilter,
+    HttpFilterKind, Listener,
+};
 use crate::view::View;
 
-use super::decode;
 use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
+use super::{decode, listeners};
 
 /// A TypedExtensionConfig that listeners refer to.
 pub(super) struct ExtensionEntry {
@@ -124,20 +127,48 @@ impl Store {
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
         let (filter, kind) = http_filters::extension(&View::new(&message, &self.schema), &context)
             .map_err(|found| decode::text(&found))?;
-        match self.discoveries(key).find(|(_, wanted)| !may_be(wanted, &kind)) {
-            Some((listener, _)) => Err(format!(
+        if let Some((listener, _)) =
+            self.discoveries(key).find(|(_, wanted)| !may_be(wanted, &kind))
+        {
+            return Err(format!(
                 "typed_config: is of type {kind}, which type_urls of listener {listener} does not list"
-            )),
-            None => Ok((filter, kind, fingerprint)),
+            ));
         }
+        for (name, manager) in self.managers_that_name(key) {
+            if let Some((other, text)) = self.misplaced(manager, Some((key, &filter))) {
+                return Err(format!(
+                    "typed_config: with it, filter {other} of listener {name} {text}"
+                ));
+            }
+        }
+        Ok((filter, kind, fingerprint))
     }
 
-    /// Refuses filters that are known to be of another type than a listener allows.
-    pub(super) fn check_extensions<'a>(
-        &self,
-        wanted: impl Iterator<Item = &'a Arc<FilterDiscovery>>,
-    ) -> Result<(), String> {
-        for wanted in wanted {
+    /// The first of a manager's filters that may not stand where it does, and why, with what is known of
+    /// those that come by name, and with `new` in the place of what is known of its key.
+    fn misplaced<'a>(
+        &'a self,
+        manager: &'a HttpConnectionManager,
+        new: Option<(&str, &'a HttpFilterKind)>,
+    ) -> Option<(&'a str, &'static str)> {
+        let kind = |filter: &'a HttpFilter| match (&filter.config, new) {
+            (FilterSource::Inline(kind), _) => Some(kind),
+            (FilterSource::Discovered(wanted), Some((key, kind))) if *wanted.key == *key => {
+                Some(kind)
+            }
+            (FilterSource::Discovered(wanted), _) => {
+                let known = self.snapshot.extensions.get(&wanted.key);
+                wanted.resolve(known.map(|known| &**known))
+            }
+        };
+        let (index, text) = http_filters::misplaced(&manager.filters, kind)?;
+        Some((&manager.filters[index].name, text))
+    }
+
+    /// Refuses filters that are known to be of another type than a listener allows, or of one that may
+    /// not stand where they do.
+    pub(super) fn check_extensions(&self, listener: &Listener) -> Result<(), String> {
+        for wanted in listeners::extensions(listener) {
             let known = self.extensions.get(&wanted.key);
             if let Some(kind) = known.and_then(|known| known.kind.as_ref())
                 && !may_be(wanted, kind)
@@ -146,6 +177,11 @@ impl Store {
                 return Err(format!(
                     "http_filters: {name} is of type {kind}, which type_urls does not list"
                 ));
+            }
+        }
+        for manager in listeners::managers(listener) {
+            if let Some((name, text)) = self.misplaced(manager, None) {
+                return Err(format!("http_filters: {name} {text}"));
             }
         }
         Ok(())

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::client::ResourceType;
-use crate::compile::http_filters;
+use crate::compile::{discovery, http_filters};
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{
-    ConfigPlace, Extension, FilterDiscovery, FilterSource, HttpConnectionManager, HttpFilter,
-    HttpFilterKind, Listener,
+    ConfigPlace, Extension, FilterChain, FilterConfig, FilterDiscovery, FilterPlace, FilterSource,
+    HttpConnectionManager, HttpFilter, Listener,
 };
 use crate::view::View;
 
@@ -22,6 +22,8 @@ use super::{decode, listeners};
 pub(super) struct ExtensionEntry {
     name: Box<str>,
     place: ConfigPlace,
+    /// Where the first filter stands that named it: that is where it is counted.
+    stands: FilterPlace,
     users: BTreeSet<Box<str>>,
     is_answered: bool,
     record: Option<Record>,
@@ -41,10 +43,12 @@ impl Store {
         let known = self.extensions.entry(wanted.key.clone()).or_insert_with(|| {
             let (kind, name) = (ResourceType::ExtensionConfig, Arc::from(&*wanted.name));
             self.interests.push(Interest::One(kind, wanted.source.clone(), name));
-            self.outcomes.push((Watched::Extension(wanted.name.clone()), Outcome::Asked));
+            self.outcomes
+                .push((Watched::Extension(wanted.place, wanted.name.clone()), Outcome::Asked));
             ExtensionEntry {
                 name: wanted.name.clone(),
                 place: wanted.source.place.clone(),
+                stands: wanted.place,
                 users: BTreeSet::new(),
                 is_answered: false,
                 record: None,
@@ -73,7 +77,7 @@ impl Store {
 
     pub(super) fn note_extension(&mut self, key: &str, outcome: Outcome) {
         let Some(known) = self.extensions.get(key) else { return };
-        self.outcomes.push((Watched::Extension(known.name.clone()), outcome));
+        self.outcomes.push((Watched::Extension(known.stands, known.name.clone()), outcome));
     }
 
     pub(super) fn put_extension(
@@ -120,12 +124,12 @@ impl Store {
         &mut self,
         key: &str,
         incoming: &Incoming,
-    ) -> Result<(HttpFilterKind, String, Fingerprint), String> {
+    ) -> Result<(FilterConfig, String, Fingerprint), String> {
         let message = self.decode(ResourceType::ExtensionConfig, incoming)?;
         let fingerprint = Fingerprint::of(&message, &[]);
         let has_cluster = |name: &str| self.has_cluster(name);
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
-        let (filter, kind) = http_filters::extension(&View::new(&message, &self.schema), &context)
+        let (filter, kind) = discovery::extension(&View::new(&message, &self.schema), &context)
             .map_err(|found| decode::text(&found))?;
         if let Some((listener, _)) =
             self.discoveries(key).find(|(_, wanted)| !may_be(wanted, &kind))
@@ -133,6 +137,13 @@ impl Store {
             return Err(format!(
                 "typed_config: is of type {kind}, which type_urls of listener {listener} does not list"
             ));
+        }
+        for (name, chain) in self.chains_that_name(key) {
+            if self.counts_twice(chain, Some((key, &filter))) {
+                return Err(format!(
+                    "typed_config: with it, a filter chain of listener {name} has istio.stats twice"
+                ));
+            }
         }
         for (name, manager) in self.managers_that_name(key) {
             if let Some((other, text)) = self.misplaced(manager, Some((key, &filter))) {
@@ -149,20 +160,33 @@ impl Store {
     fn misplaced<'a>(
         &'a self,
         manager: &'a HttpConnectionManager,
-        new: Option<(&str, &'a HttpFilterKind)>,
+        new: Option<(&str, &'a FilterConfig)>,
     ) -> Option<(&'a str, &'static str)> {
         let kind = |filter: &'a HttpFilter| match (&filter.config, new) {
             (FilterSource::Inline(kind), _) => Some(kind),
-            (FilterSource::Discovered(wanted), Some((key, kind))) if *wanted.key == *key => {
-                Some(kind)
+            (FilterSource::Discovered(wanted), Some((key, new))) if *wanted.key == *key => {
+                new.http.as_ref()
             }
             (FilterSource::Discovered(wanted), _) => {
                 let known = self.snapshot.extensions.get(&wanted.key);
-                wanted.resolve(known.map(|known| &**known))
+                wanted.http(known.map(|known| &**known))
             }
         };
         let (index, text) = http_filters::misplaced(&manager.filters, kind)?;
         Some((&manager.filters[index].name, text))
+    }
+
+    /// Whether connections of a chain would be counted twice, with `new` as above.
+    fn counts_twice<'a>(
+        &'a self,
+        chain: &'a FilterChain,
+        new: Option<(&str, &'a FilterConfig)>,
+    ) -> bool {
+        let network = |wanted: &'a FilterDiscovery| match new {
+            Some((key, new)) if *wanted.key == *key => new.network.as_ref(),
+            _ => wanted.network(self.snapshot.extensions.get(&wanted.key).map(|known| &**known)),
+        };
+        chain.all_stats(network).count() > 1
     }
 
     /// Refuses filters that are known to be of another type than a listener allows, or of one that may
@@ -175,13 +199,16 @@ impl Store {
             {
                 let name = &wanted.name;
                 return Err(format!(
-                    "http_filters: {name} is of type {kind}, which type_urls does not list"
+                    "filter {name}: is of type {kind}, which type_urls does not list"
                 ));
             }
         }
+        if listener.filter_chains.iter().any(|chain| self.counts_twice(chain, None)) {
+            return Err("filter_chains: one has istio.stats twice".to_owned());
+        }
         for manager in listeners::managers(listener) {
             if let Some((name, text)) = self.misplaced(manager, None) {
-                return Err(format!("http_filters: {name} {text}"));
+                return Err(format!("filter {name}: {text}"));
             }
         }
         Ok(())

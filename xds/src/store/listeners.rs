@@ -67,7 +67,8 @@ fn secrets(listener: &Listener) -> impl Iterator<Item = &Arc<Sds>> {
 /// The filters that a listener names.
 pub(super) fn extensions(listener: &Listener) -> impl Iterator<Item = &Arc<FilterDiscovery>> {
     let managers = managers(listener).into_iter();
-    managers.flat_map(|http| http.filters.iter().filter_map(HttpFilter::discovery))
+    let http = managers.flat_map(|http| http.filters.iter().filter_map(HttpFilter::discovery));
+    listener.filter_chains.iter().flat_map(|chain| chain.discovered.iter()).chain(http)
 }
 
 /// The route tables that a listener names.
@@ -271,6 +272,18 @@ impl Store {
             let versions = entry.active.iter().chain(&entry.warming);
             let wanted = versions.flat_map(|listener| extensions(listener));
             wanted.filter(move |wanted| *wanted.key == *key).map(|wanted| (&**name, wanted))
+        })
+    }
+
+    /// The filter chains that name the filter of this key, and their listeners' names.
+    pub(super) fn chains_that_name(&self, key: &str) -> impl Iterator<Item = (&str, &FilterChain)> {
+        let names = move |chain: &&Arc<FilterChain>| {
+            chain.discovered.iter().any(|wanted| *wanted.key == *key)
+        };
+        self.listeners.iter().flat_map(move |(name, entry)| {
+            let versions = entry.active.iter().chain(&entry.warming);
+            let chains = versions.flat_map(|listener| listener.filter_chains.iter());
+            chains.filter(names).map(|chain| (&**name, &**chain))
         })
     }
 

@@ -121,7 +121,7 @@ impl Launch {
             proxy.assert_runs();
             proxy.is_ready().then_some(())
         });
-        proxy.listeners = proxy.read_listeners();
+        proxy.listeners = proxy.current_listeners();
         proxy
     }
 
@@ -222,8 +222,24 @@ impl Proxy {
     #[must_use]
     #[track_caller]
     pub fn current_listener(&self, name: &str) -> Option<Address> {
-        let found = self.read_listeners().into_iter().find(|(known, _)| known == name);
+        let found = self.current_listeners().into_iter().find(|(known, _)| known == name);
         found.map(|(_, address)| address)
+    }
+
+    /// Every listener that there is now: its name and address.
+    #[must_use]
+    #[track_caller]
+    pub fn current_listeners(&self) -> Vec<(String, Address)> {
+        let json: Value =
+            serde_json::from_str(&self.admin_get("/listeners?format=json").text()).unwrap();
+        // Without any, Envoy leaves out the list.
+        let statuses = json["listener_statuses"].as_array().into_iter().flatten();
+        statuses
+            .map(|status| {
+                let name = status["name"].as_str().unwrap().to_owned();
+                (name, Address::from_json(&status["local_address"]).unwrap())
+            })
+            .collect()
     }
 
     /// The address that a listener had when all was ready.
@@ -383,20 +399,6 @@ impl Proxy {
         if let Some(status) = self.process.wait(Duration::ZERO) {
             panic!("{} ended: {status}", self.name);
         }
-    }
-
-    #[track_caller]
-    fn read_listeners(&self) -> Vec<(String, Address)> {
-        let json: Value =
-            serde_json::from_str(&self.admin_get("/listeners?format=json").text()).unwrap();
-        // Without any, Envoy leaves out the list.
-        let statuses = json["listener_statuses"].as_array().into_iter().flatten();
-        statuses
-            .map(|status| {
-                let name = status["name"].as_str().unwrap().to_owned();
-                (name, Address::from_json(&status["local_address"]).unwrap())
-            })
-            .collect()
     }
 }
 

@@ -181,7 +181,7 @@ pub(crate) const SUPPORT: &[Support] = &[
         &["destination_port", "prefix_ranges", "server_names", "transport_protocol",
           "application_protocols", "direct_source_prefix_ranges", "source_type",
           "source_prefix_ranges", "source_ports"]),
-    honour("envoy.config.listener.v3.Filter", &["name", "typed_config"]),
+    honour("envoy.config.listener.v3.Filter", &["name", "typed_config", "config_discovery"]),
     honour("envoy.config.listener.v3.ListenerFilter",
         &["name", "typed_config", "filter_disabled"]),
     honour("envoy.config.listener.v3.ListenerFilterChainMatchPredicate",

@@ -28,6 +28,11 @@ impl Unpacked {
         View { message: &self.message, trail: self.trail.clone(), schema }
     }
 
+    /// Where it is.
+    pub(crate) fn at(&self) -> Trail {
+        self.trail.clone()
+    }
+
     /// Full name of its type.
     pub(crate) fn kind(&self) -> String {
         self.message.descriptor().full_name().to_owned()

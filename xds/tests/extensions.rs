@@ -14,13 +14,17 @@ use outrigger_xds::bootstrap::Loaded;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::{
-    Cluster, ConfigPlace, Extension, FilterDiscovery, HttpFilterKind, Listener,
+    Cluster, ConfigPlace, Extension, FilterDiscovery, FilterPlace, HttpFilterKind, Listener,
 };
 use outrigger_xds::store::{Host, Incoming, Interest, Outcome, Stage, Store, Watched};
 use serde_json::{Value, json};
 
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
+const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
+const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+const STATS: &str = "stats.PluginConfig";
+const EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
 const ECDS: ResourceType = ResourceType::ExtensionConfig;
 
 /// A process that can do everything.
@@ -169,12 +173,6 @@ fn section_5_what_config_discovery_must_not_be() {
     // U-06: it is left out where it may be.
     let optional = set(&unknown, "/is_optional", json!(true));
     assert!(hcm(&loaded(&bootstrap(&[optional]))).filters.is_empty());
-    // Network filters do not come by name.
-    let network = json!([{ "name": "tcp", "config_discovery": { "type_urls": [wasm] } }]);
-    assert_eq!(
-        refusal(&set(&http(), &format!("{CHAIN}/filters"), network)),
-        "Listener web: filter_chains[0].filters[0].config_discovery: not supported"
-    );
 }
 
 #[test]
@@ -187,7 +185,7 @@ fn w_07_a_listener_waits_for_its_filters() {
     put(&mut store, "1", fault(418)).unwrap();
     assert_eq!(store.listener_counts(), (1, 0));
     assert!(found(&store).unwrap().exists);
-    let own = || Watched::Extension("ext".into());
+    let own = || Watched::Extension(FilterPlace::Http, "ext".into());
     assert_eq!(store.take_outcomes(), [(own(), Outcome::Asked), (own(), Outcome::Accepted)]);
 }
 
@@ -203,9 +201,8 @@ fn w_07_a_default_may_serve_at_once_or_when_nothing_comes() {
     assert_eq!(store.listener_counts(), (0, 1));
     store.never_came(ECDS, &ConfigPlace::Ads, "ext");
     assert_eq!(store.listener_counts(), (1, 0));
-    let resolved =
-        |store: &Store| status(discovery(&filters).resolve(found(store).map(|it| &**it)));
-    assert_eq!(resolved(&store), status(discovery(&filters).default.as_ref()));
+    let resolved = |store: &Store| status(discovery(&filters).http(found(store).map(|it| &**it)));
+    assert_eq!(resolved(&store), status(discovery(&filters).http(None)));
     // What comes after all serves, until a server takes it away (T-04).
     put(&mut store, "1", fault(503)).unwrap();
     assert!(resolved(&store).unwrap().contains("503"));
@@ -217,13 +214,13 @@ fn w_07_a_default_may_serve_at_once_or_when_nothing_comes() {
 fn t_04_without_a_default_what_is_taken_away_stays() {
     let filter = discovered(json!({}));
     let filters = loaded(&bootstrap(std::slice::from_ref(&filter)));
-    assert!(discovery(&filters).resolve(None).is_none());
+    assert!(discovery(&filters).http(None).is_none());
     let mut store = store(filter);
     put(&mut store, "1", fault(503)).unwrap();
     store.absent(ECDS, &ConfigPlace::Ads, "ext");
     let left = found(&store).unwrap();
     assert!(!left.exists);
-    assert!(status(discovery(&filters).resolve(Some(left))).unwrap().contains("503"));
+    assert!(status(discovery(&filters).http(Some(left))).unwrap().contains("503"));
     // The same again is no repetition.
     put(&mut store, "1", fault(503)).unwrap();
     assert!(found(&store).unwrap().exists);
@@ -272,11 +269,150 @@ fn i_08_a_filter_that_nobody_names_is_dropped() {
     let wrong = incoming(&store, "2", wrong);
     assert_eq!(
         store.put(ResourceType::Listener, &ConfigPlace::Ads, &wrong, &mut Willing).unwrap_err(),
-        format!("http_filters: ext is of type {FAULT}, which type_urls does not list")
+        format!("filter ext: is of type {FAULT}, which type_urls does not list")
     );
     store.remove(ResourceType::Listener, &ConfigPlace::Ads, "second");
     assert!(matches!(&asked(&mut store)[..], [Interest::None(_, _, name)] if **name == *"other"));
     assert_eq!(store.extensions().count(), 1);
+}
+
+/// A listener of TCP that has these filters in front of the proxy.
+fn tcp_with(filters: &[Value]) -> Value {
+    let proxy = tcp().pointer(&format!("{CHAIN}/filters/0")).unwrap().clone();
+    let filters: Vec<Value> = filters.iter().cloned().chain([proxy]).collect();
+    let with_ads = bootstrap(&[]);
+    let with_ads = set(&with_ads, &format!("{CHAIN}/filters"), json!(filters));
+    set(&with_ads, &format!("{CHAIN}/name"), json!("tcp"))
+}
+
+fn in_front(types: &[&str], more: Value) -> Value {
+    let urls: Vec<String> =
+        types.iter().map(|kind| format!("type.googleapis.com/{kind}")).collect();
+    let mut filter = discovered(json!({ "type_urls": urls }));
+    let source = filter["config_discovery"].as_object_mut().unwrap();
+    source.extend(more.as_object().unwrap().clone());
+    filter
+}
+
+/// Metrics of Istio that leave out this one.
+fn stats_without(metric: &str) -> Value {
+    any_with(STATS, json!({ "metrics": [{ "name": metric, "drop": true }] }))
+}
+
+#[test]
+fn section_3_filters_in_front_of_the_last_come_by_name() {
+    let loaded = loaded(&tcp_with(&[in_front(&[STATS, EXCHANGE], json!({}))]));
+    let listener = Arc::clone(&loaded.snapshot.listeners[0]);
+    let chain = listener.filter_chains.iter().next().unwrap();
+    assert_eq!(chain.discovered[0].place, FilterPlace::Network);
+    let mut store = Store::new(loaded.ground, &loaded.snapshot, false);
+    assert_eq!(store.cold(), ["listener web: filter ext"]);
+    assert!(chain.lacks_filter(&store.snapshot().extensions));
+    put(&mut store, "1", stats_without("tcp_sent_bytes_total")).unwrap();
+    assert_eq!(store.listener_counts(), (1, 0));
+    let own = || Watched::Extension(FilterPlace::Network, "ext".into());
+    assert_eq!(store.take_outcomes(), [(own(), Outcome::Asked), (own(), Outcome::Accepted)]);
+    let dropped = |store: &Store| {
+        let stats = chain.istio_stats(&store.snapshot().extensions)?;
+        stats.overrides[0].metric.as_deref().map(str::to_owned)
+    };
+    assert!(!chain.lacks_filter(&store.snapshot().extensions));
+    assert_eq!(dropped(&store).as_deref(), Some("tcp_sent_bytes_total"));
+    // Another one changes no listener; one of a wrong type, nothing at all.
+    put(&mut store, "2", stats_without("tcp_received_bytes_total")).unwrap();
+    assert_eq!(store.counts().listeners_modified, 0);
+    assert_eq!(
+        put(&mut store, "3", any(CORS)).unwrap_err(),
+        format!("typed_config: is of type {CORS}, which type_urls of listener web does not list")
+    );
+    assert_eq!(dropped(&store).as_deref(), Some("tcp_received_bytes_total"));
+    // One that does nothing is there as well.
+    put(&mut store, "4", any(EXCHANGE)).unwrap();
+    assert!(dropped(&store).is_none() && !chain.lacks_filter(&store.snapshot().extensions));
+}
+
+#[test]
+fn section_3_what_stands_in_front_by_name_is_no_last_filter_and_counts_once() {
+    let at = "Listener web: filter_chains[0].filters[0].config_discovery";
+    let proxy = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+    assert_eq!(
+        refusal(&tcp_with(&[in_front(&[proxy], json!({}))])),
+        format!("{at}.type_urls[0]: a terminal filter cannot come by name")
+    );
+    // What only HTTP has.
+    let cors = refusal(&tcp_with(&[in_front(&[CORS], json!({}))]));
+    assert!(cors.starts_with(&format!("{at}.type_urls[0]: ")), "{cors}");
+    let last = set(&http(), &format!("{CHAIN}/filters"), json!([in_front(&[STATS], json!({}))]));
+    assert_eq!(refusal(&last), format!("{at}: a terminal filter cannot come by name"));
+    let inline = json!({ "name": "stats", "typed_config": any(STATS) });
+    let default = in_front(&[STATS], json!({ "default_config": any(STATS) }));
+    assert_eq!(
+        refusal(&tcp_with(&[default, inline.clone()])),
+        "Listener web: filter_chains[0].filters[1]: is there twice"
+    );
+    let loaded = loaded(&tcp_with(&[in_front(&[STATS, EXCHANGE], json!({})), inline]));
+    let mut store = Store::new(loaded.ground, &loaded.snapshot, false);
+    assert_eq!(
+        put(&mut store, "1", any(STATS)).unwrap_err(),
+        "typed_config: with it, a filter chain of listener web has istio.stats twice"
+    );
+    put(&mut store, "2", any(EXCHANGE)).unwrap();
+}
+
+#[test]
+fn section_5_what_comes_by_name_stands_where_it_may() {
+    let urls: Vec<String> =
+        [GRPC_WEB, GRPC_STATS].iter().map(|kind| format!("type.googleapis.com/{kind}")).collect();
+    let named = |name: &str, more: Value| {
+        let mut filter = set(&discovered(json!({ "type_urls": urls })), "/name", json!(name));
+        let source = filter["config_discovery"].as_object_mut().unwrap();
+        source.extend(more.as_object().unwrap().clone());
+        filter
+    };
+    let web = json!({ "name": "web", "typed_config": any(GRPC_WEB) });
+    let start = |filters: &[Value]| {
+        let loaded = loaded(&bootstrap(filters));
+        Store::new(loaded.ground, &loaded.snapshot, false)
+    };
+    // One that came, beside one of the listener's own.
+    let mut store = start(&[named("ext", json!({})), web.clone()]);
+    assert_eq!(
+        put(&mut store, "1", any(GRPC_WEB)).unwrap_err(),
+        "typed_config: with it, filter web of listener web is there twice"
+    );
+    assert_eq!(
+        put(&mut store, "2", any(GRPC_STATS)).unwrap_err(),
+        "typed_config: with it, filter web of listener web must stand before grpc_stats"
+    );
+    let mut store = start(&[web.clone(), named("ext", json!({}))]);
+    put(&mut store, "1", any(GRPC_STATS)).unwrap();
+    // One that is switched off is not there, and two that came are two.
+    let off = set(&web, "/disabled", json!(true));
+    let mut store = start(&[off, named("ext", json!({})), named("other", json!({}))]);
+    put(&mut store, "1", any(GRPC_WEB)).unwrap();
+    let other = set(&extension(any(GRPC_WEB)), "/name", json!("other"));
+    let other = incoming(&store, "1", other);
+    assert_eq!(
+        store.put(ECDS, &ConfigPlace::Ads, &other, &mut Willing).unwrap_err(),
+        "typed_config: with it, filter other of listener web is there twice"
+    );
+    // The same when the listener comes after them.
+    let mut second =
+        bootstrap(&[web.clone(), named("ext", json!({}))])["static_resources"]["listeners"][0]
+            .clone();
+    second["name"] = "second".into();
+    second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    let listener = incoming(&store, "1", second);
+    assert_eq!(
+        store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut Willing).unwrap_err(),
+        "filter ext: is there twice"
+    );
+    // A default is what a filter is at first.
+    let default = json!({ "default_config": any(GRPC_WEB) });
+    assert_eq!(
+        refusal(&bootstrap(&[named("ext", default), web])),
+        format!("Listener web: {HCM_PATH}.http_filters[1]: is there twice")
+    );
 }
 
 #[test]
@@ -284,12 +420,12 @@ fn section_5_whatever_a_listener_may_hold_comes_by_name() {
     let kinds = [
         (FAULT, json!({})),
         (CORS, json!({})),
-        ("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb", json!({})),
-        ("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig", json!({})),
+        (GRPC_WEB, json!({})),
+        (GRPC_STATS, json!({})),
         ("outrigger.filters.http.soap.v1.Soap", json!({})),
         ("io.istio.http.peer_metadata.Config", json!({})),
         ("istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig", json!({})),
-        ("stats.PluginConfig", json!({})),
+        (STATS, json!({})),
     ];
     let urls: Vec<String> =
         kinds.iter().map(|(kind, _)| format!("type.googleapis.com/{kind}")).collect();

@@ -619,6 +619,7 @@ fn chain(index: usize) -> Arc<FilterChain> {
         fingerprint: None,
         tls: None,
         istio_stats: None,
+        discovered: Box::default(),
         terminal,
     })
 }

@@ -263,6 +263,10 @@ impl Arrival {
             self.listener.stats.no_filter_chain_match.inc();
             return Next::Over;
         };
+        if runtime.config.lacks_filter(&self.shard.serving.snapshot().extensions) {
+            self.listener.stats.network_extension_config_missing.inc();
+            return Next::Over;
+        }
         let mut guard = guard;
         guard.join(&runtime.drain);
         let Some(tls) = &runtime.config.tls else {

@@ -20,12 +20,11 @@ use outrigger_xds::snapshot::{
 
 use crate::access_log::{self, AccessLogs, Record};
 use crate::http::{HttpRuntime, Peer};
-use crate::istio::Telemetry;
 use crate::ring::Watermarks;
 use crate::rpc::RpcRuntime;
 use crate::shard::{Shard, spawn_guarded};
 use crate::stats::{ListenerStats, TlsStats};
-use crate::tcp::TcpRuntime;
+use crate::tcp::{ChainTelemetry, TcpRuntime};
 use crate::timer::{NANOS_PER_MS, Nanos, nanos};
 use crate::tls::{PeerCertificate, TlsSession};
 use crate::transport::Transport;
@@ -80,7 +79,7 @@ impl TerminalRuntime {
     fn new<'a>(
         shard: &Shard,
         config: &Terminal,
-        telemetry: Option<&Rc<Telemetry>>,
+        telemetry: &Rc<ChainTelemetry>,
         direction: TrafficDirection,
         logs: &mut impl Iterator<Item = &'a Arc<AccessLogs>>,
     ) -> Self {
@@ -107,7 +106,7 @@ impl TerminalRuntime {
                 Self::Http(Rc::new(HttpRuntime::new(shard, Arc::clone(http), direction, logs)))
             }
             Terminal::Tcp(tcp) => {
-                let telemetry = telemetry.cloned();
+                let telemetry = Rc::clone(telemetry);
                 Self::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), telemetry, logs)))
             }
             Terminal::Rpc(rpc) => Self::Rpc(Rc::new(RpcRuntime::new(shard, Arc::clone(rpc), logs))),
@@ -128,14 +127,13 @@ impl ListenerRuntime {
         let known = |chain| before.and_then(|before| before.chain(chain).cloned());
         let direction = config.traffic_direction;
         let make = |(chain, logs): (&Arc<FilterChain>, &ChainLogs)| {
-            let stats = chain.istio_stats.as_ref();
-            let telemetry = stats.map(|stats| Telemetry::new(shard, stats, direction));
+            let telemetry = Rc::new(ChainTelemetry::new(shard, chain, direction));
             Rc::new(ChainRuntime {
                 config: Arc::clone(chain),
                 terminal: TerminalRuntime::new(
                     shard,
                     &chain.terminal,
-                    telemetry.as_ref(),
+                    &telemetry,
                     direction,
                     &mut logs.iter(),
                 ),

@@ -107,6 +107,8 @@ stat_set! {
             downstream_listener_filter_remote_close,
             downstream_pre_cx_timeout,
             no_filter_chain_match,
+            /// A filter of the chain is to come by name, and has not.
+            network_extension_config_missing,
             /// Outrigger's own: how often accepting stopped for lack of file descriptors.
             accept_paused,
         }

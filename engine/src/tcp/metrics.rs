@@ -36,12 +36,12 @@ pub(super) struct Ends<'a> {
 }
 
 impl ConnectionMetrics {
-    pub(super) fn new(telemetry: &Rc<Telemetry>) -> Self {
-        Self { telemetry: Rc::clone(telemetry), is_opened: false, sent: 0, received: 0, due: None }
+    pub(super) fn new(telemetry: Rc<Telemetry>) -> Self {
+        Self { telemetry, is_opened: false, sent: 0, received: 0, due: None }
     }
 
     /// The same for a connection that another process has counted until now.
-    pub(super) fn adopted(telemetry: &Rc<Telemetry>, bytes: ByteCounts) -> Self {
+    pub(super) fn adopted(telemetry: Rc<Telemetry>, bytes: ByteCounts) -> Self {
         let (sent, received) = (bytes.sent, bytes.received);
         Self { is_opened: true, sent, received, ..Self::new(telemetry) }
     }

@@ -4,6 +4,7 @@
 //! when both directions have.
 
 mod metrics;
+mod telemetry;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,7 +21,6 @@ use crate::access_log::{
 use crate::cluster::{Admission, ClusterRuntime, ConnectError, Connector, Host, Wanted};
 use crate::connection::moving::{Leave, proxied};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
-use crate::istio::Telemetry;
 use crate::ring::{Received, Socket, Watermarks};
 use crate::shard::Shard;
 use crate::stats::TcpStats;
@@ -29,12 +29,14 @@ use crate::transport::Transport;
 
 use self::metrics::{ConnectionMetrics, Ends};
 
+pub use self::telemetry::ChainTelemetry;
+
 /// One TCP proxy on one shard.
 pub struct TcpRuntime {
     config: Arc<TcpProxy>,
     stats: Arc<TcpStats>,
     /// Istio's metrics, where the chain has them.
-    telemetry: Option<Rc<Telemetry>>,
+    telemetry: Rc<ChainTelemetry>,
     logs: Arc<AccessLogs>,
 }
 
@@ -43,7 +45,7 @@ impl TcpRuntime {
     pub fn new(
         shard: &Shard,
         config: Arc<TcpProxy>,
-        telemetry: Option<Rc<Telemetry>>,
+        telemetry: Rc<ChainTelemetry>,
         logs: Arc<AccessLogs>,
     ) -> Self {
         let stats = shard.registry.tcp(shard.index, &config.stat_prefix);
@@ -97,7 +99,7 @@ impl TcpConnection {
     /// Proxies a connection.
     pub fn new(shard: &Rc<Shard>, tcp: &Rc<TcpRuntime>, admitted: Admitted) -> Self {
         tcp.stats.downstream_cx_total.inc();
-        let metrics = tcp.telemetry.as_ref().map(ConnectionMetrics::new);
+        let metrics = tcp.telemetry.current(shard).map(ConnectionMetrics::new);
         Self::begin(shard, tcp, admitted, metrics)
     }
 
@@ -115,7 +117,7 @@ impl TcpConnection {
             sent: record.sent_bytes,
             ..ByteCounts::default()
         };
-        let metrics = tcp.telemetry.as_ref();
+        let metrics = tcp.telemetry.current(shard);
         let metrics = metrics.map(|telemetry| ConnectionMetrics::adopted(telemetry, bytes));
         let mut new = Self::begin(shard, tcp, admitted, metrics);
         new.times.downstream_rx_begin = shard.clock.now().saturating_sub(new.guard.age());

@@ -143,7 +143,9 @@ fn passes_through(view: &View<'_>, context: &Context<'_>) -> Result<(), Found> {
             return Err(filter.required("typed_config"));
         };
         match unpacked.kind().as_str() {
-            terminal::METADATA_EXCHANGE => terminal::note_metadata_exchange(&filter, context),
+            terminal::METADATA_EXCHANGE => {
+                terminal::note_metadata_exchange(filter.at("typed_config"), context);
+            }
             _ => return Err(unpacked.refuse()),
         }
     }

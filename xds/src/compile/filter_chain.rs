@@ -87,7 +87,7 @@ fn filter_chain(
     let Some((last, others)) = filters.split_last() else {
         return Err(invalid(view.at("filters"), "must end in a terminal filter"));
     };
-    let istio_stats = terminal::before_last(others, context)?;
+    let terminal::Front { istio_stats, discovered } = terminal::before_last(others, context)?;
     let terminal = terminal::compile(last, context)?;
     if istio_stats.is_some() && !has_tcp_proxy(&terminal) {
         context
@@ -99,6 +99,7 @@ fn filter_chain(
         fingerprint: Some(fingerprint),
         tls,
         istio_stats,
+        discovered: discovered.into(),
         terminal,
     }))
 }

@@ -1,16 +1,17 @@
-//! The filters of a connection manager (contract section 5), in the listener and by ECDS.
+//! The filters of a connection manager (contract section 5).
 //!
-//! Invariant: whatever a listener may hold but the router can come by name, and means the same there.
+//! Invariant: the router is the last, and what comes by name keeps to the rules of what does not.
 
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Context, config_source, cors, fault_filter, invalid, istio};
+use crate::compile::{Context, cors, discovery, fault_filter, invalid, istio};
 use crate::fault::{Found, Problem};
 use crate::mapping::Schema;
 use crate::snapshot::{
-    FilterDiscovery, FilterSource, GrpcMethods, GrpcStats, HttpFilter, HttpFilterKind, Router,
-    Soap, SoapInspection,
+    FilterPlace, FilterSource, GrpcMethods, GrpcStats, HttpFilter, HttpFilterKind, Router, Soap,
+    SoapInspection,
 };
 use crate::view::{Unpacked, View};
 
@@ -20,13 +21,16 @@ pub(crate) fn compile(
     context: &Context<'_>,
 ) -> Result<(Box<[HttpFilter]>, Router), Found> {
     let mut filters: Vec<HttpFilter> = Vec::new();
+    let mut places = Vec::new();
     let mut router = None;
-    for filter in &view.messages("http_filters") {
+    let views = view.messages("http_filters");
+    for filter in &views {
         let name = filter.required_text("name")?;
         // Routes can enable those that they can configure; any other disabled one only has to be valid.
         let disabled = filter.flag("disabled");
         let config = if filter.has("config_discovery") {
-            match discovery(filter, name, context)? {
+            let is_skippable = filter.flag("is_optional");
+            match discovery::compile(filter, FilterPlace::Http, is_skippable, context)? {
                 Some(discovery) => FilterSource::Discovered(Arc::new(discovery)),
                 None => continue,
             }
@@ -52,12 +56,11 @@ pub(crate) fn compile(
         if router.is_some() {
             return Err(fault(filter, NOT_LAST));
         }
-        if let FilterSource::Inline(kind) = &config
-            && !disabled
-        {
-            check_place(filter, kind, &filters)?;
-        }
         filters.push(HttpFilter { name: name.into(), disabled, config });
+        places.push(filter);
+    }
+    if let Some((index, text)) = misplaced(&filters, first) {
+        return Err(fault(places[index], text));
     }
     match router {
         Some(router) => Ok((filters.into(), router)),
@@ -65,18 +68,8 @@ pub(crate) fn compile(
     }
 }
 
-/// A configuration that came by name (TypedExtensionConfig), and the full name of its type.
-pub(crate) fn extension(
-    view: &View<'_>,
-    context: &Context<'_>,
-) -> Result<(HttpFilterKind, String), Found> {
-    view.required_text("name")?;
-    let unpacked = view.unpack("typed_config")?.ok_or_else(|| view.required("typed_config"))?;
-    Ok((kind(&unpacked, view.schema(), context)?, unpacked.kind()))
-}
-
 /// Any filter but the router.
-fn kind(
+pub(crate) fn kind(
     unpacked: &Unpacked,
     schema: &Schema,
     context: &Context<'_>,
@@ -99,97 +92,43 @@ fn kind(
     })
 }
 
-/// What a filter behind those `before` it, which are in the listener as it is, may not be.
-fn check_place(
-    filter: &View<'_>,
-    kind: &HttpFilterKind,
-    before: &[HttpFilter],
-) -> Result<(), Found> {
-    use HttpFilterKind::{GrpcStats, GrpcWeb, Soap};
-    let acting = || before.iter().filter(|known| !known.disabled).filter_map(HttpFilter::inline);
-    let is_twice = match kind {
-        GrpcWeb => acting().any(|known| matches!(known, GrpcWeb)),
-        GrpcStats(_) => acting().any(|known| matches!(known, GrpcStats(_))),
-        Soap(_) => acting().any(|known| matches!(known, Soap(_))),
-        _ => false,
-    };
-    if is_twice {
-        return Err(fault(filter, "is there twice"));
+/// What a filter is before any server has said so.
+fn first(filter: &HttpFilter) -> Option<&HttpFilterKind> {
+    match &filter.config {
+        FilterSource::Inline(kind) => Some(kind),
+        FilterSource::Discovered(discovery) => discovery.http(None),
     }
-    // Behind the bridge, the statistics count calls of both kinds; here they could not tell a call of
-    // gRPC-Web from any other request.
-    if matches!(kind, GrpcWeb) && acting().any(|known| matches!(known, GrpcStats(_))) {
-        return Err(fault(filter, "must stand before grpc_stats"));
+}
+
+/// The first of a manager's filters that may not stand where it does, and why, where `kind` says what
+/// each is.
+pub(crate) fn misplaced<'a>(
+    filters: &'a [HttpFilter],
+    kind: impl Fn(&'a HttpFilter) -> Option<&'a HttpFilterKind>,
+) -> Option<(usize, &'static str)> {
+    let (mut grpc_web, mut grpc_stats, mut soap) = (false, false, false);
+    for (index, filter) in filters.iter().enumerate() {
+        let kind = if filter.disabled { None } else { kind(filter) };
+        let is_twice = match kind {
+            // Behind the bridge, the statistics count calls of both kinds; here they could not tell a
+            // call of gRPC-Web from any other request.
+            Some(HttpFilterKind::GrpcWeb) if grpc_stats => {
+                return Some((index, "must stand before grpc_stats"));
+            }
+            Some(HttpFilterKind::GrpcWeb) => replace(&mut grpc_web, true),
+            Some(HttpFilterKind::GrpcStats(_)) => replace(&mut grpc_stats, true),
+            Some(HttpFilterKind::Soap(_)) => replace(&mut soap, true),
+            _ => false,
+        };
+        if is_twice {
+            return Some((index, "is there twice"));
+        }
     }
-    Ok(())
+    None
 }
 
 fn fault(filter: &View<'_>, text: &str) -> Found {
     filter.fault(Problem::Invalid(text.to_owned()))
-}
-
-/// ExtensionConfigSource. Nothing where the filter is optional and can be of no type that is known (U-06).
-fn discovery(
-    filter: &View<'_>,
-    name: &str,
-    context: &Context<'_>,
-) -> Result<Option<FilterDiscovery>, Found> {
-    let Some(view) = filter.message("config_discovery") else {
-        return Err(filter.required("config_discovery"));
-    };
-    let Some(source) = view.message("config_source") else {
-        return Err(view.required("config_source"));
-    };
-    let source = config_source::compile(&source, context.sources)?;
-    let Some(types) = types(filter, &view, context)? else { return Ok(None) };
-    let default = match view.has("default_config") {
-        true => view.unpack("default_config")?,
-        false => None,
-    };
-    if let Some(default) = &default
-        && !types.iter().any(|known| **known == *default.kind())
-    {
-        let text = format!("is of type {}, which type_urls does not list", default.kind());
-        return Err(view.invalid("default_config", text));
-    }
-    let default = default.map(|found| kind(&found, view.schema(), context)).transpose()?;
-    let is_optional = view.flag("apply_default_config_without_warming");
-    if is_optional && default.is_none() {
-        return Err(view.invalid("apply_default_config_without_warming", "needs default_config"));
-    }
-    Ok(Some(FilterDiscovery {
-        key: source.place.key(name),
-        name: name.into(),
-        source,
-        default,
-        is_optional,
-        types,
-    }))
-}
-
-fn types(
-    filter: &View<'_>,
-    view: &View<'_>,
-    context: &Context<'_>,
-) -> Result<Option<Box<[Box<str>]>>, Found> {
-    let mut types: Vec<Box<str>> = Vec::new();
-    let urls = view.texts("type_urls");
-    if urls.is_empty() {
-        return Err(view.required("type_urls"));
-    }
-    for (url, at) in urls {
-        let name = url.rsplit('/').next().unwrap_or(url);
-        if DISCOVERED.contains(&name) {
-            types.push(name.into());
-        } else if name == ROUTER {
-            return Err(invalid(at, "the router cannot come by name"));
-        } else if filter.flag("is_optional") {
-            context.notes.ignore(at, "optional, and not supported");
-        } else {
-            return Err(Found::new(at, Problem::UnknownExtension(name.to_owned())));
-        }
-    }
-    Ok((!types.is_empty()).then(|| types.into()))
 }
 
 /// Whether all that a connection manager serves are metrics, as on Istio's port 15090.
@@ -251,22 +190,10 @@ fn soap(view: &View<'_>) -> Result<Soap, Found> {
 
 const NOT_LAST: &str = "the router must be the last filter";
 const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor";
-const SOAP: &str = "outrigger.filters.http.soap.v1.Soap";
-const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
-const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
-const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
-
-/// What can come by name.
-const DISCOVERED: [&str; 8] = [
-    fault_filter::HTTP_FAULT,
-    cors::CORS,
-    istio::PEER_METADATA,
-    istio::ALPN,
-    istio::STATS,
-    GRPC_WEB,
-    GRPC_STATS,
-    SOAP,
-];
+pub(crate) const SOAP: &str = "outrigger.filters.http.soap.v1.Soap";
+pub(crate) const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
+pub(crate) const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+pub(crate) const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 // Of the SOAP filter.
 const INSPECTED_BYTES: u32 = 16 * 1024;

@@ -21,6 +21,7 @@ pub(crate) mod config_source;
 pub(crate) mod cors;
 pub(crate) mod destination;
 pub(crate) mod detection;
+pub(crate) mod discovery;
 pub(crate) mod disk_layer;
 pub(crate) mod dubbo_proxy;
 pub(crate) mod endpoints;

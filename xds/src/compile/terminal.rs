@@ -1,10 +1,12 @@
 //! The network filters: the one that a connection ends in, and those in front of it.
 
+use std::mem::replace;
 use std::sync::Arc;
 
-use crate::compile::{Context, detection, dubbo_proxy, http, istio, rpc, tcp};
-use crate::fault::{Found, Problem};
-use crate::snapshot::{IstioStats, Terminal};
+use crate::compile::{Context, detection, discovery, dubbo_proxy, http, istio, rpc, tcp};
+use crate::fault::{Found, Problem, Trail};
+use crate::mapping::Schema;
+use crate::snapshot::{FilterDiscovery, FilterPlace, IstioStats, NetworkFilter, Terminal};
 use crate::view::{Unpacked, View};
 
 /// The last filter of a filter chain: listener.v3.Filter.
@@ -17,46 +19,72 @@ pub(crate) fn compile(filter: &View<'_>, context: &Context<'_>) -> Result<Termin
     owner(&unpacked, filter, context)
 }
 
-/// The filters in front of the last. What comes of them: the metrics that connections are counted in.
-pub(crate) fn before_last(
-    filters: &[View<'_>],
-    context: &Context<'_>,
-) -> Result<Option<Arc<IstioStats>>, Found> {
-    let mut stats = None;
-    for filter in filters {
-        let unpacked = unpack(filter)?;
-        if unpacked.kind() != istio::STATS {
-            without_effect(filter, &unpacked, context)?;
-        } else if stats.is_some() {
-            return Err(filter.fault(Problem::Invalid("is there twice".to_owned())));
-        } else {
-            stats = Some(Arc::new(istio::stats(&unpacked.view(filter.schema()))?));
-        }
-    }
-    Ok(stats)
+/// What comes of the filters in front of the last.
+#[derive(Default)]
+pub(crate) struct Front {
+    /// The metrics that connections are counted in.
+    pub(crate) istio_stats: Option<Arc<IstioStats>>,
+    /// Those that come by name.
+    pub(crate) discovered: Vec<Arc<FilterDiscovery>>,
 }
 
-/// A filter that may stand before the last, and does nothing here.
-fn without_effect(
-    filter: &View<'_>,
-    unpacked: &Unpacked,
-    context: &Context<'_>,
-) -> Result<(), Found> {
-    match unpacked.kind().as_str() {
-        METADATA_EXCHANGE => note_metadata_exchange(filter, context),
-        HTTP_CONNECTION_MANAGER | TCP_PROXY | RPC_PROXY | DUBBO_PROXY | PROTOCOL_DETECTION => {
-            let text = "is a terminal filter and must be the last";
-            return Err(filter.fault(Problem::Invalid(text.to_owned())));
+/// The filters in front of the last.
+pub(crate) fn before_last(filters: &[View<'_>], context: &Context<'_>) -> Result<Front, Found> {
+    let mut front = Front::default();
+    let mut counts = false;
+    for filter in filters {
+        let found = if filter.has("config_discovery") {
+            let discovery = discovery::compile(filter, FilterPlace::Network, false, context)?;
+            let Some(discovery) = discovery else { continue };
+            let default = discovery.network(None).cloned();
+            front.discovered.push(Arc::new(discovery));
+            default
+        } else {
+            let unpacked = unpack(filter)?;
+            if is_last(&unpacked.kind()) {
+                let text = "is a terminal filter and must be the last";
+                return Err(filter.fault(Problem::Invalid(text.to_owned())));
+            }
+            let found = in_front(&unpacked, filter.at("typed_config"), filter.schema(), context)?;
+            if let NetworkFilter::IstioStats(stats) = &found {
+                front.istio_stats = Some(Arc::clone(stats));
+            }
+            Some(found)
+        };
+        if matches!(found, Some(NetworkFilter::IstioStats(_))) && replace(&mut counts, true) {
+            return Err(filter.fault(Problem::Invalid("is there twice".to_owned())));
         }
-        _ => return Err(unpacked.refuse()),
     }
-    Ok(())
+    Ok(front)
+}
+
+/// A filter that may stand before the last, whose configuration is there.
+pub(crate) fn in_front(
+    unpacked: &Unpacked,
+    at: Trail,
+    schema: &Schema,
+    context: &Context<'_>,
+) -> Result<NetworkFilter, Found> {
+    match unpacked.kind().as_str() {
+        METADATA_EXCHANGE => {
+            note_metadata_exchange(at, context);
+            Ok(NetworkFilter::MetadataExchange)
+        }
+        istio::STATS => {
+            Ok(NetworkFilter::IstioStats(Arc::new(istio::stats(&unpacked.view(schema))?)))
+        }
+        _ => Err(unpacked.refuse()),
+    }
+}
+
+/// Whether filters of a type, by its full name, are the last of a chain, and nothing else.
+pub(crate) fn is_last(kind: &str) -> bool {
+    [HTTP_CONNECTION_MANAGER, TCP_PROXY, RPC_PROXY, DUBBO_PROXY, PROTOCOL_DETECTION].contains(&kind)
 }
 
 /// TL-02: the exchange is begun by those alone who negotiated its ALPN protocol, and we never do.
-pub(crate) fn note_metadata_exchange(filter: &View<'_>, context: &Context<'_>) {
-    let reason = "no metadata is exchanged: its ALPN protocol is never negotiated";
-    context.notes.ignore(filter.at("typed_config"), reason);
+pub(crate) fn note_metadata_exchange(at: Trail, context: &Context<'_>) {
+    context.notes.ignore(at, "no metadata is exchanged: its ALPN protocol is never negotiated");
 }
 
 /// A filter that a detection chooses: any but another detection.
@@ -70,6 +98,9 @@ pub(crate) fn detected(filter: &View<'_>, context: &Context<'_>) -> Result<Termi
 
 fn unpack(filter: &View<'_>) -> Result<Unpacked, Found> {
     filter.required_text("name")?;
+    if filter.has("config_discovery") {
+        return Err(filter.invalid("config_discovery", "a terminal filter cannot come by name"));
+    }
     filter.unpack("typed_config")?.ok_or_else(|| filter.required("typed_config"))
 }
 

@@ -4,11 +4,10 @@
 //! Routes name filters by the names that connection managers give them. Of all levels that say something
 //! of a filter (table, virtual host, route, weighted cluster) only the most specific one counts.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::config_source::ConfigSource;
 use super::cors::CorsPolicy;
+use super::extensions::FilterDiscovery;
 use super::fault::Fault;
 use super::http::{GrpcStats, Soap};
 use super::istio::{AlpnOverrides, IstioStats, PeerMetadata};
@@ -31,48 +30,6 @@ pub enum FilterSource {
     Inline(HttpFilterKind),
     /// It comes by name, and changes without the listener.
     Discovered(Arc<FilterDiscovery>),
-}
-
-/// A filter whose configuration is asked for by name (ECDS).
-#[derive(Debug, Clone)]
-pub struct FilterDiscovery {
-    /// Its place in [`Snapshot::extensions`](super::Snapshot::extensions): one for each source and name.
-    pub key: Box<str>,
-    /// Its name, which is the filter's.
-    pub name: Box<str>,
-    /// Whom to ask.
-    pub source: ConfigSource,
-    /// Serves where there is no other.
-    pub default: Option<HttpFilterKind>,
-    /// The listener does not wait for an answer; only with a default.
-    pub is_optional: bool,
-    /// The types that it may be of, by their full names.
-    pub types: Box<[Box<str>]>,
-}
-
-/// A filter's configuration as servers last sent it.
-#[derive(Debug, Clone)]
-pub struct Extension {
-    /// Nothing before any was accepted.
-    pub last: Option<HttpFilterKind>,
-    /// False: a server says that there is none any more, or never was.
-    pub exists: bool,
-}
-
-/// Those that listeners refer to. One that is not there was not answered yet.
-pub type Extensions = HashMap<Box<str>, Arc<Extension>>;
-
-impl FilterDiscovery {
-    /// What the filter is. One that was taken away gives way to the default, and without a default stays:
-    /// what protects does not end with its configuration. Nothing where there has never been any.
-    #[must_use]
-    pub fn resolve<'a>(&'a self, extension: Option<&'a Extension>) -> Option<&'a HttpFilterKind> {
-        let last = extension.and_then(|extension| extension.last.as_ref());
-        match extension {
-            Some(Extension { exists: true, .. }) => last,
-            _ => self.default.as_ref().or(last),
-        }
-    }
 }
 
 impl HttpFilter {

@@ -8,6 +8,7 @@ use crate::fingerprint::Fingerprint;
 use super::access_log::AccessLog;
 use super::address::Address;
 use super::cluster::TcpKeepalive;
+use super::extensions::{Extensions, FilterDiscovery, NetworkFilter};
 use super::filter_chains::FilterChains;
 use super::http::HttpConnectionManager;
 use super::istio::IstioStats;
@@ -233,8 +234,39 @@ pub struct FilterChain {
     pub tls: Option<Arc<DownstreamTls>>,
     /// The metrics that connections of TCP proxies are counted in.
     pub istio_stats: Option<Arc<IstioStats>>,
+    /// The filters in front of the last that come by name.
+    pub discovered: Box<[Arc<FilterDiscovery>]>,
     /// The last network filter, which owns the connection.
     pub terminal: Terminal,
+}
+
+impl FilterChain {
+    /// The metrics that a connection which begins now is counted in.
+    #[must_use]
+    pub fn istio_stats<'a>(&'a self, extensions: &'a Extensions) -> Option<&'a Arc<IstioStats>> {
+        self.all_stats(|wanted| wanted.network(extensions.get(&wanted.key).map(|it| &**it))).next()
+    }
+
+    /// All the metrics that a connection would be counted in, where `network` says what filters are that
+    /// come by name.
+    pub(crate) fn all_stats<'a>(
+        &'a self,
+        network: impl Fn(&'a FilterDiscovery) -> Option<&'a NetworkFilter>,
+    ) -> impl Iterator<Item = &'a Arc<IstioStats>> {
+        let discovered = self.discovered.iter().filter_map(move |wanted| match network(wanted)? {
+            NetworkFilter::IstioStats(stats) => Some(stats),
+            NetworkFilter::MetadataExchange => None,
+        });
+        self.istio_stats.iter().chain(discovered)
+    }
+
+    /// Whether a filter is to come by name, and there is none: what it was to guard is not served.
+    #[must_use]
+    pub fn lacks_filter(&self, extensions: &Extensions) -> bool {
+        let mut discovered = self.discovered.iter();
+        discovered
+            .any(|wanted| wanted.network(extensions.get(&wanted.key).map(|it| &**it)).is_none())
+    }
 }
 
 /// A terminal network filter.

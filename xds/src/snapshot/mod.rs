@@ -16,6 +16,7 @@ mod cluster_names;
 mod config_source;
 mod cors;
 mod endpoint_set;
+mod extensions;
 mod fault;
 mod filter_chains;
 mod format;
@@ -51,6 +52,9 @@ pub use self::config_source::{
 };
 pub use self::cors::CorsPolicy;
 pub use self::endpoint_set::{Candidates, EndpointSet, PRIORITY_MAX};
+pub use self::extensions::{
+    Extension, Extensions, FilterConfig, FilterDiscovery, FilterPlace, NetworkFilter,
+};
 pub use self::fault::{Fault, FaultAbort, FaultAbortWith, FaultDelay, FaultDelayBy};
 pub use self::filter_chains::{
     COMBINATIONS_MAX, ConnectionFacts, FilterChainMatch, FilterChains, FilterChainsError,
@@ -70,8 +74,7 @@ pub use self::http::{
     UnderscoreHeaders, Upgrades,
 };
 pub use self::http_filters::{
-    Extension, Extensions, FilterDiscovery, FilterOverride, FilterOverrides, FilterSource,
-    HttpFilter, HttpFilterKind, RouteFilterConfig,
+    FilterOverride, FilterOverrides, FilterSource, HttpFilter, HttpFilterKind, RouteFilterConfig,
 };
 pub use self::istio::{
     AlpnOverrides, IstioCluster, IstioService, IstioStats, MetricOverride, PeerMetadata,

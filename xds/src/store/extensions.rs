@@ -7,18 +7,23 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::client::ResourceType;
-use crate::compile::http_filters;
+use crate::compile::{discovery, http_filters};
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{ConfigPlace, Extension, FilterDiscovery, HttpFilterKind};
+use crate::snapshot::{
+    ConfigPlace, Extension, FilterChain, FilterConfig, FilterDiscovery, FilterPlace, FilterSource,
+    HttpConnectionManager, HttpFilter, Listener,
+};
 use crate::view::View;
 
-use super::decode;
 use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
+use super::{decode, listeners};
 
 /// A TypedExtensionConfig that listeners refer to.
 pub(super) struct ExtensionEntry {
     name: Box<str>,
     place: ConfigPlace,
+    /// Where the first filter stands that named it: that is where it is counted.
+    stands: FilterPlace,
     users: BTreeSet<Box<str>>,
     is_answered: bool,
     record: Option<Record>,
@@ -38,10 +43,12 @@ impl Store {
         let known = self.extensions.entry(wanted.key.clone()).or_insert_with(|| {
             let (kind, name) = (ResourceType::ExtensionConfig, Arc::from(&*wanted.name));
             self.interests.push(Interest::One(kind, wanted.source.clone(), name));
-            self.outcomes.push((Watched::Extension(wanted.name.clone()), Outcome::Asked));
+            self.outcomes
+                .push((Watched::Extension(wanted.place, wanted.name.clone()), Outcome::Asked));
             ExtensionEntry {
                 name: wanted.name.clone(),
                 place: wanted.source.place.clone(),
+                stands: wanted.place,
                 users: BTreeSet::new(),
                 is_answered: false,
                 record: None,
@@ -70,7 +77,7 @@ impl Store {
 
     pub(super) fn note_extension(&mut self, key: &str, outcome: Outcome) {
         let Some(known) = self.extensions.get(key) else { return };
-        self.outcomes.push((Watched::Extension(known.name.clone()), outcome));
+        self.outcomes.push((Watched::Extension(known.stands, known.name.clone()), outcome));
     }
 
     pub(super) fn put_extension(
@@ -117,35 +124,91 @@ impl Store {
         &mut self,
         key: &str,
         incoming: &Incoming,
-    ) -> Result<(HttpFilterKind, String, Fingerprint), String> {
+    ) -> Result<(FilterConfig, String, Fingerprint), String> {
         let message = self.decode(ResourceType::ExtensionConfig, incoming)?;
         let fingerprint = Fingerprint::of(&message, &[]);
         let has_cluster = |name: &str| self.has_cluster(name);
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
-        let (filter, kind) = http_filters::extension(&View::new(&message, &self.schema), &context)
+        let (filter, kind) = discovery::extension(&View::new(&message, &self.schema), &context)
             .map_err(|found| decode::text(&found))?;
-        match self.discoveries(key).find(|(_, wanted)| !may_be(wanted, &kind)) {
-            Some((listener, _)) => Err(format!(
+        if let Some((listener, _)) =
+            self.discoveries(key).find(|(_, wanted)| !may_be(wanted, &kind))
+        {
+            return Err(format!(
                 "typed_config: is of type {kind}, which type_urls of listener {listener} does not list"
-            )),
-            None => Ok((filter, kind, fingerprint)),
+            ));
         }
+        for (name, chain) in self.chains_that_name(key) {
+            if self.counts_twice(chain, Some((key, &filter))) {
+                return Err(format!(
+                    "typed_config: with it, a filter chain of listener {name} has istio.stats twice"
+                ));
+            }
+        }
+        for (name, manager) in self.managers_that_name(key) {
+            if let Some((other, text)) = self.misplaced(manager, Some((key, &filter))) {
+                return Err(format!(
+                    "typed_config: with it, filter {other} of listener {name} {text}"
+                ));
+            }
+        }
+        Ok((filter, kind, fingerprint))
     }
 
-    /// Refuses filters that are known to be of another type than a listener allows.
-    pub(super) fn check_extensions<'a>(
-        &self,
-        wanted: impl Iterator<Item = &'a Arc<FilterDiscovery>>,
-    ) -> Result<(), String> {
-        for wanted in wanted {
+    /// The first of a manager's filters that may not stand where it does, and why, with what is known of
+    /// those that come by name, and with `new` in the place of what is known of its key.
+    fn misplaced<'a>(
+        &'a self,
+        manager: &'a HttpConnectionManager,
+        new: Option<(&str, &'a FilterConfig)>,
+    ) -> Option<(&'a str, &'static str)> {
+        let kind = |filter: &'a HttpFilter| match (&filter.config, new) {
+            (FilterSource::Inline(kind), _) => Some(kind),
+            (FilterSource::Discovered(wanted), Some((key, new))) if *wanted.key == *key => {
+                new.http.as_ref()
+            }
+            (FilterSource::Discovered(wanted), _) => {
+                let known = self.snapshot.extensions.get(&wanted.key);
+                wanted.http(known.map(|known| &**known))
+            }
+        };
+        let (index, text) = http_filters::misplaced(&manager.filters, kind)?;
+        Some((&manager.filters[index].name, text))
+    }
+
+    /// Whether connections of a chain would be counted twice, with `new` as above.
+    fn counts_twice<'a>(
+        &'a self,
+        chain: &'a FilterChain,
+        new: Option<(&str, &'a FilterConfig)>,
+    ) -> bool {
+        let network = |wanted: &'a FilterDiscovery| match new {
+            Some((key, new)) if *wanted.key == *key => new.network.as_ref(),
+            _ => wanted.network(self.snapshot.extensions.get(&wanted.key).map(|known| &**known)),
+        };
+        chain.all_stats(network).count() > 1
+    }
+
+    /// Refuses filters that are known to be of another type than a listener allows, or of one that may
+    /// not stand where they do.
+    pub(super) fn check_extensions(&self, listener: &Listener) -> Result<(), String> {
+        for wanted in listeners::extensions(listener) {
             let known = self.extensions.get(&wanted.key);
             if let Some(kind) = known.and_then(|known| known.kind.as_ref())
                 && !may_be(wanted, kind)
             {
                 let name = &wanted.name;
                 return Err(format!(
-                    "http_filters: {name} is of type {kind}, which type_urls does not list"
+                    "filter {name}: is of type {kind}, which type_urls does not list"
                 ));
+            }
+        }
+        if listener.filter_chains.iter().any(|chain| self.counts_twice(chain, None)) {
+            return Err("filter_chains: one has istio.stats twice".to_owned());
+        }
+        for manager in listeners::managers(listener) {
+            if let Some((name, text)) = self.misplaced(manager, None) {
+                return Err(format!("filter {name}: {text}"));
             }
         }
         Ok(())

@@ -65,9 +65,10 @@ fn secrets(listener: &Listener) -> impl Iterator<Item = &Arc<Sds>> {
 }
 
 /// The filters that a listener names.
-fn extensions(listener: &Listener) -> impl Iterator<Item = &Arc<FilterDiscovery>> {
+pub(super) fn extensions(listener: &Listener) -> impl Iterator<Item = &Arc<FilterDiscovery>> {
     let managers = managers(listener).into_iter();
-    managers.flat_map(|http| http.filters.iter().filter_map(HttpFilter::discovery))
+    let http = managers.flat_map(|http| http.filters.iter().filter_map(HttpFilter::discovery));
+    listener.filter_chains.iter().flat_map(|chain| chain.discovered.iter()).chain(http)
 }
 
 /// The route tables that a listener names.
@@ -84,7 +85,7 @@ fn tables(listener: &Listener) -> Vec<Rds> {
 }
 
 /// The connection managers of a listener.
-fn managers(listener: &Listener) -> Vec<&Arc<HttpConnectionManager>> {
+pub(super) fn managers(listener: &Listener) -> Vec<&Arc<HttpConnectionManager>> {
     let mut managers = Vec::new();
     for chain in listener.filter_chains.iter() {
         chain.terminal.visit_owners(&mut |owner| {
@@ -157,7 +158,7 @@ impl Store {
         }
         let view = View::new(&message, &self.schema);
         let listener = Arc::new(self.compile_listener(&view, &incoming.name)?);
-        self.check_extensions(extensions(&listener))?;
+        self.check_extensions(&listener)?;
         host.prepare_listener(&listener)?;
 
         let name = &*listener.name;
@@ -271,6 +272,35 @@ impl Store {
             let versions = entry.active.iter().chain(&entry.warming);
             let wanted = versions.flat_map(|listener| extensions(listener));
             wanted.filter(move |wanted| *wanted.key == *key).map(|wanted| (&**name, wanted))
+        })
+    }
+
+    /// The filter chains that name the filter of this key, and their listeners' names.
+    pub(super) fn chains_that_name(&self, key: &str) -> impl Iterator<Item = (&str, &FilterChain)> {
+        let names = move |chain: &&Arc<FilterChain>| {
+            chain.discovered.iter().any(|wanted| *wanted.key == *key)
+        };
+        self.listeners.iter().flat_map(move |(name, entry)| {
+            let versions = entry.active.iter().chain(&entry.warming);
+            let chains = versions.flat_map(|listener| listener.filter_chains.iter());
+            chains.filter(names).map(|chain| (&**name, &**chain))
+        })
+    }
+
+    /// The connection managers that name the filter of this key, and their listeners' names.
+    pub(super) fn managers_that_name(
+        &self,
+        key: &str,
+    ) -> impl Iterator<Item = (&str, &HttpConnectionManager)> {
+        let names = move |manager: &&HttpConnectionManager| {
+            let mut wanted = manager.filters.iter().filter_map(HttpFilter::discovery);
+            wanted.any(|wanted| *wanted.key == *key)
+        };
+        self.listeners.iter().flat_map(move |(name, entry)| {
+            let versions = entry.active.iter().chain(&entry.warming);
+            let managers =
+                versions.flat_map(|listener| managers(listener)).map(|manager| &**manager);
+            managers.filter(names).map(|manager| (&**name, manager))
         })
     }
 

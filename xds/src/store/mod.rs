@@ -42,7 +42,8 @@ use crate::mapping::{ReadOptions, Schema};
 use crate::process_config::RuntimeLayers;
 use crate::secrets::ServedSecret;
 use crate::snapshot::{
-    Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot,
+    Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, FilterPlace, Listener,
+    Snapshot,
 };
 use crate::view::View;
 
@@ -237,7 +238,7 @@ pub enum Watched {
     /// Those of a secret, by its name.
     Secret(Box<str>),
     /// Those of a filter, by its name.
-    Extension(Box<str>),
+    Extension(FilterPlace, Box<str>),
 }
 
 /// What became of a question.

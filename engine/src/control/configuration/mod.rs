@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::cache::CacheNode;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::engine_config::ConfigCache;
-use outrigger_xds::snapshot::{Cluster, Endpoint, Listener, Service, Snapshot};
+use outrigger_xds::snapshot::{Cluster, Endpoint, FilterPlace, Listener, Service, Snapshot};
 use outrigger_xds::store::{Changes, Ground, ListenerChange, Outcome, Phase, Store, Watched};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -410,8 +410,12 @@ impl Configuration {
                     self.count_outcome(&format!("http.{prefix}.rds.{name}"), outcome);
                 }
                 Watched::Secret(name) => self.count_outcome(&format!("sds.{name}"), outcome),
-                Watched::Extension(name) => {
-                    let family = format!("extension_config_discovery.http_filter.{name}");
+                Watched::Extension(place, name) => {
+                    let place = match place {
+                        FilterPlace::Http => "http_filter",
+                        FilterPlace::Network => "network_filter",
+                    };
+                    let family = format!("extension_config_discovery.{place}.{name}");
                     self.count_outcome(&family, outcome);
                 }
             }

@@ -150,7 +150,7 @@ impl Filters {
     ) -> Self {
         let kinds = config.filters.iter().zip(&found).map(|(filter, found)| match &filter.config {
             FilterSource::Inline(kind) => (filter, Some(kind)),
-            FilterSource::Discovered(discovery) => (filter, discovery.resolve(found.as_deref())),
+            FilterSource::Discovered(discovery) => (filter, discovery.http(found.as_deref())),
         });
         let kinds: Vec<_> = kinds.collect();
         let acting = || kinds.iter().filter(|(filter, _)| !filter.disabled);

@@ -1,11 +1,11 @@
-//! Filters that come by name: ECDS (rules W-07, V-03, T-04, D-14).
+//! Filters that come by name: ECDS (rules W-07, V-03, T-04, D-14), of HTTP and of connections.
 
-use outrigger_tests::config::{CORS, FAULT};
+use outrigger_tests::config::{CORS, FAULT, TCP_PROXY};
 use outrigger_tests::control_plane::{
     CDS, ECDS, EDS, LDS, RDS, Variant, World, ads, aggregated, assignment, eds_cluster,
     http_listener, own_stream, rds, route_table, to_cluster,
 };
-use outrigger_tests::{Client, ControlPlane};
+use outrigger_tests::{Address, Client, ControlPlane, eventually};
 use serde_json::{Value, json};
 
 use super::{BOTH, Scene, await_listener, launch, named_origin};
@@ -170,5 +170,104 @@ fn t04_a_filter_whose_time_is_over_gives_way_to_its_default() {
         assert_eq!(scene.server.await_answer(ECDS, &nonce).error, None);
         scene.expect_status("/", 503);
         scene.proxy.expect_stat("xds.ecds.expired", 1);
+    }
+}
+
+/// A listener `main` of TCP with a filter `ext` in front of the proxy, which comes from that source.
+fn tcp_listener(source: Value) -> Value {
+    json!({
+        "name": "main",
+        "stat_prefix": "main",
+        "address": Address::any().to_json(),
+        "filter_chains": [{"filters": [
+            {"name": "ext", "config_discovery": {
+                "config_source": source, "type_urls": ["type.googleapis.com/stats.PluginConfig"],
+            }},
+            {"name": "tcp", "typed_config": {
+                "@type": TCP_PROXY, "stat_prefix": "tcp", "cluster": "a",
+            }},
+        ]}],
+    })
+}
+
+/// Metrics of Istio without these.
+fn stats(dropped: &[&str]) -> Value {
+    let drop = |metric: &&str| json!({"name": metric, "drop": true});
+    let metrics: Vec<Value> = dropped.iter().map(drop).collect();
+    json!({
+        "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+        "type_url": "type.googleapis.com/stats.PluginConfig",
+        "value": {"metrics": metrics},
+    })
+}
+
+/// How many connections were counted in one of Istio's metrics.
+fn counted(scene: &Scene, metric: &str) -> u64 {
+    let text = scene.proxy.admin_get("/stats/prometheus").text();
+    let lines = text.lines().filter(|line| line.starts_with(&format!("istio_{metric}{{")));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w07_filters_of_connections_come_by_name_too() {
+    const OPENED: &str = "tcp_connections_opened_total";
+    const CLOSED: &str = "tcp_connections_closed_total";
+    for variant in BOTH {
+        let wanted = tcp_listener(patient(ads()));
+        let mut scene = scene(variant, wanted, &[ECDS], Some(stats(&[])));
+        scene.proxy.expect_stat("listener_manager.total_listeners_warming", 1);
+        let cold = scene.proxy.admin_get("/init_dump").text();
+        assert!(cold.contains("listener main: filter ext"), "{cold}");
+        scene.server.release(&[ECDS]);
+        let address = await_listener(&scene.proxy, "main");
+        let mut first = Client::connect(&address);
+        assert_eq!(first.get("/").header("x-origin"), Some("a"));
+        eventually("a connection counts", || (counted(&scene, OPENED) == 1).then_some(()));
+        // Another version is for connections that begin now, and ends none.
+        scene.world.put(ECDS, extension(stats(&[OPENED])));
+        scene.publish();
+        let mut made = 1;
+        eventually("a connection does not count as opened", || {
+            made += 1;
+            let before = counted(&scene, OPENED);
+            let mut client = Client::connect(&address);
+            assert_eq!(client.get("/").header("x-origin"), Some("a"));
+            (counted(&scene, OPENED) == before).then_some(())
+        });
+        let opened = counted(&scene, OPENED);
+        assert_eq!(first.get("/").header("x-origin"), Some("a"));
+        // What is refused changes nothing.
+        let from = scene.server.mark();
+        scene.world.put(ECDS, extension(json!({"@type": CORS})));
+        scene.publish();
+        let nack = scene.server.await_event("a NACK", from, |event| event.is_nack(ECDS));
+        let (_, text) = nack.error.unwrap();
+        assert!(text.contains("TypedExtensionConfig ext: typed_config"), "{text}");
+        drop(first);
+        eventually("all count as closed", || (counted(&scene, CLOSED) == made).then_some(()));
+        assert_eq!(counted(&scene, OPENED), opened);
+        scene.proxy.expect_stat("listener_manager.listener_modified", 0);
+        let root = "extension_config_discovery.network_filter.ext";
+        assert_eq!(scene.proxy.stat(&format!("{root}.update_rejected")), 1);
+        assert_eq!(scene.proxy.stat(&format!("{root}.update_success")), 2);
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w08_without_a_filter_in_time_connections_are_closed() {
+    for variant in BOTH {
+        let mut source = ads();
+        source["initial_fetch_timeout"] = "0.1s".into();
+        let mut scene = scene(variant, tcp_listener(source), &[ECDS], Some(stats(&[])));
+        let address = await_listener(&scene.proxy, "main");
+        let mut client = Client::connect(&address);
+        let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert!(client.try_response().is_err());
+        scene.proxy.expect_stat("listener.main.network_extension_config_missing", 1);
+        // What comes late is as good.
+        scene.server.release(&[ECDS]);
+        scene.expect_origin("/", "a");
     }
 }

@@ -4,6 +4,7 @@
 //! Envoy; [`is_envoy`] is where we differ on purpose, and says why.
 
 mod cache;
+mod differential;
 mod faults;
 mod files;
 mod filters;

@@ -1,0 +1,133 @@
+//! Filters that come by name: where from (`config_discovery`), and what (ECDS).
+//!
+//! Invariant: whatever a listener may hold, but the last filter of a list, can come by name, and means the
+//! same there.
+
+use crate::compile::{
+    Context, config_source, cors, fault_filter, http_filters as http, invalid, istio, terminal,
+};
+use crate::fault::{Found, Problem};
+use crate::mapping::Schema;
+use crate::snapshot::{FilterConfig, FilterDiscovery, FilterPlace};
+use crate::view::{Unpacked, View};
+
+/// ExtensionConfigSource of a filter. Nothing where the filter may be left out (`is_skippable`) and can be
+/// of no type that is known (U-06).
+pub(crate) fn compile(
+    filter: &View<'_>,
+    place: FilterPlace,
+    is_skippable: bool,
+    context: &Context<'_>,
+) -> Result<Option<FilterDiscovery>, Found> {
+    let name = filter.required_text("name")?;
+    let Some(view) = filter.message("config_discovery") else {
+        return Err(filter.required("config_discovery"));
+    };
+    let Some(source) = view.message("config_source") else {
+        return Err(view.required("config_source"));
+    };
+    let source = config_source::compile(&source, context.sources)?;
+    let Some(types) = types(&view, place, is_skippable, context)? else { return Ok(None) };
+    let default = match view.has("default_config") {
+        true => view.unpack("default_config")?,
+        false => None,
+    };
+    if let Some(default) = &default
+        && !types.iter().any(|known| **known == *default.kind())
+    {
+        let text = format!("is of type {}, which type_urls does not list", default.kind());
+        return Err(view.invalid("default_config", text));
+    }
+    let default = default.map(|found| config(&found, view.schema(), context)).transpose()?;
+    let is_optional = view.flag("apply_default_config_without_warming");
+    if is_optional && default.is_none() {
+        return Err(view.invalid("apply_default_config_without_warming", "needs default_config"));
+    }
+    Ok(Some(FilterDiscovery {
+        key: source.place.key(name),
+        name: name.into(),
+        place,
+        source,
+        default,
+        is_optional,
+        types,
+    }))
+}
+
+/// A configuration that came by name (TypedExtensionConfig), and the full name of its type.
+pub(crate) fn extension(
+    view: &View<'_>,
+    context: &Context<'_>,
+) -> Result<(FilterConfig, String), Found> {
+    view.required_text("name")?;
+    let unpacked = view.unpack("typed_config")?.ok_or_else(|| view.required("typed_config"))?;
+    Ok((config(&unpacked, view.schema(), context)?, unpacked.kind()))
+}
+
+/// What it is wherever it may stand, which is somewhere.
+fn config(
+    unpacked: &Unpacked,
+    schema: &Schema,
+    context: &Context<'_>,
+) -> Result<FilterConfig, Found> {
+    let kind = unpacked.kind();
+    let stands_in = |place| known(place).contains(&&*kind);
+    let network = match stands_in(FilterPlace::Network) {
+        true => Some(terminal::in_front(unpacked, unpacked.at(), schema, context)?),
+        false => None,
+    };
+    let http = match stands_in(FilterPlace::Http) || network.is_none() {
+        true => Some(http::kind(unpacked, schema, context)?),
+        false => None,
+    };
+    Ok(FilterConfig { http, network })
+}
+
+fn types(
+    view: &View<'_>,
+    place: FilterPlace,
+    is_skippable: bool,
+    context: &Context<'_>,
+) -> Result<Option<Box<[Box<str>]>>, Found> {
+    let mut types: Vec<Box<str>> = Vec::new();
+    let urls = view.texts("type_urls");
+    if urls.is_empty() {
+        return Err(view.required("type_urls"));
+    }
+    for (url, at) in urls {
+        let name = url.rsplit('/').next().unwrap_or(url);
+        if known(place).contains(&name) {
+            types.push(name.into());
+        } else if name == http::ROUTER {
+            return Err(invalid(at, "the router cannot come by name"));
+        } else if terminal::is_last(name) {
+            return Err(invalid(at, "a terminal filter cannot come by name"));
+        } else if is_skippable {
+            context.notes.ignore(at, "optional, and not supported");
+        } else {
+            return Err(Found::new(at, Problem::UnknownExtension(name.to_owned())));
+        }
+    }
+    Ok((!types.is_empty()).then(|| types.into()))
+}
+
+/// What can come by name in a place.
+fn known(place: FilterPlace) -> &'static [&'static str] {
+    match place {
+        FilterPlace::Http => &HTTP,
+        FilterPlace::Network => &NETWORK,
+    }
+}
+
+const HTTP: [&str; 8] = [
+    fault_filter::HTTP_FAULT,
+    cors::CORS,
+    istio::PEER_METADATA,
+    istio::ALPN,
+    istio::STATS,
+    http::GRPC_WEB,
+    http::GRPC_STATS,
+    http::SOAP,
+];
+
+const NETWORK: [&str; 2] = [istio::STATS, terminal::METADATA_EXCHANGE];

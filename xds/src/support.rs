@@ -339,9 +339,8 @@ pub(crate) const SUPPORT: &[Support] = &[
         &["scoped_route_configurations"]),
     honour("envoy.extensions.filters.network.http_connection_manager.v3.ScopedRds",
         &["scoped_rds_config_source"]),
-    // on_demand: nothing is loaded only when a request asks for it.
     honour("envoy.config.route.v3.ScopedRouteConfiguration",
-        &["name", "route_configuration_name", "route_configuration", "key"]),
+        &["on_demand", "name", "route_configuration_name", "route_configuration", "key"]),
     honour("envoy.config.route.v3.ScopedRouteConfiguration.Key", &["fragments"]),
     honour("envoy.config.route.v3.ScopedRouteConfiguration.Key.Fragment", &["string_key"]),
     honour("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
@@ -390,6 +389,9 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("envoy.extensions.filters.common.fault.v3.FaultDelay",
         &["fixed_delay", "header_delay", "percentage"]),
     honour("envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay", &[]),
+    // odcds: clusters are not asked for on demand.
+    honour("envoy.extensions.filters.http.on_demand.v3.OnDemand", &[]),
+    honour("envoy.extensions.filters.http.on_demand.v3.PerRouteConfig", &[]),
     honour("envoy.extensions.filters.http.cors.v3.Cors", &[]),
     honour("envoy.extensions.filters.http.cors.v3.CorsPolicy",
         &["allow_origin_string_match", "allow_methods", "allow_headers", "expose_headers",

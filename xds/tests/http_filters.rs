@@ -663,3 +663,22 @@ fn section_20_metrics_may_go_uncompressed_and_nothing_else() {
     let loaded = loaded(&metrics);
     assert!(advice(&loaded).iter().any(|text| text.contains("metrics are not compressed")));
 }
+
+#[test]
+fn section_19_on_demand_holds_requests_and_asks_for_no_clusters() {
+    let kind = "envoy.extensions.filters.http.on_demand.v3.OnDemand";
+    let filter = |fields| filter("on-demand", kind, fields);
+    assert!(matches!(only(&[filter(json!({}))]), HttpFilterKind::OnDemand));
+    let odcds = json!({ "odcds": { "timeout": "1s" } });
+    let text = refusal(&with_filters(&[filter(odcds.clone())]));
+    assert!(text.contains("typed_config(OnDemand).odcds: not supported"), "{text}");
+    // A route may configure it, which says as much.
+    let own = "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig";
+    let with = |fields| {
+        let told = json!({ "on-demand": any_with(own, fields) });
+        set(&with_filters(&[filter(json!({}))]), &format!("{TABLE}/typed_per_filter_config"), told)
+    };
+    loaded(&with(json!({})));
+    let text = refusal(&with(odcds));
+    assert!(text.contains("odcds: not supported"), "{text}");
+}

@@ -29,11 +29,12 @@ use super::edits::EditOutcome;
 use super::exchange::{Exchange, HeadForm, ResponseEdits};
 use super::filters::{Ask, Filtered, Filters, Wish, decide};
 use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
+use super::kept_head::{HeadSource, KeptHead};
 use super::origin::{Origin, is_believed};
 use super::path::{Normalized, normalize, split};
 use super::reply::{Body, DIRECT_RESPONSE, Reply};
 use super::retry::Steer;
-use super::soap::{HeadSource, Held, SoapHeaders, soap_request};
+use super::soap::{SoapHeaders, soap_request};
 use super::upgrade::{Asked, Tunnel, asked, websocket_key};
 use super::{HttpRuntime, HttpScratch};
 
@@ -58,6 +59,8 @@ pub(super) enum Begun {
     Answered(Reply),
     /// Where it goes depends on its body: [`resume`] says it.
     Held,
+    /// What it needs is asked for: [`resume_demanding`] says where it goes.
+    Demanding,
 }
 
 impl From<Result<Destination, Reply>> for Begun {
@@ -91,33 +94,44 @@ pub(super) fn begin(
         return Begun::Held;
     }
     let soap = SoapHeaders::of(&filters, soap, None);
-    find_route(arrival, &filters, head, soap, exchange).into()
+    find_route(arrival, &filters, head, soap, source, exchange)
 }
 
 /// Goes on with a request that was held back, as far as its operation was found out.
-pub(super) fn resume(arrival: &Arrival<'_>, exchange: &mut Exchange) -> Result<Destination, Reply> {
-    let held = exchange.soap.release();
-    let outcome = match &held {
-        Some(held) => resume_held(arrival, held, exchange),
-        None => Err(unreadable()),
-    };
+pub(super) fn resume(arrival: &Arrival<'_>, exchange: &mut Exchange) -> Begun {
+    let Some(held) = exchange.soap.release() else { return Begun::Answered(unreadable()) };
+    let begun = read_again(arrival, held.head(), held.operation(), exchange);
+    exchange.soap.give_back(held);
+    begun
+}
+
+/// Goes on with a request for which something was asked for, by what there is now.
+pub(super) fn resume_demanding(arrival: &Arrival<'_>, exchange: &mut Exchange) -> Begun {
+    let Some(head) = exchange.demand.release() else { return Begun::Answered(unreadable()) };
+    let held = exchange.soap.lend();
+    let operation = held.as_ref().and_then(|held| held.operation());
+    let begun = read_again(arrival, &head, operation, exchange);
     if let Some(held) = held {
         exchange.soap.give_back(held);
     }
-    outcome
+    exchange.demand.give_back(head);
+    begun
 }
 
-fn resume_held(
+fn read_again(
     arrival: &Arrival<'_>,
-    held: &Held,
+    kept: &KeptHead,
+    operation: Option<&[u8]>,
     exchange: &mut Exchange,
-) -> Result<Destination, Reply> {
+) -> Begun {
     let mut storage = FieldStorage::new();
-    let head = held.head(&arrival.http.limits, &mut storage).ok_or_else(unreadable)?;
+    let Some(head) = kept.read(&arrival.http.limits, &mut storage) else {
+        return Begun::Answered(unreadable());
+    };
     let filters = arrival.http.filters.current(arrival.shard);
     let request = soap_request(&filters, &head);
-    let soap = SoapHeaders::of(&filters, request, held.operation());
-    find_route(arrival, &filters, &head, soap, exchange)
+    let soap = SoapHeaders::of(&filters, request, operation);
+    find_route(arrival, &filters, &head, soap, Some(kept.source()), exchange)
 }
 
 /// A head that was read can be read again, so that nobody will see this.
@@ -130,20 +144,33 @@ fn find_route(
     filters: &Filters,
     head: &RequestHead<'_, '_>,
     soap: Option<SoapHeaders<'_>>,
+    source: Option<HeadSource<'_>>,
     exchange: &mut Exchange,
-) -> Result<Destination, Reply> {
+) -> Begun {
     let request = match Request::new(arrival, head, soap) {
         Ok(request) => request,
         Err(reply) => {
             capture_inbound(arrival, head, None, &reply, exchange);
-            return Err(reply);
+            return Begun::Answered(reply);
         }
     };
-    let outcome = route(arrival, filters, &request, exchange);
+    let random = arrival.shard.random();
+    let routes = arrival.http.routes.of(&request);
+    let route = routes.find(&request, random);
+    if route.is_none()
+        && filters.on_demand
+        && let Some(source) = source
+        && let Some(demand) = routes.demand(&request)
+        && exchange.demand.hold(arrival.shard, demand, head, source)
+    {
+        return Begun::Demanding;
+    }
+    exchange.routes = Some(Rc::clone(&routes));
+    let outcome = self::route(arrival, filters, &request, route, random, exchange);
     if let Err(reply) = &outcome {
         capture_inbound(arrival, head, Some(&request.path), reply, exchange);
     }
-    outcome
+    outcome.into()
 }
 
 /// Keeps the headers that the access log asks for, of a request that goes nowhere: as they came,
@@ -186,13 +213,11 @@ fn route(
     arrival: &Arrival<'_>,
     filters: &Filters,
     request: &Request<'_>,
+    route: Option<&Route>,
+    random: u64,
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
     let (shard, head) = (arrival.shard, request.head);
-    let random = shard.random();
-    let routes = arrival.http.routes.of(request);
-    exchange.routes = Some(Rc::clone(&routes));
-    let route = routes.find(request, random);
     if !filters.grpc_web_is_off(route.map(|route| &route.filters)) {
         exchange.bridge_grpc(filters, head);
     }

@@ -70,9 +70,11 @@ fn config(
             RouteFilterConfig::Fault(Arc::new(fault_filter::compile(&view, context)?))
         }
         cors::CORS_POLICY => RouteFilterConfig::Cors(Arc::new(cors::compile(&view, context)?)),
+        ON_DEMAND => RouteFilterConfig::OnDemand,
         _ => return Err(view.fault(Problem::Invalid(NOT_BY_ROUTES.to_owned()))),
     })
 }
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
+const ON_DEMAND: &str = "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig";
 const NOT_BY_ROUTES: &str = "routes cannot configure this filter";

@@ -86,6 +86,7 @@ fn kind(
         GRPC_WEB => HttpFilterKind::GrpcWeb,
         GRPC_STATS => HttpFilterKind::GrpcStats(Arc::new(grpc_stats(&config)?)),
         SOAP => HttpFilterKind::Soap(soap(&config)?),
+        ON_DEMAND => HttpFilterKind::OnDemand,
         fault_filter::HTTP_FAULT => {
             HttpFilterKind::Fault(Arc::new(fault_filter::compile(&config, context)?))
         }
@@ -254,10 +255,11 @@ const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor
 const SOAP: &str = "outrigger.filters.http.soap.v1.Soap";
 const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
+const ON_DEMAND: &str = "envoy.extensions.filters.http.on_demand.v3.OnDemand";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// What can come by name.
-const DISCOVERED: [&str; 8] = [
+const DISCOVERED: [&str; 9] = [
     fault_filter::HTTP_FAULT,
     cors::CORS,
     istio::PEER_METADATA,
@@ -266,6 +268,7 @@ const DISCOVERED: [&str; 8] = [
     GRPC_WEB,
     GRPC_STATS,
     SOAP,
+    ON_DEMAND,
 ];
 
 // Of the SOAP filter.

@@ -114,6 +114,8 @@ pub enum HttpFilterKind {
     GrpcStats(Arc<GrpcStats>),
     /// Finds out what SOAP requests ask for (`outrigger.filters.http.soap.v1.Soap`).
     Soap(Soap),
+    /// Holds requests while what they need is asked for (`envoy.filters.http.on_demand`).
+    OnDemand,
 }
 
 /// What a route says of filters, all levels above it included.
@@ -138,6 +140,8 @@ pub enum RouteFilterConfig {
     Fault(Arc<Fault>),
     /// Of a CORS filter.
     Cors(Arc<CorsPolicy>),
+    /// Of a filter that asks on demand; it says nothing.
+    OnDemand,
 }
 
 impl FilterOverrides {

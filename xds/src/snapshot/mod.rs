@@ -15,6 +15,7 @@ mod cluster;
 mod cluster_names;
 mod config_source;
 mod cors;
+mod demand;
 mod endpoint_set;
 mod fault;
 mod filter_chains;
@@ -50,6 +51,7 @@ pub use self::config_source::{
     RateLimit, Variant,
 };
 pub use self::cors::CorsPolicy;
+pub use self::demand::Demand;
 pub use self::endpoint_set::{Candidates, EndpointSet, PRIORITY_MAX};
 pub use self::fault::{Fault, FaultAbort, FaultAbortWith, FaultDelay, FaultDelayBy};
 pub use self::filter_chains::{

@@ -10,6 +10,7 @@
 
 mod clusters;
 mod decode;
+mod demands;
 mod endpoints;
 mod extensions;
 mod file;
@@ -42,7 +43,7 @@ use crate::mapping::{ReadOptions, Schema};
 use crate::process_config::RuntimeLayers;
 use crate::secrets::ServedSecret;
 use crate::snapshot::{
-    Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, Listener, Snapshot,
+    Cluster, ClusterNames, ConfigPlace, ConfigSource, Demand, DynamicResources, Listener, Snapshot,
 };
 use crate::view::View;
 
@@ -55,6 +56,7 @@ use self::scopes::ScopeSet;
 use self::secrets::SecretEntry;
 use self::start::Start;
 
+pub use self::demands::TooManyDemands;
 pub use self::file::FileContent;
 pub use self::kept::Kept;
 pub use self::record::{ErrorState, Record, Shown, Stage};
@@ -204,6 +206,8 @@ pub struct Store {
     remarks: Vec<String>,
     counts: Counts,
     outcomes: Vec<(Watched, Outcome)>,
+    /// Demands that nobody need wait for.
+    settled: Vec<Demand>,
 }
 
 /// What has happened to resources since the start.
@@ -285,6 +289,7 @@ impl Store {
             remarks: Vec::new(),
             counts: Counts::default(),
             outcomes: Vec::new(),
+            settled: Vec::new(),
         };
         store.add_static_clusters(snapshot);
         store.add_static_listeners(snapshot);
@@ -453,7 +458,10 @@ impl Store {
     /// Whether there is something to take.
     #[must_use]
     pub fn has_news(&self) -> bool {
-        self.is_changed || !self.interests.is_empty() || self.dns_changed
+        self.is_changed
+            || !self.interests.is_empty()
+            || !self.settled.is_empty()
+            || self.dns_changed
     }
 
     /// What operators should know of resources that were accepted.

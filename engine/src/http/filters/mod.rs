@@ -51,6 +51,8 @@ pub(super) struct Filters {
     pub(super) grpc_methods: MethodTable,
     /// What SOAP requests ask for is found out; `None`: they are requests like others.
     pub(super) soap: Option<Soap>,
+    /// Requests wait for what they need and is asked for on demand.
+    pub(super) on_demand: bool,
     /// What servers say of each filter of the configuration.
     found: Found,
 }
@@ -73,6 +75,7 @@ enum Act {
     GrpcWeb,
     GrpcStats,
     Soap,
+    OnDemand,
     /// Its configuration is to come by name, and has not.
     Missing,
 }
@@ -136,6 +139,7 @@ impl Act {
             HttpFilterKind::GrpcWeb => Self::GrpcWeb,
             HttpFilterKind::GrpcStats(_) => Self::GrpcStats,
             HttpFilterKind::Soap(_) => Self::Soap,
+            HttpFilterKind::OnDemand => Self::OnDemand,
         }
     }
 }
@@ -164,6 +168,7 @@ impl Filters {
             HttpFilterKind::Soap(soap) => Some(*soap),
             _ => None,
         });
+        let on_demand = acting().any(|kind| matches!(kind, HttpFilterKind::OnDemand));
         let list = kinds.iter().map(|(filter, kind)| Filter {
             name: filter.name.clone(),
             disabled: filter.disabled,
@@ -175,6 +180,7 @@ impl Filters {
             grpc_web,
             grpc_methods: MethodTable::new(grpc_stats, grpc_web),
             soap,
+            on_demand,
             found,
         }
     }
@@ -223,7 +229,7 @@ impl Filters {
                     let keeps = ask.cluster.is_some_and(|cluster| cluster.config.istio.keep_alpn);
                     done.alpn = Some(Arc::clone(overrides)).filter(|_| !keeps);
                 }
-                Act::GrpcWeb | Act::GrpcStats | Act::Soap => {}
+                Act::GrpcWeb | Act::GrpcStats | Act::Soap | Act::OnDemand => {}
                 // What it was to guard is not served without it.
                 Act::Missing => {
                     let flags = ResponseFlags::NO_FILTER_CONFIG_FOUND;

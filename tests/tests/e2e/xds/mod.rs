@@ -7,6 +7,7 @@ mod cache;
 mod faults;
 mod files;
 mod filters;
+mod on_demand;
 mod protocol;
 mod reconnect;
 mod scopes;

@@ -389,9 +389,9 @@ pub(crate) const SUPPORT: &[Support] = &[
     honour("envoy.extensions.filters.common.fault.v3.FaultDelay",
         &["fixed_delay", "header_delay", "percentage"]),
     honour("envoy.extensions.filters.common.fault.v3.FaultDelay.HeaderDelay", &[]),
-    // odcds: clusters are not asked for on demand.
-    honour("envoy.extensions.filters.http.on_demand.v3.OnDemand", &[]),
-    honour("envoy.extensions.filters.http.on_demand.v3.PerRouteConfig", &[]),
+    honour("envoy.extensions.filters.http.on_demand.v3.OnDemand", &["odcds"]),
+    honour("envoy.extensions.filters.http.on_demand.v3.PerRouteConfig", &["odcds"]),
+    honour("envoy.extensions.filters.http.on_demand.v3.OnDemandCds", &["source", "timeout"]),
     honour("envoy.extensions.filters.http.cors.v3.Cors", &[]),
     honour("envoy.extensions.filters.http.cors.v3.CorsPolicy",
         &["allow_origin_string_match", "allow_methods", "allow_headers", "expose_headers",

@@ -434,7 +434,7 @@ impl Scene {
     fn settled(&mut self) -> Vec<String> {
         let settled = self.store.take_settled().into_iter().map(|demand| match demand {
             Demand::Scope { scope, .. } => scope.to_string(),
-            other @ Demand::VirtualHost { .. } => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         });
         settled.collect()
     }

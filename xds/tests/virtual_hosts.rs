@@ -286,7 +286,7 @@ fn settled(scene: &mut Scene) -> Vec<String> {
             assert_eq!(&*table, "t");
             host.into()
         }
-        other @ Demand::Scope { .. } => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     });
     settled.collect()
 }
@@ -406,4 +406,59 @@ fn what_came_on_demand_is_not_kept() {
     let kept = scene.0.keep();
     let hosts = kept.iter().filter(|kept| kept.kind == ResourceType::VirtualHost);
     assert_eq!(hosts.map(|kept| &*kept.name).collect::<Vec<_>>(), ["t/a"]);
+}
+
+#[test]
+fn d_17_a_cluster_is_asked_for_when_a_request_needs_it() {
+    let mut scene = Scene::with(&[]);
+    scene.put(&[], &[]);
+    let timeout = std::time::Duration::from_secs(3);
+    let source = |place| Arc::new(ConfigSource { place, initial_fetch_timeout: Some(timeout) });
+    let source = source(ConfigPlace::Ads);
+    let ask = |scene: &mut Scene, name: &str| {
+        scene.0.demand(Demand::cluster(&source, name).unwrap()).unwrap();
+    };
+    let settled = |scene: &mut Scene| -> Vec<String> {
+        let settled = scene.0.take_settled().into_iter().map(|demand| match demand {
+            Demand::Cluster { cluster, .. } => cluster.into(),
+            other => panic!("{other:?}"),
+        });
+        settled.collect()
+    };
+    for name in ["", "*", "a b", "xdstp://x", &"x".repeat(1025)] {
+        assert_eq!(Demand::cluster(&source, name), None, "{name}");
+    }
+    // What the bootstrap has is not asked for.
+    ask(&mut scene, "app");
+    assert_eq!((settled(&mut scene), scene.asked()), (vec!["app".to_owned()], Vec::new()));
+    ask(&mut scene, "new");
+    ask(&mut scene, "new");
+    assert_eq!(settled(&mut scene), [""; 0]);
+    let asked = scene.0.take_interests();
+    let name = Arc::from("new");
+    let kind = ResourceType::Cluster;
+    assert_eq!(asked, [Interest::One(kind, ConfigSource::clone(&source), name)]);
+    // It is waited for until its endpoints are there.
+    let new = json!({"name": "new", "type": "EDS", "connect_timeout": "1s",
+        "eds_cluster_config": {"eds_config": ads()}});
+    let incoming = scene.incoming("envoy.config.cluster.v3.Cluster", "new", &new);
+    scene.0.put(kind, &ConfigPlace::Ads, &incoming, &mut Nothing).unwrap();
+    assert_eq!((settled(&mut scene), scene.asked()), (Vec::new(), vec!["EDS new".to_owned()]));
+    let eds = ResourceType::ClusterLoadAssignment;
+    scene.0.never_came(eds, &ConfigPlace::Ads, "new");
+    assert_eq!(settled(&mut scene), ["new"]);
+    assert!(scene.0.snapshot().clusters.id("new").is_some());
+    // It goes, and is asked for again; and is given up where there is none.
+    scene.0.remove(kind, &ConfigPlace::Ads, "new");
+    assert_eq!(scene.asked(), ["no CDS new", "no EDS new"]);
+    ask(&mut scene, "new");
+    scene.0.never_came(kind, &ConfigPlace::Ads, "new");
+    assert_eq!(settled(&mut scene), ["new"]);
+    assert_eq!(scene.asked(), ["CDS new", "no CDS new"]);
+    // A refused one is an answer, and stays asked for.
+    ask(&mut scene, "new");
+    let bad = json!({"name": "new", "connect_timeout": "-1s"});
+    let incoming = scene.incoming("envoy.config.cluster.v3.Cluster", "new", &bad);
+    scene.0.put(kind, &ConfigPlace::Ads, &incoming, &mut Nothing).unwrap_err();
+    assert_eq!((settled(&mut scene), scene.0.cluster_demands()), (vec!["new".to_owned()], 1));
 }

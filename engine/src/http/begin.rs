@@ -14,10 +14,10 @@ use outrigger_codecs::http::{
 };
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{
-    ClusterRef, DestinationRules, DirectResponse, Forward, HeaderCase, HeaderEdits, HeaderName,
-    HeaderOp, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, RequestView, Route,
-    RouteAction, SchemeRule, StripPort, Target as RouteTarget, UnderscoreHeaders, UpstreamProtocol,
-    UpstreamSni, WeightedCluster,
+    ClusterRef, Demand, DestinationRules, DirectResponse, Forward, HeaderCase, HeaderEdits,
+    HeaderName, HeaderOp, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath,
+    RequestView, Route, RouteAction, RouteTable, SchemeRule, StripPort, Target as RouteTarget,
+    UnderscoreHeaders, UpstreamProtocol, UpstreamSni, WeightedCluster,
 };
 
 use crate::access_log::{Headers, Record, ResponseFlags};
@@ -157,20 +157,47 @@ fn find_route(
     let random = arrival.shard.random();
     let routes = arrival.http.routes.of(&request);
     let route = routes.find(&request, random);
-    if route.is_none()
-        && filters.on_demand
+    let target = match route.map(|route| &route.action) {
+        Some(RouteAction::Forward(forward)) => {
+            Some(choose_cluster(arrival, forward, &request, random))
+        }
+        _ => None,
+    };
+    if filters.on_demand
         && let Some(source) = source
-        && let Some(demand) = routes.demand(&request)
+        && let Some(demand) = missing(filters, &routes, &request, route, target.as_ref())
         && exchange.demand.hold(arrival.shard, demand, head, source)
     {
         return Begun::Demanding;
     }
     exchange.routes = Some(Rc::clone(&routes));
-    let outcome = self::route(arrival, filters, &request, route, random, exchange);
+    let outcome = self::route(arrival, filters, &request, route, target, random, exchange);
     if let Err(reply) = &outcome {
         capture_inbound(arrival, head, Some(&request.path), reply, exchange);
     }
     outcome.into()
+}
+
+/// What a request needs that is not there, and could be asked for.
+fn missing(
+    filters: &Filters,
+    routes: &RouteTable,
+    request: &Request<'_>,
+    route: Option<&Route>,
+    target: Option<&Chosen<'_>>,
+) -> Option<Demand> {
+    let Some(route) = route else { return routes.demand(request) };
+    let RouteAction::Forward(forward) = &route.action else { return None };
+    let target = target.filter(|target| target.cluster.is_none())?;
+    let weighted = target.weighted.map(|(_, entry)| entry);
+    let source = filters.clusters_on_demand(weighted.map_or(&route.filters, |it| &it.filters))?;
+    let by_header = |name| std::str::from_utf8(request.header_values(name).next()?).ok();
+    let name = match (&forward.target, weighted.map(|entry| &entry.target)) {
+        (RouteTarget::Cluster(cluster), _) | (_, Some(Ok(cluster))) => Some(cluster.name()),
+        (RouteTarget::Header(name), _) | (_, Some(Err(name))) => by_header(name),
+        (RouteTarget::Weighted(_), None) => None,
+    };
+    Demand::cluster(source, name?)
 }
 
 /// Keeps the headers that the access log asks for, of a request that goes nowhere: as they came,
@@ -214,6 +241,7 @@ fn route(
     filters: &Filters,
     request: &Request<'_>,
     route: Option<&Route>,
+    target: Option<Chosen<'_>>,
     random: u64,
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
@@ -231,13 +259,9 @@ fn route(
     };
     exchange.response_edits = ResponseEdits::Route(route.id);
     exchange.filtered.name(arrival.http, route);
-    let target = match &route.action {
-        RouteAction::Forward(forward) => {
-            refuse_upgrade(arrival, forward, request, random, exchange)?;
-            Some(choose_cluster(arrival, forward, request, random))
-        }
-        _ => None,
-    };
+    if let RouteAction::Forward(forward) = &route.action {
+        refuse_upgrade(arrival, forward, request, random, exchange)?;
+    }
     let chosen = target.as_ref().and_then(|target| target.cluster.as_ref());
     let weighted = target.as_ref().and_then(|target| target.weighted);
     if let Some((index, _)) = weighted {

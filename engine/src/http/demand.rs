@@ -1,14 +1,15 @@
 //! A request that waits for what it needs and is asked of a server for it (`envoy.filters.http.on_demand`,
-//! xds.md D-17): a virtual host, or the table of its scope.
+//! xds.md D-17): a virtual host, the table of its scope, or the cluster that its route names.
 //!
 //! Invariant: nothing is asked twice for one request, so that its waits end.
 
 use std::task::Waker;
+use std::time::Duration;
 
 use outrigger_codecs::http::RequestHead;
 use outrigger_xds::snapshot::Demand;
 
-use crate::shard::{Shard, Ticket};
+use crate::shard::{HELD_FOR, Shard, Ticket};
 
 use super::kept_head::{HeadSource, KeptHead};
 
@@ -62,6 +63,12 @@ impl DemandCall {
         }
     }
 
+    /// How long the request may wait.
+    pub(super) fn patience(&self) -> Duration {
+        let own = self.last.as_ref().and_then(Demand::patience);
+        own.map_or(HELD_FOR, |own| own.min(HELD_FOR))
+    }
+
     /// Whether it is time to look again.
     pub(super) fn is_settled(&self) -> bool {
         self.ticket.as_ref().is_none_or(Ticket::is_settled)
@@ -97,6 +104,6 @@ impl DemandCall {
     }
 }
 
-/// The table of a scope, then a virtual host of it, and once more because the configuration may change
+/// The table of a scope, a virtual host of it, its cluster, and once more because the configuration may change
 /// meanwhile.
-const ASKED_MAX: u32 = 3;
+const ASKED_MAX: u32 = 4;

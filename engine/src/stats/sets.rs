@@ -806,6 +806,8 @@ stat_set! {
         levels {
             /// Virtual hosts that are asked for one by one. Written by the control thread.
             virtual_hosts = "on_demand.virtual_hosts",
+            /// Clusters, likewise.
+            clusters = "on_demand.clusters",
         }
         histograms {}
     }

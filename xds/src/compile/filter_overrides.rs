@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::compile::{Context, cors, fault_filter};
+use crate::compile::{Context, cors, fault_filter, on_demand};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{FilterOverride, FilterOverrides, RouteFilterConfig};
 use crate::view::{Unpacked, View};
@@ -70,11 +70,10 @@ fn config(
             RouteFilterConfig::Fault(Arc::new(fault_filter::compile(&view, context)?))
         }
         cors::CORS_POLICY => RouteFilterConfig::Cors(Arc::new(cors::compile(&view, context)?)),
-        ON_DEMAND => RouteFilterConfig::OnDemand,
+        on_demand::PER_ROUTE => RouteFilterConfig::OnDemand(on_demand::compile(&view, context)?),
         _ => return Err(view.fault(Problem::Invalid(NOT_BY_ROUTES.to_owned()))),
     })
 }
 
 const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
-const ON_DEMAND: &str = "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig";
 const NOT_BY_ROUTES: &str = "routes cannot configure this filter";

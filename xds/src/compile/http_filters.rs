@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Context, config_source, cors, fault_filter, invalid, istio};
+use crate::compile::{Context, config_source, cors, fault_filter, invalid, istio, on_demand};
 use crate::fault::{Found, Problem};
 use crate::mapping::Schema;
 use crate::snapshot::{
@@ -86,7 +86,7 @@ fn kind(
         GRPC_WEB => HttpFilterKind::GrpcWeb,
         GRPC_STATS => HttpFilterKind::GrpcStats(Arc::new(grpc_stats(&config)?)),
         SOAP => HttpFilterKind::Soap(soap(&config)?),
-        ON_DEMAND => HttpFilterKind::OnDemand,
+        on_demand::ON_DEMAND => HttpFilterKind::OnDemand(on_demand::compile(&config, context)?),
         fault_filter::HTTP_FAULT => {
             HttpFilterKind::Fault(Arc::new(fault_filter::compile(&config, context)?))
         }
@@ -255,7 +255,6 @@ const COMPRESSOR: &str = "envoy.extensions.filters.http.compressor.v3.Compressor
 const SOAP: &str = "outrigger.filters.http.soap.v1.Soap";
 const GRPC_WEB: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 const GRPC_STATS: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
-const ON_DEMAND: &str = "envoy.extensions.filters.http.on_demand.v3.OnDemand";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// What can come by name.
@@ -268,7 +267,7 @@ const DISCOVERED: [&str; 9] = [
     GRPC_WEB,
     GRPC_STATS,
     SOAP,
-    ON_DEMAND,
+    on_demand::ON_DEMAND,
 ];
 
 // Of the SOAP filter.

@@ -115,7 +115,15 @@ pub enum HttpFilterKind {
     /// Finds out what SOAP requests ask for (`outrigger.filters.http.soap.v1.Soap`).
     Soap(Soap),
     /// Holds requests while what they need is asked for (`envoy.filters.http.on_demand`).
-    OnDemand,
+    OnDemand(OnDemand),
+}
+
+/// What is asked for on demand, beside virtual hosts and tables of scopes.
+#[derive(Debug, Clone, Default)]
+pub struct OnDemand {
+    /// Whom to ask for clusters that routes name and that are not there, and how long to wait for them;
+    /// nothing: they are not asked for.
+    pub clusters: Option<Arc<ConfigSource>>,
 }
 
 /// What a route says of filters, all levels above it included.
@@ -140,8 +148,8 @@ pub enum RouteFilterConfig {
     Fault(Arc<Fault>),
     /// Of a CORS filter.
     Cors(Arc<CorsPolicy>),
-    /// Of a filter that asks on demand; it says nothing.
-    OnDemand,
+    /// Of a filter that asks on demand.
+    OnDemand(OnDemand),
 }
 
 impl FilterOverrides {

@@ -73,7 +73,7 @@ pub use self::http::{
 };
 pub use self::http_filters::{
     Extension, Extensions, FilterDiscovery, FilterOverride, FilterOverrides, FilterSource,
-    HttpFilter, HttpFilterKind, RouteFilterConfig,
+    HttpFilter, HttpFilterKind, OnDemand, RouteFilterConfig,
 };
 pub use self::istio::{
     AlpnOverrides, IstioCluster, IstioService, IstioStats, MetricOverride, PeerMetadata,

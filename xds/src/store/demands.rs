@@ -1,5 +1,5 @@
 //! What was asked for because a request needed it (xds.md D-17): virtual hosts one by one, beside those
-//! that a table has anyway, and tables of scopes.
+//! that a table has anyway, tables of scopes, and clusters that routes name.
 //!
 //! A name that a server says does not exist, or does not answer for, is given up: a later request may ask
 //! again. One that has an answer stays asked for, so that its changes come. Invariant: every demand that
@@ -21,7 +21,7 @@ use super::{Interest, Store};
 #[error("too much is asked for on demand")]
 pub struct TooManyDemands;
 
-/// Virtual hosts of a table that were asked for one by one, by the names of resources.
+/// What was asked for by name: virtual hosts of a table, or clusters.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Demands {
     names: BTreeMap<Box<str>, Progress>,
@@ -60,6 +60,20 @@ impl Demands {
     }
 }
 
+/// Clusters that were asked for.
+#[derive(Debug, Default)]
+pub(super) struct ClusterDemands {
+    demands: Demands,
+    /// Who was asked, by name.
+    sources: BTreeMap<Box<str>, Vec<Arc<ConfigSource>>>,
+}
+
+impl ClusterDemands {
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.demands.contains(name)
+    }
+}
+
 impl Store {
     /// Asks for what a request needs. It is among [`Store::take_settled`] when there is nothing to wait
     /// for any more, which may be at once: the one who needs it looks for itself what has come of it.
@@ -79,6 +93,10 @@ impl Store {
                 }
                 Ok(())
             }
+            Demand::Cluster { source, cluster } => {
+                let (source, cluster) = (Arc::clone(source), cluster.clone());
+                self.demand_cluster(source, &cluster, demand)
+            }
         }
     }
 
@@ -94,9 +112,73 @@ impl Store {
         self.demands_of_tables().map(|demands| demands.names.len()).sum()
     }
 
-    fn demand_host(&mut self, key: &str, host: &str, demand: Demand) -> Result<(), TooManyDemands> {
+    /// Clusters that are asked for one by one.
+    #[must_use]
+    pub fn cluster_demands(&self) -> usize {
+        self.cluster_demands.demands.names.len()
+    }
+
+    fn has_too_many_demands(&self) -> bool {
+        let clusters = &self.cluster_demands.demands;
         let waiting: usize = self.demands_of_tables().map(|demands| demands.waiting).sum();
-        let is_full = waiting >= WAITING_MAX || self.demands() >= NAMES_MAX;
+        waiting + clusters.waiting >= WAITING_MAX
+            || self.demands() + self.cluster_demands() >= NAMES_MAX
+    }
+
+    fn demand_cluster(
+        &mut self,
+        source: Arc<ConfigSource>,
+        name: &str,
+        demand: Demand,
+    ) -> Result<(), TooManyDemands> {
+        let progress = self.cluster_demands.demands.names.get(name).copied();
+        let is_settled = self.snapshot.clusters.id(name).is_some()
+            || self.is_static_cluster(name)
+            || progress == Some(Progress::Answered);
+        if is_settled {
+            self.settled.push(demand);
+            return Ok(());
+        }
+        if progress.is_none() {
+            if self.has_too_many_demands() {
+                return Err(TooManyDemands);
+            }
+            self.cluster_demands.demands.add(name);
+        }
+        let sources = self.cluster_demands.sources.entry(name.into()).or_default();
+        if !sources.contains(&source) {
+            sources.push(Arc::clone(&source));
+            let ConfigSource { place, initial_fetch_timeout } = ConfigSource::clone(&source);
+            let patience = initial_fetch_timeout.map_or(PATIENCE, |own| own.min(PATIENCE));
+            let source = ConfigSource { place, initial_fetch_timeout: Some(patience) };
+            self.interests.push(Interest::One(ResourceType::Cluster, source, name.into()));
+        }
+        Ok(())
+    }
+
+    /// A cluster is served, or was refused: nobody need wait for it.
+    pub(super) fn cluster_demand_answered(&mut self, name: &str) {
+        if self.cluster_demands.demands.answer(name) {
+            let sources = self.cluster_demands.sources.get(name).into_iter().flatten();
+            self.settled.extend(sources.map(|source| Demand::Cluster {
+                source: Arc::clone(source),
+                cluster: name.into(),
+            }));
+        }
+    }
+
+    /// There is no such cluster: if it was asked for by its name, it no longer is.
+    pub(super) fn give_cluster_demand_up(&mut self, name: &str) {
+        self.cluster_demand_answered(name);
+        self.cluster_demands.demands.give_up(name);
+        for source in self.cluster_demands.sources.remove(name).unwrap_or_default() {
+            let (kind, place) = (ResourceType::Cluster, source.place.clone());
+            self.interests.push(Interest::None(kind, place, name.into()));
+        }
+    }
+
+    fn demand_host(&mut self, key: &str, host: &str, demand: Demand) -> Result<(), TooManyDemands> {
+        let is_full = self.has_too_many_demands();
         let known = self.tables.get_mut(key);
         let Some((name, hosts)) = known.and_then(|it| Some((&it.name, it.hosts.as_mut()?))) else {
             self.settled.push(demand);
@@ -187,7 +269,7 @@ fn demand(key: &str, of: &str, name: &str) -> Option<Demand> {
     Some(Demand::VirtualHost { table: key.into(), host: host.into() })
 }
 
-/// Virtual hosts that are asked for one by one, with or without an answer: as many as a configuration is
+/// Names that are asked for one by one, with or without an answer: as many as a configuration is
 /// made for.
 const NAMES_MAX: usize = 10_000;
 

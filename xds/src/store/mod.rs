@@ -48,6 +48,7 @@ use crate::snapshot::{
 use crate::view::View;
 
 use self::clusters::ClusterEntry;
+use self::demands::ClusterDemands;
 use self::endpoints::Assignment;
 use self::extensions::ExtensionEntry;
 use self::listeners::ListenerEntry;
@@ -206,6 +207,7 @@ pub struct Store {
     remarks: Vec<String>,
     counts: Counts,
     outcomes: Vec<(Watched, Outcome)>,
+    cluster_demands: ClusterDemands,
     /// Demands that nobody need wait for.
     settled: Vec<Demand>,
 }
@@ -289,6 +291,7 @@ impl Store {
             remarks: Vec::new(),
             counts: Counts::default(),
             outcomes: Vec::new(),
+            cluster_demands: ClusterDemands::default(),
             settled: Vec::new(),
         };
         store.add_static_clusters(snapshot);

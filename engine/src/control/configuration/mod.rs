@@ -406,7 +406,9 @@ impl Configuration {
         stats.active_clusters.set(active as u64);
         stats.warming_clusters.set(warming as u64);
         let registry = self.state.registry();
-        registry.demand(registry.control()).virtual_hosts.set(store.demands() as u64);
+        let demands = registry.demand(registry.control());
+        demands.virtual_hosts.set(store.demands() as u64);
+        demands.clusters.set(store.cluster_demands() as u64);
         let (active, warming) = store.listener_counts();
         stats.total_listeners_active.set(active as u64);
         stats.total_listeners_warming.set(warming as u64);

@@ -4,8 +4,6 @@
 //! read. Invariant: the wait ends by itself: with what is needed, the answer that it does not exist, or the
 //! time.
 
-use crate::shard::HELD_FOR;
-
 use super::super::after;
 use super::super::begin::{Arrival, resume_demanding};
 use super::{Downstream, Exchange, Progress, Stop};
@@ -14,7 +12,7 @@ impl Exchange {
     /// Begins to wait.
     pub(super) fn begin_demand(&mut self, down: &mut Downstream<'_>) {
         self.demand.register(down.waker);
-        self.deadlines.demand = after(down.shard.clock.now(), Some(HELD_FOR));
+        self.deadlines.demand = after(down.shard.clock.now(), Some(self.demand.patience()));
     }
 
     /// Goes on when the wait is over. A client that is gone waits for nothing.

@@ -1,8 +1,8 @@
 //! Virtual hosts and tables of scopes that are asked for when a request needs them (xds.md D-13, D-17).
 
 use outrigger_tests::control_plane::{
-    CDS, EDS, LDS, RDS, SRDS, VHDS, Variant, World, ads, aggregated, assignment, eds_cluster,
-    http_listener, rds, route_table, to_cluster,
+    CDS, EDS, LDS, RDS, SRDS, VHDS, Variant, World, ads, aggregated, api_source, assignment,
+    dynamic, eds_cluster, http_listener, rds, route_table, to_cluster,
 };
 use outrigger_tests::http2::Http2Client;
 use outrigger_tests::{Client, ControlPlane, eventually};
@@ -450,6 +450,71 @@ fn d17_the_table_of_a_scope_is_asked_for_when_a_request_needs_it() {
         );
         world.publish(&mut server);
         eventually("the change", || (get("demanding", "later") == 418).then_some(()));
+    }
+}
+
+/// A filter that asks the aggregated stream for clusters.
+fn clusters_on_demand(timeout: &str) -> Value {
+    json!({"@type": ON_DEMAND, "odcds": {"source": ads(), "timeout": timeout}})
+}
+
+#[test]
+#[ignore = "needs xds-python and controlplane-peer, which .ci/run installs"]
+fn d17_a_cluster_is_asked_for_when_a_request_needs_it() {
+    let servers: [fn() -> ControlPlane; 2] = [ControlPlane::python, ControlPlane::go];
+    for server in servers {
+        let mut server = server().listening(json!({}));
+        let origin = named_origin("a");
+        let mut world = World::default();
+        let routes = json!([
+            {"match": {"prefix": "/a"}, "route": {"cluster": "a"}},
+            {"match": {"prefix": "/none"}, "route": {"cluster": "none"}},
+            {"match": {"prefix": "/"}, "route": {"cluster_header": "x-cluster"}},
+        ]);
+        world.put(RDS, route_table("routes", routes));
+        let listener = |name| http_listener(name, &rds("routes", ads()));
+        world.put(LDS, with_filters(listener("demanding"), &[clusters_on_demand("1s")]));
+        world.put(LDS, listener("plain"));
+        // Only who asks for them by name is told of them.
+        for name in ["a", "b"] {
+            world.put(CDS, eds_cluster(name, ads()));
+            world.put(EDS, assignment(name, &[origin.address()]));
+        }
+        world.publish(&mut server);
+        let mut source = api_source(Variant::Delta);
+        source["set_node_on_first_message_only"] = true.into();
+        let resources = json!({"ads_config": source, "lds_config": ads()});
+        let proxy = launch(&dynamic(server.address(), resources)).start();
+        let get = |listener: &str, target: &str, cluster: &str| {
+            let mut client = Client::connect(&await_listener(&proxy, listener));
+            let fields = format!("Host: test\r\nx-cluster: {cluster}");
+            client.send(format!("GET {target} HTTP/1.1\r\n{fields}\r\n\r\n")).response().status
+        };
+        // Without it in the filter nobody asks.
+        assert_eq!(get("plain", "/a", ""), 503);
+        let is_asked = |name: &'static str| {
+            move |event: &outrigger_tests::control_plane::Event| {
+                event.is_request(CDS) && event.subscribe == [name]
+            }
+        };
+        assert!(!server.events().iter().any(is_asked("a")));
+        assert_eq!(get("demanding", "/a", ""), 200);
+        server.await_event("a question", 0, is_asked("a"));
+        assert_eq!(get("plain", "/a", ""), 200);
+        // By a header's value, too.
+        assert_eq!(get("demanding", "/", "b"), 200);
+        server.await_event("a question", 0, is_asked("b"));
+        // One that is not there, or goes.
+        assert_eq!(get("demanding", "/none", ""), 503);
+        assert_eq!(get("demanding", "/", "a b"), 503);
+        world.remove(CDS, "b").remove(EDS, "b");
+        world.publish(&mut server);
+        eventually("its end", || (get("plain", "/", "b") == 503).then_some(()));
+        if !is_envoy() {
+            server.await_event("its end", 0, |event| event.unsubscribe == ["none"]);
+            proxy.expect_stat("on_demand.clusters", 1);
+            proxy.expect_stat("on_demand.rq_held_active", 0);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::access_log::writer::StartError;
 use crate::access_log::{LogWriter, Queue};
 use crate::cli::{ControlSocket, DrainStrategy, Process, Remark, UnknownFields};
 use crate::cluster::Breakers;
+use crate::connection::moving::LastCall;
 use crate::connection::{DrainTimes, ListenerLogs};
 use crate::control::configuration::{ListenerUpdate, PreparationError, Update};
 use crate::control::hand_over::operator::{Operation, OperatorError, operate};
@@ -317,6 +318,7 @@ fn run(
         ready,
         held,
         leaving: None,
+        last_call: None,
         ties,
     };
     let outcome = server.serve(process.drain.time);
@@ -353,6 +355,8 @@ struct Server {
     held: Option<Vec<ListenerUpdate>>,
     /// Set once it accepts no more; what comes of listeners meanwhile waits.
     leaving: Option<Leaving>,
+    /// Set when the last connection from a client has gone to a successor.
+    last_call: Option<(LastCall, Instant)>,
     /// What keeps the process then, beside connections.
     ties: Arc<Ties>,
 }
@@ -488,24 +492,37 @@ impl Server {
     fn leave(&mut self, drain_time: Duration) {
         let is_final = self.is_ending();
         self.leaving = Some(Leaving { until: Instant::now() + drain_time, is_final });
+        self.last_call = None;
         self.held.get_or_insert_default();
         self.state.set_lifecycle(Lifecycle::Draining);
     }
 
     /// Whether the last connection has gone, or the time is over.
-    fn has_left(&self) -> bool {
+    fn has_left(&mut self) -> bool {
         let Some(Leaving { until, is_final }) = self.leaving else { return false };
         let is_kept = !is_final && self.ties.hold();
-        if shard::all_quiet(&self.common.pulses) && !is_kept {
+        let is_over = until <= Instant::now();
+        let is_quiet = shard::all_quiet(&self.common.pulses) && !is_kept;
+        if is_quiet && (is_over || is_final || self.pools_have_left()) {
             log::info!(target: "main", "{}", if is_final { "drained" } else { "handed over" });
             return true;
         }
-        let is_over = until <= Instant::now();
         if is_over {
             let left = self.connections();
             log::warn!(target: "main", "closing {left} connections at the end of the drain time");
         }
         is_over
+    }
+
+    /// Whether all that rested to the end is the successor's, or stays for good.
+    fn pools_have_left(&mut self) -> bool {
+        if let Some((call, until)) = &self.last_call {
+            return Arc::strong_count(call) == 1 || *until <= Instant::now();
+        }
+        let call = LastCall::default();
+        self.tell(|| Message::LastCall(LastCall::clone(&call)));
+        self.last_call = Some((call, Instant::now() + LAST_CALL_PATIENCE));
+        false
     }
 
     fn serve_held(&mut self) {
@@ -735,3 +752,7 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often a drain looks whether it is done.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// How long upstream connections that rest may keep a process: they are no reason to stay, and go within a
+/// few turns of a successor that lives.
+const LAST_CALL_PATIENCE: Duration = Duration::from_millis(250);

@@ -31,7 +31,7 @@ pub struct ConnectionRecord {
     #[prost(message, required, tag = "6")]
     pub stream: StreamRecord,
     /// What is spoken on it, and where that stands.
-    #[prost(oneof = "ProtocolRecord", tags = "10, 11, 12, 13, 14, 15, 16")]
+    #[prost(oneof = "ProtocolRecord", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18")]
     pub protocol: Option<ProtocolRecord>,
 }
 
@@ -93,6 +93,12 @@ pub enum ProtocolRecord {
     /// HTTP/1.1 to an endpoint, in its pool. Such a connection has no listener and no ends.
     #[prost(message, tag = "16")]
     Upstream(UpstreamRecord),
+    /// The same of HTTP/2, without a stream.
+    #[prost(message, tag = "17")]
+    UpstreamHttp2(UpstreamHttp2Record),
+    /// The same of Bolt, Dubbo or HSF, with no request that waits for its answer.
+    #[prost(message, tag = "18")]
+    UpstreamRpc(UpstreamRpcRecord),
 }
 
 /// See [`ProtocolRecord::Unknown`].
@@ -185,6 +191,37 @@ pub struct UpstreamRecord {
     pub requests: u32,
 }
 
+/// See [`ProtocolRecord::UpstreamHttp2`].
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct UpstreamHttp2Record {
+    /// Where it leads.
+    #[prost(message, required, tag = "1")]
+    pub upstream: UpstreamRecord,
+    /// What its ends know of each other; the endpoint is the peer.
+    #[prost(message, required, tag = "2")]
+    pub connection: Http2Record,
+}
+
+/// See [`ProtocolRecord::UpstreamRpc`].
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub struct UpstreamRpcRecord {
+    /// Where it leads.
+    #[prost(message, required, tag = "1")]
+    pub upstream: UpstreamRecord,
+    /// The protocol's name.
+    #[prost(string, tag = "2")]
+    pub protocol: String,
+    /// Statistics' prefix of the proxy that made it.
+    #[prost(string, tag = "3")]
+    pub stat_prefix: String,
+    /// As [`RpcRecord::tag`], of the first request.
+    #[prost(bytes = "vec", tag = "4")]
+    pub tag: Vec<u8>,
+    /// The number of the last request. Its answer, and those before, may still come.
+    #[prost(uint64, tag = "5")]
+    pub last_id: u64,
+}
+
 /// What both sides of a connection without streams know of each other (RFC 9113, RFC 7541).
 #[derive(Clone, Eq, PartialEq, prost::Message)]
 pub struct Http2Record {
@@ -237,6 +274,9 @@ pub struct Http2Record {
     /// From there on it has used every number.
     #[prost(uint32, tag = "16")]
     pub peer_unbroken_from: u32,
+    /// The next stream that we open.
+    #[prost(uint32, tag = "17")]
+    pub local_next: u32,
 }
 
 /// Settings as they were announced.

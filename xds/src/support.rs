@@ -6,6 +6,7 @@
 //! set in it. To implement a field is to add its name here and to read it in [`compile`](crate::compile).
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
 
@@ -705,6 +706,10 @@ const IS_OPTIONAL: &str = "is_optional";
 /// More refused fields than this in one load are not listed.
 pub(crate) const FAULTS_MAX: usize = 50;
 
+/// A walk looks up every message that it meets, and there is a walk for every resource.
+static BY_MESSAGE: LazyLock<HashMap<&'static str, &'static Support>> =
+    LazyLock::new(|| SUPPORT.iter().map(|support| (support.message, support)).collect());
+
 /// What a walk over a resource found.
 #[derive(Debug, Default)]
 pub(crate) struct Review {
@@ -720,14 +725,12 @@ pub(crate) struct Review {
 pub(crate) struct Reviewer<'a> {
     schema: &'a Schema,
     options: ReadOptions,
-    by_message: HashMap<&'static str, &'static Support>,
     review: Review,
 }
 
 impl<'a> Reviewer<'a> {
     pub(crate) fn new(schema: &'a Schema, options: ReadOptions) -> Reviewer<'a> {
-        let by_message = SUPPORT.iter().map(|support| (support.message, support)).collect();
-        Reviewer { schema, options, by_message, review: Review::default() }
+        Reviewer { schema, options, review: Review::default() }
     }
 
     pub(crate) fn finish(self) -> Review {
@@ -749,7 +752,7 @@ impl<'a> Reviewer<'a> {
                 .get_field_by_name(IS_OPTIONAL)
                 .is_some_and(|field| message.get_field(&field).as_bool() == Some(true)),
         };
-        let support = self.by_message.get(descriptor.full_name()).copied();
+        let support = BY_MESSAGE.get(descriptor.full_name()).copied();
         let mut fields: Vec<_> = message.fields().collect();
         fields.sort_by_key(|(field, _)| field.number());
         for (field, value) in fields {
@@ -829,7 +832,7 @@ impl<'a> Reviewer<'a> {
     }
 
     fn knows(&self, message: &DynamicMessage) -> bool {
-        self.by_message.contains_key(message.descriptor().full_name())
+        BY_MESSAGE.contains_key(message.descriptor().full_name())
     }
 
     fn fault(&mut self, trail: Trail, problem: Problem) {

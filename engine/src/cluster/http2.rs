@@ -5,6 +5,8 @@
 //! changed. Invariants: no more streams are open than the peer allows; a stream that the peer did
 //! not process (GOAWAY, REFUSED_STREAM) is reported as such, so that its request can be sent again.
 
+mod moving;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -13,10 +15,11 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use outrigger_codecs::http::{FieldBlock, Method};
-use outrigger_codecs::http2::{Connection, Event, Reason, Role, StreamId};
-use outrigger_xds::snapshot::UpstreamProtocol;
+use outrigger_codecs::http2::{Config, Connection, Event, Reason, Role, StreamId};
+use outrigger_xds::snapshot::{ClusterHttp, UpstreamProtocol};
 
 use crate::buffers::Chunk;
+use crate::connection::moving::Leaving;
 use crate::http2::{BodyQueue, Keepalive, Link, Outbox, Pumped, Verdict, codec_config};
 use crate::ring::Received;
 use crate::shard::{Shard, spawn_guarded};
@@ -36,6 +39,7 @@ pub struct Http2Client {
     shard: Rc<Shard>,
     cluster: Rc<ClusterRuntime>,
     host: RefCell<Weak<Host>>,
+    leaving: Leaving,
     state: RefCell<State>,
 }
 
@@ -155,18 +159,29 @@ impl Http2Client {
             _ => &[b"h2"],
         };
         let connector = Connector::start(shard, cluster, host, wanted, alpn)?;
-        let now = shard.clock.now();
+        let stage = Stage::Connecting {
+            connector: Some(connector),
+            admission: Some(admission),
+            began_at: shard.clock.now(),
+        };
+        Ok(Self::spawn(shard, cluster, host, wanted.into(), stage))
+    }
+
+    fn spawn(
+        shard: &Rc<Shard>,
+        cluster: &Rc<ClusterRuntime>,
+        host: &Rc<Host>,
+        made: Made,
+        stage: Stage,
+    ) -> Rc<Self> {
         let client = Rc::new(Self {
-            made: wanted.into(),
+            made,
             shard: Rc::clone(shard),
             cluster: Rc::clone(cluster),
             host: RefCell::new(Rc::downgrade(host)),
+            leaving: Leaving::default(),
             state: RefCell::new(State {
-                stage: Stage::Connecting {
-                    connector: Some(connector),
-                    admission: Some(admission),
-                    began_at: now,
-                },
+                stage,
                 task: None,
                 awake: true,
                 slots: Vec::new(),
@@ -174,13 +189,13 @@ impl Http2Client {
                 waiting: Vec::new(),
                 sending: VecDeque::new(),
                 draining: false,
-                idle_since: now,
+                idle_since: shard.clock.now(),
                 keepalive: None,
             }),
         });
         let timer = shard.timers.timer();
         spawn_guarded(shard, Driving { client: Rc::clone(&client), timer, watched: false });
-        Ok(client)
+        client
     }
 
     /// True when it is what is wanted.
@@ -203,6 +218,7 @@ impl Http2Client {
             Stage::Failed(error) => Joined::Failed(Rc::clone(error)),
             Stage::TimedOut => Joined::TimedOut,
             Stage::Http1 | Stage::Closed => Joined::Elsewhere,
+            Stage::Open { .. } if self.leaving.is_under_way() => Joined::Elsewhere,
             Stage::Open { .. } => match state.open(waker, &self.cluster, self.shard.clock.now()) {
                 Some(slot) => Joined::Stream(ClientStream { client: Rc::clone(self), slot }),
                 None => Joined::Elsewhere,
@@ -453,8 +469,12 @@ impl Future for Driving {
             this.watched = true;
             this.timer.register(context.waker());
             state.task = Some(context.waker().clone());
-            if let Stage::Connecting { connector: Some(connector), .. } = &state.stage {
-                connector.register(context.waker());
+            match &state.stage {
+                Stage::Connecting { connector: Some(connector), .. } => {
+                    connector.register(context.waker());
+                }
+                Stage::Open { link, .. } => link.transport.register(context.waker()),
+                _ => {}
             }
         }
         state.awake = false;
@@ -481,6 +501,11 @@ impl Http2Client {
         if !matches!(state.stage, Stage::Open { .. }) {
             return true;
         }
+        if self.leaving.is_under_way()
+            && let Some(is_over) = self.leave_process(state, waker)
+        {
+            return is_over;
+        }
         if let Err(reset) = self.receive(state) {
             self.lose(state, reset);
             return true;
@@ -493,7 +518,7 @@ impl Http2Client {
             self.close(state);
             return true;
         }
-        false
+        self.leave_process(state, waker).unwrap_or(false)
     }
 
     /// Gets on with the connect. True when the connection is open.
@@ -565,28 +590,21 @@ impl Http2Client {
             host.give_back(&self.shard, connection);
         } else {
             self.cluster.stats.upstream_cx_http2_total.inc();
-            let now = self.shard.clock.now();
             transport.start();
-            let codec = Connection::new(
-                Role::Client,
-                codec_config(
-                    &config.http2,
-                    config.max_headers_count,
-                    config.max_response_headers_bytes,
-                    true,
-                ),
-            );
+            let codec = Connection::new(Role::Client, client_config(config));
             let meter = Meter::new(&self.shard, &self.cluster, host, admission);
             let marks = self.cluster.watermarks(&self.shard);
             state.stage = Stage::Open { link: Link::new(codec, transport, marks), meter };
-            state.idle_since = now;
-            state.keepalive = config
-                .http2
-                .keepalive
-                .map(|keepalive| Keepalive::new(keepalive, now, self.shard.random()));
+            state.idle_since = self.shard.clock.now();
+            state.keepalive = self.keepalive();
         }
         state.wake_waiting();
         self.shard.ring.note_wake();
+    }
+
+    fn keepalive(&self) -> Option<Keepalive> {
+        let keepalive = self.cluster.config.http.http2.keepalive?;
+        Some(Keepalive::new(keepalive, self.shard.clock.now(), self.shard.random()))
     }
 
     /// Reads what came.
@@ -825,6 +843,9 @@ impl Http2Client {
         if let Stage::Connecting { began_at, .. } = &state.stage {
             return after(*began_at, Some(self.cluster.config.connect_timeout));
         }
+        if self.leaving.is_under_way() {
+            return None;
+        }
         let idle = if state.has_streams() {
             None
         } else {
@@ -833,6 +854,10 @@ impl Http2Client {
         let keepalive = state.keepalive.as_ref().and_then(Keepalive::deadline);
         idle.into_iter().chain(keepalive).min()
     }
+}
+
+fn client_config(config: &ClusterHttp) -> Config {
+    codec_config(&config.http2, config.max_headers_count, config.max_response_headers_bytes, true)
 }
 
 /// Interim responses that may wait to be read.

@@ -31,6 +31,7 @@ use outrigger_xds::snapshot::{
     UpstreamProtocol, UpstreamTls,
 };
 
+use crate::connection::moving::LastCall;
 use crate::ring::{Connecting, Watermarks};
 use crate::shard::Shard;
 use crate::stats::registry::HostAddress;
@@ -46,7 +47,7 @@ pub use self::connector::{ConnectError, Connector};
 pub use self::destinations::DESTINATIONS_MAX;
 pub use self::http2::{ClientStream, Http2Client, Joined, Reset, StreamEvent};
 pub use self::pool::{Janitor, UpstreamConnection, Wanted, spawn_janitor};
-pub use self::rpc::{CallEnd, Counted, Kept, NotSent, RpcCall, RpcCaller, RpcClient};
+pub use self::rpc::{CallEnd, Counted, Kept, NotSent, RestoredRpc, RpcCall, RpcCaller, RpcClient};
 pub use self::scopes::Routes;
 pub use self::serving::{HeldRoutes, LiveRoutes, Serving};
 
@@ -360,6 +361,12 @@ impl Host {
         self.idle.borrow_mut().clear();
         self.multiplexed.borrow().iter().for_each(|client| client.drain());
         self.rpc.borrow().iter().for_each(|client| client.drain());
+    }
+
+    /// Lets the connections that requests share go to the present successor, each as soon as it rests.
+    pub fn let_shared_go(&self, last_call: Option<&LastCall>) {
+        self.multiplexed.borrow().iter().for_each(|client| client.let_go(last_call));
+        self.rpc.borrow().iter().for_each(|client| client.let_go(last_call));
     }
 
     /// Who it is, as its metadata says (xds.md B11).

@@ -5,6 +5,8 @@
 //! while it is in flight; a call ends exactly once, by its answer, its deadline, or the connection's
 //! end; a request that was not sent is given back, so that it can be sent elsewhere.
 
+mod moving;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -16,6 +18,7 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use outrigger_codecs::rpc::{Failure, Frame, Kind, Outcome, Tag};
 
+use crate::connection::moving::Leaving;
 use crate::ring::Received;
 use crate::rpc::{
     FrameReader, Heartbeats, IdHasher, Input, Message, Read, RpcRuntime, Swept, Verdict,
@@ -29,6 +32,8 @@ use super::connector::Connector;
 use super::meter::Meter;
 use super::{ClusterRuntime, Host, Source, Wanted};
 
+pub use self::moving::RestoredRpc;
+
 /// One connection, shared by its task, its endpoint and those who wait for answers.
 pub struct RpcClient {
     shard: Rc<Shard>,
@@ -41,6 +46,7 @@ pub struct RpcClient {
     /// The downstream connection that has this one for itself.
     bound_to: RefCell<Option<Rc<dyn RpcCaller>>>,
     timer: Timer,
+    leaving: Leaving,
     state: RefCell<State>,
     /// Calls that wait for an answer or for the connection.
     in_flight: Cell<u32>,
@@ -206,6 +212,31 @@ impl RpcClient {
             Failure::ConnectionLost
         })?;
         let now = shard.clock.now();
+        let stage = Stage::Connecting {
+            connector: Some(connector),
+            admission: Some(admission),
+            began_at: now,
+        };
+        let client = Self::spawn(shard, cluster, host, rpc, tag, stage, source, bound_to);
+        client.set_timer(
+            &mut client.state.borrow_mut(),
+            after(now, Some(cluster.config.connect_timeout)),
+        );
+        Ok(client)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a connection")]
+    fn spawn(
+        shard: &Rc<Shard>,
+        cluster: &Rc<ClusterRuntime>,
+        host: &Rc<Host>,
+        rpc: &Rc<RpcRuntime>,
+        tag: Tag,
+        stage: Stage,
+        source: Option<Source>,
+        bound_to: Option<Rc<dyn RpcCaller>>,
+    ) -> Rc<Self> {
+        let now = shard.clock.now();
         let client = Rc::new(Self {
             shard: Rc::clone(shard),
             cluster: Rc::clone(cluster),
@@ -215,12 +246,9 @@ impl RpcClient {
             rpc: Rc::clone(rpc),
             bound_to: RefCell::new(bound_to),
             timer: shard.timers.timer(),
+            leaving: Leaving::default(),
             state: RefCell::new(State {
-                stage: Stage::Connecting {
-                    connector: Some(connector),
-                    admission: Some(admission),
-                    began_at: now,
-                },
+                stage,
                 task: None,
                 reader: FrameReader::default(),
                 calls: HashMap::default(),
@@ -237,14 +265,10 @@ impl RpcClient {
             }),
             in_flight: Cell::new(0),
         });
-        client.set_timer(
-            &mut client.state.borrow_mut(),
-            after(now, Some(cluster.config.connect_timeout)),
-        );
         spawn_guarded(shard, Driving { client: Rc::clone(&client), watched: false });
         let swept: Rc<dyn Swept> = Rc::clone(&client) as Rc<dyn Swept>;
         shard.rpc.watch(shard, &swept);
-        Ok(client)
+        client
     }
 
     /// Calls under way.
@@ -260,6 +284,7 @@ impl RpcClient {
             && self.rpc.shares_upstream_with(rpc)
             && !state.draining
             && !state.closed_to_requests
+            && !self.leaving.is_under_way()
             && !matches!(state.stage, Stage::Closed)
     }
 
@@ -452,6 +477,11 @@ impl RpcClient {
 impl RpcClient {
     /// Does what can be done. True when the connection is over.
     fn run(self: &Rc<Self>, waker: &Waker) -> bool {
+        if self.leaving.is_under_way()
+            && let Some(is_over) = self.leave_process(waker)
+        {
+            return is_over;
+        }
         let timed_out = self.timer.take_fired();
         if timed_out {
             self.state.borrow_mut().timer_at = None;
@@ -469,6 +499,11 @@ impl RpcClient {
         if timed_out {
             self.expire();
         }
+        self.finish() || self.leave_process(waker).unwrap_or(false)
+    }
+
+    /// Sends what was queued. True when the connection is over.
+    fn finish(&self) -> bool {
         let state = &mut *self.state.borrow_mut();
         let Stage::Open { transport, .. } = &state.stage else {
             return matches!(state.stage, Stage::Closed);
@@ -747,6 +782,9 @@ impl Swept for RpcClient {
         let Stage::Open { transport, .. } = &state.stage else {
             return matches!(state.stage, Stage::Connecting { .. });
         };
+        if self.leaving.is_under_way() {
+            return true;
+        }
         let stats = &self.cluster.stats;
         let idle = after(state.idle_since, self.cluster.config.http.idle_timeout);
         let idle = state.calls.is_empty() && idle.is_some_and(|at| at <= now);
@@ -848,8 +886,12 @@ impl Future for Driving {
             client.timer.register(context.waker());
             let mut state = client.state.borrow_mut();
             state.task = Some(context.waker().clone());
-            if let Stage::Connecting { connector: Some(connector), .. } = &state.stage {
-                connector.register(context.waker());
+            match &state.stage {
+                Stage::Connecting { connector: Some(connector), .. } => {
+                    connector.register(context.waker());
+                }
+                Stage::Open { transport, .. } => transport.register(context.waker()),
+                _ => {}
             }
         }
         if this.client.run(context.waker()) { Poll::Ready(()) } else { Poll::Pending }

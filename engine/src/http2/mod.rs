@@ -7,6 +7,7 @@
 mod body;
 mod keepalive;
 mod link;
+pub mod moving;
 mod ready;
 
 pub use body::{BodyQueue, Outbox};

@@ -116,9 +116,10 @@ impl Idle {
     /// Makes sure that the ring completes something by `at`, or by the next deadline.
     fn tick(&mut self, shard: &Shard, at: Option<Nanos>) {
         let now = shard.clock.now();
+        // What is past has completed, and tells of nothing that is still to come.
+        self.tick_at = self.tick_at.filter(|armed| *armed > now);
         let deadline = shard.next_deadline().map(|next| now + next.as_nanos() as u64);
         let Some(at) = at.into_iter().chain(deadline).min() else { return };
-        self.tick_at = self.tick_at.filter(|armed| *armed > now);
         if self.tick_at.is_none_or(|armed| armed > at) {
             shard.ring.wake_after(Duration::from_nanos(at.saturating_sub(now)));
             self.tick_at = Some(at);

@@ -32,7 +32,7 @@ use outrigger_xds::snapshot::{Demand, Listener as ListenerConfig, Snapshot};
 use crate::access_log::{Queue, ShardLogger};
 use crate::buffers::{Arena, ReceiveConfig, RecordBuffers};
 use crate::cluster::{Breakers, Janitor, Serving, spawn_janitor};
-use crate::connection::moving::{Adoption, Adoptions, Answer, Departure, Departures};
+use crate::connection::moving::{Adoption, Adoptions, Answer, Departure, Departures, LastCall};
 use crate::connection::{DrainTimes, ListenerLogs};
 use crate::control::hand_over::Lent;
 use crate::http::{HttpScratch, WorkloadCache};
@@ -118,6 +118,8 @@ pub enum Message {
     },
     /// Let connections go: those that can, to a successor, which is reached this way.
     Depart(UnboundedSender<Departure>),
+    /// The process ends soon: let go what rests, too.
+    LastCall(LastCall),
     /// What became of a connection that was offered to a successor.
     Departed(u64, Answer),
     /// Deal with a connection of a predecessor.
@@ -506,6 +508,7 @@ impl Shard {
                 self.drain_began_at.set(Some(self.clock.now()));
                 self.departures.open(self, outbox);
             }
+            Message::LastCall(call) => self.departures.last_call(self, &call),
             Message::Departed(connection, answer) => {
                 self.departures.answer(self, connection, answer);
             }

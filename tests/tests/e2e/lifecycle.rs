@@ -67,6 +67,18 @@ fn an_idle_proxy_ends_at_once() {
 }
 
 #[test]
+fn an_idle_proxy_sleeps() {
+    let origin = Origin::ok();
+    let proxy = Proxy::start(&Config::to(origin.address()));
+    // There are neither connections nor deadlines: nothing makes a shard turn.
+    eventually("shards that rest", || {
+        let turns = proxy.stat("shard.0.turns");
+        (0..LOOKS_AT_REST).all(|_| proxy.stat("shard.0.turns") == turns).then_some(())
+    });
+    proxy.stop();
+}
+
+#[test]
 fn sigint_is_as_good_as_sigterm() {
     let origin = Origin::ok();
     let mut proxy = Proxy::start(&Config::to(origin.address()));
@@ -363,3 +375,6 @@ impl Drop for Stopped {
         unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, none, none) };
     }
 }
+
+/// A shard that does not rest turns some thousand times meanwhile.
+const LOOKS_AT_REST: usize = 20;

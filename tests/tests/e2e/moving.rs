@@ -2,11 +2,11 @@
 
 use std::io::Write;
 use std::net::Shutdown;
-use std::sync::Mutex;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use outrigger_tests::config::{TCP_PROXY, access_log};
+use outrigger_tests::http2::Http2;
 use outrigger_tests::process::Scratch;
 use outrigger_tests::rpc::{Message, Reply};
 use outrigger_tests::tls::{Authority, ClientOptions, Subject};
@@ -138,22 +138,61 @@ fn what_a_successor_has_no_place_for_stays_and_is_asked_to_go() {
 
 #[test]
 fn upstream_connections_that_rest_go_along() {
-    let scratch = Scratch::new();
-    let origin = Origin::ok();
-    let config = config(origin.address(), &scratch);
-    let mut serving = Launch::outrigger(&config).start();
-    let mut client = serving.client();
-    assert_eq!(client.get("/").status, 200);
-    for _ in 0..3 {
-        let next = succeed(&config, 1);
-        expect_end(std::mem::replace(&mut serving, next));
-        serving.await_stat("cluster.origin.upstream_cx_active", |active| active == 1);
-        assert_eq!(client.get("/").status, 200);
+    let (http1, http2) = (Origin::ok(), Origin::http2_ok());
+    for (config, origin) in
+        [(Config::to(http1.address()), &http1), (Config::to_http2(http2.address()), &http2)]
+    {
+        let scratch = Scratch::new();
+        let config = upgradable(config, &scratch);
+        let mut serving = Launch::outrigger(&config).start();
+        let mut client = serving.client();
+        // Fields that repeat are in HTTP/2's tables by then.
+        let ask = |client: &mut Client| {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Repeated: a value worth a place\r\n\r\n");
+            assert_eq!(client.response().status, 200);
+        };
+        ask(&mut client);
+        for _ in 0..3 {
+            let next = succeed(&config, 1);
+            expect_end(std::mem::replace(&mut serving, next));
+            serving.await_stat("cluster.origin.upstream_cx_active", |active| active == 1);
+            ask(&mut client);
+        }
+        assert_eq!(origin.log().accepted, 1);
+        assert_eq!(serving.stat("cluster.origin.upstream_cx_total"), 1);
+        assert_eq!(serving.stat("cluster.origin.upstream_cx_destroy"), 0);
+        serving.stop();
+        origin.wait_released();
     }
-    assert_eq!(origin.log().accepted, 1);
-    assert_eq!(serving.stat("cluster.origin.upstream_cx_total"), 1);
-    assert_eq!(serving.stat("cluster.origin.upstream_cx_destroy"), 0);
-    serving.stop();
+}
+
+#[test]
+fn an_upstream_connection_with_streams_goes_along_after_them() {
+    let scratch = Scratch::new();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Arc::new(Mutex::new(released));
+    let origin = Origin::http2(Http2::default(), move |mut exchange| {
+        let released = Arc::clone(&released);
+        async move {
+            if exchange.request().await?.target == "/slow" {
+                let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+            }
+            exchange.answer(200, &[], b"ok").await
+        }
+    });
+    let config = upgradable(Config::to_http2(origin.address()), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let mut client = begin_slow(&first, &origin);
+    let second = succeed(&config, 1);
+    // New requests need a connection of the new process meanwhile.
+    assert_eq!(Client::connect(first.address()).get("/").status, 200);
+    release.send(()).unwrap();
+    assert_eq!(client.response().status, 200);
+    expect_end(first);
+    second.await_stat("cluster.origin.upstream_cx_active", |active| active == 2);
+    assert_eq!(client.get("/").status, 200);
+    assert_eq!(origin.log().accepted, 2);
+    second.stop();
     origin.wait_released();
 }
 
@@ -424,6 +463,47 @@ fn dubbo_connections_move_however_often() {
     let request = dubbo::Call::new("com.bank.Pay", "pay").request(9);
     assert_eq!(client.call(&request), request.echo());
     serving.stop();
+}
+
+#[test]
+fn upstream_connections_of_rpc_go_along_when_no_request_is_on_them() {
+    let scratch = Scratch::new();
+    let server = bolt::Server::holding();
+    let config = upgradable(
+        Config::rpc("bolt", to("origin")).cluster("origin", &[server.address()]),
+        &scratch,
+    );
+    let mut serving = Launch::outrigger(&config).start();
+    let mut client = bolt::Client::connect(serving.address());
+    for at in 1..=3 {
+        let request = request(at);
+        client.send(&request);
+        // The first rests when the next process comes, the others wait for their answers.
+        let seen = server.nth_request(at as usize);
+        if at == 1 {
+            server.answer(&seen, Reply::Echo);
+            assert_eq!(client.receive(), request.echo());
+        }
+        let next = succeed(&config, 1);
+        if at > 1 {
+            next.await_stat(ACTIVE, |active| active == 1);
+            server.answer(&seen, Reply::Echo);
+            assert_eq!(client.receive(), request.echo());
+        }
+        expect_end(std::mem::replace(&mut serving, next));
+        serving.await_stat("cluster.origin.upstream_cx_active", |active| active == 1);
+    }
+    client.send(&request(4));
+    server.answer(&server.nth_request(4), Reply::Echo);
+    assert_eq!(client.receive(), request(4).echo());
+    let log = server.log();
+    assert_eq!(log.accepted, 1);
+    // Numbers go on, whoever counts: a late answer is nobody else's.
+    let ids: Vec<_> = log.requests().map(|seen| seen.frame.id()).collect();
+    assert!(ids.is_sorted_by(|one, next| one < next), "{ids:?}");
+    assert_eq!(serving.stat("cluster.origin.upstream_cx_destroy"), 0);
+    serving.stop();
+    server.wait_released();
 }
 
 #[test]

@@ -54,8 +54,6 @@ pub struct TypeStatus<'a> {
     pub names: usize,
     /// Whether everything is asked for.
     pub wildcard: bool,
-    /// Of the names, those that no answer has come for.
-    pub waiting: usize,
     /// Resources that were taken and are still there.
     pub held: usize,
 }
@@ -96,7 +94,6 @@ mod tests {
             error: None,
             names: 0,
             wildcard: false,
-            waiting: 0,
             held: 0,
         };
         // xxHash64 with seed 0 of nothing, and of "a".

@@ -168,7 +168,6 @@ impl TypeState {
             error: self.error.as_ref(),
             names: self.subscription.len(),
             wildcard: self.subscription.has_wildcard(),
-            waiting: self.subscription.waiting().count(),
             held: self.held.len(),
         }
     }

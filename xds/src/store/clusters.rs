@@ -34,11 +34,6 @@ impl ClusterEntry {
         self.warming.as_ref().map(|(cluster, _)| cluster).or(self.active.as_ref())
     }
 
-    /// Whether listeners wait for it at the start.
-    pub(super) fn holds_start(&self) -> bool {
-        self.warming.as_ref().is_some_and(|(cluster, _)| cluster.wait_for_warm_on_init)
-    }
-
     fn links(&self) -> Links {
         let mut links = Links::default();
         for cluster in self.active.iter().chain(self.warming.iter().map(|(cluster, _)| cluster)) {
@@ -76,6 +71,7 @@ impl Store {
             let own = own_endpoints(cluster, member.endpoints.all().to_vec());
             entry.warming = Some((Arc::clone(cluster), own));
             self.clusters.insert(cluster.name.clone(), entry);
+            self.warming_clusters.insert(cluster.name.clone());
             self.relink_cluster(&cluster.name, &Links::default());
             self.promote_cluster(&cluster.name);
         }
@@ -131,6 +127,7 @@ impl Store {
         entry.record = Some(Store::record(incoming, fingerprint));
         let own = own_endpoints(&cluster, endpoints);
         entry.warming = Some((Arc::clone(&cluster), own));
+        self.warming_clusters.insert(name.into());
         self.dns_changed |= cluster.discovery.is_dns();
         self.relink_cluster(name, &linked);
         if let Discovery::Eds(eds) = &cluster.discovery
@@ -156,6 +153,8 @@ impl Store {
             return;
         }
         let Some(entry) = self.clusters.remove(name) else { return };
+        self.warming_clusters.remove(name);
+        self.active_clusters -= usize::from(entry.active.is_some());
         let linked = entry.links();
         self.relink_cluster(name, &linked);
         self.dns_changed |= entry.newest().is_some_and(|cluster| cluster.discovery.is_dns());
@@ -235,8 +234,12 @@ impl Store {
     fn serve_cluster(&mut self, name: &str, endpoints: Arc<EndpointSet>) {
         let Some(entry) = self.clusters.get_mut(name) else { return };
         let Some((cluster, _)) = entry.warming.take() else { return };
+        self.warming_clusters.remove(name);
         match entry.active {
-            None => self.counts.clusters_added += 1,
+            None => {
+                self.active_clusters += 1;
+                self.counts.clusters_added += 1;
+            }
             Some(_) => self.counts.clusters_modified += 1,
         }
         let mut linked = Links::default();
@@ -276,9 +279,7 @@ impl Store {
     /// How many clusters are served and how many wait.
     #[must_use]
     pub fn cluster_counts(&self) -> (usize, usize) {
-        let active = self.clusters.values().filter(|entry| entry.active.is_some()).count();
-        let warming = self.clusters.values().filter(|entry| entry.warming.is_some()).count();
-        (active, warming)
+        (self.active_clusters, self.warming_clusters.len())
     }
 
     /// The clusters of CDS, by name.
@@ -292,11 +293,22 @@ impl Store {
         })
     }
 
+    /// Versions of clusters that wait.
+    fn warming_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let entries = self.warming_clusters.iter().filter_map(|name| self.clusters.get(name));
+        entries.filter_map(|entry| entry.warming.as_ref()).map(|(cluster, _)| cluster)
+    }
+
+    /// Whether listeners wait for a cluster at the start.
+    pub(super) fn has_cold_cluster(&self) -> bool {
+        self.warming_clusters().any(|cluster| cluster.wait_for_warm_on_init)
+    }
+
     /// What each cluster that waits waits for.
     pub(super) fn cold_clusters(&self) -> Vec<String> {
         let mut cold = Vec::new();
-        for (name, entry) in &self.clusters {
-            let Some((cluster, _)) = &entry.warming else { continue };
+        for cluster in self.warming_clusters() {
+            let name = &cluster.name;
             let missing = self.missing(secrets(cluster));
             let before = cold.len();
             cold.extend(missing.map(|sds| format!("cluster {name}: secret {}", sds.name)));

@@ -186,6 +186,10 @@ pub struct Store {
     listener_changes: Vec<ListenerChange>,
     interests: Vec<Interest>,
     clusters: BTreeMap<Box<str>, ClusterEntry>,
+    /// Those of them with a version that waits: what a start looks at again and again.
+    warming_clusters: BTreeSet<Box<str>>,
+    /// How many of them are served.
+    active_clusters: usize,
     listeners: BTreeMap<Box<str>, ListenerEntry>,
     /// By the key of their source and name.
     assignments: HashMap<Box<str>, Assignment>,
@@ -278,6 +282,8 @@ impl Store {
             listener_changes: Vec::new(),
             interests: Vec::new(),
             clusters: BTreeMap::new(),
+            warming_clusters: BTreeSet::new(),
+            active_clusters: 0,
             listeners: BTreeMap::new(),
             assignments: HashMap::new(),
             tables: HashMap::new(),

@@ -86,33 +86,31 @@ impl Store {
 
     /// Takes the steps that can be taken.
     pub(super) fn go_on(&mut self) {
-        let start = &mut self.start;
-        if !start.has_begun {
+        if !self.start.has_begun {
             return;
         }
-        if start.phase == Phase::Runtime && start.layers.is_empty() {
-            start.phase = Phase::Clusters;
+        if self.start.phase == Phase::Runtime && self.start.layers.is_empty() {
+            self.start.phase = Phase::Clusters;
             match self.ground.dynamic.cds.clone() {
                 Some(source) => self.interests.push(Interest::All(ResourceType::Cluster, source)),
-                None => start.clusters_answered = true,
+                None => self.start.clusters_answered = true,
             }
         }
-        let cold = |entry: &super::ClusterEntry| entry.holds_start();
-        if start.phase == Phase::Clusters
-            && start.clusters_answered
-            && !self.clusters.values().any(cold)
+        if self.start.phase == Phase::Clusters
+            && self.start.clusters_answered
+            && !self.has_cold_cluster()
         {
-            start.phase = Phase::Listeners;
+            self.start.phase = Phase::Listeners;
             match self.ground.dynamic.lds.clone() {
                 Some(source) => self.interests.push(Interest::All(ResourceType::Listener, source)),
-                None => start.listeners_answered = true,
+                None => self.start.listeners_answered = true,
             }
         }
-        if start.phase == Phase::Listeners
-            && start.listeners_answered
+        if self.start.phase == Phase::Listeners
+            && self.start.listeners_answered
             && self.listeners.values().all(|entry| entry.warming.is_none())
         {
-            start.phase = Phase::Live;
+            self.start.phase = Phase::Live;
         }
     }
 }

@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
 
-use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord, StreamRecord, UpstreamRecord};
-use outrigger_xds::snapshot::{Codec, UpstreamProtocol};
+use outrigger_upgrade::record::{ConnectionRecord, ProtocolRecord};
+use outrigger_xds::snapshot::Codec;
 
-use crate::cluster::{ClusterRuntime, Host, UpstreamConnection};
+use crate::cluster::{ClusterRuntime, Host};
 use crate::connection::arrival::Arrival;
 use crate::connection::{
     Admitted, ChainRuntime, ConnectionGuard, ConnectionInfo, Drain, Ends, ListenerRuntime,
@@ -23,6 +23,7 @@ use crate::tcp::TcpConnection;
 use crate::transport::Transport;
 
 use super::outline::restore;
+use super::warm::{Warm, WarmRecord};
 
 /// What a shard is asked to do with connections of a predecessor.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ pub struct Adoptions {
 /// A connection that could be gone on with.
 enum Fit {
     Downstream(Box<Downstream>),
-    Resting(Resting),
+    Upstream(Warm),
 }
 
 /// One from a client.
@@ -132,8 +133,8 @@ impl Fit {
         record: Box<ConnectionRecord>,
         sockets: Vec<OwnedFd>,
     ) -> Result<Self, String> {
-        if let Some(ProtocolRecord::Upstream(upstream)) = &record.protocol {
-            return Resting::find(shard, upstream, &record.stream, sockets).map(Self::Resting);
+        if let Some(warm) = WarmRecord::of(record.protocol.as_ref()) {
+            return Warm::find(shard, listeners, warm, &record.stream, sockets).map(Self::Upstream);
         }
         let downstream = Downstream::find(shard, listeners, record, sockets)?;
         Ok(Self::Downstream(Box::new(downstream)))
@@ -143,46 +144,11 @@ impl Fit {
     fn serve(self, shard: &Rc<Shard>) -> Option<Weak<dyn Relayed>> {
         match self {
             Self::Downstream(downstream) => downstream.serve(shard),
-            Self::Resting(resting) => {
-                resting.rest(shard);
+            Self::Upstream(warm) => {
+                warm.rest(shard);
                 None
             }
         }
-    }
-}
-
-/// One to an endpoint, which is to rest.
-struct Resting {
-    cluster: Rc<ClusterRuntime>,
-    host: Rc<Host>,
-    requests: u32,
-    socket: OwnedFd,
-}
-
-impl Resting {
-    fn find(
-        shard: &Shard,
-        record: &UpstreamRecord,
-        stream: &StreamRecord,
-        sockets: Vec<OwnedFd>,
-    ) -> Result<Self, String> {
-        let (cluster, host) = destination(shard, &record.cluster, &record.host)?;
-        let host = host.ok_or_else(|| format!("no endpoint {}", record.host))?;
-        // What was not asked for answers nothing.
-        let is_spoken = cluster.config.http.protocol == UpstreamProtocol::Http1;
-        if !is_spoken || host.tls.is_some() || !stream.unread.is_empty() {
-            return Err("of no use".to_owned());
-        }
-        let socket = sockets.into_iter().next().ok_or("no descriptor")?;
-        Ok(Self { cluster, host, requests: record.requests, socket })
-    }
-
-    fn rest(self, shard: &Rc<Shard>) {
-        let Self { cluster, host, requests, socket } = self;
-        let socket = shard.ring.adopt(socket, cluster.watermarks(shard));
-        let transport = Transport::Plain(socket);
-        let connection = UpstreamConnection::adopt(shard, &cluster, &host, transport, requests);
-        host.give_back(shard, connection);
     }
 }
 
@@ -288,7 +254,7 @@ impl Downstream {
 }
 
 /// Where a connection leads, by names.
-fn destination(
+pub(super) fn destination(
     shard: &Shard,
     cluster: &str,
     host: &str,

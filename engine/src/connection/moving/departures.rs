@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::shard::{Shard, spawn_guarded};
 use crate::timer::{NANOS_PER_MS, Nanos, Timer};
 
-use super::resting;
+use super::{LastCall, resting};
 
 /// What is to go to the successor. Each kind is bounded by the connections that a shard has, and the
 /// requests that were under way on them.
@@ -82,6 +82,13 @@ impl Departures {
         let timer = shard.timers.timer();
         spawn_guarded(shard, Pacing { shard: Rc::clone(shard), timer, next: 0 });
         shard.ring.note_wake();
+    }
+
+    /// The process ends soon: what rests by now goes along, too.
+    pub fn last_call(&self, shard: &Rc<Shard>, call: &LastCall) {
+        if self.is_open() {
+            resting::leave(shard, Some(call));
+        }
     }
 
     /// Offers none any more. Those that were offered wait for their answers.
@@ -174,7 +181,7 @@ impl Future for Pacing {
         match this.shard.drain_wakers.wake_some(this.next, room) {
             Some(next) => this.next = next,
             None => {
-                resting::leave(&this.shard);
+                resting::leave(&this.shard, None);
                 return Poll::Ready(());
             }
         }

@@ -8,7 +8,8 @@
 //!
 //! Invariant: from `Holding` on nothing is read or written here, until the successor is known not to have it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use std::task::Waker;
 
 use outrigger_upgrade::record::ConnectionRecord;
@@ -18,14 +19,20 @@ use crate::shard::Shard;
 
 use super::Answer;
 
+/// Says that this process is about to end. Whoever holds one is still on the way out.
+pub type LastCall = Arc<()>;
+
 /// Where a connection is on that way.
 #[derive(Default)]
 pub struct Leaving {
     stage: Cell<Stage>,
     /// Its protocol knows how.
     is_able: Cell<bool>,
+    /// The only successor that it may go to, by number.
+    only_to: Cell<Option<u32>>,
     /// The number of the successor that declined it.
     declined_in: Cell<u32>,
+    last_call: RefCell<Option<LastCall>>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -53,10 +60,21 @@ impl Leaving {
         self.is_able.set(is_able);
     }
 
+    /// The connection may go to the present successor, and to no other before this is said again.
+    pub fn allow(&self, shard: &Shard, last_call: Option<LastCall>) {
+        self.last_call.replace(last_call);
+        self.is_able.set(true);
+        self.only_to.set(Some(shard.departures.era()));
+    }
+
     /// True while it is to go to a successor at its next boundary.
     pub fn is_due(&self, shard: &Shard) -> bool {
         let departures = &shard.departures;
-        departures.is_open() && self.is_able.get() && self.declined_in.get() != departures.era()
+        let era = departures.era();
+        departures.is_open()
+            && self.is_able.get()
+            && self.only_to.get().is_none_or(|only| only == era)
+            && self.declined_in.get() != era
     }
 
     /// True when the task is to call [`Leaving::advance`], and nothing else.
@@ -87,7 +105,10 @@ impl Leaving {
             Stage::Holding => self.offer(shard, waker, sockets, record()),
             Stage::Offered(connection) => match shard.departures.take_answer(connection) {
                 None => Leave::Waits,
-                Some(Answer::Given) => Leave::Left(connection),
+                Some(Answer::Given) => {
+                    self.last_call.take();
+                    Leave::Left(connection)
+                }
                 Some(Answer::Stays(reason)) => {
                     if let Some(reason) = reason {
                         log::debug!(target: "upgrade", "a connection stays: {reason}");
@@ -130,6 +151,7 @@ impl Leaving {
 
     fn stay(&self, shard: &Shard, waker: &Waker, sockets: &[&Socket]) -> Leave {
         self.stage.set(Stage::Serving);
+        self.last_call.take();
         sockets.iter().for_each(|socket| socket.go_on());
         // What came meanwhile has woken nobody who would have served it.
         waker.wake_by_ref();

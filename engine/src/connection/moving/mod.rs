@@ -6,6 +6,7 @@
 //! | `departures` | a shard's connections that are on that way, and what becomes of each |
 //! | `adoptions` | the other end of it: connections that a shard goes on with |
 //! | `resting` | upstream connections that rest in their pools |
+//! | `warm` | the other end of that: the pools that they come to |
 //! | `outline` | what is said of a connection: its facts, and back |
 //!
 //! A connection is held (no operation of ours is with the kernel), offered with all that we know of it, and
@@ -17,8 +18,9 @@ mod departures;
 mod leaving;
 mod outline;
 mod resting;
+mod warm;
 
 pub use self::adoptions::{Adoption, Adoptions, Relayed};
 pub use self::departures::{Answer, Departure, Departures};
-pub use self::leaving::{Leave, Leaving};
-pub use self::outline::proxied;
+pub use self::leaving::{LastCall, Leave, Leaving};
+pub use self::outline::{proxied, resting, upstream};

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use outrigger_upgrade::record::{
-    ConnectionRecord, EndsRecord, ProtocolRecord, StreamRecord, TcpRecord,
+    ConnectionRecord, EndsRecord, ProtocolRecord, StreamRecord, TcpRecord, UpstreamRecord,
 };
 
 use crate::buffers::{Arena, Chunk};
@@ -54,6 +54,28 @@ pub fn proxied(
         host: host.map(|host| host.address_text.to_string()).unwrap_or_default(),
         upstream: stream(upstream, &[]),
         ..TcpRecord::default()
+    }
+}
+
+/// What a successor must know of a connection to an endpoint that rests.
+pub fn resting(socket: &Socket, protocol: ProtocolRecord) -> ConnectionRecord {
+    ConnectionRecord {
+        listener: String::new(),
+        chain: String::new(),
+        ends: EndsRecord::default(),
+        server_name: None,
+        age_ns: 0,
+        stream: stream(socket, &[]),
+        protocol: Some(protocol),
+    }
+}
+
+/// Where a connection to an endpoint leads.
+pub fn upstream(cluster: &ClusterRuntime, host: &Host, requests: u32) -> UpstreamRecord {
+    UpstreamRecord {
+        cluster: cluster.config.name.to_string(),
+        host: host.address_text.to_string(),
+        requests,
     }
 }
 

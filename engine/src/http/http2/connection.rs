@@ -36,13 +36,12 @@ use crate::http::exchange::{Exchange, Progress};
 use crate::http::kept_head::HeadSource;
 use crate::http::reply::Reply;
 use crate::http::{ConnectionMeter, HttpRuntime, NANOS_PER_MS, after, earliest, max_age};
-use crate::http2::{Keepalive, Link, Pumped, ReadySet, Verdict, codec_config};
+use crate::http2::{Keepalive, Link, Pumped, ReadySet, Verdict, codec_config, moving};
 use crate::ring::{Received, Watermarks};
 use crate::shard::Shard;
 use crate::timer::{Nanos, Timer};
 use crate::transport::Transport;
 
-use super::moving;
 use super::side::{Core, Stream};
 
 /// The task of one downstream connection.
@@ -807,7 +806,7 @@ impl Restored {
     /// # Errors
     /// Why it can't be gone on with.
     pub fn of_record(http: &HttpRuntime, record: &Http2Record) -> Result<Self, String> {
-        let codec = Box::new(moving::restore(record.clone(), server_config(http))?);
+        let codec = Box::new(moving::restore(record.clone(), Role::Server, server_config(http))?);
         Ok(Self { codec, requests: record.requests })
     }
 }

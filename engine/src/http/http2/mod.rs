@@ -1,7 +1,6 @@
 //! HTTP/2 on the wire, downstream: the connection, and what an exchange sees of its stream.
 
 mod connection;
-mod moving;
 mod side;
 
 pub(super) use self::side::Side;

@@ -1,6 +1,6 @@
 //! A connection without streams that goes on in another process: its codec's state, said and heard again.
 //!
-//! Invariant: what a client was told holds for as long as its connection does; a process that would tell it
+//! Invariant: what a peer was told holds for as long as its connection does; a process that would tell it
 //! something else does not go on with it.
 
 use outrigger_codecs::http2::hpack::{DecoderState, EncoderState, Resize, TableEntry, TableState};
@@ -9,12 +9,12 @@ use outrigger_codecs::http2::{Config, Connection, ConnectionState, Role};
 use outrigger_upgrade::record::{AnnouncedRecord, HeaderRecord, Http2Record, TableRecord};
 
 /// True between frames and without a stream, unless the connection is about to end.
-pub(super) fn is_at_rest(codec: &Connection) -> bool {
+pub fn is_at_rest(codec: &Connection) -> bool {
     codec.is_idle() && !codec.is_draining() && !codec.has_output() && codec.is_between_frames()
 }
 
 /// What another process must know of a connection at rest.
-pub(super) fn record(codec: &Connection, requests: u32) -> Http2Record {
+pub fn record(codec: &Connection, requests: u32) -> Http2Record {
     let state = codec.export();
     let peer = state.peer;
     Http2Record {
@@ -45,6 +45,7 @@ pub(super) fn record(codec: &Connection, requests: u32) -> Http2Record {
         receive_consumed: state.receive_window.consumed,
         peer_last: state.peer_last,
         peer_unbroken_from: state.peer_unbroken_from,
+        local_next: state.local_next,
     }
 }
 
@@ -52,10 +53,10 @@ pub(super) fn record(codec: &Connection, requests: u32) -> Http2Record {
 ///
 /// # Errors
 /// Why it can't.
-pub(super) fn restore(record: Http2Record, config: Config) -> Result<Connection, String> {
-    let fresh = Connection::new(Role::Server, config).export();
+pub fn restore(record: Http2Record, role: Role, config: Config) -> Result<Connection, String> {
+    let fresh = Connection::new(role, config).export();
     if announced(&fresh.config) != record.announced {
-        return Err("the client was told other settings than are configured".to_owned());
+        return Err("the peer was told other settings than are configured".to_owned());
     }
     let [table_bytes, streams, window, frame_bytes, list_bytes, connect] = record.peer[..] else {
         return Err(format!("{} settings where 6 are due", record.peer.len()));
@@ -92,6 +93,10 @@ pub(super) fn restore(record: Http2Record, config: Config) -> Result<Connection,
         },
         peer_last: record.peer_last,
         peer_unbroken_from: record.peer_unbroken_from,
+        local_next: match role {
+            Role::Client => record.local_next,
+            Role::Server => fresh.local_next,
+        },
         ..fresh
     };
     Connection::import(state).map_err(|error| error.to_string())
@@ -172,12 +177,29 @@ mod tests {
         for _ in 0..3 {
             assert!(is_at_rest(&server));
             let state = server.export();
-            let restored = restore(record(&server, 1), config).unwrap();
+            let restored = restore(record(&server, 1), Role::Server, config).unwrap();
             let back = restored.export();
             assert_eq!(ConnectionState { flood: back.flood, ..state }, back);
             server = restored;
             exchange(&mut client, &mut server);
         }
+    }
+
+    #[test]
+    fn a_client_at_rest_comes_back_as_it_was() {
+        let (mut client, mut server) = pair(Config::default());
+        for _ in 0..3 {
+            assert!(is_at_rest(&client));
+            let state = client.export();
+            let restored = restore(record(&client, 1), Role::Client, state.config).unwrap();
+            let back = restored.export();
+            assert_eq!(ConnectionState { flood: back.flood, ..state }, back);
+            client = restored;
+            exchange(&mut client, &mut server);
+        }
+        // A stream of an even number is no client's.
+        let even = Http2Record { local_next: 4, ..record(&client, 1) };
+        assert!(restore(even, Role::Client, Config::default()).is_err());
     }
 
     #[test]
@@ -189,12 +211,12 @@ mod tests {
             Config { initial_stream_window: 100_000, ..Config::default() },
             Config { hpack_table_size: 0, ..Config::default() },
         ] {
-            assert!(restore(record.clone(), other).is_err());
+            assert!(restore(record.clone(), Role::Server, other).is_err());
         }
         let short = Http2Record { peer: vec![1], ..record.clone() };
-        assert!(restore(short, Config::default()).is_err());
+        assert!(restore(short, Role::Server, Config::default()).is_err());
         let impossible = Http2Record { peer_last: u32::MAX, ..record };
-        assert!(restore(impossible, Config::default()).is_err());
+        assert!(restore(impossible, Role::Server, Config::default()).is_err());
     }
 
     #[test]

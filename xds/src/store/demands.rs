@@ -95,7 +95,7 @@ impl Store {
             }
             Demand::Cluster { source, cluster } => {
                 let (source, cluster) = (Arc::clone(source), cluster.clone());
-                self.demand_cluster(source, &cluster, demand)
+                self.demand_cluster(&source, &cluster, demand)
             }
         }
     }
@@ -127,7 +127,7 @@ impl Store {
 
     fn demand_cluster(
         &mut self,
-        source: Arc<ConfigSource>,
+        source: &Arc<ConfigSource>,
         name: &str,
         demand: Demand,
     ) -> Result<(), TooManyDemands> {
@@ -146,9 +146,9 @@ impl Store {
             self.cluster_demands.demands.add(name);
         }
         let sources = self.cluster_demands.sources.entry(name.into()).or_default();
-        if !sources.contains(&source) {
-            sources.push(Arc::clone(&source));
-            let ConfigSource { place, initial_fetch_timeout } = ConfigSource::clone(&source);
+        if !sources.contains(source) {
+            sources.push(Arc::clone(source));
+            let ConfigSource { place, initial_fetch_timeout } = ConfigSource::clone(source);
             let patience = initial_fetch_timeout.map_or(PATIENCE, |own| own.min(PATIENCE));
             let source = ConfigSource { place, initial_fetch_timeout: Some(patience) };
             self.interests.push(Interest::One(ResourceType::Cluster, source, name.into()));

@@ -35,7 +35,9 @@ use crate::listen::BoundSockets;
 use crate::logging::{InitError, Logging, Pattern, PatternError};
 use crate::memory;
 use crate::ring::{self, Unsupported};
-use crate::shard::{self, Common, Listeners, Message, ShardError, ShardHandle, Watchdog};
+use crate::shard::{
+    self, Common, DemandDesk, Listeners, Message, ShardError, ShardHandle, Watchdog,
+};
 use crate::stats::Registry;
 use crate::tls::{TlsConfigError, TlsContexts};
 
@@ -229,6 +231,7 @@ fn run(
     state.set_tls(Arc::clone(&tls));
     state.set_runtime(loaded.ground.runtime_layers());
     let updates = Updates::default();
+    let (demand_desk, demands) = DemandDesk::new();
     let beginning = Beginning {
         snapshot: Arc::clone(&snapshot),
         ground: loaded.ground,
@@ -238,6 +241,7 @@ fn run(
         ignore_unknown_fields: process.unknown_fields.in_dynamic == UnknownFields::Warn,
         cache,
         inherited: Arc::clone(&inherited),
+        demands,
     };
     let (configuration, events) = Configuration::new(&state, beginning, updates.clone())?;
     let common = Common {
@@ -258,6 +262,7 @@ fn run(
             closes: true,
         },
         pulses: shard::pulses(cpus.len()),
+        demands: demand_desk,
     };
     let shards = shard::start(&cpus, &common, &snapshot)?;
     log::info!(target: "main", "{} shards on CPUs {cpus:?}", shards.len());
@@ -590,7 +595,7 @@ impl Server {
 
     /// Has the shards serve what is new.
     fn apply_update(&mut self) {
-        let Update { serve, listeners, since, told, is_live } = self.updates.take();
+        let Update { serve, listeners, since, told, settled, is_live } = self.updates.take();
         if let Some((snapshot, tls)) = serve {
             let gone = self.snapshot.clusters.changes_since(&snapshot.clusters);
             let any_gone = gone.into_iter().any(|id| snapshot.clusters.get(id).is_none());
@@ -605,6 +610,11 @@ impl Server {
             if any_gone {
                 self.forget_gone_clusters();
             }
+        }
+        if !settled.is_empty() {
+            // A shard serves the snapshot by then, as messages keep their order.
+            let settled: Arc<[_]> = settled.into();
+            self.tell(|| Message::Settled(Arc::clone(&settled)));
         }
         let any_listener = !listeners.is_empty();
         match &mut self.held {

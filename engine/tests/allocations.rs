@@ -413,6 +413,7 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
         tls: Arc::new(TlsContexts::build(&snapshot).unwrap()),
         drain_times: DrainTimes { limit: Duration::from_secs(1), gradual: false, closes: true },
         pulses: shard::pulses(1),
+        demands: Arc::default(),
     };
     let cpus = shard::place(1, &[]).unwrap();
     let shards = shard::start(&cpus, &common, &snapshot).unwrap();

@@ -663,3 +663,61 @@ fn section_20_metrics_may_go_uncompressed_and_nothing_else() {
     let loaded = loaded(&metrics);
     assert!(advice(&loaded).iter().any(|text| text.contains("metrics are not compressed")));
 }
+
+const ON_DEMAND: &str = "envoy.extensions.filters.http.on_demand.v3.OnDemand";
+
+/// With an aggregated stream that is spoken so.
+fn on_demand(api_type: &str, fields: Value) -> Value {
+    let mut bootstrap = with_filters(&[filter("on-demand", ON_DEMAND, fields)]);
+    bootstrap["dynamic_resources"] = json!({ "ads_config": {
+        "api_type": api_type, "transport_api_version": "V3",
+        "grpc_services": [{ "envoy_grpc": { "cluster_name": "app" } }],
+    }});
+    bootstrap
+}
+
+fn clusters_of(on_demand: &OnDemand) -> Option<(ConfigPlace, Duration)> {
+    let source = on_demand.clusters.as_ref()?;
+    Some((source.place.clone(), source.initial_fetch_timeout.unwrap()))
+}
+
+#[test]
+fn section_19_on_demand_says_whom_to_ask_for_clusters_and_so_do_routes() {
+    let ads = json!({ "ads": {}, "resource_api_version": "V3" });
+    let told = |fields| {
+        let loaded = loaded(&on_demand("DELTA_GRPC", fields));
+        match hcm(&loaded).filters[0].inline() {
+            Some(HttpFilterKind::OnDemand(on_demand)) => clusters_of(on_demand),
+            other => panic!("{other:?}"),
+        }
+    };
+    let secs = |secs| Some((ConfigPlace::Ads, Duration::from_secs(secs)));
+    assert_eq!(told(json!({})), None);
+    assert_eq!(told(json!({ "odcds": { "source": ads } })), secs(5));
+    assert_eq!(told(json!({ "odcds": { "source": ads, "timeout": "3s" } })), secs(3));
+    let own = "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig";
+    let own = any_with(own, json!({ "odcds": { "source": ads, "timeout": "2s" } }));
+    let at = format!("{TABLE}/typed_per_filter_config");
+    let loaded =
+        loaded(&set(&on_demand("DELTA_GRPC", json!({})), &at, json!({ "on-demand": own })));
+    let RouteSource::Inline(table) = &hcm(&loaded).routes else { panic!() };
+    match &table.routes()[0].filters.get("on-demand").unwrap().config {
+        Some(RouteFilterConfig::OnDemand(on_demand)) => {
+            assert_eq!(clusters_of(on_demand), secs(2));
+        }
+        other => panic!("{other:?}"),
+    }
+    let cases = [
+        ("DELTA_GRPC", json!({ "timeout": "1s" }), "source: is required"),
+        ("GRPC", json!({ "source": ads }), "source: clusters on demand come by DELTA_GRPC only"),
+        (
+            "DELTA_GRPC",
+            json!({ "source": ads, "resources_locator": "xdstp://x" }),
+            "resources_locator: not supported",
+        ),
+    ];
+    for (api_type, odcds, text) in cases {
+        let found = refusal(&on_demand(api_type, json!({ "odcds": odcds })));
+        assert!(found.contains(&format!("typed_config(OnDemand).odcds.{text}")), "{found}");
+    }
+}

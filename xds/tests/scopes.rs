@@ -237,13 +237,10 @@ fn section_5_what_is_wrong_with_scoped_routes_is_refused_with_its_path() {
     };
     let scopes = "scoped_routes.scoped_route_configurations_list.scoped_route_configurations";
     let extractor = "scoped_routes.scope_key_builder.fragments[0].header_value_extractor";
-    let mut on_demand = inline_scope("a", &["a"], 200);
-    on_demand["on_demand"] = true.into();
     let mut both = inline_scope("a", &["a"], 200);
     both["route_configuration_name"] = "t".into();
     let cases = [
         (json!({}), "scoped_routes.config_specifier: is required".to_owned()),
-        (list(&[on_demand]), format!("{scopes}[0].on_demand: not supported")),
         (
             list(&[both]),
             format!(
@@ -415,4 +412,98 @@ proptest! {
         let expected = keys.iter().position(|key| *key == asked).map(|at| at.to_string());
         prop_assert_eq!(found, expected);
     }
+}
+
+fn on_demand(mut scope: Value) -> Value {
+    scope["on_demand"] = true.into();
+    scope
+}
+
+impl Scene {
+    /// What could be asked for, for a request of this scope.
+    fn demand(&mut self, scope: &'static str) -> Option<Demand> {
+        self.store.take_changes();
+        let map = Arc::clone(self.store.snapshot().scopes.get(&self.scoped.key)?);
+        let request = request::Request::to("host", "/").with(&[]);
+        let request = request.with(&[("x-scope", scope)]);
+        let (_, table) = map.find(&self.scoped.key_builder, &request)?;
+        assert!(table.find(&request, 0).is_none());
+        table.demand(&request)
+    }
+
+    fn settled(&mut self) -> Vec<String> {
+        let settled = self.store.take_settled().into_iter().map(|demand| match demand {
+            Demand::Scope { scope, .. } => scope.to_string(),
+            other => panic!("{other:?}"),
+        });
+        settled.collect()
+    }
+}
+
+#[test]
+fn d_17_the_table_of_a_scope_on_demand_is_asked_for_when_a_request_needs_it() {
+    let mut scene = Scene::new(&served());
+    scene.asked();
+    let (one, two) = (named_scope("one", &["a"], "t"), named_scope("two", &["b"], "u"));
+    scene.put(&[on_demand(one.clone()), two]);
+    assert_eq!(scene.asked(), ["RDS u"]);
+    assert!(!scene.is_served());
+    // A listener waits for the other only.
+    scene.put_table("u", 201);
+    assert!(scene.is_served());
+    assert_eq!(scene.status_of("b"), Some(201));
+    assert_eq!((scene.status_of("a"), scene.demand("c")), (None, None));
+    assert_eq!(scene.asked(), [""; 0]);
+    let demand = scene.demand("a").unwrap();
+    scene.store.demand(demand.clone()).unwrap();
+    scene.store.demand(demand.clone()).unwrap();
+    assert_eq!(scene.asked(), ["RDS t"]);
+    assert_eq!(scene.settled(), [""; 0]);
+    assert_eq!(scene.demand("a"), Some(demand.clone()));
+    scene.put_table("t", 202);
+    assert_eq!(scene.settled(), ["one"]);
+    assert_eq!((scene.status_of("a"), scene.demand("c")), (Some(202), None));
+    // What comes later is in effect, and so is another table.
+    scene.put_table("t", 203);
+    assert_eq!(scene.status_of("a"), Some(203));
+    scene.put(&[on_demand(named_scope("one", &["a"], "v"))]);
+    assert_eq!(scene.asked(), ["RDS v"]);
+    assert_eq!(scene.status_of("a"), Some(203));
+    scene.put_table("v", 204);
+    assert_eq!((scene.status_of("a"), scene.asked()), (Some(204), vec!["no RDS t".to_owned()]));
+    // A demand that comes late is settled at once.
+    scene.settled();
+    scene.store.demand(demand.clone()).unwrap();
+    assert_eq!(scene.settled(), ["one"]);
+    scene.remove("one");
+    assert_eq!(scene.asked(), ["no RDS v"]);
+    scene.settled();
+    scene.store.demand(demand).unwrap();
+    assert_eq!((scene.settled(), scene.demand("a")), (vec!["one".to_owned()], None));
+}
+
+#[test]
+fn d_17_a_demand_ends_when_the_table_does_not_come_or_its_scope_goes() {
+    let ends: [fn(&mut Scene); 3] = [
+        |scene| {
+            let kind = ResourceType::RouteConfiguration;
+            scene.store.never_came(kind, &place("/tables"), "t");
+        },
+        |scene| scene.remove("one"),
+        |scene| scene.store.remove(ResourceType::RouteConfiguration, &place("/tables"), "t"),
+    ];
+    for (at, end) in ends.into_iter().enumerate() {
+        let mut scene = Scene::new(&served());
+        scene.put(&[on_demand(named_scope("one", &["a"], "t"))]);
+        let demand = scene.demand("a").unwrap();
+        scene.store.demand(demand).unwrap();
+        assert_eq!(scene.settled(), [""; 0]);
+        end(&mut scene);
+        assert_eq!(scene.settled(), ["one"], "{at}");
+        // There is nothing to ask for any more.
+        assert_eq!((scene.status_of("a"), scene.demand("a")), (None, None));
+    }
+    // Without need of a server, there is nothing to demand.
+    let mut scene = Scene::new(&scoped(list(&[on_demand(inline_scope("a", &["a"], 201))])));
+    assert_eq!(scene.status_of("a"), Some(201));
 }

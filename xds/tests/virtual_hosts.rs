@@ -14,7 +14,7 @@ use common::*;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::*;
-use outrigger_xds::store::{Host, Incoming, Interest, Store};
+use outrigger_xds::store::{Host, Incoming, Interest, Store, TooManyDemands};
 use serde_json::{Value, json};
 
 const HOST_TYPE: &str = "envoy.config.route.v3.VirtualHost";
@@ -268,4 +268,197 @@ fn what_was_kept_is_served_again() {
     assert_eq!(next.0.restore(kept.clone(), &mut Nothing), kept);
     assert!(next.is_served());
     assert_eq!(["own.test", "a.test"].map(|host| next.status(host)), [Some(201), Some(202)]);
+}
+
+/// Asks for a host that a request names.
+fn demand(scene: &mut Scene, authority: &str) -> Result<bool, TooManyDemands> {
+    scene.0.take_changes();
+    let table = Arc::clone(&scene.0.snapshot().route_tables["t"]);
+    let request = request::Request::to(authority, "/").with(&[]);
+    let Some(demand) = table.demand(&request) else { return Ok(false) };
+    scene.0.demand(demand).map(|()| true)
+}
+
+/// The hosts for which nobody waits any more.
+fn settled(scene: &mut Scene) -> Vec<String> {
+    let settled = scene.0.take_settled().into_iter().map(|demand| match demand {
+        Demand::VirtualHost { table, host } => {
+            assert_eq!(&*table, "t");
+            host.into()
+        }
+        other => panic!("{other:?}"),
+    });
+    settled.collect()
+}
+
+#[test]
+fn d_17_a_virtual_host_is_asked_for_when_a_request_needs_it() {
+    let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
+    scene.put(&[], &[]);
+    // What is there is not asked for, nor is what is not the name of a host.
+    let long = "x".repeat(260);
+    for authority in ["own.test", "OWN.test", "", "a/b", "*", "\u{e9}.test", &long] {
+        assert_eq!(demand(&mut scene, authority), Ok(false), "{authority}");
+    }
+    // In lower case, with its port, and once.
+    for authority in ["A.test", "a.Test", "a.test:81"] {
+        assert_eq!(demand(&mut scene, authority), Ok(true));
+    }
+    assert_eq!(scene.asked(), ["VHDS t/a.test", "VHDS t/a.test:81"]);
+    assert_eq!(settled(&mut scene), [""; 0]);
+    // An answer to others is none.
+    scene.put(&[("t/b", host("b", &["b.test"], 202))], &[]);
+    scene.put(&[], &[]);
+    assert_eq!(settled(&mut scene), [""; 0]);
+    scene.put(&[("t/a.test", host("a", &["a.test"], 203))], &[]);
+    assert_eq!(settled(&mut scene), ["a.test"]);
+    assert_eq!(scene.status("a.test"), Some(203));
+    assert_eq!(demand(&mut scene, "a.test"), Ok(false));
+    // Its next version is for others only.
+    scene.put(&[("t/a.test", host("a", &["x.test"], 204))], &[]);
+    assert_eq!(settled(&mut scene), [""; 0]);
+    assert_eq!(demand(&mut scene, "a.test"), Ok(true));
+    assert_eq!(settled(&mut scene), ["a.test"]);
+    assert_eq!(scene.asked(), [""; 0]);
+    // What was removed, or never came, is not asked for any more, until it is needed again.
+    scene.put(&[], &["t/a.test:81"]);
+    assert_eq!(settled(&mut scene), ["a.test:81"]);
+    scene.put(&[], &["t/a.test"]);
+    assert_eq!(settled(&mut scene), [""; 0]);
+    assert_eq!(scene.asked(), ["no VHDS t/a.test:81", "no VHDS t/a.test"]);
+    assert_eq!(scene.0.demands(), 0);
+    assert_eq!(demand(&mut scene, "a.test"), Ok(true));
+    scene.0.never_came(ResourceType::VirtualHost, &ConfigPlace::Ads, "t/a.test");
+    assert_eq!(settled(&mut scene), ["a.test"]);
+    assert_eq!(scene.asked(), ["VHDS t/a.test", "no VHDS t/a.test"]);
+}
+
+#[test]
+fn d_13_and_d_17_an_answer_may_come_by_an_alias() {
+    let mut scene = Scene::with(&[]);
+    scene.put(&[], &[]);
+    let aliased = |scene: &Scene, alias: &str| Incoming {
+        aliases: [alias.into()].into(),
+        ..scene.incoming(HOST_TYPE, "wild", &host("wild", &["*.test"], 202))
+    };
+    demand(&mut scene, "a.test").unwrap();
+    demand(&mut scene, "b.test").unwrap();
+    let first = aliased(&scene, "t/a.test");
+    scene.take(&[first], &[]);
+    assert_eq!(settled(&mut scene), ["a.test"]);
+    assert_eq!(scene.status("b.test"), Some(202));
+    let again = aliased(&scene, "t/b.test");
+    scene.take(&[again], &[]);
+    assert_eq!(settled(&mut scene), ["b.test"]);
+    scene.asked();
+    // It goes by its own name, or by one by which it was asked for.
+    scene.put(&[], &["t/a.test"]);
+    assert_eq!(scene.status("b.test"), None);
+    let mut asked = scene.asked();
+    asked.sort();
+    assert_eq!(asked, ["no VHDS t/a.test", "no VHDS t/b.test"]);
+}
+
+#[test]
+fn d_17_a_refused_answer_and_the_end_of_a_table_are_answers() {
+    let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
+    scene.put(&[], &[]);
+    demand(&mut scene, "a.test").unwrap();
+    assert!(scene.put(&[("t/a.test", host("a", &["own.test"], 202))], &[])[0].is_err());
+    assert_eq!(settled(&mut scene), ["a.test"]);
+    // It is still asked for, so that a better one comes.
+    scene.put(&[("t/a.test", host("a", &["a.test"], 203))], &[]);
+    assert_eq!(scene.status("a.test"), Some(203));
+    demand(&mut scene, "b.test").unwrap();
+    scene.asked();
+    // The table changes around them, and goes.
+    scene.put_table(&table(&[host("own", &["new.test"], 204)])).unwrap();
+    assert_eq!(scene.asked(), [""; 0]);
+    assert_eq!(settled(&mut scene), [""; 0]);
+    scene.0.absent(ResourceType::RouteConfiguration, &ConfigPlace::Ads, "t");
+    assert_eq!(settled(&mut scene), ["b.test"]);
+    assert_eq!(scene.asked(), ["no VHDS t/a.test", "no VHDS t/b.test", "no VHDS t"]);
+}
+
+#[test]
+fn d_17_clients_can_not_have_more_asked_for_than_a_bound() {
+    let mut scene = Scene::with(&[]);
+    scene.put(&[], &[]);
+    let mut asked = 0;
+    while demand(&mut scene, &format!("{asked}.test")).is_ok() {
+        asked += 1;
+    }
+    assert_eq!((asked, scene.0.demands()), (1024, 1024));
+    // Whoever waits for the same joins, and an answer makes room for another.
+    assert_eq!(demand(&mut scene, "0.test"), Ok(true));
+    scene.put(&[], &["t/0.test"]);
+    assert_eq!(demand(&mut scene, "more.test"), Ok(true));
+    assert_eq!(demand(&mut scene, "most.test"), Err(TooManyDemands));
+    assert_eq!(scene.0.demands(), 1024);
+}
+
+#[test]
+fn what_came_on_demand_is_not_kept() {
+    let mut scene = Scene::with(&[]);
+    scene.put(&[("t/a", host("a", &["a.test"], 202))], &[]);
+    demand(&mut scene, "b.test").unwrap();
+    scene.put(&[("t/b.test", host("b", &["b.test"], 203))], &[]);
+    let kept = scene.0.keep();
+    let hosts = kept.iter().filter(|kept| kept.kind == ResourceType::VirtualHost);
+    assert_eq!(hosts.map(|kept| &*kept.name).collect::<Vec<_>>(), ["t/a"]);
+}
+
+#[test]
+fn d_17_a_cluster_is_asked_for_when_a_request_needs_it() {
+    let mut scene = Scene::with(&[]);
+    scene.put(&[], &[]);
+    let timeout = std::time::Duration::from_secs(3);
+    let source = |place| Arc::new(ConfigSource { place, initial_fetch_timeout: Some(timeout) });
+    let source = source(ConfigPlace::Ads);
+    let ask = |scene: &mut Scene, name: &str| {
+        scene.0.demand(Demand::cluster(&source, name).unwrap()).unwrap();
+    };
+    let settled = |scene: &mut Scene| -> Vec<String> {
+        let settled = scene.0.take_settled().into_iter().map(|demand| match demand {
+            Demand::Cluster { cluster, .. } => cluster.into(),
+            other => panic!("{other:?}"),
+        });
+        settled.collect()
+    };
+    for name in ["", "*", "a b", "xdstp://x", &"x".repeat(1025)] {
+        assert_eq!(Demand::cluster(&source, name), None, "{name}");
+    }
+    // What the bootstrap has is not asked for.
+    ask(&mut scene, "app");
+    assert_eq!((settled(&mut scene), scene.asked()), (vec!["app".to_owned()], Vec::new()));
+    ask(&mut scene, "new");
+    ask(&mut scene, "new");
+    assert_eq!(settled(&mut scene), [""; 0]);
+    let asked = scene.0.take_interests();
+    let name = Arc::from("new");
+    let kind = ResourceType::Cluster;
+    assert_eq!(asked, [Interest::One(kind, ConfigSource::clone(&source), name)]);
+    // It is waited for until its endpoints are there.
+    let new = json!({"name": "new", "type": "EDS", "connect_timeout": "1s",
+        "eds_cluster_config": {"eds_config": ads()}});
+    let incoming = scene.incoming("envoy.config.cluster.v3.Cluster", "new", &new);
+    scene.0.put(kind, &ConfigPlace::Ads, &incoming, &mut Nothing).unwrap();
+    assert_eq!((settled(&mut scene), scene.asked()), (Vec::new(), vec!["EDS new".to_owned()]));
+    let eds = ResourceType::ClusterLoadAssignment;
+    scene.0.never_came(eds, &ConfigPlace::Ads, "new");
+    assert_eq!(settled(&mut scene), ["new"]);
+    assert!(scene.0.snapshot().clusters.id("new").is_some());
+    // It goes, and is asked for again; and is given up where there is none.
+    scene.0.remove(kind, &ConfigPlace::Ads, "new");
+    assert_eq!(scene.asked(), ["no CDS new", "no EDS new"]);
+    ask(&mut scene, "new");
+    scene.0.never_came(kind, &ConfigPlace::Ads, "new");
+    assert_eq!(settled(&mut scene), ["new"]);
+    assert_eq!(scene.asked(), ["CDS new", "no CDS new"]);
+    // A refused one is an answer, and stays asked for.
+    ask(&mut scene, "new");
+    let bad = json!({"name": "new", "connect_timeout": "-1s"});
+    let incoming = scene.incoming("envoy.config.cluster.v3.Cluster", "new", &bad);
+    scene.0.put(kind, &ConfigPlace::Ads, &incoming, &mut Nothing).unwrap_err();
+    assert_eq!((settled(&mut scene), scene.0.cluster_demands()), (vec!["new".to_owned()], 1));
 }

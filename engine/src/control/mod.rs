@@ -85,6 +85,7 @@ impl ControlOptions {
             ignore_unknown_fields: false,
             cache: None,
             inherited: Arc::default(),
+            demands: tokio::sync::mpsc::channel(1).1,
         };
         let configuration = Configuration::new(state, beginning, Updates::default());
         let (configuration, events) = configuration.expect("nothing to prepare");

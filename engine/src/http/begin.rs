@@ -14,10 +14,10 @@ use outrigger_codecs::http::{
 };
 use outrigger_codecs::http1::render;
 use outrigger_xds::snapshot::{
-    ClusterRef, DestinationRules, DirectResponse, Forward, HeaderCase, HeaderEdits, HeaderName,
-    HeaderOp, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, RequestView, Route,
-    RouteAction, SchemeRule, StripPort, Target as RouteTarget, UnderscoreHeaders, UpstreamProtocol,
-    UpstreamSni, WeightedCluster,
+    ClusterRef, Demand, DestinationRules, DirectResponse, Forward, HeaderCase, HeaderEdits,
+    HeaderName, HeaderOp, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath,
+    RequestView, Route, RouteAction, RouteTable, SchemeRule, StripPort, Target as RouteTarget,
+    UnderscoreHeaders, UpstreamProtocol, UpstreamSni, WeightedCluster,
 };
 
 use crate::access_log::{Headers, Record, ResponseFlags};
@@ -29,11 +29,12 @@ use super::edits::EditOutcome;
 use super::exchange::{Exchange, HeadForm, ResponseEdits};
 use super::filters::{Ask, Filtered, Filters, Wish, decide};
 use super::head::{FieldWriter, HeadSink, Text, is_framing, uuid};
+use super::kept_head::{HeadSource, KeptHead};
 use super::origin::{Origin, is_believed};
 use super::path::{Normalized, normalize, split};
 use super::reply::{Body, DIRECT_RESPONSE, Reply};
 use super::retry::Steer;
-use super::soap::{HeadSource, Held, SoapHeaders, soap_request};
+use super::soap::{SoapHeaders, soap_request};
 use super::upgrade::{Asked, Tunnel, asked, websocket_key};
 use super::{HttpRuntime, HttpScratch};
 
@@ -58,6 +59,8 @@ pub(super) enum Begun {
     Answered(Reply),
     /// Where it goes depends on its body: [`resume`] says it.
     Held,
+    /// What it needs is asked for: [`resume_demanding`] says where it goes.
+    Demanding,
 }
 
 impl From<Result<Destination, Reply>> for Begun {
@@ -91,33 +94,44 @@ pub(super) fn begin(
         return Begun::Held;
     }
     let soap = SoapHeaders::of(&filters, soap, None);
-    find_route(arrival, &filters, head, soap, exchange).into()
+    find_route(arrival, &filters, head, soap, source, exchange)
 }
 
 /// Goes on with a request that was held back, as far as its operation was found out.
-pub(super) fn resume(arrival: &Arrival<'_>, exchange: &mut Exchange) -> Result<Destination, Reply> {
-    let held = exchange.soap.release();
-    let outcome = match &held {
-        Some(held) => resume_held(arrival, held, exchange),
-        None => Err(unreadable()),
-    };
+pub(super) fn resume(arrival: &Arrival<'_>, exchange: &mut Exchange) -> Begun {
+    let Some(held) = exchange.soap.release() else { return Begun::Answered(unreadable()) };
+    let begun = read_again(arrival, held.head(), held.operation(), exchange);
+    exchange.soap.give_back(held);
+    begun
+}
+
+/// Goes on with a request for which something was asked for, by what there is now.
+pub(super) fn resume_demanding(arrival: &Arrival<'_>, exchange: &mut Exchange) -> Begun {
+    let Some(head) = exchange.demand.release() else { return Begun::Answered(unreadable()) };
+    let held = exchange.soap.lend();
+    let operation = held.as_ref().and_then(|held| held.operation());
+    let begun = read_again(arrival, &head, operation, exchange);
     if let Some(held) = held {
         exchange.soap.give_back(held);
     }
-    outcome
+    exchange.demand.give_back(head);
+    begun
 }
 
-fn resume_held(
+fn read_again(
     arrival: &Arrival<'_>,
-    held: &Held,
+    kept: &KeptHead,
+    operation: Option<&[u8]>,
     exchange: &mut Exchange,
-) -> Result<Destination, Reply> {
+) -> Begun {
     let mut storage = FieldStorage::new();
-    let head = held.head(&arrival.http.limits, &mut storage).ok_or_else(unreadable)?;
+    let Some(head) = kept.read(&arrival.http.limits, &mut storage) else {
+        return Begun::Answered(unreadable());
+    };
     let filters = arrival.http.filters.current(arrival.shard);
     let request = soap_request(&filters, &head);
-    let soap = SoapHeaders::of(&filters, request, held.operation());
-    find_route(arrival, &filters, &head, soap, exchange)
+    let soap = SoapHeaders::of(&filters, request, operation);
+    find_route(arrival, &filters, &head, soap, Some(kept.source()), exchange)
 }
 
 /// A head that was read can be read again, so that nobody will see this.
@@ -130,20 +144,60 @@ fn find_route(
     filters: &Filters,
     head: &RequestHead<'_, '_>,
     soap: Option<SoapHeaders<'_>>,
+    source: Option<HeadSource<'_>>,
     exchange: &mut Exchange,
-) -> Result<Destination, Reply> {
+) -> Begun {
     let request = match Request::new(arrival, head, soap) {
         Ok(request) => request,
         Err(reply) => {
             capture_inbound(arrival, head, None, &reply, exchange);
-            return Err(reply);
+            return Begun::Answered(reply);
         }
     };
-    let outcome = route(arrival, filters, &request, exchange);
+    let random = arrival.shard.random();
+    let routes = arrival.http.routes.of(&request);
+    let route = routes.find(&request, random);
+    let target = match route.map(|route| &route.action) {
+        Some(RouteAction::Forward(forward)) => {
+            Some(choose_cluster(arrival, forward, &request, random))
+        }
+        _ => None,
+    };
+    if filters.on_demand
+        && let Some(source) = source
+        && let Some(demand) = missing(filters, &routes, &request, route, target.as_ref())
+        && exchange.demand.hold(arrival.shard, demand, head, source)
+    {
+        return Begun::Demanding;
+    }
+    exchange.routes = Some(Rc::clone(&routes));
+    let outcome = self::route(arrival, filters, &request, route, target, random, exchange);
     if let Err(reply) = &outcome {
         capture_inbound(arrival, head, Some(&request.path), reply, exchange);
     }
-    outcome
+    outcome.into()
+}
+
+/// What a request needs that is not there, and could be asked for.
+fn missing(
+    filters: &Filters,
+    routes: &RouteTable,
+    request: &Request<'_>,
+    route: Option<&Route>,
+    target: Option<&Chosen<'_>>,
+) -> Option<Demand> {
+    let Some(route) = route else { return routes.demand(request) };
+    let RouteAction::Forward(forward) = &route.action else { return None };
+    let target = target.filter(|target| target.cluster.is_none())?;
+    let weighted = target.weighted.map(|(_, entry)| entry);
+    let source = filters.clusters_on_demand(weighted.map_or(&route.filters, |it| &it.filters))?;
+    let by_header = |name| std::str::from_utf8(request.header_values(name).next()?).ok();
+    let name = match (&forward.target, weighted.map(|entry| &entry.target)) {
+        (RouteTarget::Cluster(cluster), _) | (_, Some(Ok(cluster))) => Some(cluster.name()),
+        (RouteTarget::Header(name), _) | (_, Some(Err(name))) => by_header(name),
+        (RouteTarget::Weighted(_), None) => None,
+    };
+    Demand::cluster(source, name?)
 }
 
 /// Keeps the headers that the access log asks for, of a request that goes nowhere: as they came,
@@ -186,13 +240,12 @@ fn route(
     arrival: &Arrival<'_>,
     filters: &Filters,
     request: &Request<'_>,
+    route: Option<&Route>,
+    target: Option<Chosen<'_>>,
+    random: u64,
     exchange: &mut Exchange,
 ) -> Result<Destination, Reply> {
     let (shard, head) = (arrival.shard, request.head);
-    let random = shard.random();
-    let routes = arrival.http.routes.of(request);
-    exchange.routes = Some(Rc::clone(&routes));
-    let route = routes.find(request, random);
     if !filters.grpc_web_is_off(route.map(|route| &route.filters)) {
         exchange.bridge_grpc(filters, head);
     }
@@ -206,13 +259,9 @@ fn route(
     };
     exchange.response_edits = ResponseEdits::Route(route.id);
     exchange.filtered.name(arrival.http, route);
-    let target = match &route.action {
-        RouteAction::Forward(forward) => {
-            refuse_upgrade(arrival, forward, request, random, exchange)?;
-            Some(choose_cluster(arrival, forward, request, random))
-        }
-        _ => None,
-    };
+    if let RouteAction::Forward(forward) = &route.action {
+        refuse_upgrade(arrival, forward, request, random, exchange)?;
+    }
     let chosen = target.as_ref().and_then(|target| target.cluster.as_ref());
     let weighted = target.as_ref().and_then(|target| target.weighted);
     if let Some((index, _)) = weighted {

@@ -15,6 +15,7 @@
 
 mod begin;
 mod client_cert;
+mod demand;
 mod downstream;
 mod edits;
 mod exchange;
@@ -24,6 +25,7 @@ mod grpc;
 mod head;
 mod http1;
 mod http2;
+mod kept_head;
 mod meter;
 mod origin;
 mod path;

@@ -11,9 +11,7 @@
 
 use std::borrow::Cow;
 
-use outrigger_codecs::http::{FieldBlock, FieldKind, FieldStorage, Method, RequestHead};
-use outrigger_codecs::http1::HeadLimits;
-use outrigger_codecs::http2::request_head;
+use outrigger_codecs::http::{FieldBlock, FieldKind, Method, RequestHead};
 use outrigger_codecs::soap::{OperationScanner, Scan, SoapRequest, SoapVersion};
 use outrigger_xds::snapshot::SoapInspection;
 
@@ -22,6 +20,7 @@ use crate::http2::BodyQueue;
 
 use super::downstream::BodyEvent;
 use super::filters::Filters;
+use super::kept_head::{HeadSource, KeptHead};
 
 /// One request's SOAP side; nothing for a request that is not SOAP.
 #[derive(Default)]
@@ -42,28 +41,11 @@ enum Phase {
 
 /// A request that waits for its operation.
 pub(super) struct Held {
-    head: HeldHead,
+    head: KeptHead,
     scanner: OperationScanner,
     body: BodyQueue,
     /// The body is complete, with these trailers.
     end: Option<Option<Box<FieldBlock>>>,
-}
-
-/// A head, in the form in which it came.
-#[derive(Default)]
-struct HeldHead {
-    is_http2: bool,
-    text: Vec<u8>,
-    block: FieldBlock,
-}
-
-/// Where a head can be read once more.
-#[derive(Clone, Copy)]
-pub(super) enum HeadSource<'a> {
-    /// The bytes of an HTTP/1 head.
-    Text(&'a [u8]),
-    /// A decoded header block of HTTP/2.
-    Block(&'a FieldBlock),
 }
 
 /// What SOAP says of a request, as headers that exist for matching only.
@@ -132,12 +114,12 @@ impl SoapCall {
         }
         let scanner = OperationScanner::new(bytes_max as usize, DEPTH_MAX);
         let held = self.held.get_or_insert_with(|| {
-            let head = HeldHead::default();
+            let head = KeptHead::default();
             let (scanner, body) = (scanner.clone(), BodyQueue::default());
             Box::new(Held { head, scanner, body, end: None })
         });
         held.scanner = scanner;
-        held.head.keep(source);
+        held.head.keep(head, source);
         self.phase = Phase::Holding;
         true
     }
@@ -178,7 +160,13 @@ impl SoapCall {
         self.held.take()
     }
 
-    /// Takes back what [`SoapCall::release`] lent.
+    /// Lends out what a request that goes on from what was kept is found by: see
+    /// [`SoapCall::give_back`].
+    pub(super) fn lend(&mut self) -> Option<Box<Held>> {
+        if self.phase == Phase::Handing { self.held.take() } else { None }
+    }
+
+    /// Takes back what [`SoapCall::release`] or [`SoapCall::lend`] lent.
     pub(super) fn give_back(&mut self, held: Box<Held>) {
         self.held = Some(held);
     }
@@ -212,10 +200,7 @@ impl SoapCall {
     pub(super) fn clear(&mut self) {
         let mut held = self.held.take();
         if let Some(held) = &mut held {
-            held.head.text.clear();
-            held.head.text.shrink_to(HEAD_KEPT_BYTES);
-            held.head.block.clear();
-            held.head.block.shrink_to(HEAD_KEPT_BYTES);
+            held.head.clear();
             held.body.clear();
             held.end = None;
         }
@@ -224,41 +209,14 @@ impl SoapCall {
 }
 
 impl Held {
-    /// The head once more.
-    pub(super) fn head<'s, 'b>(
-        &'b self,
-        limits: &HeadLimits,
-        storage: &'s mut FieldStorage<'b>,
-    ) -> Option<RequestHead<'s, 'b>> {
-        if self.head.is_http2 {
-            // A request that ends with its head is not held.
-            return request_head(&self.head.block, false, storage).ok();
-        }
-        RequestHead::parse(&self.head.text, storage, limits).ok().flatten()
+    /// Its head.
+    pub(super) fn head(&self) -> &KeptHead {
+        &self.head
     }
 
     /// The operation, if it was found.
     pub(super) fn operation(&self) -> Option<&[u8]> {
         self.scanner.operation()
-    }
-}
-
-impl HeldHead {
-    fn keep(&mut self, source: HeadSource<'_>) {
-        match source {
-            HeadSource::Text(text) => {
-                self.is_http2 = false;
-                self.text.clear();
-                self.text.extend_from_slice(text);
-            }
-            HeadSource::Block(block) => {
-                self.is_http2 = true;
-                self.block.clear();
-                for field in block.iter() {
-                    self.block.push_as(field.name, field.value, field.kind, field.never_indexed);
-                }
-            }
-        }
     }
 }
 
@@ -270,6 +228,3 @@ pub(super) fn inspection(filters: &Filters) -> Option<SoapInspection> {
 /// Elements of a SOAP header nest no deeper: security tokens, which nest deepest, have about ten
 /// levels.
 const DEPTH_MAX: u32 = 64;
-
-/// Room for a head that is kept for the next exchange.
-const HEAD_KEPT_BYTES: usize = 2048;

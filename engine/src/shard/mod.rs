@@ -5,6 +5,7 @@
 
 mod accept;
 mod clock;
+mod demands;
 mod driver;
 mod guard;
 mod mailbox;
@@ -26,7 +27,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use outrigger_xds::bootstrap::Node;
 use outrigger_xds::engine_config::EngineConfig;
-use outrigger_xds::snapshot::{Listener as ListenerConfig, Snapshot};
+use outrigger_xds::snapshot::{Demand, Listener as ListenerConfig, Snapshot};
 
 use crate::access_log::{Queue, ShardLogger};
 use crate::buffers::{Arena, ReceiveConfig, RecordBuffers};
@@ -46,6 +47,7 @@ use self::mailbox::{Mailbox, Sender};
 
 pub use self::accept::Listeners;
 pub use self::clock::Clock;
+pub use self::demands::{DemandDesk, Demands, HELD_FOR, Ticket};
 pub use self::guard::spawn_guarded;
 pub use self::placement::place;
 pub use self::pulse::{Pulse, PulseState, Pulses, all_quiet, pulses};
@@ -64,6 +66,8 @@ pub enum Message {
         /// Told when it is served.
         applied: Arc<dyn Fn() + Send + Sync>,
     },
+    /// There is nothing to wait for any more in these; what came of them is served.
+    Settled(Arc<[Demand]>),
     /// Serve this listener's connections, in place of the listener of its name if there is one. Every
     /// shard learns of every listener.
     Listen {
@@ -191,6 +195,8 @@ pub struct Common {
     pub drain_times: DrainTimes,
     /// Signs of life and connection counts.
     pub pulses: Pulses,
+    /// Where what requests need is asked for.
+    pub demands: Arc<DemandDesk>,
 }
 
 /// A running shard, as other threads see it.
@@ -263,6 +269,8 @@ pub struct Shard {
     pub pinned_chunks: Rc<Cell<u32>>,
     /// Workloads that said who they are.
     pub workloads: RefCell<WorkloadCache>,
+    /// What requests wait for.
+    pub demands: Rc<Demands>,
     /// What RPC connections have in common.
     pub rpc: RpcShard,
     /// Wakes connections when a drain begins.
@@ -431,6 +439,7 @@ impl Shard {
         let serving = Serving::new(snapshot, index, &common.registry, &common.breakers);
         let timers = Timers::default();
         let janitor = Janitor::new(timers.timer());
+        let demands = Demands::new(common.demands, common.registry.demand(index));
         Ok(Self {
             index,
             ring,
@@ -465,6 +474,7 @@ impl Shard {
             scratch: RefCell::default(),
             pinned_chunks: Rc::default(),
             workloads: RefCell::default(),
+            demands,
             rpc: RpcShard::default(),
             drain_wakers: WakerRegistry::default(),
             drain_began_at: Cell::new(None),
@@ -479,6 +489,11 @@ impl Shard {
                 self.tls.replace(tls);
                 self.serving.advance(&snapshot);
                 applied();
+            }
+            Message::Settled(settled) => {
+                if self.demands.settle(&settled) {
+                    self.ring.note_wake();
+                }
             }
             Message::Listen { config, logs, rebound, sockets } => {
                 acceptors.listen(self, &config, &logs, rebound, sockets);

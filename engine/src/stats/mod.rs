@@ -27,8 +27,8 @@ pub use histogram::{Histogram, HistogramSnapshot};
 pub use istio::{IstioLabels, IstioMetrics};
 pub use registry::{Registry, Sample, Scope, Value};
 pub use sets::{
-    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DiscoveryStats,
-    DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats,
-    TcpStats, TlsStats, UpgradeStats,
+    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DemandStats,
+    DiscoveryStats, DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats,
+    ListenerStats, RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats,
+    ShardStats, TcpStats, TlsStats, UpgradeStats,
 };

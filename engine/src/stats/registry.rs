@@ -20,10 +20,10 @@ use super::grpc::{GrpcCallStats, GrpcFamily, GrpcKind, Method};
 use super::histogram::HistogramSnapshot;
 use super::istio::{IstioFamily, IstioLabels, IstioMetrics};
 use super::sets::{
-    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DiscoveryStats,
-    DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats, ListenerStats,
-    RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats, ShardStats, Stat,
-    StatSet, TcpStats, TlsStats, UpgradeStats,
+    AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DemandStats,
+    DiscoveryStats, DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats,
+    ListenerStats, RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats,
+    ShardStats, Stat, StatSet, TcpStats, TlsStats, UpgradeStats,
 };
 
 /// All statistics of the process.
@@ -50,6 +50,7 @@ pub struct Registry {
     istio: Mutex<IstioFamily>,
     config: Arc<ConfigStats>,
     drain: Vec<Arc<DrainStats>>,
+    demand: Vec<Arc<DemandStats>>,
     texts: Mutex<BTreeMap<String, String>>,
     control_plane: Arc<ControlPlaneStats>,
     discovery: Mutex<Family<DiscoveryStats>>,
@@ -94,6 +95,7 @@ impl Registry {
             istio: Mutex::default(),
             config: Arc::default(),
             drain: new_slots(shards),
+            demand: new_slots(shards + 1),
             texts: Mutex::default(),
             control_plane: Arc::default(),
             // These are asked for by what waits for a first configuration, before there is a source.
@@ -163,6 +165,11 @@ impl Registry {
     /// What a shard drains.
     pub fn drain(&self, shard: usize) -> Arc<DrainStats> {
         Arc::clone(&self.drain[shard])
+    }
+
+    /// The `on_demand.` set of a shard, or of the control thread.
+    pub fn demand(&self, slot: usize) -> Arc<DemandStats> {
+        Arc::clone(&self.demand[slot])
     }
 
     /// The `control_plane.` set.
@@ -367,6 +374,7 @@ impl Registry {
         merge(&mut samples, &Scope::Process, &self.http2);
         merge(&mut samples, &Scope::Process, [&self.config]);
         merge(&mut samples, &Scope::Process, &self.drain);
+        merge(&mut samples, &Scope::Process, &self.demand);
         merge(&mut samples, &Scope::ControlPlane, [&self.control_plane]);
         lock(&self.discovery).merge_into(&mut samples, Scope::Discovery);
         lock(&self.cluster_http2).merge_into(&mut samples, Scope::Cluster);

@@ -788,6 +788,34 @@ stat_set! {
 }
 
 stat_set! {
+    /// `on_demand.`: what requests needed and was asked for. Outrigger's own.
+    pub struct DemandStats {
+        counters {
+            /// Waits of requests.
+            rq_held_total = "on_demand.rq_held_total",
+            /// Requests that found nothing after they had waited.
+            rq_missed = "on_demand.rq_missed",
+            /// Requests that waited for as long as one may.
+            rq_timeout = "on_demand.rq_timeout",
+            /// Requests that did not wait because too many did.
+            rq_overflow = "on_demand.rq_overflow",
+            /// Things that were not asked for because too many were. Written by the control thread.
+            overflow = "on_demand.overflow",
+        }
+        gauges {
+            rq_held_active = "on_demand.rq_held_active",
+        }
+        levels {
+            /// Virtual hosts that are asked for one by one. Written by the control thread.
+            virtual_hosts = "on_demand.virtual_hosts",
+            /// Clusters, likewise.
+            clusters = "on_demand.clusters",
+        }
+        histograms {}
+    }
+}
+
+stat_set! {
     /// What is in force of the configuration, written by the control thread.
     pub struct ConfigStats {
         counters {
@@ -972,6 +1000,7 @@ mod tests {
         check(&ControlPlaneStats::default());
         check(&DiscoveryStats::default());
         check(&DrainStats::default());
+        check(&DemandStats::default());
         check(&ServicesStats::default());
         check(&UpgradeStats::default());
         check(&ServiceApiStats::default());

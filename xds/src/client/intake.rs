@@ -212,10 +212,12 @@ impl<'a> Intake<'a> {
         self.state.kind == ResourceType::VirtualHost && !has_items && removed.is_empty()
     }
 
-    /// D-15: there are no virtual hosts for those who wait for some.
+    /// D-15: there are no virtual hosts for those who wait for some. Of one host that was asked for by its
+    /// own name beside the whole, it says nothing (D-17).
     fn nothing_at_all(&mut self) {
-        let waiting = self.state.subscription.waiting().map(Arc::clone);
-        self.sorted.answered.extend(waiting);
+        let subscription = &self.state.subscription;
+        let waiting = subscription.waiting().filter(|name| subscription.whole(name).is_none());
+        self.sorted.answered.extend(waiting.map(Arc::clone));
     }
 
     fn answer(&mut self, name: &Arc<str>) {

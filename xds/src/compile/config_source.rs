@@ -21,6 +21,8 @@ pub(crate) struct Sources {
     clusters: HashMap<Box<str>, bool>,
     /// There is an aggregated stream.
     has_ads: bool,
+    /// It is spoken by delta.
+    is_ads_delta: bool,
 }
 
 impl Sources {
@@ -33,7 +35,19 @@ impl Sources {
         let clusters =
             clusters.map(|(resource, view)| (resource.name.clone(), is_eds(view))).collect();
         let dynamic = bootstrap.message("dynamic_resources");
-        Sources { clusters, has_ads: dynamic.is_some_and(|dynamic| dynamic.has("ads_config")) }
+        let ads = dynamic.and_then(|dynamic| dynamic.message("ads_config"));
+        let kind = ads.as_ref().and_then(|ads| ads.choice("api_type").ok());
+        let is_ads_delta = kind.is_some_and(|kind| kind.contains("DELTA"));
+        Sources { clusters, has_ads: ads.is_some(), is_ads_delta }
+    }
+
+    /// Whether resources of a place come by delta.
+    pub(crate) fn is_delta(&self, place: &ConfigPlace) -> bool {
+        match place {
+            ConfigPlace::Ads => self.is_ads_delta,
+            ConfigPlace::Api(api) => api.variant == Variant::Delta,
+            ConfigPlace::Path(_) => false,
+        }
     }
 
     fn check(&self, name: &str, view: &View<'_>, field: &str) -> Result<(), Found> {

@@ -4,7 +4,8 @@
 //! same there.
 
 use crate::compile::{
-    Context, config_source, cors, fault_filter, http_filters as http, invalid, istio, terminal,
+    Context, config_source, cors, fault_filter, http_filters as http, invalid, istio, on_demand,
+    terminal,
 };
 use crate::fault::{Found, Problem};
 use crate::mapping::Schema;
@@ -119,7 +120,7 @@ fn known(place: FilterPlace) -> &'static [&'static str] {
     }
 }
 
-const HTTP: [&str; 8] = [
+const HTTP: [&str; 9] = [
     fault_filter::HTTP_FAULT,
     cors::CORS,
     istio::PEER_METADATA,
@@ -128,6 +129,7 @@ const HTTP: [&str; 8] = [
     http::GRPC_WEB,
     http::GRPC_STATS,
     http::SOAP,
+    on_demand::ON_DEMAND,
 ];
 
 const NETWORK: [&str; 2] = [istio::STATS, terminal::METADATA_EXCHANGE];

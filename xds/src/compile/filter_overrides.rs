@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::compile::{Context, cors, fault_filter};
+use crate::compile::{Context, cors, fault_filter, on_demand};
 use crate::fault::{Found, Problem};
 use crate::snapshot::{FilterOverride, FilterOverrides, RouteFilterConfig};
 use crate::view::{Unpacked, View};
@@ -70,6 +70,7 @@ fn config(
             RouteFilterConfig::Fault(Arc::new(fault_filter::compile(&view, context)?))
         }
         cors::CORS_POLICY => RouteFilterConfig::Cors(Arc::new(cors::compile(&view, context)?)),
+        on_demand::PER_ROUTE => RouteFilterConfig::OnDemand(on_demand::compile(&view, context)?),
         _ => return Err(view.fault(Problem::Invalid(NOT_BY_ROUTES.to_owned()))),
     })
 }

@@ -6,7 +6,7 @@ use std::mem::replace;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Context, cors, discovery, fault_filter, invalid, istio};
+use crate::compile::{Context, cors, discovery, fault_filter, invalid, istio, on_demand};
 use crate::fault::{Found, Problem};
 use crate::mapping::Schema;
 use crate::snapshot::{
@@ -79,6 +79,7 @@ pub(crate) fn kind(
         GRPC_WEB => HttpFilterKind::GrpcWeb,
         GRPC_STATS => HttpFilterKind::GrpcStats(Arc::new(grpc_stats(&config)?)),
         SOAP => HttpFilterKind::Soap(soap(&config)?),
+        on_demand::ON_DEMAND => HttpFilterKind::OnDemand(on_demand::compile(&config, context)?),
         fault_filter::HTTP_FAULT => {
             HttpFilterKind::Fault(Arc::new(fault_filter::compile(&config, context)?))
         }

@@ -38,6 +38,7 @@ pub(crate) mod istio;
 pub(crate) mod listener;
 pub(crate) mod log_filter;
 pub(crate) mod matcher;
+pub(crate) mod on_demand;
 pub(crate) mod process;
 pub(crate) mod retry;
 pub(crate) mod route;

@@ -102,7 +102,8 @@ pub(crate) fn compile_scope(
         (Some(table), None) => ScopeRoutes::Rds(rds(view, table, scoped)?),
         (None, None) => return Err(view.required("route_configuration_name")),
     };
-    Ok(Scope { name: name.into(), key: fragments(&key)?, routes })
+    let on_demand = view.flag("on_demand") && matches!(routes, ScopeRoutes::Rds(_));
+    Ok(Scope { name: name.into(), key: fragments(&key)?, routes, on_demand })
 }
 
 fn rds(view: &View<'_>, name: &str, scoped: &ScopedRoutes) -> Result<Rds, Found> {

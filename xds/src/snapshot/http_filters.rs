@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::config_source::ConfigSource;
 use super::cors::CorsPolicy;
 use super::extensions::FilterDiscovery;
 use super::fault::Fault;
@@ -71,6 +72,16 @@ pub enum HttpFilterKind {
     GrpcStats(Arc<GrpcStats>),
     /// Finds out what SOAP requests ask for (`outrigger.filters.http.soap.v1.Soap`).
     Soap(Soap),
+    /// Holds requests while what they need is asked for (`envoy.filters.http.on_demand`).
+    OnDemand(OnDemand),
+}
+
+/// What is asked for on demand, beside virtual hosts and tables of scopes.
+#[derive(Debug, Clone, Default)]
+pub struct OnDemand {
+    /// Whom to ask for clusters that routes name and that are not there, and how long to wait for them;
+    /// nothing: they are not asked for.
+    pub clusters: Option<Arc<ConfigSource>>,
 }
 
 /// What a route says of filters, all levels above it included.
@@ -95,6 +106,8 @@ pub enum RouteFilterConfig {
     Fault(Arc<Fault>),
     /// Of a CORS filter.
     Cors(Arc<CorsPolicy>),
+    /// Of a filter that asks on demand.
+    OnDemand(OnDemand),
 }
 
 impl FilterOverrides {

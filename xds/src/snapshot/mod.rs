@@ -15,6 +15,7 @@ mod cluster;
 mod cluster_names;
 mod config_source;
 mod cors;
+mod demand;
 mod endpoint_set;
 mod extensions;
 mod fault;
@@ -51,6 +52,7 @@ pub use self::config_source::{
     RateLimit, Variant,
 };
 pub use self::cors::CorsPolicy;
+pub use self::demand::Demand;
 pub use self::endpoint_set::{Candidates, EndpointSet, PRIORITY_MAX};
 pub use self::extensions::{
     Extension, Extensions, FilterConfig, FilterDiscovery, FilterPlace, NetworkFilter,
@@ -74,7 +76,8 @@ pub use self::http::{
     UnderscoreHeaders, Upgrades,
 };
 pub use self::http_filters::{
-    FilterOverride, FilterOverrides, FilterSource, HttpFilter, HttpFilterKind, RouteFilterConfig,
+    FilterOverride, FilterOverrides, FilterSource, HttpFilter, HttpFilterKind, OnDemand,
+    RouteFilterConfig,
 };
 pub use self::istio::{
     AlpnOverrides, IstioCluster, IstioService, IstioStats, MetricOverride, PeerMetadata,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use thiserror::Error;
 
+use super::demand::Demand;
 use super::headers::HeaderEdits;
 use super::http_filters::FilterOverrides;
 use super::matcher::RequestView;
@@ -29,6 +30,16 @@ pub struct RouteTable {
     domains: Domains,
     ignore_port: bool,
     tls_redirect: RouteId,
+    further: Option<Further>,
+}
+
+/// What a table can come to have when it is asked for.
+#[derive(Debug)]
+enum Further {
+    /// Virtual hosts, with the table's key.
+    Hosts(Arc<str>),
+    /// Everything: it stands for the table of a scope, which was not asked for yet.
+    All(Demand),
 }
 
 /// What is left of a virtual host when its routes are laid out in the table.
@@ -114,6 +125,7 @@ impl RouteTable {
             domains,
             ignore_port: ignore_port_in_host_matching,
             tls_redirect,
+            further: None,
         })
     }
 
@@ -128,7 +140,20 @@ impl RouteTable {
             domains: Domains::default(),
             ignore_port: false,
             tls_redirect,
+            further: None,
         }
+    }
+
+    /// Stands for the table called `name` until that was asked for: it has no route for any request.
+    #[must_use]
+    pub fn to_come(name: &str, demand: Demand) -> RouteTable {
+        RouteTable { further: Some(Further::All(demand)), ..RouteTable::empty(name) }
+    }
+
+    /// The table, to which virtual hosts can come that are asked for by this key.
+    #[must_use]
+    pub fn with_hosts_to_come(self, key: &str) -> RouteTable {
+        RouteTable { further: Some(Further::Hosts(key.into())), ..self }
     }
 
     /// The configured name; may be empty.
@@ -156,6 +181,18 @@ impl RouteTable {
         let routes = &self.routes[host.routes.start as usize..host.routes.end as usize];
         let (path, query) = split_path(request.path_and_query());
         routes.iter().find(|route| route.matcher.matches(request, path, query, random))
+    }
+
+    /// What could be asked for, for a request for which no route was found. Nothing where its virtual host
+    /// is there, or can't come.
+    #[must_use]
+    pub fn demand<R: RequestView>(&self, request: &R) -> Option<Demand> {
+        match self.further.as_ref()? {
+            Further::All(demand) => Some(demand.clone()),
+            Further::Hosts(_) if self.host(request).is_some() => None,
+            // The port is part of it, whether or not ports are looked at here: as Envoy asks.
+            Further::Hosts(key) => Demand::virtual_host(key, request.authority()),
+        }
     }
 
     /// The route with this id; `None` only for an id of another table.

@@ -49,6 +49,8 @@ pub struct Scope {
     pub key: ScopeKey,
     /// What they are routed by.
     pub routes: ScopeRoutes,
+    /// The table is not asked for before a request needs it; only where it comes by name.
+    pub on_demand: bool,
 }
 
 /// The routes of a scope.

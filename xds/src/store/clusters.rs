@@ -83,6 +83,9 @@ impl Store {
         host: &mut dyn Host,
     ) -> Result<(), String> {
         let outcome = self.accept_cluster(incoming, host);
+        if outcome.is_err() {
+            self.cluster_demand_answered(&incoming.name);
+        }
         match (&outcome, self.clusters.get_mut(&*incoming.name)) {
             (Ok(()), Some(entry)) => entry.error = None,
             (Ok(()), None) => {}
@@ -145,6 +148,7 @@ impl Store {
     }
 
     pub(super) fn remove_cluster(&mut self, name: &str) {
+        self.give_cluster_demand_up(name);
         if self.clusters.get(name).is_none_or(|entry| entry.origin == Origin::Static) {
             return;
         }
@@ -165,6 +169,10 @@ impl Store {
     pub(super) fn has_cluster(&self, name: &str) -> bool {
         self.clusters.get(name).is_some_and(|entry| entry.newest().is_some())
             || self.snapshot.clusters.id(name).is_some()
+    }
+
+    pub(super) fn is_static_cluster(&self, name: &str) -> bool {
+        self.clusters.get(name).is_some_and(|entry| entry.origin == Origin::Static)
     }
 
     /// Serves the version that waits, if there is nothing left to wait for.
@@ -240,6 +248,7 @@ impl Store {
         self.snapshot.clusters.put(cluster, endpoints, entry.origin);
         self.is_changed = true;
         self.relink_cluster(name, &linked);
+        self.cluster_demand_answered(name);
         self.go_on();
     }
 

@@ -48,7 +48,9 @@ impl Store {
                 kept.push(Kept::new(ResourceType::Runtime, &key, &name, record));
             }
         }
+        // What was asked for on demand would be asked for only by who does not find it.
         let clusters = self.dynamic_clusters();
+        let clusters = clusters.filter(|shown| !self.cluster_demands.contains(&shown.name));
         let listeners = self.dynamic_listeners();
         let (cds, lds) = (&self.ground.dynamic.cds, &self.ground.dynamic.lds);
         let all = clusters.map(|shown| (ResourceType::Cluster, cds, shown));

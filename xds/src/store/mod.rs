@@ -10,6 +10,7 @@
 
 mod clusters;
 mod decode;
+mod demands;
 mod endpoints;
 mod extensions;
 mod file;
@@ -42,12 +43,13 @@ use crate::mapping::{ReadOptions, Schema};
 use crate::process_config::RuntimeLayers;
 use crate::secrets::ServedSecret;
 use crate::snapshot::{
-    Cluster, ClusterNames, ConfigPlace, ConfigSource, DynamicResources, FilterPlace, Listener,
-    Snapshot,
+    Cluster, ClusterNames, ConfigPlace, ConfigSource, Demand, DynamicResources, FilterPlace,
+    Listener, Snapshot,
 };
 use crate::view::View;
 
 use self::clusters::ClusterEntry;
+use self::demands::ClusterDemands;
 use self::endpoints::Assignment;
 use self::extensions::ExtensionEntry;
 use self::listeners::ListenerEntry;
@@ -56,6 +58,7 @@ use self::scopes::ScopeSet;
 use self::secrets::SecretEntry;
 use self::start::Start;
 
+pub use self::demands::TooManyDemands;
 pub use self::file::FileContent;
 pub use self::kept::Kept;
 pub use self::record::{ErrorState, Record, Shown, Stage};
@@ -209,6 +212,9 @@ pub struct Store {
     remarks: Vec<String>,
     counts: Counts,
     outcomes: Vec<(Watched, Outcome)>,
+    cluster_demands: ClusterDemands,
+    /// Demands that nobody need wait for.
+    settled: Vec<Demand>,
 }
 
 /// What has happened to resources since the start.
@@ -292,6 +298,8 @@ impl Store {
             remarks: Vec::new(),
             counts: Counts::default(),
             outcomes: Vec::new(),
+            cluster_demands: ClusterDemands::default(),
+            settled: Vec::new(),
         };
         store.add_static_clusters(snapshot);
         store.add_static_listeners(snapshot);
@@ -460,7 +468,10 @@ impl Store {
     /// Whether there is something to take.
     #[must_use]
     pub fn has_news(&self) -> bool {
-        self.is_changed || !self.interests.is_empty() || self.dns_changed
+        self.is_changed
+            || !self.interests.is_empty()
+            || !self.settled.is_empty()
+            || self.dns_changed
     }
 
     /// What operators should know of resources that were accepted.

@@ -2,7 +2,8 @@
 //!
 //! All connection managers that name the same servers, and take tables from the same, share one set of
 //! scopes. A scope that names a table is served when there is an answer for that; until then the
-//! version before it is. Invariant: no two scopes of a set have the same key.
+//! version before it is. One on demand is served at once, and its table is asked for when a request needs
+//! it. Invariant: no two scopes of a set have the same key.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use crate::client::ResourceType;
 use crate::compile::scopes;
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{
-    ConfigPlace, ConfigSource, Rds, Scope, ScopeKey, ScopeMap, ScopeRoutes, ScopeSource,
-    ScopedRoutes,
+    ConfigPlace, ConfigSource, Demand, Rds, RouteTable, Scope, ScopeKey, ScopeMap, ScopeRoutes,
+    ScopeSource, ScopedRoutes,
 };
 use crate::view::View;
 
@@ -43,6 +44,8 @@ struct ScopeEntry {
     warming: Option<Scope>,
     record: Option<Record>,
     error: Option<ErrorState>,
+    /// A request came that needs its table, where that is asked for on demand.
+    is_demanded: bool,
 }
 
 impl ScopeEntry {
@@ -52,7 +55,12 @@ impl ScopeEntry {
 
     fn tables(&self) -> Vec<Rds> {
         let versions = self.active.iter().chain(&self.warming);
-        versions.filter_map(|scope| table_of(scope).cloned()).collect()
+        versions.filter_map(|scope| self.table_asked_for(scope).cloned()).collect()
+    }
+
+    /// The table of a version of it, unless that is only asked for on demand and has not been.
+    fn table_asked_for<'s>(&self, scope: &'s Scope) -> Option<&'s Rds> {
+        table_of(scope).filter(|_| !scope.on_demand || self.is_demanded)
     }
 }
 
@@ -185,6 +193,9 @@ impl Store {
         }
         let Some(set) = self.scopes.remove(&scoped.key) else { return };
         for (name, entry) in &set.scopes {
+            if entry.is_demanded {
+                self.scope_settled(&scoped.key, name);
+            }
             let user = TableUser::Scope(scoped.key.clone(), name.clone());
             entry.tables().iter().for_each(|rds| self.leave_table(rds, &user));
         }
@@ -293,7 +304,11 @@ impl Store {
         }
         let tables = entry.tables();
         (entry.active, entry.warming, entry.record) = (None, None, None);
+        let is_demanded = entry.is_demanded;
         self.relink_scope(key, name, &tables);
+        if is_demanded {
+            self.scope_settled(key, name);
+        }
     }
 
     fn accept_scope(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
@@ -371,15 +386,48 @@ impl Store {
     pub(super) fn promote_scope(&mut self, key: &str, name: &str) {
         let Some(set) = self.scopes.get_mut(key) else { return };
         let Some(entry) = set.scopes.get_mut(name) else { return };
-        let Some(scope) = &entry.warming else { return };
         let is_cold = |rds: &Rds| !self.tables.get(&rds.key).is_some_and(Table::is_answered);
-        if table_of(scope).is_some_and(is_cold) {
+        let is_demanded = entry.is_demanded;
+        let Some(scope) = &entry.warming else {
+            let table = entry.active.as_ref().filter(|_| is_demanded).and_then(table_of);
+            if table.is_some_and(|rds| !is_cold(rds)) {
+                self.scope_settled(key, name);
+            }
+            return;
+        };
+        if entry.table_asked_for(scope).is_some_and(is_cold) {
             return;
         }
         let tables = entry.tables();
         entry.active = entry.warming.take();
         self.relink_scope(key, name, &tables);
         self.scopes_warmed(key);
+        if is_demanded {
+            self.scope_settled(key, name);
+        }
+    }
+
+    /// Asks for the table of a scope that waits for being needed. True when there is nothing to wait for.
+    pub(super) fn demand_scope(&mut self, key: &str, name: &str) -> bool {
+        let Some(set) = self.scopes.get_mut(key) else { return true };
+        let Some(entry) = set.scopes.get_mut(name) else { return true };
+        if entry.active.as_ref().is_none_or(|scope| !scope.on_demand) {
+            return true;
+        }
+        if !std::mem::replace(&mut entry.is_demanded, true) {
+            self.relink_scope(key, name, &[]);
+        }
+        let entry = self.scopes.get(key).and_then(|set| set.scopes.get(name));
+        let table = entry.and_then(|entry| table_of(entry.active.as_ref()?));
+        let table = table.and_then(|rds| self.tables.get(&rds.key));
+        table.is_none_or(Table::is_answered)
+    }
+
+    /// Nobody need wait for the table of a scope.
+    fn scope_settled(&mut self, key: &str, name: &str) {
+        self.scopes_changed(key);
+        self.is_changed = true;
+        self.settled.push(Demand::Scope { set: key.into(), scope: name.into() });
     }
 
     pub(super) fn remove_scope(&mut self, place: &ConfigPlace, name: &str) {
@@ -391,6 +439,9 @@ impl Store {
             }
             self.relink_scope(&key, name, &entry.tables());
             self.scopes_warmed(&key);
+            if entry.is_demanded {
+                self.scope_settled(&key, name);
+            }
         }
     }
 
@@ -427,11 +478,22 @@ impl Store {
             // A key that was given to another is that one's, though its former owner is served by it
             // as long as its own next version waits.
             let (old, new): (Vec<_>, Vec<_>) = set.scopes.values().partition(is_old);
-            let served = old.into_iter().chain(new).filter_map(|entry| entry.active.as_ref());
+            let served = old.into_iter().chain(new);
+            let served = served.filter_map(|entry| Some((entry, entry.active.as_ref()?)));
             let tables = &self.snapshot.route_tables;
-            let served = served.filter_map(|scope| {
+            let is_answered =
+                |rds: &&Rds| self.tables.get(&rds.key).is_some_and(Table::is_answered);
+            let served = served.filter_map(|(entry, scope)| {
                 let table = match &scope.routes {
                     ScopeRoutes::Inline(table) => Arc::clone(table),
+                    ScopeRoutes::Rds(rds)
+                        if scope.on_demand
+                            && entry.table_asked_for(scope).filter(is_answered).is_none() =>
+                    {
+                        let (set, scope) = ((&**key).into(), (&*scope.name).into());
+                        let demand = Demand::Scope { set, scope };
+                        Arc::new(RouteTable::to_come(&rds.name, demand))
+                    }
                     ScopeRoutes::Rds(rds) => Arc::clone(tables.get(&rds.key)?),
                 };
                 Some((scope.key.clone(), table))

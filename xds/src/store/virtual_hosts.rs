@@ -1,8 +1,9 @@
 //! Virtual hosts that come by themselves: VHDS.
 //!
 //! A table that names a source of virtual hosts is served with those that came from there beside its
-//! own. All of them are asked for at once, by the table's name. Invariant: no two virtual hosts of a
-//! table have the same name or a domain in common.
+//! own. All of them are asked for at once, by the table's name, and those that a server does not give
+//! unasked one by one, when requests need them ([`demands`](super::demands)). Invariant: no two virtual
+//! hosts of a table have the same name or a domain in common.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::snapshot::{ConfigPlace, ConfigSource, RouteTable, VirtualHost};
 use crate::view::View;
 
 use super::decode;
+use super::demands::Demands;
 use super::{ErrorState, Incoming, Interest, Record, Store};
 
 /// The virtual hosts of a table.
@@ -35,12 +37,16 @@ pub(super) struct Hosts {
     undecided: HashSet<Box<str>>,
     /// The response that is being taken in has something for this table.
     is_meant: bool,
+    /// Whose other names are.
+    known_as: HashMap<Arc<str>, Box<str>>,
+    pub(super) demands: Demands,
 }
 
 /// A virtual host of a server.
 #[derive(Default)]
 struct Served {
     host: Option<VirtualHost>,
+    aliases: Box<[Arc<str>]>,
     record: Option<Record>,
     error: Option<ErrorState>,
 }
@@ -75,11 +81,19 @@ impl Hosts {
             claims,
             undecided: HashSet::new(),
             is_meant: false,
+            known_as: HashMap::new(),
+            demands: Demands::default(),
         }
     }
 
     /// Takes a virtual host, in place of the one of its resource if there is one.
-    fn serve(&mut self, resource: &str, host: VirtualHost, record: Record) -> Result<(), String> {
+    fn serve(
+        &mut self,
+        resource: &str,
+        aliases: &[Arc<str>],
+        host: VirtualHost,
+        record: Record,
+    ) -> Result<(), String> {
         for claim in Claim::all(&host) {
             let owner = match self.claims.get(&claim) {
                 Some(Some(owner)) if **owner == *resource || self.undecided.contains(owner) => None,
@@ -98,9 +112,40 @@ impl Hosts {
             self.claims.insert(claim, Some(resource.into()));
         }
         let entry = self.served.entry(resource.into()).or_default();
-        *entry = Served { host: Some(host), record: Some(record), error: None };
+        (entry.host, entry.record, entry.error) = (Some(host), Some(record), None);
         self.is_stale = true;
+        self.set_aliases(resource, aliases);
         Ok(())
+    }
+
+    /// What a virtual host is known by from now on, beside the names by which it was asked for: a response
+    /// need not repeat those.
+    fn set_aliases(&mut self, resource: &str, aliases: &[Arc<str>]) {
+        let before = self.forget_aliases(resource);
+        let Some(served) = self.served.get_mut(resource) else { return };
+        let kept = before.iter().filter(|name| self.demands.contains(name));
+        let kept = kept.filter(|name| !aliases.contains(name));
+        served.aliases = aliases.iter().chain(kept).map(Arc::clone).collect();
+        for alias in &served.aliases {
+            self.known_as.insert(Arc::clone(alias), resource.into());
+        }
+    }
+
+    fn forget_aliases(&mut self, resource: &str) -> Box<[Arc<str>]> {
+        let Some(served) = self.served.get_mut(resource) else { return Box::default() };
+        let aliases = std::mem::take(&mut served.aliases);
+        for alias in &aliases {
+            if self.known_as.get(alias).is_some_and(|owner| **owner == *resource) {
+                self.known_as.remove(alias);
+            }
+        }
+        aliases
+    }
+
+    /// Whether a virtual host is there that is known by this name (D-13).
+    pub(super) fn knows(&self, name: &str) -> bool {
+        let has_host = |served: &Served| served.host.is_some();
+        self.known_as.contains_key(name) || self.served.get(name).is_some_and(has_host)
     }
 
     /// Gives up what a virtual host has, but for what another has taken.
@@ -125,13 +170,27 @@ impl Hosts {
 
     fn remove(&mut self, resource: &str) {
         self.disclaim(resource);
+        self.forget_aliases(resource);
         self.is_stale |= self.served.remove(resource).is_some();
     }
 
-    fn table(&self, name: &str) -> Result<RouteTable, String> {
+    /// Removes what is known by a name. Returns all the names that it was known by.
+    fn remove_known(&mut self, name: &str) -> Vec<Box<str>> {
+        let owner = self.known_as.get(name).filter(|_| !self.served.contains_key(name));
+        let resource = owner.cloned().unwrap_or_else(|| name.into());
+        let served = self.served.get(&resource);
+        let aliases = served.into_iter().flat_map(|served| served.aliases.iter());
+        let mut names: Vec<Box<str>> = aliases.map(|alias| (&**alias).into()).collect();
+        self.remove(&resource);
+        names.push(resource);
+        names
+    }
+
+    fn table(&self, key: &str, name: &str) -> Result<RouteTable, String> {
         let served = self.served.values().filter_map(|served| served.host.as_ref());
         let hosts = self.own.iter().chain(served).cloned().collect();
-        RouteTable::new(name, hosts, self.ignore_port).map_err(|error| error.to_string())
+        let table = RouteTable::new(name, hosts, self.ignore_port);
+        Ok(table.map_err(|error| error.to_string())?.with_hosts_to_come(key))
     }
 }
 
@@ -156,6 +215,7 @@ impl Store {
             return Ok(Some(hosts));
         };
         hosts.is_answered = before.is_answered;
+        hosts.demands = before.demands.clone();
         for (resource, served) in &before.served {
             let Some(record) = &served.record else { continue };
             let name = ResourceType::VirtualHost.message();
@@ -165,7 +225,7 @@ impl Store {
             let host = route::host(&View::new(&known, &self.schema), &view, &context)
                 .map_err(|found| format!("{name} {resource}: {}", decode::text(&found)))?;
             hosts
-                .serve(resource, host, record.clone())
+                .serve(resource, &served.aliases, host, record.clone())
                 .map_err(|text| format!("VirtualHost {resource}: {text}"))?;
         }
         Ok(Some(hosts))
@@ -176,8 +236,8 @@ impl Store {
         let Some(table) = self.tables.get_mut(key) else { return };
         let name: Arc<str> = (&*table.name).into();
         let after = hosts.as_ref().map(|hosts| hosts.source.clone());
-        let before = std::mem::replace(&mut table.hosts, hosts);
-        let before = before.map(|hosts| hosts.source.place);
+        let hosts_before = std::mem::replace(&mut table.hosts, hosts);
+        let before = hosts_before.as_ref().map(|hosts| hosts.source.place.clone());
         if let Some(source) = &after
             && before.as_ref() != Some(&source.place)
         {
@@ -192,6 +252,9 @@ impl Store {
             if place.is_none() {
                 self.hosted.remove(key);
             }
+            if let Some(hosts) = hosts_before {
+                self.leave_hosts_demands(key, &name, hosts);
+            }
             self.leave_hosts(before, name);
         }
     }
@@ -204,7 +267,7 @@ impl Store {
     }
 
     /// The tables of this name that have virtual hosts from this place.
-    fn hosted_by(&self, place: &ConfigPlace, name: &str) -> Vec<Box<str>> {
+    pub(super) fn hosted_by(&self, place: &ConfigPlace, name: &str) -> Vec<Box<str>> {
         let tables = self.hosted.iter().filter(|key| {
             self.tables.get(&**key).is_some_and(|table| {
                 let hosts = table.hosts.as_ref();
@@ -324,6 +387,8 @@ impl Store {
             let entry = hosts.served.entry((&*incoming.name).into()).or_default();
             entry.error = Some(ErrorState::new(incoming, text));
         }
+        let names = incoming.aliases.iter().chain([&incoming.name]);
+        self.demands_answered(key, &names.map(|name| &**name).collect::<Vec<_>>());
         outcome
     }
 
@@ -336,6 +401,7 @@ impl Store {
             && record.repeats(incoming)
         {
             served.error = None;
+            hosts.set_aliases(&incoming.name, &incoming.aliases);
             return Ok(());
         }
         let Some(owner) = table.record.clone() else { return Ok(()) };
@@ -352,23 +418,25 @@ impl Store {
         let (view, owner) = (View::new(&message, &self.schema), View::new(&owner, &self.schema));
         let host = route::host(&view, &owner, &context).map_err(|found| decode::text(&found))?;
         let hosts = self.tables.get_mut(key).and_then(|table| table.hosts.as_mut());
-        hosts.map_or(Ok(()), |hosts| hosts.serve(&incoming.name, host, record))
+        hosts.map_or(Ok(()), |hosts| hosts.serve(&incoming.name, &incoming.aliases, host, record))
     }
 
     /// A virtual host is gone, or does not exist; or there are none of a table at all.
     pub(super) fn remove_host(&mut self, place: &ConfigPlace, name: &str) {
         let mut is_changed = false;
         let mut warm = Vec::new();
+        let mut gone = Vec::new();
         for (key, table, hosts) in self.hosts_of(place) {
             if *table == *name {
                 warm.push(key.clone());
             } else if is_of(table, name) || hosts.served.contains_key(name) {
                 hosts.is_meant = true;
-                hosts.remove(name);
+                gone.push((key.clone(), hosts.remove_known(name)));
                 is_changed |= hosts.is_stale;
             }
         }
         self.is_changed |= is_changed;
+        gone.iter().for_each(|(key, names)| self.give_demands_up(key, names));
         warm.iter().for_each(|key| self.hosts_known(key));
     }
 
@@ -379,7 +447,7 @@ impl Store {
             let Some(table) = self.tables.get_mut(key) else { continue };
             let Some(hosts) = table.hosts.as_mut().filter(|hosts| hosts.is_stale) else { continue };
             hosts.is_stale = false;
-            match hosts.table(&table.name) {
+            match hosts.table(key, &table.name) {
                 Ok(whole) => {
                     let tables = Arc::make_mut(&mut self.snapshot.route_tables);
                     tables.insert(key.clone(), Arc::new(whole));
@@ -392,11 +460,17 @@ impl Store {
         changed.iter().for_each(|key| self.table_changed(key));
     }
 
-    /// Virtual hosts that servers sent, with their places.
+    /// Virtual hosts that servers sent without being asked for each, with their places. The others would
+    /// be asked for again only when a request needs them that does not find them.
     pub(super) fn served_hosts(&self) -> impl Iterator<Item = (&ConfigPlace, &str, &Record)> {
         let all = self.hosted.iter().filter_map(|key| self.tables.get(key)?.hosts.as_ref());
         all.flat_map(|hosts| {
+            let is_demanded = |name: &str, served: &Served| {
+                let mut aliases = served.aliases.iter();
+                hosts.demands.contains(name) || aliases.any(|name| hosts.demands.contains(name))
+            };
             let served = hosts.served.iter();
+            let served = served.filter(move |(name, it)| !is_demanded(name, it));
             served
                 .filter_map(|(name, it)| Some((&hosts.source.place, &**name, it.record.as_ref()?)))
         })

@@ -224,6 +224,14 @@ fn d_15_a_bare_response_says_that_there_are_no_virtual_hosts() {
 }
 
 #[test]
+fn d_17_a_bare_response_says_nothing_of_a_host_that_was_asked_for_by_its_name() {
+    let mut driven = Driven::asking(Delta, VirtualHost, &["r", "r/one"]);
+    let update = driven.update(delta_of(VirtualHost, "1", Vec::new()));
+    driven.client.answer(update.token, Vec::new(), driven.now);
+    assert_eq!(driven.after(FETCH), [expired(VirtualHost, "r/one", Why::NeverCame)]);
+}
+
+#[test]
 fn d_14_what_is_both_there_and_removed_is_refused() {
     let mut driven = Driven::asking(Delta, Cluster, &[]);
     driven.accept(response(Delta, Cluster, "1", &["a", "c"]));

@@ -20,8 +20,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::cache::CacheNode;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::engine_config::ConfigCache;
-use outrigger_xds::snapshot::{Cluster, Endpoint, FilterPlace, Listener, Service, Snapshot};
-use outrigger_xds::store::{Changes, Ground, ListenerChange, Outcome, Phase, Store, Watched};
+use outrigger_xds::snapshot::{
+    Cluster, Demand, Endpoint, FilterPlace, Listener, Service, Snapshot,
+};
+use outrigger_xds::store::{
+    Changes, Ground, ListenerChange, Outcome, Phase, Store, TooManyDemands, Watched,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -68,6 +72,8 @@ pub struct Update {
     pub since: Option<Instant>,
     /// Those who wait until it is in effect.
     pub told: Vec<oneshot::Sender<()>>,
+    /// Demands of requests for which nothing more is to come than what is in this.
+    pub settled: Vec<Demand>,
     /// All that a start waits for is there.
     pub is_live: bool,
 }
@@ -134,6 +140,8 @@ pub struct Beginning {
     pub cache: Option<(ConfigCache, CacheNode)>,
     /// A predecessor's listening sockets.
     pub inherited: Arc<Inherited>,
+    /// What requests need and is to be asked for.
+    pub demands: mpsc::Receiver<Demand>,
 }
 
 /// The task.
@@ -152,6 +160,9 @@ pub struct Configuration {
     /// The start was made from the cache, and no server has answered since.
     is_from_cache: bool,
     told: Vec<oneshot::Sender<()>>,
+    demands: mpsc::Receiver<Demand>,
+    /// Demands that are not asked for, because too much is.
+    refused: Vec<Demand>,
     is_live: bool,
 }
 
@@ -195,6 +206,8 @@ impl Configuration {
             cache,
             is_from_cache: false,
             told: Vec::new(),
+            demands: beginning.demands,
+            refused: Vec::new(),
             is_live: false,
         };
         configuration.publish();
@@ -225,6 +238,9 @@ impl Configuration {
             while let Ok(event) = self.events.try_recv() {
                 self.take_in(event);
             }
+            while let Ok(demand) = self.demands.try_recv() {
+                self.demand(demand);
+            }
             let is_idle = self.sources.work(&mut lock(&self.store), &mut self.preparation);
             turns += 1;
             if is_idle || turns >= TURNS_PER_FLUSH {
@@ -241,6 +257,7 @@ impl Configuration {
                 || lock(&self.store).has_runtime_on_disk();
             tokio::select! {
                 Some(event) = self.events.recv() => self.take_in(event),
+                Some(demand) = self.demands.recv() => self.demand(demand),
                 () = sleep_until(wake_at), if wake_at.is_some() => {}
                 _ = files.tick(), if watches => self.refresh_files(),
             }
@@ -313,6 +330,16 @@ impl Configuration {
         }
     }
 
+    /// Asks for what a request needs.
+    fn demand(&mut self, demand: Demand) {
+        let asked = lock(&self.store).demand(demand.clone());
+        if let Err(TooManyDemands) = asked {
+            let registry = self.state.registry();
+            registry.demand(registry.control()).overflow.inc();
+            self.refused.push(demand);
+        }
+    }
+
     /// Hands out what is new.
     fn publish(&mut self) {
         let mut store = lock(&self.store);
@@ -323,11 +350,13 @@ impl Configuration {
             log::info!(target: "config", "{remark}");
         }
         let changes = store.take_changes();
+        let mut settled = store.take_settled();
+        settled.append(&mut self.refused);
         let goes_live = !self.is_live && store.phase() == Phase::Live;
         drop(store);
         self.is_live |= goes_live;
         let told = std::mem::take(&mut self.told);
-        if changes.is_none() && told.is_empty() && !goes_live {
+        if changes.is_none() && told.is_empty() && settled.is_empty() && !goes_live {
             return;
         }
         let (serve, listeners) = match changes {
@@ -349,6 +378,7 @@ impl Configuration {
             }
             update.listeners.extend(listeners);
             update.told.extend(told);
+            update.settled.extend(settled);
             update.is_live |= goes_live;
         });
     }
@@ -377,6 +407,10 @@ impl Configuration {
         let (active, warming) = store.cluster_counts();
         stats.active_clusters.set(active as u64);
         stats.warming_clusters.set(warming as u64);
+        let registry = self.state.registry();
+        let demands = registry.demand(registry.control());
+        demands.virtual_hosts.set(store.demands() as u64);
+        demands.clusters.set(store.cluster_demands() as u64);
         let (active, warming) = store.listener_counts();
         stats.total_listeners_active.set(active as u64);
         stats.total_listeners_warming.set(warming as u64);

@@ -43,6 +43,11 @@ impl Exchange {
             self.end_inspection(down);
             return Ok(());
         }
+        if passed(self.deadlines.demand) {
+            down.shard.demands.count_timeout();
+            self.end_demand(down);
+            return Ok(());
+        }
         let is_tried =
             !passed(self.deadlines.response) && self.response.phase == ResponsePhase::Head;
         if passed(self.deadlines.retry) && is_tried {

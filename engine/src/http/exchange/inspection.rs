@@ -51,10 +51,10 @@ impl Exchange {
     /// Routes the request by what is known of it now.
     pub(super) fn end_inspection(&mut self, down: &mut Downstream<'_>) {
         self.deadlines.inspection = None;
-        let outcome = {
+        let begun = {
             let arrival = Arrival { shard: down.shard, http: down.http, info: down.info };
             resume(&arrival, self)
         };
-        self.go(down, outcome);
+        self.proceed(down, begun);
     }
 }

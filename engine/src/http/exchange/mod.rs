@@ -14,6 +14,7 @@
 //! goes back to its pool only after both messages ended cleanly on it; any doubt closes it.
 
 mod deadlines;
+mod demand;
 mod head;
 mod http1;
 mod http2;
@@ -41,6 +42,7 @@ use crate::shard::Shard;
 use crate::timer::Nanos;
 
 use super::begin::{Arrival, Begun, Destination};
+use super::demand::DemandCall;
 use super::downstream::Downstream;
 use super::facts::Facts;
 use super::filters::{Filtered, Filters};
@@ -78,6 +80,8 @@ pub struct Exchange {
     pub(super) grpc: GrpcCall,
     /// What SOAP adds to it.
     pub(super) soap: SoapCall,
+    /// What it waits for before it can be routed.
+    pub(super) demand: DemandCall,
     /// What filters made of it.
     pub(super) filtered: Filtered,
     /// What the request's beginning came to, while a fault holds the request back.
@@ -234,6 +238,8 @@ struct Deadlines {
     connect: Option<Nanos>,
     /// The request's body is looked at for its operation.
     inspection: Option<Nanos>,
+    /// What the request needs is asked for.
+    demand: Option<Nanos>,
     /// A fault has held the request back for long enough.
     delay: Option<Nanos>,
     /// The next try is due.
@@ -348,10 +354,15 @@ impl Exchange {
     pub(super) fn start(&mut self, down: &mut Downstream<'_>, begun: Begun) {
         down.http.stats.downstream_rq_active.inc();
         self.touch(down.shard);
+        self.proceed(down, begun);
+    }
+
+    fn proceed(&mut self, down: &mut Downstream<'_>, begun: Begun) {
         match begun {
             Begun::To(destination) => self.go(down, Ok(destination)),
             Begun::Answered(reply) => self.go(down, Err(reply)),
             Begun::Held => self.begin_inspection(down),
+            Begun::Demanding => self.begin_demand(down),
         }
     }
 
@@ -420,6 +431,7 @@ impl Exchange {
             deadlines.request,
             deadlines.connect,
             deadlines.inspection,
+            deadlines.demand,
             deadlines.delay,
             deadlines.retry,
             deadlines.one_try,
@@ -492,6 +504,7 @@ impl Exchange {
             outbound,
             grpc,
             soap,
+            demand,
             filtered,
             delayed,
             retries,
@@ -507,6 +520,7 @@ impl Exchange {
         response.clear();
         outbound.clear();
         soap.clear();
+        demand.clear();
         filtered.clear();
         retries.clear();
         *tunnel = Tunnel::default();

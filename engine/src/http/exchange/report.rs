@@ -31,6 +31,7 @@ impl Exchange {
             cluster.stats.response(reply.status);
         }
         self.soap.abandon();
+        self.demand.abandon();
         let fault;
         let (form, reply) = match (self.grpc.reply_form(), self.soap.version()) {
             (ReplyForm::Http, Some(version)) if reply.can_be_fault() => {

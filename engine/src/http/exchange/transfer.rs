@@ -31,6 +31,12 @@ impl Exchange {
                 return Ok(());
             }
         }
+        if self.demand.is_waiting() {
+            self.await_demand(down)?;
+            if self.demand.is_waiting() {
+                return Ok(());
+            }
+        }
         self.pump_request(down)?;
         self.pump_response(down)?;
         if self.is_tunnelling() {

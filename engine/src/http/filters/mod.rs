@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use outrigger_codecs::http::Field;
 use outrigger_xds::snapshot::{
-    AlpnOverrides, Extension, FilterOverride, FilterOverrides, FilterSource, HttpConnectionManager,
-    HttpFilterKind, Route, RouteFilterConfig, Soap, TrafficDirection,
+    AlpnOverrides, ConfigSource, Extension, FilterOverride, FilterOverrides, FilterSource,
+    HttpConnectionManager, HttpFilterKind, OnDemand, Route, RouteFilterConfig, Soap,
+    TrafficDirection,
 };
 
 use crate::access_log::ResponseFlags;
@@ -51,6 +52,8 @@ pub(super) struct Filters {
     pub(super) grpc_methods: MethodTable,
     /// What SOAP requests ask for is found out; `None`: they are requests like others.
     pub(super) soap: Option<Soap>,
+    /// Requests wait for what they need and is asked for on demand.
+    pub(super) on_demand: bool,
     /// What servers say of each filter of the configuration.
     found: Found,
 }
@@ -73,6 +76,7 @@ enum Act {
     GrpcWeb,
     GrpcStats,
     Soap,
+    OnDemand(OnDemand),
     /// Its configuration is to come by name, and has not.
     Missing,
 }
@@ -136,6 +140,7 @@ impl Act {
             HttpFilterKind::GrpcWeb => Self::GrpcWeb,
             HttpFilterKind::GrpcStats(_) => Self::GrpcStats,
             HttpFilterKind::Soap(_) => Self::Soap,
+            HttpFilterKind::OnDemand(config) => Self::OnDemand(config.clone()),
         }
     }
 }
@@ -164,6 +169,7 @@ impl Filters {
             HttpFilterKind::Soap(soap) => Some(*soap),
             _ => None,
         });
+        let on_demand = acting().any(|kind| matches!(kind, HttpFilterKind::OnDemand(_)));
         let list = kinds.iter().map(|(filter, kind)| Filter {
             name: filter.name.clone(),
             disabled: filter.disabled,
@@ -175,6 +181,7 @@ impl Filters {
             grpc_web,
             grpc_methods: MethodTable::new(grpc_stats, grpc_web),
             soap,
+            on_demand,
             found,
         }
     }
@@ -187,6 +194,24 @@ impl Filters {
     /// Whether a route switches the statistics of gRPC off.
     pub(super) fn grpc_stats_are_off(&self, overrides: Option<&FilterOverrides>) -> bool {
         self.is_off(overrides, |act| matches!(act, Act::GrpcStats))
+    }
+
+    /// Whom to ask for a cluster that a route names and that is not there.
+    pub(super) fn clusters_on_demand<'a>(
+        &'a self,
+        overrides: &'a FilterOverrides,
+    ) -> Option<&'a Arc<ConfigSource>> {
+        self.list.iter().find_map(|filter| {
+            let Act::OnDemand(own) = &filter.act else { return None };
+            let told = overrides.get(&filter.name);
+            if told.map_or(filter.disabled, |told| told.disabled) {
+                return None;
+            }
+            match config(told) {
+                Some(RouteFilterConfig::OnDemand(told)) => told.clusters.as_ref(),
+                _ => own.clusters.as_ref(),
+            }
+        })
     }
 
     fn is_off(&self, overrides: Option<&FilterOverrides>, which: fn(&Act) -> bool) -> bool {
@@ -223,7 +248,7 @@ impl Filters {
                     let keeps = ask.cluster.is_some_and(|cluster| cluster.config.istio.keep_alpn);
                     done.alpn = Some(Arc::clone(overrides)).filter(|_| !keeps);
                 }
-                Act::GrpcWeb | Act::GrpcStats | Act::Soap => {}
+                Act::GrpcWeb | Act::GrpcStats | Act::Soap | Act::OnDemand(_) => {}
                 // What it was to guard is not served without it.
                 Act::Missing => {
                     let flags = ResponseFlags::NO_FILTER_CONFIG_FOUND;

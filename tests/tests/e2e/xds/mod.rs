@@ -8,6 +8,7 @@ mod differential;
 mod faults;
 mod files;
 mod filters;
+mod on_demand;
 mod protocol;
 mod reconnect;
 mod scopes;

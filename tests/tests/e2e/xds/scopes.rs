@@ -158,20 +158,6 @@ fn srds_a_scope_is_refused_and_the_one_before_it_stays() {
         scene.expect("a", "a");
         scene.expect("b", "b");
         scene.proxy.expect_stat("xds.srds.update_rejected", 1);
-        // What is not supported has its path.
-        let from = scene.server.mark();
-        let mut on_demand = scope("two", "b", "table-b");
-        on_demand["on_demand"] = true.into();
-        scene.world.put(SRDS, on_demand);
-        if !is_envoy() {
-            scene.publish();
-            let is_meant = |event: &outrigger_tests::control_plane::Event| {
-                let error = event.error.as_ref();
-                event.is_nack(SRDS) && error.is_some_and(|(_, text)| text.contains("on_demand"))
-            };
-            scene.server.await_event("a refusal", from, is_meant);
-            scene.expect("b", "b");
-        }
         // Mended, it is taken.
         scene.world.put(SRDS, scope("two", "c", "table-b"));
         scene.publish();

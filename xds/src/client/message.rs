@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
 use thiserror::Error;
 
 use super::wire;
@@ -17,11 +18,15 @@ use crate::snapshot::Variant;
 /// What goes to a management server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
-    /// State of the world.
-    Sotw(DiscoveryRequest),
+    /// State of the world. Its names are apart: mostly they are those of the last request.
+    Sotw(DiscoveryRequest, Names),
     /// Delta.
     Delta(DeltaDiscoveryRequest),
 }
+
+/// Names as requests have them, written once for all that ask for the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(Bytes);
 
 /// What comes from a management server.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +53,7 @@ impl Request {
     #[must_use]
     pub fn type_url(&self) -> &str {
         match self {
-            Request::Sotw(request) => &request.type_url,
+            Request::Sotw(request, _) => &request.type_url,
             Request::Delta(request) => &request.type_url,
         }
     }
@@ -57,9 +62,41 @@ impl Request {
     #[must_use]
     pub fn encode(&self) -> Bytes {
         match self {
-            Request::Sotw(request) => request.encode_to_vec().into(),
+            Request::Sotw(request, names) => {
+                // The fields of a message may stand in any order.
+                let mut bytes = Vec::with_capacity(request.encoded_len() + names.0.len());
+                request.encode_raw(&mut bytes);
+                bytes.extend_from_slice(&names.0);
+                bytes.into()
+            }
             Request::Delta(request) => request.encode_to_vec().into(),
         }
+    }
+}
+
+impl Names {
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let fields = wire::fields(&self.0).filter_map(Result::ok);
+        fields.filter_map(|field| std::str::from_utf8(field.bytes?).ok())
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Names {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(names: I) -> Names {
+        let mut bytes = Vec::new();
+        for name in names {
+            encode_key(RESOURCE_NAMES, WireType::LengthDelimited, &mut bytes);
+            encode_varint(name.len() as u64, &mut bytes);
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        Names(bytes.into())
     }
 }
 
@@ -106,7 +143,7 @@ pub struct DiscoveryRequest {
     /// A Node as it was encoded once; as a field, a message and its bytes are the same (C-01).
     #[prost(bytes = "bytes", tag = "2")]
     pub node: Bytes,
-    /// Everything that is asked for.
+    /// Everything that is asked for; see [`Request::Sotw`].
     #[prost(string, repeated, tag = "3")]
     pub resource_names: Vec<String>,
     /// What it is about.
@@ -276,6 +313,9 @@ impl Span {
 
 /// Resources and names in one response. The largest meshes have some ten thousand.
 pub const ENTRIES_MAX: usize = 1 << 18;
+
+/// The field of [`DiscoveryRequest::resource_names`].
+const RESOURCE_NAMES: u32 = 3;
 
 /// Protobuf's own bound on a Duration.
 const SECONDS_MAX: u64 = 315_576_000_000;

@@ -360,7 +360,11 @@ impl Client {
             Next::News(_) => None,
         };
         Some(match self.variant {
-            Variant::StateOfTheWorld => Request::Sotw(sotw(state, answer, node, now, timers)),
+            Variant::StateOfTheWorld => {
+                let latest = !state.owes_answers();
+                let names = state.subscription.write_all(latest, now, timers);
+                Request::Sotw(sotw(state, answer, node), names)
+            }
             Variant::Delta => Request::Delta(delta(state, answer, node, now, timers)),
         })
     }
@@ -577,22 +581,15 @@ enum Next {
 }
 
 /// S-01 to S-06.
-fn sotw(
-    state: &mut TypeState,
-    answer: Option<Answer>,
-    node: Bytes,
-    now: Instant,
-    timers: &mut Timers<Timer>,
-) -> DiscoveryRequest {
+fn sotw(state: &TypeState, answer: Option<Answer>, node: Bytes) -> DiscoveryRequest {
     let (version, nonce, error) = match answer {
         Some(answer) => (answer.version, answer.nonce, answer.error),
         None => (Arc::clone(state.version()), state.nonce().to_owned(), None),
     };
-    let latest = !state.owes_answers();
     DiscoveryRequest {
         version_info: version.as_ref().into(),
         node,
-        resource_names: state.subscription.write_all(latest, now, timers),
+        resource_names: Vec::new(),
         type_url: state.kind.type_url().to_owned(),
         response_nonce: nonce,
         error_detail: error.map(invalid_argument),
@@ -621,7 +618,8 @@ fn delta(
     } else {
         let versions = state.versions().map(|(name, version)| (name.into(), version.into()));
         request.initial_resource_versions = versions.collect();
-        request.resource_names_subscribe = state.subscription.write_all(true, now, timers);
+        let names = state.subscription.write_all(true, now, timers);
+        request.resource_names_subscribe = names.iter().map(str::to_owned).collect();
     }
     request
 }

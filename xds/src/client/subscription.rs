@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ResourceType;
+use super::message::Names;
 use super::timers::{TimerId, Timers};
 use super::type_state::Timer;
 use crate::snapshot::Variant;
@@ -36,6 +37,9 @@ pub(super) struct Subscription {
     /// Names that nobody asks for, and of which the server may think that we have them.
     lingering: BTreeSet<Arc<str>>,
     suspects: BTreeMap<Arc<str>, Suspect>,
+    /// What the last message of everything said, while the next one has nothing else to say: an answer to
+    /// a response of one resource does not cost what ten thousand names cost.
+    written: Option<Names>,
 }
 
 /// A name that the server may not have seen go.
@@ -90,6 +94,7 @@ impl Subscription {
             unsubscribe: BTreeSet::new(),
             lingering: BTreeSet::new(),
             suspects: BTreeMap::new(),
+            written: None,
         }
     }
 
@@ -105,6 +110,7 @@ impl Subscription {
         if self.want(name).is_some() {
             return;
         }
+        self.written = None;
         let wait = (!present).then(|| Wait::begin(patience, now, self.timer(name), timers));
         // What was to be taken back is known to the server.
         let sent = self.unsubscribe.remove(name);
@@ -130,6 +136,7 @@ impl Subscription {
         now: Instant,
         timers: &mut Timers<Timer>,
     ) {
+        self.written = None;
         let key = self.timer(name);
         let Some(want) = self.want_mut(name) else { return };
         want.satisfy(timers);
@@ -147,6 +154,7 @@ impl Subscription {
             self.names.remove_entry(name)
         };
         let Some((name, mut want)) = removed else { return false };
+        self.written = None;
         want.satisfy(timers);
         self.suspects.remove(&name);
         self.subscribe.remove(&name);
@@ -214,6 +222,7 @@ impl Subscription {
         self.unsubscribe.clear();
         self.lingering.clear();
         self.suspects.clear();
+        self.written = None;
         let (kind, star) = (self.kind, Arc::from(WILDCARD));
         let all = self.names.iter_mut().chain(self.wildcard.as_mut().map(|want| (&star, want)));
         for (name, want) in all {
@@ -232,20 +241,24 @@ impl Subscription {
         latest: bool,
         now: Instant,
         timers: &mut Timers<Timer>,
-    ) -> Vec<String> {
+    ) -> Names {
+        if let Some(written) = &self.written {
+            return written.clone();
+        }
         self.unsubscribe.clear();
         let omitted = |name: &str| self.suspects.get(name).is_some_and(|suspect| suspect.omit);
         let mut list = Vec::with_capacity(self.names.len() + 1);
         if let Some(want) = self.wildcard.as_mut().filter(|_| !omitted(WILDCARD)) {
             want.written(self.kind, &WILDCARD.into(), now, timers);
             if !self.names.is_empty() || self.named || !self.kind.has_implied_wildcard() {
-                list.push(WILDCARD.to_owned());
+                list.push(WILDCARD);
             }
         }
         for (name, want) in self.names.iter_mut().filter(|(name, _)| !omitted(name)) {
             want.written(self.kind, name, now, timers);
-            list.push((**name).to_owned());
+            list.push(&**name);
         }
+        let list: Names = list.into_iter().collect();
         self.subscribe.clear();
         for (name, suspect) in self.suspects.iter_mut().filter(|(_, suspect)| suspect.omit) {
             suspect.omit = !latest;
@@ -253,6 +266,8 @@ impl Subscription {
         }
         self.requested = true;
         self.named |= !list.is_empty();
+        // Suspects come and go from one message to the next.
+        self.written = self.suspects.is_empty().then(|| list.clone());
         list
     }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use outrigger_xds::client::message::{
-    Any, ControlPlane, DeltaDiscoveryResponse, DiscoveryResponse, Resource, Span,
+    Any, ControlPlane, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource, Span,
 };
 use outrigger_xds::client::{
     Client, Expired, Options, Received, Refusal, Rejection, Request, ResourceType, Response,
@@ -176,12 +176,14 @@ impl From<Request> for Said {
         // What is written is what is read.
         let bytes = request.encode();
         match request {
-            Request::Sotw(said) => {
-                assert_eq!(Message::decode(bytes), Ok(said.clone()));
+            Request::Sotw(said, names) => {
+                let names: Vec<_> = names.iter().map(str::to_owned).collect();
+                let whole = DiscoveryRequest { resource_names: names.clone(), ..said.clone() };
+                assert_eq!(Message::decode(bytes), Ok(whole));
                 Said {
                     kind,
                     node: said.node,
-                    names: said.resource_names,
+                    names,
                     unsubscribe: Vec::new(),
                     version: said.version_info,
                     held: Vec::new(),

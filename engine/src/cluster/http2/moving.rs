@@ -58,17 +58,21 @@ impl Http2Client {
 
     /// Gets on with leaving. Nothing when the connection goes on here; else whether it is over here.
     pub(super) fn leave_process(&self, state: &mut State, waker: &Waker) -> Option<bool> {
-        let may_go = self.leaving.is_due(&self.shard) && state.rests();
+        let is_due = self.leaving.is_due(&self.shard);
+        let may_go = is_due && state.rests() && self.host.borrow().strong_count() > 0;
         if !self.leaving.is_under_way() && !may_go {
             return None;
         }
         let Stage::Open { link, meter } = &state.stage else { return None };
         let Transport::Plain(socket) = &link.transport else { return None };
-        let host = self.host.borrow().upgrade()?;
+        // Nobody takes one to an endpoint that has gone meanwhile.
+        let host = self.host.borrow().upgrade();
         let record = || {
             let requests = meter.requests();
             let protocol = UpstreamHttp2Record {
-                upstream: upstream(&self.cluster, &host, requests),
+                upstream: host
+                    .map(|host| upstream(&self.cluster, &host, requests))
+                    .unwrap_or_default(),
                 connection: moving::record(&link.codec, requests),
             };
             resting(socket, ProtocolRecord::UpstreamHttp2(protocol))

@@ -87,16 +87,20 @@ impl RpcClient {
     /// Gets on with leaving. Nothing when the connection goes on here; else whether it is over here.
     pub(super) fn leave_process(&self, waker: &Waker) -> Option<bool> {
         let state = &mut *self.state.borrow_mut();
-        let may_go = self.leaving.is_due(&self.shard) && state.rests();
+        let is_due = self.leaving.is_due(&self.shard);
+        let may_go = is_due && state.rests() && self.host.borrow().strong_count() > 0;
         if !self.leaving.is_under_way() && !may_go {
             return None;
         }
         let Stage::Open { transport, meter } = &state.stage else { return None };
         let Transport::Plain(socket) = transport else { return None };
-        let host = self.host.borrow().upgrade()?;
+        // Nobody takes one to an endpoint that has gone meanwhile.
+        let host = self.host.borrow().upgrade();
         let record = || {
             let protocol = UpstreamRpcRecord {
-                upstream: upstream(&self.cluster, &host, meter.requests()),
+                upstream: host
+                    .map(|host| upstream(&self.cluster, &host, meter.requests()))
+                    .unwrap_or_default(),
                 protocol: self.rpc.config.protocol.name().to_owned(),
                 stat_prefix: self.rpc.config.stat_prefix.to_string(),
                 tag: state.tag.0.to_vec(),

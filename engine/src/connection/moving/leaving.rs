@@ -62,9 +62,9 @@ impl Leaving {
 
     /// The connection may go to the present successor, and to no other before this is said again.
     pub fn allow(&self, shard: &Shard, last_call: Option<LastCall>) {
-        self.last_call.replace(last_call);
         self.is_able.set(true);
         self.only_to.set(Some(shard.departures.era()));
+        self.last_call.replace(last_call.filter(|_| self.is_due(shard)));
     }
 
     /// True while it is to go to a successor at its next boundary.

@@ -12,7 +12,6 @@ mod mailbox;
 mod placement;
 mod pulse;
 mod redirects;
-mod slice;
 mod wakers;
 mod watchdog;
 
@@ -383,9 +382,6 @@ fn run(
         Ok(executor) => executor,
         Err(error) => return drop(ready.send(Err(error.to_string()))),
     };
-    if let Err(error) = slice::ask_for_short_slices() {
-        log::debug!(target: "shard", "shard {}: slices are as long as others': {error}", seat.index);
-    }
     executor.run(async {
         let Seat { index, common, peers, mailbox, bell, .. } = seat;
         let shard = match Shard::new(index, common, peers, snapshot) {

@@ -36,11 +36,22 @@ impl Meter {
     ) -> Self {
         cluster.stats.upstream_cx_total.inc();
         host.stats.cx_total.inc();
-        Self::adopted(shard, cluster, host, Some(admission), 0)
+        Self::begin(shard, cluster, host, Some(admission), 0)
     }
 
     /// The same for a connection that another process has made.
     pub(super) fn adopted(
+        shard: &Rc<Shard>,
+        cluster: &Rc<ClusterRuntime>,
+        host: &Host,
+        requests: u32,
+    ) -> Self {
+        // It is there already: limits are for those that are made.
+        let admission = cluster.breakers.admit(|all| &all.connections, u32::MAX);
+        Self::begin(shard, cluster, host, admission, requests)
+    }
+
+    fn begin(
         shard: &Rc<Shard>,
         cluster: &Rc<ClusterRuntime>,
         host: &Host,

@@ -97,8 +97,7 @@ impl UpstreamConnection {
         requests: u32,
     ) -> Self {
         transport.start();
-        let admission = cluster.breakers.admit(|all| &all.connections, u32::MAX);
-        let meter = Meter::adopted(shard, cluster, host, admission, requests);
+        let meter = Meter::adopted(shard, cluster, host, requests);
         let made = Wanted::default().into();
         Self { transport, made, idle_since: meter.created_at, meter }
     }

@@ -29,7 +29,7 @@ use crate::access_log::Capture;
 use crate::cluster::{
     CallEnd, ClusterRuntime, Counted, Kept, NotSent, RestoredRpc, RpcCall, RpcCaller, RpcClient,
 };
-use crate::connection::moving::{Leave, Relayed};
+use crate::connection::moving::{Leave, Relayed, tag_of};
 use crate::connection::{Admitted, ConnectionGuard, ConnectionInfo};
 use crate::ring::{Received, Socket, Watermarks};
 use crate::shard::Shard;
@@ -140,11 +140,14 @@ impl Serving {
                 pinned: rpc.config.sharing == Sharing::Bound || !bound.is_empty(),
                 takes_reverse: rpc.config.allow_reverse_requests || record.takes_reverse,
                 reverse: HashMap::default(),
-                tag: tag_of(&record.tag),
+                tag: tag_of(&record.tag).unwrap_or_default(),
                 next_id: record.last_id,
                 heartbeats: Heartbeats::new(rpc.config.downstream_keepalive, now),
                 said_goodbye: false,
-                relayed: record.pending.iter().map(|one| (one.id, tag_of(&one.tag))).collect(),
+                relayed: {
+                    let tag = |one: &PendingRecord| tag_of(&one.tag).unwrap_or_default();
+                    record.pending.iter().map(|one| (one.id, tag(one))).collect()
+                },
                 closing: None,
                 idle_since: now,
             }),
@@ -950,11 +953,6 @@ impl Drop for Serving {
         }
         self.connection.end();
     }
-}
-
-/// What a record says of a frame; of none nothing.
-fn tag_of(bytes: &[u8]) -> Tag {
-    Tag(bytes.try_into().unwrap_or_default())
 }
 
 /// The request was not sent, because no connection was to be had.

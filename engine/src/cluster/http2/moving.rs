@@ -47,8 +47,7 @@ impl Http2Client {
         requests: u32,
     ) {
         transport.start();
-        let admission = cluster.breakers.admit(|all| &all.connections, u32::MAX);
-        let meter = Meter::adopted(shard, cluster, host, admission, requests);
+        let meter = Meter::adopted(shard, cluster, host, requests);
         let link = Link::new(codec, transport, cluster.watermarks(shard));
         let stage = Stage::Open { link, meter };
         let client = Self::spawn(shard, cluster, host, Wanted::default().into(), stage);
@@ -65,14 +64,11 @@ impl Http2Client {
         }
         let Stage::Open { link, meter } = &state.stage else { return None };
         let Transport::Plain(socket) = &link.transport else { return None };
-        // Nobody takes one to an endpoint that has gone meanwhile.
         let host = self.host.borrow().upgrade();
         let record = || {
             let requests = meter.requests();
             let protocol = UpstreamHttp2Record {
-                upstream: host
-                    .map(|host| upstream(&self.cluster, &host, requests))
-                    .unwrap_or_default(),
+                upstream: upstream(&self.cluster, host.as_deref(), requests),
                 connection: moving::record(&link.codec, requests),
             };
             resting(socket, ProtocolRecord::UpstreamHttp2(protocol))

@@ -76,8 +76,7 @@ impl RpcClient {
     ) -> Rc<Self> {
         let RestoredRpc { cluster, host, rpc, tag, last_id, requests, transport } = restored;
         transport.start();
-        let admission = cluster.breakers.admit(|all| &all.connections, u32::MAX);
-        let meter = Meter::adopted(shard, &cluster, &host, admission, requests);
+        let meter = Meter::adopted(shard, &cluster, &host, requests);
         let stage = Stage::Open { transport, meter };
         let client = Self::spawn(shard, &cluster, &host, &rpc, tag, stage, source, bound_to);
         client.state.borrow_mut().next_id = last_id;
@@ -94,13 +93,10 @@ impl RpcClient {
         }
         let Stage::Open { transport, meter } = &state.stage else { return None };
         let Transport::Plain(socket) = transport else { return None };
-        // Nobody takes one to an endpoint that has gone meanwhile.
         let host = self.host.borrow().upgrade();
         let record = || {
             let protocol = UpstreamRpcRecord {
-                upstream: host
-                    .map(|host| upstream(&self.cluster, &host, meter.requests()))
-                    .unwrap_or_default(),
+                upstream: upstream(&self.cluster, host.as_deref(), meter.requests()),
                 protocol: self.rpc.config.protocol.name().to_owned(),
                 stat_prefix: self.rpc.config.stat_prefix.to_string(),
                 tag: state.tag.0.to_vec(),
@@ -169,8 +165,9 @@ impl RpcClient {
         let Stage::Open { transport: Transport::Plain(socket), meter } = &state.stage else {
             return None;
         };
+        let host = self.host.borrow().upgrade();
         Some(BoundRecord {
-            upstream: upstream(&self.cluster, &*self.host.borrow().upgrade()?, meter.requests()),
+            upstream: upstream(&self.cluster, host.as_deref(), meter.requests()),
             stream: stream(socket, &[]),
             tag: state.tag.0.to_vec(),
             last_id: state.next_id,

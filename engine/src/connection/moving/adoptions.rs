@@ -24,7 +24,7 @@ use crate::shard::{Shard, spawn_guarded};
 use crate::tcp::TcpConnection;
 use crate::transport::Transport;
 
-use super::outline::restore;
+use super::outline::{restore, tag_of};
 use super::warm::{Warm, WarmRecord};
 
 /// What a shard is asked to do with connections of a predecessor.
@@ -83,7 +83,7 @@ struct Downstream {
     /// Where it leads, if it leads anywhere.
     destination: Option<(Rc<ClusterRuntime>, Option<Rc<Host>>)>,
     /// Where its own connections lead, if it is RPC.
-    bound: Vec<(Rc<ClusterRuntime>, Rc<Host>)>,
+    bound: Vec<BoundPlace>,
     /// Its codec, if it is HTTP/2.
     http2: Option<Restored>,
 }
@@ -268,23 +268,22 @@ impl Downstream {
     }
 }
 
-/// Where a client's own connection leads, if it could lead there from here.
-fn bound_place(
-    shard: &Shard,
-    record: &BoundRecord,
-) -> Result<(Rc<ClusterRuntime>, Rc<Host>), String> {
+/// Where a client's own connection leads, and the tag of its first request.
+type BoundPlace = (Rc<ClusterRuntime>, Rc<Host>, Tag);
+
+/// Finds that, if it could lead there from here.
+fn bound_place(shard: &Shard, record: &BoundRecord) -> Result<BoundPlace, String> {
     let UpstreamRecord { cluster, host, .. } = &record.upstream;
     let (cluster, known) = destination(shard, cluster, host)?;
     let known = known.filter(|known| known.tls.is_none());
     let known = known.ok_or_else(|| format!("no endpoint {host} in plain text"))?;
-    tag_of(&record.tag)?;
-    Ok((cluster, known))
+    Ok((cluster, known, tag_of(&record.tag)?))
 }
 
 fn restore_bound(
     shard: &Rc<Shard>,
     rpc: &Rc<RpcRuntime>,
-    (cluster, host): (Rc<ClusterRuntime>, Rc<Host>),
+    (cluster, host, tag): BoundPlace,
     record: &BoundRecord,
     socket: OwnedFd,
 ) -> RestoredRpc {
@@ -294,16 +293,11 @@ fn restore_bound(
         cluster,
         host,
         rpc: Rc::clone(rpc),
-        tag: tag_of(&record.tag).unwrap_or_default(),
+        tag,
         last_id: record.last_id,
         requests: record.upstream.requests,
         transport: Transport::Plain(socket),
     }
-}
-
-/// What a record says of a frame.
-pub(super) fn tag_of(bytes: &[u8]) -> Result<Tag, String> {
-    bytes.try_into().map(Tag).map_err(|_| "no tag of a frame".to_owned())
 }
 
 /// Where a connection leads, by names.

@@ -23,4 +23,4 @@ mod warm;
 pub use self::adoptions::{Adoption, Adoptions, Relayed};
 pub use self::departures::{Answer, Departure, Departures};
 pub use self::leaving::{LastCall, Leave, Leaving};
-pub use self::outline::{proxied, resting, stream, upstream};
+pub use self::outline::{proxied, resting, stream, tag_of, upstream};

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use outrigger_codecs::rpc::Tag;
 use outrigger_upgrade::record::{
     ConnectionRecord, EndsRecord, ProtocolRecord, StreamRecord, TcpRecord, UpstreamRecord,
 };
@@ -71,12 +72,21 @@ pub fn resting(socket: &Socket, protocol: ProtocolRecord) -> ConnectionRecord {
 }
 
 /// Where a connection to an endpoint leads.
-pub fn upstream(cluster: &ClusterRuntime, host: &Host, requests: u32) -> UpstreamRecord {
+/// Nobody takes one whose endpoint has gone.
+pub fn upstream(cluster: &ClusterRuntime, host: Option<&Host>, requests: u32) -> UpstreamRecord {
     UpstreamRecord {
         cluster: cluster.config.name.to_string(),
-        host: host.address_text.to_string(),
+        host: host.map(|host| host.address_text.to_string()).unwrap_or_default(),
         requests,
     }
+}
+
+/// What a record says of a frame.
+///
+/// # Errors
+/// When that is nothing.
+pub fn tag_of(bytes: &[u8]) -> Result<Tag, String> {
+    bytes.try_into().map(Tag).map_err(|_| "no tag of a frame".to_owned())
 }
 
 /// Puts a socket in the state of a record.

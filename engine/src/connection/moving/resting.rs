@@ -55,7 +55,7 @@ impl Future for Resting {
         socket.register(context.waker());
         let record = || {
             let meter = &connection.meter;
-            let upstream = outline::upstream(&meter.cluster, &this.host, meter.requests());
+            let upstream = outline::upstream(&meter.cluster, Some(&this.host), meter.requests());
             outline::resting(socket, ProtocolRecord::Upstream(upstream))
         };
         match this.leaving.advance(&this.shard, context.waker(), &[socket], record) {

@@ -21,7 +21,8 @@ use crate::rpc::RpcRuntime;
 use crate::shard::Shard;
 use crate::transport::Transport;
 
-use super::adoptions::{destination, tag_of};
+use super::adoptions::destination;
+use super::outline::tag_of;
 
 /// One that could be taken over.
 pub(super) struct Warm {

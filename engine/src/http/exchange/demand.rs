@@ -5,7 +5,7 @@
 //! time.
 
 use super::super::after;
-use super::super::begin::{Arrival, resume_demanding};
+use super::super::begin::resume_demanding;
 use super::{Downstream, Exchange, Progress, Stop};
 
 impl Exchange {
@@ -28,10 +28,6 @@ impl Exchange {
     /// Routes the request by what there is now.
     pub(super) fn end_demand(&mut self, down: &mut Downstream<'_>) {
         self.deadlines.demand = None;
-        let begun = {
-            let arrival = Arrival { shard: down.shard, http: down.http, info: down.info };
-            resume_demanding(&arrival, self)
-        };
-        self.proceed(down, begun);
+        self.route_again(down, resume_demanding);
     }
 }

@@ -4,7 +4,7 @@
 //! the wait ends by itself: with what was looked for, the body's end, the limit, or the time.
 
 use super::super::after;
-use super::super::begin::{Arrival, resume};
+use super::super::begin::resume;
 use super::super::downstream::BodyEvent;
 use super::super::soap::inspection;
 use super::{Downstream, Exchange, Progress, Stop};
@@ -51,10 +51,6 @@ impl Exchange {
     /// Routes the request by what is known of it now.
     pub(super) fn end_inspection(&mut self, down: &mut Downstream<'_>) {
         self.deadlines.inspection = None;
-        let begun = {
-            let arrival = Arrival { shard: down.shard, http: down.http, info: down.info };
-            resume(&arrival, self)
-        };
-        self.proceed(down, begun);
+        self.route_again(down, resume);
     }
 }

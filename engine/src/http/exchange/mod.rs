@@ -357,6 +357,17 @@ impl Exchange {
         self.proceed(down, begun);
     }
 
+    /// Goes on with a request that had to wait for what it is routed by.
+    fn route_again(
+        &mut self,
+        down: &mut Downstream<'_>,
+        resume: fn(&Arrival<'_>, &mut Self) -> Begun,
+    ) {
+        let arrival = Arrival { shard: down.shard, http: down.http, info: down.info };
+        let begun = resume(&arrival, self);
+        self.proceed(down, begun);
+    }
+
     fn proceed(&mut self, down: &mut Downstream<'_>, begun: Begun) {
         match begun {
             Begun::To(destination) => self.go(down, Ok(destination)),

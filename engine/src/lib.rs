@@ -5,6 +5,7 @@
 //! mailbox, and read its counters with relaxed loads.
 
 pub mod access_log;
+pub mod background;
 pub mod buffers;
 pub mod cli;
 pub mod cluster;

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
 use crate::access_log::{LogWriter, Queue};
+use crate::background;
 use crate::cli::{ControlSocket, DrainStrategy, Process, Remark, UnknownFields};
 use crate::cluster::Breakers;
 use crate::connection::moving::LastCall;
@@ -382,6 +383,7 @@ struct GracefulDrain {
 impl Server {
     /// Does what commands and updates ask until the process is to end.
     fn serve(&mut self, drain_time: Duration) -> Result<(), ServerError> {
+        background::give_way();
         loop {
             let closes_at = self.drain.and_then(|drain| drain.closes_at);
             let over = closes_at.map_or_else(never, at);

@@ -549,6 +549,7 @@ impl Measurement<'_> {
             },
             warmup: self.options.warmup,
             duration: self.options.duration,
+            parts: 0,
             request_timeout: REQUEST_TIMEOUT,
         };
         let cpu = self.placement.others;
@@ -621,18 +622,24 @@ impl Meter {
     }
 
     pub(crate) fn read(&mut self, edge: Edge) -> io::Result<()> {
-        let mut sum = Duration::ZERO;
-        for clock in &self.clocks {
-            sum += clock.now()?;
-        }
         match edge {
-            Edge::Opens => self.opened = sum,
+            Edge::Opens => self.opened = self.used()?,
+            Edge::Part(_) => {}
             Edge::Closes => {
-                self.closed = sum;
+                self.closed = self.used()?;
                 self.memory = Memory::of(&self.pids)?;
             }
         }
         Ok(())
+    }
+
+    /// CPU time up to now.
+    pub(crate) fn used(&self) -> io::Result<Duration> {
+        let mut sum = Duration::ZERO;
+        for clock in &self.clocks {
+            sum += clock.now()?;
+        }
+        Ok(sum)
     }
 
     pub(crate) fn cpu_us(&self) -> f64 {

@@ -61,6 +61,8 @@ pub struct Plan {
     pub warmup: Duration,
     /// Length of the window.
     pub duration: Duration,
+    /// In open loop: equal parts of the window that are told apart; 0 for none.
+    pub parts: u32,
     /// A request not answered for so long fails, and with it all others of its connection, which is
     /// closed.
     pub request_timeout: Duration,
@@ -80,11 +82,13 @@ pub enum Pace {
     },
 }
 
-/// The two ends of the measured window, told to the observer of a run.
+/// The two ends of the measured window and the beginnings of its parts, told to the observer of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
     /// The warm-up is over.
     Opens,
+    /// A part of the window begins, counted from 0.
+    Part(u32),
     /// The window is over.
     Closes,
 }
@@ -100,6 +104,8 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// Latencies in nanoseconds.
     pub latency: Histogram<u64>,
+    /// Those of requests due in each part of the window.
+    pub parts: Vec<Histogram<u64>>,
     /// How late requests were sent, in nanoseconds; empty in closed loop. Part of the latencies: a
     /// high value with idle connections at hand means the generator itself was short of CPU.
     pub lateness: Histogram<u64>,
@@ -157,7 +163,7 @@ pub fn latency_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, nanos(LATENCY_MAX), 3).expect("constant bounds are valid")
 }
 
-/// Runs a plan on the calling thread. `observer` is called once at each edge of the window.
+/// Runs a plan on the calling thread. `observer` is called once at each edge of the window and its parts.
 ///
 /// # Errors
 ///
@@ -198,12 +204,14 @@ pub fn run<P: Protocol>(
         scrap: vec![MaybeUninit::uninit(); SKIP_BYTES_MAX],
         start: Instant::now(),
         window: Window::Before,
+        part: 0,
         in_flight_due: 0,
         tally: Outcome {
             completed: 0,
             body_bytes: 0,
             elapsed: Duration::ZERO,
             latency: latency_histogram(),
+            parts: vec![latency_histogram(); plan.parts as usize],
             lateness: latency_histogram(),
             faults: [0; Fault::ALL.len()],
             faults_in_warmup: 0,
@@ -239,6 +247,8 @@ struct Generator<'a, P: Protocol> {
     scrap: Vec<MaybeUninit<u8>>,
     start: Instant,
     window: Window,
+    /// The next one to begin.
+    part: u32,
     /// Open loop only: requests in flight that were due in the window.
     in_flight_due: u64,
     tally: Outcome,
@@ -296,6 +306,12 @@ impl<P: Protocol> Generator<'_, P> {
                     observer(Edge::Opens)?;
                     self.window = Window::Open { from_ns: self.now_ns() };
                 }
+                Window::Open { from_ns }
+                    if self.part < self.plan.parts && now >= self.part_begins_ns(from_ns) =>
+                {
+                    observer(Edge::Part(self.part))?;
+                    self.part += 1;
+                }
                 Window::Open { from_ns } if now >= from_ns + duration_ns => {
                     self.window = Window::Closed { from_ns, to_ns: now };
                     self.tally.elapsed = Duration::from_nanos(now - from_ns);
@@ -320,6 +336,9 @@ impl<P: Protocol> Generator<'_, P> {
             self.dispatch(now);
             let edge_ns = match self.window {
                 Window::Before => warmup_ns,
+                Window::Open { from_ns } if self.part < self.plan.parts => {
+                    self.part_begins_ns(from_ns)
+                }
                 Window::Open { from_ns } => from_ns + duration_ns,
                 Window::Closed { to_ns, .. } => to_ns + nanos(DRAIN_MAX),
             };
@@ -359,7 +378,7 @@ impl<P: Protocol> Generator<'_, P> {
             due.push(schedule.take());
         }
         for due_ns in due.into_iter().filter(|due| (from_ns..to_ns).contains(due)) {
-            self.tally.latency.saturating_record(now - due_ns);
+            self.record(due_ns, now);
             self.tally.faults[Fault::Unfinished.index()] += 1;
         }
     }
@@ -630,13 +649,37 @@ impl<P: Protocol> Generator<'_, P> {
                     self.tally.body_bytes += body_bytes;
                 }
                 if counts {
-                    self.tally.latency.saturating_record(now - due_ns);
+                    self.record(due_ns, now);
                 }
             }
             Err(fault) if counts => self.tally.faults[fault.index()] += 1,
             Err(_) if self.window == Window::Before => self.tally.faults_in_warmup += 1,
             Err(_) => {}
         }
+    }
+
+    /// The latency of a request of the window.
+    fn record(&mut self, due_ns: u64, now: u64) {
+        let latency_ns = now - due_ns;
+        self.tally.latency.saturating_record(latency_ns);
+        let (Window::Open { from_ns } | Window::Closed { from_ns, .. }) = self.window else {
+            return;
+        };
+        let part = due_ns.saturating_sub(from_ns).checked_div(self.part_ns()).unwrap_or(0);
+        // A window closes somewhat late, and what was due then is of no part.
+        if let Some(part) = self.tally.parts.get_mut(part as usize) {
+            part.saturating_record(latency_ns);
+        }
+    }
+
+    /// When the next part begins.
+    fn part_begins_ns(&self, from_ns: u64) -> u64 {
+        from_ns + u64::from(self.part) * self.part_ns()
+    }
+
+    /// Length of a part; 0 without parts.
+    fn part_ns(&self) -> u64 {
+        nanos(self.plan.duration).checked_div(self.plan.parts.into()).unwrap_or(0)
     }
 
     /// A connection with nothing to answer is over: no fault, make it again.

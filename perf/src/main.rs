@@ -202,10 +202,10 @@ struct XdsArgs {
     /// Pushes per second in `updates`.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     updates: u32,
-    /// Windows in `updates` without pushes, and as many with them.
-    #[arg(long, default_value_t = 6, value_parser = count)]
-    windows: usize,
-    /// Seconds of each window.
+    /// Windows of a second in `updates` without pushes, and as many with them.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    windows: u32,
+    /// Seconds of each window in `lookup`.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]
     duration: f64,
     /// Seconds of load before each window.
@@ -631,6 +631,7 @@ fn run_load(args: &LoadArgs) -> Result<ExitCode, Failure> {
         },
         warmup: Duration::from_secs_f64(args.warmup),
         duration: Duration::from_secs_f64(args.duration),
+        parts: 0,
         request_timeout: Duration::from_secs_f64(args.timeout),
     };
     let in_flight = if args.fresh { 1 } else { args.streams };

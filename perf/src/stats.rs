@@ -144,6 +144,7 @@ mod tests {
                 body_bytes: completed * 10,
                 elapsed: Duration::from_secs(2),
                 latency,
+                parts: Vec::new(),
                 lateness: latency_histogram(),
                 faults,
                 faults_in_warmup: 2,

@@ -26,6 +26,7 @@ use crossbeam_queue::ArrayQueue;
 use outrigger_xds::snapshot::access_log::Sink as Target;
 use thiserror::Error;
 
+use crate::background;
 use crate::stats::{AccessLogStats, FilesystemStats};
 
 /// Why a log could not be opened.
@@ -71,6 +72,7 @@ impl LogWriter {
         });
         let writer = Writer { receiver, shared: Arc::clone(&shared), log, files };
         thread::Builder::new().name(name.to_owned()).spawn(move || {
+            background::give_way();
             writer.run();
             // Dropped here, it tells `shutdown` that the thread is done, even after a panic.
             drop(end);

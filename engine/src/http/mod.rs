@@ -5,7 +5,9 @@
 //! http1       the wire side of HTTP/1: the downstream connection, one exchange after the other
 //! http2       the wire side of HTTP/2: the downstream connection, many exchanges at a time
 //! downstream  what an exchange sees of either
-//! begin       decides what a request is and where it goes; renders its upstream head
+//! request     what a request is, as it is routed
+//! begin       decides where it goes
+//! outbound    renders its upstream head
 //! exchange    moves one request up and its response down, under back-pressure and deadlines
 //! reply       answers that are ours: errors, redirects, direct responses
 //! ```
@@ -28,9 +30,13 @@ mod http2;
 mod kept_head;
 mod meter;
 mod origin;
+mod outbound;
 mod path;
+mod redirect;
 mod reply;
+mod request;
 mod retry;
+mod rewrite;
 mod soap;
 mod upgrade;
 

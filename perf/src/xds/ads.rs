@@ -59,6 +59,8 @@ pub struct Updates {
     pub per_second: u32,
     /// Clusters with traffic.
     pub busy: Vec<usize>,
+    /// Where in the turn of clusters they begin.
+    pub first: usize,
 }
 
 /// What was sent and answered.
@@ -302,11 +304,11 @@ async fn update(server: Rc<Server>, updates: Updates) {
     const BUSY_EACH: usize = 10;
     /// A prime: neighbours in time are no neighbours in the tables.
     const STRIDE: usize = 7919;
-    let Updates { per_second, busy } = updates;
+    let Updates { per_second, busy, first } = updates;
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second.max(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let clusters = server.world.borrow().size().clusters.max(1);
-    for turn in 0_usize.. {
+    for turn in first.. {
         ticks.tick().await;
         if server.shared.lock().unanswered >= UNANSWERED_MAX {
             server.shared.lock().skipped += 1;
@@ -572,7 +574,7 @@ mod tests {
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
             client.ask(Kind::Endpoints, &all, "", None);
             assert_eq!(client.response().await.resources.len(), SIZE.clusters);
-            ads.update(Some(Updates { per_second: 1000, busy: vec![7] }));
+            ads.update(Some(Updates { per_second: 1000, busy: vec![7], first: 0 }));
             for nonce in 2..40_u64 {
                 let response = client.response().await;
                 assert_eq!((response.resources.len(), response.nonce), (1, nonce.to_string()));

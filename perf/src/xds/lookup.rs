@@ -77,11 +77,13 @@ fn window(bench: &Bench<'_>, setup: &Setup<'_>, hosts: usize) -> Result<Sample, 
         pace: Pace::Closed,
         warmup: options.warmup,
         duration: options.duration,
+        parts: 0,
         request_timeout: REQUEST_TIMEOUT,
     };
     let mut meter =
         Meter::new(&proxy.server).map_err(io_error("finding the server's processes"))?;
-    let load = generate(&plan, &authorities, setup.cpus[0], bench.stop, &mut meter);
+    let mut observe = |edge| meter.read(edge);
+    let load = generate(&plan, &authorities, setup.cpus[0], bench.stop, &mut observe);
     let load = load.map_err(|source| CompareError::Load {
         target: setup.target.name(),
         connections: options.connections,

@@ -83,8 +83,8 @@ pub struct Options {
     /// Pushes per second there.
     pub updates_per_second: u32,
     /// Windows there, of each of the two kinds.
-    pub windows: usize,
-    /// Their length, and that of those in `lookup`.
+    pub windows: u32,
+    /// Length of those in `lookup`.
     pub duration: Duration,
     /// Load before each.
     pub warmup: Duration,

@@ -4,14 +4,11 @@
 
 use std::{fmt::Write, time::Duration};
 
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::world::Size;
-use crate::{
-    load::latency_histogram,
-    report::Machine,
-    stats::{Sample, median},
-};
+use super::{updates::WINDOW, world::Size};
+use crate::{load::latency_histogram, report::Machine, stats::median};
 
 /// What `xds` writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,12 +98,14 @@ pub struct UpdatesCase {
     pub pushed_per_second: f64,
     /// Pushes left out because too many had no answer.
     pub skipped: u64,
-    /// Windows of each side.
-    pub windows: usize,
+    /// Windows of each side, a second each.
+    pub windows: u32,
     /// Without changes.
     pub quiet: Side,
     /// With changes.
     pub updating: Side,
+    /// Failed requests, those of the warm-up included.
+    pub errors: u64,
     /// Until the management server had the answer.
     pub answered_ms: Spread,
     /// As in [`ChangeCase::streams`].
@@ -126,10 +125,8 @@ pub struct Side {
     pub max_us: f64,
     /// Median of the proxy's CPU time over that of the window, in percent of a core.
     pub cpu_percent: f64,
-    /// Completed requests.
+    /// Requests that were due and answered.
     pub completed: u64,
-    /// Failed ones, those of the warm-ups included.
-    pub errors: u64,
 }
 
 /// One target with so many virtual hosts: medians over the repetitions.
@@ -202,31 +199,27 @@ impl UpdatesCase {
 }
 
 impl Side {
-    /// Sums up windows.
-    pub(super) fn of(windows: &[Sample]) -> Self {
+    /// Sums up windows: the latencies in each, and the proxy's CPU time.
+    pub(super) fn of<'a>(
+        windows: impl Iterator<Item = (&'a Histogram<u64>, &'a Duration)>,
+    ) -> Self {
         let micros = |ns: u64| ns as f64 / 1000.0;
-        let point = |percent: f64| {
-            let points =
-                windows.iter().map(|one| micros(one.load.latency.value_at_percentile(percent)));
-            median(points).unwrap_or(0.0)
-        };
         let mut all = latency_histogram();
-        for window in windows {
+        let (mut p50, mut p99, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
+        for (latency, used) in windows {
             // All histograms have the same bounds.
-            let _ = all.add(&window.load.latency);
+            let _ = all.add(latency);
+            p50.push(micros(latency.value_at_percentile(50.0)));
+            p99.push(micros(latency.value_at_percentile(99.0)));
+            cpu.push(100.0 * used.as_secs_f64() / WINDOW.as_secs_f64());
         }
-        let cpu = windows.iter().filter_map(|window| {
-            Some(window.cpu_us? / 1e4 / window.load.elapsed.as_secs_f64().max(f64::MIN_POSITIVE))
-        });
-        let errors = |window: &Sample| window.load.errors() + window.load.faults_in_warmup;
         Self {
-            p50_us: point(50.0),
-            p99_us: point(99.0),
+            p50_us: median(p50).unwrap_or(0.0),
+            p99_us: median(p99).unwrap_or(0.0),
             p99_all_us: micros(all.value_at_percentile(99.0)),
             max_us: micros(all.max()),
             cpu_percent: median(cpu).unwrap_or(0.0),
-            completed: windows.iter().map(|window| window.load.completed).sum(),
-            errors: windows.iter().map(errors).sum(),
+            completed: all.len(),
         }
     }
 }
@@ -285,7 +278,7 @@ pub fn render(report: &XdsReport) -> String {
             format!("{:.2}", case.cpu_ms_per_push()),
             format!("{:.0}", case.pushed_per_second),
             millis(case.answered_ms.p99),
-            (quiet.errors + updating.errors).to_string(),
+            case.errors.to_string(),
         ]
     });
     let title = report.updates.first().map_or_else(String::new, |case| {
@@ -377,7 +370,6 @@ pub(super) mod tests {
             max_us: 500.0,
             cpu_percent: 10.0,
             completed: 1000,
-            errors: 0,
         };
         let lookup = |virtual_hosts, cpu| LookupCase {
             target: target.clone(),
@@ -424,9 +416,10 @@ pub(super) mod tests {
                 pushed: 3000,
                 pushed_per_second: 100.0,
                 skipped: 0,
-                windows: 6,
+                windows: 30,
                 quiet: side(100.0),
                 updating: side(105.0),
+                errors: 0,
                 answered_ms: spread,
                 streams: 1,
             }],

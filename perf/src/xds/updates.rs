@@ -1,12 +1,13 @@
 //! What changes of endpoints cost the requests that go on meanwhile.
 //!
 //! One worker, everything of the proxy on one CPU and everything of the harness on another (layout
-//! `split`). Windows without and with pushes alternate under the same open loop, so that what drifts
-//! meets both alike. Requests go to as many virtual hosts as there are connections, far apart; every
-//! tenth push is for one of them and replaces one of its endpoints, the others are for the rest in
-//! turn. The management server runs only when the generator leaves the CPU to it.
+//! `split`). Under one open loop, windows of a second without and with pushes alternate, so that what
+//! drifts or disturbs the machine for some seconds meets both alike. Requests go to as many virtual
+//! hosts as there are connections, far apart; every tenth push is for one of them and replaces one of its
+//! endpoints, the others are for the rest in turn. The management server runs only when the generator leaves
+//! the CPU to it.
 
-use std::{sync::atomic::AtomicBool, thread};
+use std::{io, sync::atomic::AtomicBool, thread, time::Duration};
 
 use super::{
     Bench, Programs, Served, Variant, XdsError,
@@ -16,13 +17,14 @@ use super::{
     world,
 };
 use crate::{
-    compare::{CompareError, Meter, REQUEST_TIMEOUT, io_error, sample},
-    load::{self, LoadError, Outcome, Pace, Plan},
+    compare::{CompareError, Meter, REQUEST_TIMEOUT, io_error},
+    load::{self, Edge, LoadError, Outcome, Pace, Plan},
     protocol::http1::{Http1, Http1Options},
-    stats::Sample,
     sys,
 };
 
+/// Long enough for a 99 % point of its own, and shorter than most of what disturbs a shared machine.
+pub(super) const WINDOW: Duration = Duration::from_secs(1);
 /// Response body length.
 const BODY_BYTES: u64 = 128;
 
@@ -33,19 +35,20 @@ pub(super) fn measure(
 ) -> Result<Vec<UpdatesCase>, XdsError> {
     let mut cases = Vec::new();
     let cells = bench.options.variants.len() * programs.len();
-    bench.progress.inc_length((cells * bench.options.windows * 2) as u64);
+    bench.progress.inc_length(cells as u64);
     for variant in &bench.options.variants {
         for (target, program) in programs {
             bench.progress.set_message(format!("updates, {target}, {variant}"));
             let proxy = bench.placement.proxy;
             let setup = Setup { target: *target, program, cpus: &[proxy], pin: Some(proxy) };
-            cases.push(windows(bench, &setup, *variant)?);
+            cases.push(measure_one(bench, &setup, *variant)?);
+            bench.progress.inc(1);
         }
     }
     Ok(cases)
 }
 
-fn windows(
+fn measure_one(
     bench: &Bench<'_>,
     setup: &Setup<'_>,
     variant: Variant,
@@ -57,26 +60,18 @@ fn windows(
     served.proxy.wait_until_ready(&questions, Some(&served.ads), bench.stop)?;
     served.settle()?;
     let hosts = busy_hosts(bench, &served);
-    let busy = hosts.iter().map(|host| host % options.size.clusters.max(1)).collect();
-    let updates = Updates { per_second: options.updates_per_second, busy };
     let authorities: Vec<String> = hosts.iter().map(|host| world::authority(*host)).collect();
+    let busy = hosts.iter().map(|host| host % options.size.clusters.max(1)).collect();
     let first_push = served.ads.log().exchanges.len();
-    let mut sides = [Vec::new(), Vec::new()];
-    for window in 0..options.windows * 2 {
-        // Which of the two comes first alternates too.
-        let updating = (window % 4 == 1) || (window % 4 == 2);
-        served.ads.update(updating.then(|| updates.clone()));
-        let sample = load_window(bench, &served, &authorities)?;
-        served.ads.update(None);
-        served.settle()?;
-        sides[usize::from(updating)].push(sample);
-        bench.progress.inc(1);
-    }
+    let (load, cpu) = load(bench, &served, &authorities, busy)?;
+    served.settle()?;
     let log = served.ads.log();
     let pushes = &log.exchanges[first_push..];
     let answered = pushes.iter().filter_map(|push| Some(push.answered? - push.sent));
-    let [quiet, updating] = &sides;
-    let seconds = (options.duration + options.warmup).as_secs_f64() * options.windows as f64;
+    let side = |updating: bool| {
+        let windows = load.parts.iter().zip(&cpu).enumerate();
+        Side::of(windows.filter(|(at, _)| updates_in(*at) == updating).map(|(_, both)| both))
+    };
     Ok(UpdatesCase {
         target: setup.target.name().to_owned(),
         variant: variant.name().to_owned(),
@@ -84,14 +79,20 @@ fn windows(
         rate: options.rate.get(),
         updates_per_second: options.updates_per_second,
         pushed: pushes.len(),
-        pushed_per_second: pushes.len() as f64 / seconds.max(f64::MIN_POSITIVE),
+        pushed_per_second: pushes.len() as f64 / f64::from(options.windows),
         skipped: log.skipped,
         windows: options.windows,
-        quiet: Side::of(quiet),
-        updating: Side::of(updating),
+        quiet: side(false),
+        updating: side(true),
+        errors: load.errors() + load.faults_in_warmup,
         answered_ms: Spread::of(answered),
         streams: log.streams,
     })
+}
+
+/// Whether there are pushes in a window. Which of two comes first alternates too.
+fn updates_in(window: usize) -> bool {
+    matches!(window % 4, 1 | 2)
 }
 
 /// As many virtual hosts as there are connections, far apart, all of the first listener.
@@ -102,12 +103,15 @@ fn busy_hosts(bench: &Bench<'_>, served: &Served) -> Vec<usize> {
     (0..count).map(|at| at * there / count * listeners).collect()
 }
 
-fn load_window(
+/// Loads the proxy in all windows; tells the CPU time that it took in each, too.
+fn load(
     bench: &Bench<'_>,
     served: &Served,
     authorities: &[String],
-) -> Result<Sample, XdsError> {
+    busy: Vec<usize>,
+) -> Result<(Outcome, Vec<Duration>), XdsError> {
     let options = bench.options;
+    let windows = 2 * options.windows;
     let plan = Plan {
         target: served.listener(0),
         sources: Vec::new(),
@@ -116,18 +120,36 @@ fn load_window(
         fresh: false,
         pace: Pace::Open { rate: options.rate, jitter: true },
         warmup: options.warmup,
-        duration: options.duration,
+        duration: WINDOW * windows,
+        parts: windows,
         request_timeout: REQUEST_TIMEOUT,
     };
-    let mut meter =
+    let meter =
         Meter::new(&served.proxy.server).map_err(io_error("finding the server's processes"))?;
-    let load = generate(&plan, authorities, bench.placement.others, bench.stop, &mut meter);
+    let mut used = Vec::with_capacity(windows as usize + 1);
+    let mut updates = Updates { per_second: options.updates_per_second, busy, first: 0 };
+    let mut observe = |edge| {
+        let window = match edge {
+            Edge::Opens => return Ok(()),
+            Edge::Part(window) => Some(window as usize),
+            Edge::Closes => None,
+        };
+        used.push(meter.used()?);
+        if window.is_some_and(updates_in) {
+            served.ads.update(Some(updates.clone()));
+            updates.first += options.updates_per_second as usize;
+        } else {
+            served.ads.update(None);
+        }
+        Ok(())
+    };
+    let load = generate(&plan, authorities, bench.placement.others, bench.stop, &mut observe);
     let load = load.map_err(|source| CompareError::Load {
         target: served.proxy.target.name(),
         connections: options.connections,
         source,
     })?;
-    Ok(sample(load, Some(&meter), None))
+    Ok((load, used.windows(2).map(|edges| edges[1].saturating_sub(edges[0])).collect()))
 }
 
 /// Runs the generator in a thread of its own, so that pinning it leaves this one where it is.
@@ -136,7 +158,7 @@ pub(super) fn generate(
     authorities: &[String],
     cpu: usize,
     stop: &AtomicBool,
-    meter: &mut Meter,
+    observer: &mut (dyn FnMut(Edge) -> io::Result<()> + Send),
 ) -> Result<Outcome, LoadError> {
     let protocol = Http1::to_hosts(
         &Http1Options {
@@ -151,7 +173,7 @@ pub(super) fn generate(
     let generate = || -> Result<Outcome, LoadError> {
         sys::pin(cpu)?;
         sys::precise_timers();
-        load::run(plan, &protocol, stop, &mut |edge| meter.read(edge))
+        load::run(plan, &protocol, stop, observer)
     };
     let result = thread::scope(|scope| scope.spawn(generate).join());
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))

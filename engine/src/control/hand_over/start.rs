@@ -15,6 +15,8 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::background;
+
 /// How this process was started.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -48,7 +50,8 @@ impl Launch {
     pub(super) fn start(&self, binary: Option<&Path>) -> io::Result<Started> {
         let program = binary.unwrap_or(&self.program);
         let mut command = Command::new(program);
-        let child = command.args(&self.arguments).process_group(0).spawn();
+        command.args(&self.arguments).process_group(0);
+        let child = background::start_as_equal(|| command.spawn());
         let child = child.map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", program.display()))
         })?;

@@ -28,10 +28,10 @@ use crate::istio::Telemetry;
 use crate::shard::Shard;
 
 use super::HttpRuntime;
-use super::begin::Request;
 use super::grpc::MethodTable;
 use super::head::{FieldWriter, HeadSink};
 use super::reply::Reply;
+use super::request::Request;
 
 use self::cors::{CorsCall, CorsFilter};
 use self::fault::{FaultCall, FaultFilter};

@@ -365,7 +365,7 @@ fn section_8_weighted_clusters_are_drawn_by_weight() {
 fn virtual_host(domain: &str, paths: Vec<PathMatcher>) -> VirtualHost {
     let name: Arc<str> = Arc::from(domain);
     let route = |(index, path): (usize, PathMatcher)| Route {
-        id: RouteId(0),
+        id: RouteId::default(),
         name: index.to_string().into(),
         virtual_host: name.clone(),
         matcher: RouteMatcher {

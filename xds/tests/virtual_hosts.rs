@@ -270,12 +270,13 @@ fn what_was_kept_is_served_again() {
     assert_eq!(["own.test", "a.test"].map(|host| next.status(host)), [Some(201), Some(202)]);
 }
 
-/// Asks for a host that a request names.
+/// Asks for a host that a request names which has no route.
 fn demand(scene: &mut Scene, authority: &str) -> Result<bool, TooManyDemands> {
     scene.0.take_changes();
     let table = Arc::clone(&scene.0.snapshot().route_tables["t"]);
     let request = request::Request::to(authority, "/").with(&[]);
-    let Some(demand) = table.demand(&request) else { return Ok(false) };
+    let demand = table.demand(&request).filter(|_| table.find(&request, 0).is_none());
+    let Some(demand) = demand else { return Ok(false) };
     scene.0.demand(demand).map(|()| true)
 }
 
@@ -331,6 +332,25 @@ fn d_17_a_virtual_host_is_asked_for_when_a_request_needs_it() {
     scene.0.never_came(ResourceType::VirtualHost, &ConfigPlace::Ads, "t/a.test");
     assert_eq!(settled(&mut scene), ["a.test"]);
     assert_eq!(scene.asked(), ["VHDS t/a.test", "no VHDS t/a.test"]);
+}
+
+#[test]
+fn d_17_a_virtual_host_without_a_route_may_give_way_to_another() {
+    let bare = |name: &str, domains: &[&str]| json!({"name": name, "domains": domains});
+    let mut scene = Scene::with(&[bare("own", &["*"])]);
+    scene.put(&[("t/b.test", bare("b", &["b.test"]))], &[]);
+    // It is asked for by its own name, whether or not a wildcard stands for it.
+    assert_eq!(demand(&mut scene, "a.test"), Ok(true));
+    assert_eq!(scene.asked(), ["VHDS t/a.test"]);
+    scene.put(&[("t/a.test", bare("a", &["a.test"]))], &[]);
+    assert_eq!(settled(&mut scene), ["a.test"]);
+    // What is here by that name, asked for or not, is all that there is: its changes come by themselves.
+    for host in ["a.test", "b.test", "a.test"] {
+        assert_eq!(demand(&mut scene, host), Ok(true));
+        assert_eq!((settled(&mut scene), scene.asked()), (vec![host.to_owned()], Vec::new()));
+    }
+    scene.put(&[("t/a.test", host("a", &["a.test"], 202))], &[]);
+    assert_eq!(demand(&mut scene, "a.test"), Ok(false));
 }
 
 #[test]

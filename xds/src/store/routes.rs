@@ -148,7 +148,7 @@ impl Store {
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
         let table = route::compile(&View::new(&message, &self.schema), &context, false)
             .map_err(|found| decode::text(&found))?;
-        let hosts = self.hosts_for(key, &message)?;
+        let hosts = self.hosts_for(key, &message, &table)?;
         Ok((table, hosts, fingerprint))
     }
 

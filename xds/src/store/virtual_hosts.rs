@@ -2,8 +2,9 @@
 //!
 //! A table that names a source of virtual hosts is served with those that came from there beside its
 //! own. All of them are asked for at once, by the table's name, and those that a server does not give
-//! unasked one by one, when requests need them ([`demands`](super::demands)). Invariant: no two virtual
-//! hosts of a table have the same name or a domain in common.
+//! unasked one by one, when requests need them ([`demands`](super::demands)). One that comes or goes costs
+//! what it costs among few. Invariant: no two virtual hosts of a table have the same name or a domain in
+//! common.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use prost_reflect::DynamicMessage;
 use crate::client::ResourceType;
 use crate::compile::route;
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{ConfigPlace, ConfigSource, RouteTable, VirtualHost};
+use crate::snapshot::{ConfigPlace, ConfigSource, HostId, RouteTable, VirtualHost};
 use crate::view::View;
 
 use super::decode;
@@ -26,11 +27,16 @@ pub(super) struct Hosts {
     pub(super) is_answered: bool,
     /// What is in the snapshot is not what it should be.
     is_stale: bool,
-    ignore_port: bool,
-    /// Those of the table itself.
-    own: Vec<VirtualHost>,
+    /// With its own virtual hosts, and those that came but for what is stale.
+    table: RouteTable,
+    /// Of the table, without virtual hosts: what it says of all.
+    message: DynamicMessage,
     /// By the names of their resources.
     served: BTreeMap<Box<str>, Served>,
+    /// Those of them that are not in the table yet.
+    coming: BTreeMap<Box<str>, VirtualHost>,
+    /// Those in the table that no longer are to be.
+    leaving: Vec<HostId>,
     /// Whose names and domains are; nothing is the table itself.
     claims: HashMap<Claim, Option<Box<str>>>,
     /// Those of a response that is being taken in: whether they will keep what they have is not known.
@@ -45,40 +51,42 @@ pub(super) struct Hosts {
 /// A virtual host of a server.
 #[derive(Default)]
 struct Served {
-    host: Option<VirtualHost>,
+    /// What it has; nothing if none was accepted.
+    claims: Box<[Claim]>,
+    place: Option<HostId>,
     aliases: Box<[Arc<str>]>,
     record: Option<Record>,
     error: Option<ErrorState>,
 }
 
 /// What only one virtual host of a table may have.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Claim {
     Name(Arc<str>),
     Domain(Box<str>),
 }
 
 impl Claim {
-    fn all(host: &VirtualHost) -> impl Iterator<Item = Claim> {
-        let domains = host.domains.iter().map(|domain| Claim::Domain(domain.clone()));
-        std::iter::once(Claim::Name(Arc::clone(&host.name))).chain(domains)
+    fn all(name: &Arc<str>, domains: &[Box<str>]) -> impl Iterator<Item = Claim> {
+        let domains = domains.iter().map(|domain| Claim::Domain(domain.clone()));
+        std::iter::once(Claim::Name(Arc::clone(name))).chain(domains)
     }
 }
 
 impl Hosts {
-    fn new(source: ConfigSource, own: Vec<VirtualHost>, ignore_port: bool) -> Hosts {
-        let mut claims = HashMap::new();
-        for claim in own.iter().flat_map(Claim::all) {
-            claims.insert(claim, None);
-        }
+    /// For a table that has its own.
+    fn new(source: ConfigSource, table: RouteTable, message: DynamicMessage) -> Hosts {
+        let own = table.virtual_hosts().flat_map(|(name, domains)| Claim::all(name, domains));
         Hosts {
             source,
             is_answered: false,
             is_stale: true,
-            ignore_port,
-            own,
+            claims: own.map(|claim| (claim, None)).collect(),
+            table,
+            message,
             served: BTreeMap::new(),
-            claims,
+            coming: BTreeMap::new(),
+            leaving: Vec::new(),
             undecided: HashSet::new(),
             is_meant: false,
             known_as: HashMap::new(),
@@ -94,8 +102,9 @@ impl Hosts {
         host: VirtualHost,
         record: Record,
     ) -> Result<(), String> {
-        for claim in Claim::all(&host) {
-            let owner = match self.claims.get(&claim) {
+        let claims: Box<[Claim]> = Claim::all(&host.name, &host.domains).collect();
+        for claim in &claims {
+            let owner = match self.claims.get(claim) {
                 Some(Some(owner)) if **owner == *resource || self.undecided.contains(owner) => None,
                 Some(owner) => Some(owner.as_deref()),
                 None => None,
@@ -108,11 +117,11 @@ impl Hosts {
             });
         }
         self.disclaim(resource);
-        for claim in Claim::all(&host) {
-            self.claims.insert(claim, Some(resource.into()));
-        }
+        self.claims.extend(claims.iter().map(|claim| (claim.clone(), Some(resource.into()))));
         let entry = self.served.entry(resource.into()).or_default();
-        (entry.host, entry.record, entry.error) = (Some(host), Some(record), None);
+        (entry.claims, entry.record, entry.error) = (claims, Some(record), None);
+        self.leaving.extend(entry.place.take());
+        self.coming.insert(resource.into(), host);
         self.is_stale = true;
         self.set_aliases(resource, aliases);
         Ok(())
@@ -144,34 +153,36 @@ impl Hosts {
 
     /// Whether a virtual host is there that is known by this name (D-13).
     pub(super) fn knows(&self, name: &str) -> bool {
-        let has_host = |served: &Served| served.host.is_some();
+        let has_host = |served: &Served| !served.claims.is_empty();
         self.known_as.contains_key(name) || self.served.get(name).is_some_and(has_host)
     }
 
     /// Gives up what a virtual host has, but for what another has taken.
     fn disclaim(&mut self, resource: &str) {
-        let host = self.served.get(resource).and_then(|served| served.host.as_ref());
-        for claim in host.into_iter().flat_map(Claim::all) {
-            if let Some(Some(owner)) = self.claims.get(&claim)
+        for claim in self.served.get(resource).into_iter().flat_map(|served| &served.claims) {
+            if let Some(Some(owner)) = self.claims.get(claim)
                 && **owner == *resource
             {
-                self.claims.remove(&claim);
+                self.claims.remove(claim);
             }
         }
     }
 
     /// Whether all that a virtual host has is still its own.
     fn is_whole(&self, resource: &str) -> bool {
-        let host = self.served.get(resource).and_then(|served| served.host.as_ref());
-        host.into_iter().flat_map(Claim::all).all(|claim| {
-            self.claims.get(&claim).is_some_and(|owner| owner.as_deref() == Some(resource))
+        let mut claims = self.served.get(resource).into_iter().flat_map(|served| &served.claims);
+        claims.all(|claim| {
+            self.claims.get(claim).is_some_and(|owner| owner.as_deref() == Some(resource))
         })
     }
 
     fn remove(&mut self, resource: &str) {
         self.disclaim(resource);
         self.forget_aliases(resource);
-        self.is_stale |= self.served.remove(resource).is_some();
+        let Some(served) = self.served.remove(resource) else { return };
+        self.coming.remove(resource);
+        self.leaving.extend(served.place);
+        self.is_stale |= !served.claims.is_empty();
     }
 
     /// Removes what is known by a name. Returns all the names that it was known by.
@@ -186,11 +197,17 @@ impl Hosts {
         names
     }
 
-    fn table(&self, key: &str, name: &str) -> Result<RouteTable, String> {
-        let served = self.served.values().filter_map(|served| served.host.as_ref());
-        let hosts = self.own.iter().chain(served).cloned().collect();
-        let table = RouteTable::new(name, hosts, self.ignore_port);
-        Ok(table.map_err(|error| error.to_string())?.with_hosts_to_come(key))
+    /// The table with all that is known.
+    fn settle(&mut self) -> Result<RouteTable, String> {
+        self.is_stale = false;
+        self.leaving.drain(..).for_each(|place| self.table.remove(place));
+        for (resource, host) in std::mem::take(&mut self.coming) {
+            let place = self.table.insert(host).map_err(|error| error.to_string())?;
+            if let Some(served) = self.served.get_mut(&resource) {
+                served.place = Some(place);
+            }
+        }
+        Ok(self.table.clone())
     }
 }
 
@@ -201,6 +218,7 @@ impl Store {
         &mut self,
         key: &str,
         message: &DynamicMessage,
+        table: &RouteTable,
     ) -> Result<Option<Hosts>, String> {
         let before = self.tables.get(key).and_then(|table| table.hosts.as_ref());
         let view = View::new(message, &self.schema);
@@ -209,8 +227,9 @@ impl Store {
         let ads = self.ground.dynamic.ads.as_ref().map(|ads| ads.variant);
         let source = route::vhds(&view, &context, ads).map_err(|found| decode::text(&found))?;
         let Some(source) = source else { return Ok(None) };
-        let own = route::hosts(&view, &context, false).map_err(|found| decode::text(&found))?;
-        let mut hosts = Hosts::new(source, own, route::ignores_port(&view));
+        let mut alone = message.clone();
+        alone.clear_field_by_name("virtual_hosts");
+        let mut hosts = Hosts::new(source, table.clone().with_hosts_to_come(key), alone);
         let Some(before) = before.filter(|before| before.source.place == hosts.source.place) else {
             return Ok(Some(hosts));
         };
@@ -404,19 +423,15 @@ impl Store {
             hosts.set_aliases(&incoming.name, &incoming.aliases);
             return Ok(());
         }
-        let Some(owner) = table.record.clone() else { return Ok(()) };
         let message = self.decode(ResourceType::VirtualHost, incoming)?;
         let record = Store::record(incoming, Fingerprint::of(&message, &[]));
-        let name = ResourceType::RouteConfiguration.message();
-        let owner = self
-            .schema
-            .message(name)
-            .and_then(|known| DynamicMessage::decode(known, owner.content).ok())
-            .ok_or("its route configuration is not known")?;
+        let hosts = self.tables.get(key).and_then(|table| table.hosts.as_ref());
+        let Some(hosts) = hosts else { return Ok(()) };
         let has_cluster = |name: &str| self.has_cluster(name);
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
-        let (view, owner) = (View::new(&message, &self.schema), View::new(&owner, &self.schema));
-        let host = route::host(&view, &owner, &context).map_err(|found| decode::text(&found))?;
+        let view = View::new(&message, &self.schema);
+        let table = View::new(&hosts.message, &self.schema);
+        let host = route::host(&view, &table, &context).map_err(|found| decode::text(&found))?;
         let hosts = self.tables.get_mut(key).and_then(|table| table.hosts.as_mut());
         hosts.map_or(Ok(()), |hosts| hosts.serve(&incoming.name, &incoming.aliases, host, record))
     }
@@ -446,8 +461,7 @@ impl Store {
         for key in &self.hosted {
             let Some(table) = self.tables.get_mut(key) else { continue };
             let Some(hosts) = table.hosts.as_mut().filter(|hosts| hosts.is_stale) else { continue };
-            hosts.is_stale = false;
-            match hosts.table(key, &table.name) {
+            match hosts.settle() {
                 Ok(whole) => {
                     let tables = Arc::make_mut(&mut self.snapshot.route_tables);
                     tables.insert(key.clone(), Arc::new(whole));

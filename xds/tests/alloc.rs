@@ -220,7 +220,8 @@ impl Hosted {
     fn read(&self, kind: &str, resources: &[Value]) -> Vec<Incoming> {
         let resources = resources.iter().map(|it| any_with(kind, it.clone()));
         let content = json!({"version_info": "1", "resources": resources.collect::<Vec<_>>()});
-        let path = std::env::temp_dir().join(format!("outrigger-alloc-{}.json", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("outrigger-alloc-{}.json", std::process::id()));
         fs::write(&path, content.to_string()).unwrap();
         let read = self.0.read_file(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -14,7 +14,9 @@ use common::*;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::*;
-use outrigger_xds::store::{Host, Incoming, Interest, Store, TooManyDemands};
+use outrigger_xds::store::{
+    Host, Incoming, Interest, Outcome, Shown, Store, TooManyDemands, Watched,
+};
 use serde_json::{Value, json};
 
 const HOST_TYPE: &str = "envoy.config.route.v3.VirtualHost";
@@ -268,6 +270,34 @@ fn what_was_kept_is_served_again() {
     assert_eq!(next.0.restore(kept.clone(), &mut Nothing), kept);
     assert!(next.is_served());
     assert_eq!(["own.test", "a.test"].map(|host| next.status(host)), [Some(201), Some(202)]);
+}
+
+#[test]
+fn virtual_hosts_are_counted_and_shown_with_their_table() {
+    let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
+    let outcomes = |scene: &mut Scene| -> Vec<Outcome> {
+        let all = scene.0.take_outcomes().into_iter();
+        let mine =
+            all.filter(|(watched, _)| *watched == Watched::VirtualHosts("web".into(), "t".into()));
+        mine.map(|(_, outcome)| outcome).collect()
+    };
+    assert_eq!(outcomes(&mut scene), [Outcome::Asked]);
+    let two = [("t/b", host("b", &["b.test"], 203)), ("t/a", host("a", &["a.test"], 202))];
+    scene.put(&two, &[]);
+    assert_eq!(outcomes(&mut scene), [Outcome::Accepted, Outcome::Reloaded]);
+    // What is for another table is not counted.
+    scene.put(&[("u/a", host("a", &["x.test"], 202))], &[]);
+    assert_eq!(outcomes(&mut scene), []);
+    scene.put(&[("t/a", host("a", &["own.test"], 204))], &[]);
+    assert_eq!(outcomes(&mut scene), [Outcome::Refused]);
+    let shown: Vec<Shown> = scene.0.route_tables().map(|(_, shown)| shown).collect();
+    let json = scene.0.show(ResourceType::RouteConfiguration, shown[0].record.as_ref().unwrap());
+    let hosts = json["virtual_hosts"].as_array().unwrap();
+    let names: Vec<_> = hosts.iter().map(|host| host["name"].as_str().unwrap()).collect();
+    assert_eq!((&json["name"], names), (&json!("t"), vec!["own", "a", "b"]));
+    let error = shown[0].error.as_ref().unwrap();
+    let complaint = "domains: \"own.test\" is in its route configuration, too";
+    assert_eq!(*error.text, *format!("VirtualHost t/a: {complaint}"));
 }
 
 /// Asks for a host that a request names which has no route.

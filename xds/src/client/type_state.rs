@@ -178,8 +178,7 @@ impl TypeState {
 
     /// Whether something of this name is held.
     pub(super) fn holds(&self, name: &str) -> bool {
-        let is_alias =
-            self.kind == ResourceType::VirtualHost && self.known_as.contains_key(name);
+        let is_alias = self.kind == ResourceType::VirtualHost && self.known_as.contains_key(name);
         self.held.contains_key(name) || is_alias
     }
 

@@ -36,11 +36,7 @@ pub(crate) fn compile(
 }
 
 /// The virtual hosts of a RouteConfiguration.
-fn hosts(
-    view: &View<'_>,
-    context: &Context<'_>,
-    inline: bool,
-) -> Result<Vec<VirtualHost>, Found> {
+fn hosts(view: &View<'_>, context: &Context<'_>, inline: bool) -> Result<Vec<VirtualHost>, Found> {
     let table = Table::compile(view, context, inline)?;
     let mut hosts: Vec<VirtualHost> = Vec::new();
     let mut names = std::collections::HashSet::new();

@@ -52,7 +52,9 @@ impl<T> SharedMap<T> {
         while let Some(node) = nodes.pop() {
             match node {
                 Node::Leaf(entries) => all.extend(entries.iter().map(|(_, entry)| entry)),
-                Node::Branch(children) => nodes.extend(children.iter().filter_map(Option::as_deref)),
+                Node::Branch(children) => {
+                    nodes.extend(children.iter().filter_map(Option::as_deref))
+                }
             }
         }
         all

@@ -63,8 +63,14 @@ impl Store {
         }
         if !known.stat_prefixes.contains(&rds.stat_prefix) {
             known.stat_prefixes.insert(rds.stat_prefix.clone());
-            let watched = Watched::Routes(rds.stat_prefix.clone(), rds.name.clone());
-            self.outcomes.push((watched, Outcome::Asked));
+            let mut asked = |watched: fn(Box<str>, Box<str>) -> Watched| {
+                let watched = watched(rds.stat_prefix.clone(), rds.name.clone());
+                self.outcomes.push((watched, Outcome::Asked));
+            };
+            asked(Watched::Routes);
+            if known.hosts.is_some() {
+                asked(Watched::VirtualHosts);
+            }
         }
     }
 
@@ -73,6 +79,15 @@ impl Store {
         let Some(known) = self.tables.get(key) else { return };
         for prefix in &known.stat_prefixes {
             let watched = Watched::Routes(prefix.clone(), known.name.clone());
+            self.outcomes.push((watched, outcome));
+        }
+    }
+
+    /// As [`Store::note_table`], for its virtual hosts.
+    pub(super) fn note_hosts(&mut self, key: &str, outcome: Outcome) {
+        let Some(known) = self.tables.get(key) else { return };
+        for prefix in &known.stat_prefixes {
+            let watched = Watched::VirtualHosts(prefix.clone(), known.name.clone());
             self.outcomes.push((watched, outcome));
         }
     }
@@ -127,6 +142,7 @@ impl Store {
                     self.set_hosts(key, hosts);
                     self.table_changed(key);
                     self.table_answered(key);
+                    self.note_table(key, Outcome::Reloaded);
                 }
                 Ok(())
             }
@@ -194,14 +210,21 @@ impl Store {
         }
     }
 
-    /// The tables that were asked for.
+    /// The tables that were asked for, with all their virtual hosts. As with Envoy, version and time are
+    /// those of what came last.
     pub fn route_tables(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
         self.tables.values().map(|known| {
+            let hosts = known.hosts.as_ref();
+            let record = known.record.as_ref().map(|own| match hosts {
+                Some(hosts) => hosts.show(own),
+                None => own.clone(),
+            });
+            let refused = || hosts.and_then(Hosts::refused);
             let shown = Shown {
                 name: known.name.clone(),
                 stage: Stage::of(known.is_answered(), !known.is_answered()),
-                record: known.record.clone(),
-                error: known.error.clone(),
+                record,
+                error: known.error.clone().or_else(refused),
             };
             (&known.place, shown)
         })

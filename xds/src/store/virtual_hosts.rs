@@ -9,6 +9,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::BytesMut;
+use prost::encoding::{WireType, encode_key, encode_varint};
 use prost_reflect::DynamicMessage;
 
 use crate::client::ResourceType;
@@ -19,7 +21,7 @@ use crate::view::View;
 
 use super::decode;
 use super::demands::Demands;
-use super::{ErrorState, Incoming, Interest, Record, Store};
+use super::{ErrorState, Incoming, Interest, Outcome, Record, Store};
 
 /// The virtual hosts of a table.
 pub(super) struct Hosts {
@@ -43,6 +45,8 @@ pub(super) struct Hosts {
     undecided: HashSet<Box<str>>,
     /// The response that is being taken in has something for this table.
     is_meant: bool,
+    /// And something that was refused.
+    is_refused: bool,
     /// Whose other names are.
     known_as: HashMap<Arc<str>, Box<str>>,
     pub(super) demands: Demands,
@@ -89,6 +93,7 @@ impl Hosts {
             leaving: Vec::new(),
             undecided: HashSet::new(),
             is_meant: false,
+            is_refused: false,
             known_as: HashMap::new(),
             demands: Demands::default(),
         }
@@ -209,6 +214,27 @@ impl Hosts {
         }
         Ok(self.table.clone())
     }
+
+    /// The table's resource with all virtual hosts. To append a field to a message is to add to it.
+    pub(super) fn show(&self, own: &Record) -> Record {
+        let all = self.served.values().filter_map(|served| served.record.as_ref());
+        let mut content = BytesMut::from(&*own.content);
+        for host in all.clone() {
+            encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut content);
+            encode_varint(host.content.len() as u64, &mut content);
+            content.extend_from_slice(&host.content);
+        }
+        let last = all.max_by_key(|host| host.updated).filter(|host| host.updated > own.updated);
+        Record { content: content.freeze(), ..last.unwrap_or(own).clone() }
+    }
+
+    /// The last virtual host that was refused.
+    pub(super) fn refused(&self) -> Option<ErrorState> {
+        let refused = self.served.iter().filter_map(|(name, it)| Some((name, it.error.as_ref()?)));
+        let (name, error) = refused.max_by_key(|(_, error)| error.at)?;
+        let text = format!("VirtualHost {name}: {}", error.text);
+        Some(ErrorState { text: text.into(), ..error.clone() })
+    }
 }
 
 impl Store {
@@ -263,6 +289,7 @@ impl Store {
             self.hosted.insert(key.into());
             let kind = ResourceType::VirtualHost;
             self.interests.push(Interest::One(kind, source.clone(), Arc::clone(&name)));
+            self.note_hosts(key, Outcome::Asked);
         }
         let place = after.map(|source| source.place);
         if let Some(before) = before
@@ -323,21 +350,31 @@ impl Store {
                 names.iter().filter(|name| is_of(table, name) || hosts.served.contains_key(*name));
             hosts.undecided = mine.cloned().collect();
             hosts.is_meant = is_bare || !hosts.undecided.is_empty();
+            hosts.is_refused = false;
         }
     }
 
     /// A response was taken in: whoever it was for waits no more.
     pub(super) fn hosts_answered(&mut self, place: &ConfigPlace) {
-        let mut warm = Vec::new();
+        let mut answered = Vec::new();
         for (key, _, hosts) in self.hosts_of(place) {
             hosts.undecided.clear();
-            if std::mem::take(&mut hosts.is_meant)
-                && !std::mem::replace(&mut hosts.is_answered, true)
-            {
-                warm.push(key.clone());
+            if std::mem::take(&mut hosts.is_meant) {
+                let is_first = !std::mem::replace(&mut hosts.is_answered, true);
+                let outcomes: &[Outcome] = match (hosts.is_refused, hosts.is_stale) {
+                    (true, _) => &[Outcome::Refused],
+                    (false, true) => &[Outcome::Accepted, Outcome::Reloaded],
+                    (false, false) => &[Outcome::Accepted],
+                };
+                answered.push((key.clone(), is_first, outcomes));
             }
         }
-        warm.iter().for_each(|key| self.table_warmed(key));
+        for (key, is_first, outcomes) in answered {
+            outcomes.iter().for_each(|outcome| self.note_hosts(&key, *outcome));
+            if is_first {
+                self.table_warmed(&key);
+            }
+        }
     }
 
     /// All of a table that are known are there: it was restored, or no more came in time.
@@ -399,6 +436,7 @@ impl Store {
             self.is_changed = true;
         }
         if let Err(text) = &outcome {
+            hosts.is_refused = true;
             if !hosts.is_whole(&incoming.name) {
                 // Another has what its last version had.
                 hosts.remove(&incoming.name);
@@ -503,6 +541,9 @@ impl Store {
         })
     }
 }
+
+/// Of RouteConfiguration.
+const VIRTUAL_HOSTS: u32 = 2;
 
 /// Whether a virtual host of this name is of the table of that name.
 fn is_of(table: &str, name: &str) -> bool {

@@ -290,7 +290,7 @@ fn virtual_hosts_are_counted_and_shown_with_their_table() {
     assert_eq!(outcomes(&mut scene), []);
     scene.put(&[("t/a", host("a", &["own.test"], 204))], &[]);
     assert_eq!(outcomes(&mut scene), [Outcome::Refused]);
-    let shown: Vec<Shown> = scene.0.route_tables().map(|(_, shown)| shown).collect();
+    let shown: Vec<Shown> = scene.0.whole_route_tables().collect();
     let json = scene.0.show(ResourceType::RouteConfiguration, shown[0].record.as_ref().unwrap());
     let hosts = json["virtual_hosts"].as_array().unwrap();
     let names: Vec<_> = hosts.iter().map(|host| host["name"].as_str().unwrap()).collect();

@@ -210,23 +210,29 @@ impl Store {
         }
     }
 
-    /// The tables that were asked for, with all their virtual hosts. As with Envoy, version and time are
-    /// those of what came last.
+    /// The tables that were asked for, as they came.
     pub fn route_tables(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
         self.tables.values().map(|known| {
-            let hosts = known.hosts.as_ref();
-            let record = known.record.as_ref().map(|own| match hosts {
-                Some(hosts) => hosts.show(own),
-                None => own.clone(),
-            });
-            let refused = || hosts.and_then(Hosts::refused);
             let shown = Shown {
                 name: known.name.clone(),
                 stage: Stage::of(known.is_answered(), !known.is_answered()),
-                record,
-                error: known.error.clone().or_else(refused),
+                record: known.record.clone(),
+                error: known.error.clone(),
             };
             (&known.place, shown)
+        })
+    }
+
+    /// As [`Store::route_tables`], with their virtual hosts that came by themselves. As with Envoy, version
+    /// and time are those of what came last.
+    pub fn whole_route_tables(&self) -> impl Iterator<Item = Shown> {
+        self.route_tables().map(|(place, mut shown)| {
+            let known = self.tables.get(&*place.key(&shown.name));
+            if let Some(hosts) = known.and_then(|known| known.hosts.as_ref()) {
+                shown.record = shown.record.map(|own| hosts.show(own));
+                shown.error = shown.error.or_else(|| hosts.refused());
+            }
+            shown
         })
     }
 }

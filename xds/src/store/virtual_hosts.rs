@@ -216,7 +216,7 @@ impl Hosts {
     }
 
     /// The table's resource with all virtual hosts. To append a field to a message is to add to it.
-    pub(super) fn show(&self, own: &Record) -> Record {
+    pub(super) fn show(&self, own: Record) -> Record {
         let all = self.served.values().filter_map(|served| served.record.as_ref());
         let mut content = BytesMut::from(&*own.content);
         for host in all.clone() {
@@ -225,7 +225,7 @@ impl Hosts {
             content.extend_from_slice(&host.content);
         }
         let last = all.max_by_key(|host| host.updated).filter(|host| host.updated > own.updated);
-        Record { content: content.freeze(), ..last.unwrap_or(own).clone() }
+        Record { content: content.freeze(), ..last.cloned().unwrap_or(own) }
     }
 
     /// The last virtual host that was refused.

@@ -240,12 +240,18 @@ fn d17_404_when_there_is_no_such_virtual_host() {
 #[ignore = "needs xds-python, which .ci/run installs"]
 fn d17_a_virtual_host_that_has_no_route_may_give_way_to_another() {
     let mut scene = start(&only_on_demand());
-    let mut bare = host("*.test", "wild");
-    bare["name"] = "hosted/wild".into();
-    bare["routes"][0]["match"] = json!({"path": "/there"});
-    let nonce = scene.send(VHDS, "1", &[bare]);
-    scene.server.await_answer(VHDS, &nonce);
     let from = scene.server.mark();
+    let mut zero = scene.hosted();
+    zero.send("GET /there HTTP/1.1\r\nHost: zero.test\r\n\r\n");
+    scene.await_question(from, "hosted/zero.test");
+    let mut wild = host("*.test", "wild");
+    wild["@type"] = VHDS.into();
+    wild["routes"][0]["match"] = json!({"path": "/there"});
+    let resource = json!({
+        "name": "hosted/wild", "aliases": ["hosted/zero.test"], "version": "1", "resource": wild,
+    });
+    scene.server.send(VHDS, json!({"system_version_info": "1", "resources": [resource]}));
+    assert_eq!(answer(&mut zero), "wild");
     let mut one = scene.ask("one.test");
     scene.await_question(from, "hosted/one.test");
     scene.send(VHDS, "2", &[host("one.test", "1")]);
@@ -257,7 +263,8 @@ fn d17_a_virtual_host_that_has_no_route_may_give_way_to_another() {
     // What is here by that name is all that the server has, which says when it changes.
     let mut bare = host("one.test", "2");
     bare["routes"] = json!([]);
-    scene.send(VHDS, "3", &[bare]);
+    let nonce = scene.send(VHDS, "3", &[bare]);
+    scene.server.await_answer(VHDS, &nonce);
     scene.expect_host("one.test", "404");
     let from = scene.server.mark();
     for _ in 0..20 {

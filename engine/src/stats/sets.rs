@@ -759,8 +759,9 @@ stat_set! {
 }
 
 stat_set! {
-    /// `http.<prefix>.rds.<routes>.`, `http.<prefix>.rds.vhds.<routes>.`, `http.<prefix>.scoped_rds.<name>.`: what
-    /// came of routes beside what [`DiscoveryStats`] says, written by the control thread.
+    /// `http.<prefix>.rds.<routes>.`, `http.<prefix>.rds.vhds.<routes>.` and
+    /// `http.<prefix>.scoped_rds.<name>.`: what came of routes, beside what [`DiscoveryStats`] says. Written by
+    /// the control thread.
     pub struct ReloadStats {
         counters { config_reload }
         gauges {}

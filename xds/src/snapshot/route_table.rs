@@ -380,7 +380,7 @@ struct Domains {
     prefixes: SharedMap<Domain>,
     suffix_lengths: Lengths,
     prefix_lengths: Lengths,
-    /// No exact key is longer, and none ever was: no longer host needs to be hashed for it.
+    /// No exact key is longer, or was: no longer host needs to be hashed for it.
     exact_length_max: usize,
     /// Of `*`.
     default: Option<Arc<Host>>,

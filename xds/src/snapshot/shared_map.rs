@@ -5,8 +5,8 @@
 //! costs, and what a lookup costs, grows with the depth, which is 2 for 10,000 entries. Invariant: nodes
 //! that other versions see never change.
 //!
-//! The caller hashes, and says what an entry is known by. Leaves that were emptied stay, no more than as
-//! many entries as were there at once have made.
+//! The caller hashes, and says what an entry is known by. A branch stays when its entries go; one is made
+//! only where more than [`LEAF_MAX`] of them were at once.
 
 use std::sync::Arc;
 

@@ -251,6 +251,24 @@ fn v_02_and_v_03_a_domain_is_one_virtual_hosts() {
 }
 
 #[test]
+fn v_02_hosts_change_places_in_a_response_of_which_a_part_is_served_before_the_rest() {
+    let mut scene = Scene::with(&[]);
+    let hosts = [("t/a", host("a", &["a.test"], 201)), ("t/b", host("b", &["b.test"], 202))];
+    scene.put(&hosts, &[]);
+    assert_eq!(scene.status("a.test"), Some(201));
+    let swap = [("t/b", host("b", &["a.test"], 203)), ("t/a", host("a", &["b.test"], 204))];
+    let swap = swap.map(|(name, host)| scene.incoming(HOST_TYPE, name, &host));
+    let (kind, place) = (ResourceType::VirtualHost, ConfigPlace::Ads);
+    scene.0.expect(kind, &place, swap.iter().map(|incoming| &*incoming.name));
+    scene.0.put(kind, &place, &swap[0], &mut Nothing).unwrap();
+    assert_eq!(["a.test", "b.test"].map(|host| scene.status(host)), [Some(203), None]);
+    scene.0.put(kind, &place, &swap[1], &mut Nothing).unwrap();
+    scene.0.answered(kind, &place);
+    assert_eq!(["a.test", "b.test"].map(|host| scene.status(host)), [Some(203), Some(204)]);
+    assert_eq!(scene.0.take_remarks(), [""; 0]);
+}
+
+#[test]
 fn section_6_vhds_is_for_delta_and_for_rds() {
     let mut scene = Scene::new(&bootstrap("GRPC"));
     let text = scene.put_table(&table(&[])).unwrap_err();

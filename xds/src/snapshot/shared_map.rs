@@ -21,7 +21,7 @@ pub(super) struct SharedMap<T> {
 enum Node<T> {
     /// Entries with their hashes.
     Leaf(Vec<(u64, T)>),
-    Branch([Option<Arc<Node<T>>>; FAN_OUT]),
+    Branch(Box<[Option<Arc<Node<T>>>; FAN_OUT]>),
 }
 
 impl<T> SharedMap<T> {
@@ -53,7 +53,7 @@ impl<T> SharedMap<T> {
             match node {
                 Node::Leaf(entries) => all.extend(entries.iter().map(|(_, entry)| entry)),
                 Node::Branch(children) => {
-                    nodes.extend(children.iter().filter_map(Option::as_deref))
+                    nodes.extend(children.iter().filter_map(Option::as_deref));
                 }
             }
         }
@@ -113,7 +113,7 @@ impl<T> Node<T> {
             leaves[place(hash >> (depth * BITS))].push((hash, entry));
         }
         let child = |leaf: Vec<_>| (!leaf.is_empty()).then(|| Arc::new(Node::Leaf(leaf)));
-        Node::Branch(leaves.map(child))
+        Node::Branch(Box::new(leaves.map(child)))
     }
 }
 

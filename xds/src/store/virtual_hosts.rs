@@ -121,6 +121,16 @@ impl Hosts {
                 Claim::Domain(domain) => format!("domains: {domain:?} is in {owner}, too"),
             });
         }
+        for claim in &claims {
+            if let Some(Some(owner)) = self.claims.get(claim)
+                && **owner != *resource
+            {
+                // It comes again with what this response says of it.
+                self.coming.remove(owner);
+                let robbed = self.served.get_mut(owner);
+                self.leaving.extend(robbed.and_then(|robbed| robbed.place.take()));
+            }
+        }
         self.disclaim(resource);
         self.claims.extend(claims.iter().map(|claim| (claim.clone(), Some(resource.into()))));
         let entry = self.served.entry(resource.into()).or_default();

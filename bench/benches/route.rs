@@ -1,4 +1,4 @@
-//! Finding a route among 10 and among 10,000 virtual hosts.
+//! Finding a route among 10 and among 10,000 virtual hosts, and adding a virtual host to them.
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use outrigger_xds::bootstrap::{LoadOptions, Source, load};
-use outrigger_xds::snapshot::{RequestView, RouteTable, Terminal};
+use outrigger_xds::snapshot::{RequestView, RequireTls, RouteTable, Terminal, VirtualHost};
 use outrigger_xds::source::Format;
 
 struct Get<'a> {
@@ -93,5 +93,26 @@ fn lookup(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, lookup);
+fn addition(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("route table");
+    for hosts in [10, 10_000] {
+        let table = table(hosts);
+        let host = VirtualHost {
+            name: "new".into(),
+            domains: vec!["new.example".into(), "*.new.example".into()],
+            require_tls: RequireTls::None,
+            routes: Vec::new(),
+        };
+        group.bench_function(format!("a virtual host more among {hosts}"), |bencher| {
+            bencher.iter(|| {
+                let mut next = RouteTable::clone(&table);
+                next.insert(black_box(host.clone())).expect("nobody has its domains");
+                next
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, lookup, addition);
 criterion_main!(benches);

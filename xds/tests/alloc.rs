@@ -1,4 +1,5 @@
-//! A route lookup allocates nothing, and does not grow with the number of virtual hosts.
+//! A route lookup allocates nothing, and does not grow with the number of virtual hosts; nor does the
+//! work that one more makes.
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 #![allow(clippy::needless_pass_by_value, reason = "arguments are written where they are used")]
@@ -10,14 +11,18 @@ mod request;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::*;
+use outrigger_xds::client::ResourceType::{RouteConfiguration, VirtualHost};
+use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::{
-    HeaderName, HeaderValueExtractor, RouteAction, RouteTable, ScopeElement, ScopeKeyBuilder,
-    ScopeMap, Target,
+    Cluster, ConfigPlace, HeaderName, HeaderValueExtractor, Listener, RouteAction, RouteTable,
+    ScopeElement, ScopeKeyBuilder, ScopeMap, Snapshot, Target,
 };
+use outrigger_xds::store::{Host, Incoming, Store};
 use request::Request;
 use serde_json::{Value, json};
 
@@ -25,13 +30,15 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: every call is handed to the system allocator as it is; the counter is a plain cell of the
-// thread and allocates nothing itself.
+// SAFETY: every call is handed to the system allocator as it is; the counters are plain cells of the
+// thread and allocate nothing themselves.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        BYTES.with(|bytes| bytes.set(bytes.get() + layout.size()));
         // SAFETY: the caller keeps `alloc`'s contract.
         unsafe { System.alloc(layout) }
     }
@@ -88,6 +95,13 @@ fn allocations(work: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.with(Cell::get);
     work();
     ALLOCATIONS.with(Cell::get) - before
+}
+
+/// What is allocated for it, in bytes.
+fn bytes(work: impl FnOnce()) -> usize {
+    let before = BYTES.with(Cell::get);
+    work();
+    BYTES.with(Cell::get) - before
 }
 
 const HEADERS: &[(&str, &str)] =
@@ -161,4 +175,97 @@ fn ten_thousand_virtual_hosts_are_looked_up_as_fast_as_ten() {
     };
     let (few, many) = (best(&few, 10), best(&many, 10_000));
     assert!(many <= few * 2 + Duration::from_micros(2), "{few:?} for 10, {many:?} for 10,000");
+}
+
+/// What a process has, and nothing is wrong with.
+struct Nothing;
+
+impl Host for Nothing {
+    fn prepare_listener(&mut self, _: &Arc<Listener>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn prepare_cluster(&mut self, _: &Arc<Cluster>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn prepare_secret(&mut self, _: &str, _: &Arc<ServedSecret>) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A store with a table `t` whose virtual hosts come by VHDS.
+struct Hosted(Store);
+
+impl Hosted {
+    fn new() -> Hosted {
+        let ads = json!({"ads": {}, "resource_api_version": "V3"});
+        let mut bootstrap = http();
+        bootstrap["dynamic_resources"] = json!({"ads_config": {
+            "api_type": "DELTA_GRPC", "transport_api_version": "V3",
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "app"}}],
+        }});
+        let manager = bootstrap.pointer_mut(HCM).unwrap().as_object_mut().unwrap();
+        manager.remove("route_config");
+        manager.insert("rds".to_owned(), json!({"route_config_name": "t", "config_source": ads}));
+        let loaded = loaded(&bootstrap);
+        let mut hosted = Hosted(Store::new(loaded.ground, &loaded.snapshot, false));
+        let table = json!({"name": "t", "vhds": {"config_source": ads}});
+        let table = hosted.read("envoy.config.route.v3.RouteConfiguration", &[table]);
+        hosted.0.put(RouteConfiguration, &ConfigPlace::Ads, &table[0], &mut Nothing).unwrap();
+        hosted
+    }
+
+    /// Resources as a server sends them.
+    fn read(&self, kind: &str, resources: &[Value]) -> Vec<Incoming> {
+        let resources = resources.iter().map(|it| any_with(kind, it.clone()));
+        let content = json!({"version_info": "1", "resources": resources.collect::<Vec<_>>()});
+        let path =
+            std::env::temp_dir().join(format!("outrigger-alloc-{}.json", std::process::id()));
+        fs::write(&path, content.to_string()).unwrap();
+        let read = self.0.read_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        read.resources.into_iter().map(|(_, incoming)| incoming).collect()
+    }
+
+    fn hosts(&self, numbers: std::ops::Range<usize>) -> Vec<Incoming> {
+        let hosts = numbers.map(|number| {
+            let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "app"}}]);
+            let domains = json!([format!("{number:06}.test"), format!("*.{number:06}.test")]);
+            json!({"name": format!("t/{number:06}"), "domains": domains, "routes": routes})
+        });
+        self.read("envoy.config.route.v3.VirtualHost", &hosts.collect::<Vec<_>>())
+    }
+
+    /// Takes a response in that has one virtual host, and what is then to be served.
+    fn put(&mut self, host: &Incoming) -> Arc<Snapshot> {
+        let (kind, place) = (VirtualHost, ConfigPlace::Ads);
+        self.0.expect(kind, &place, std::iter::once(&*host.name));
+        self.0.put(kind, &place, host, &mut Nothing).unwrap();
+        self.0.answered(kind, &place);
+        self.0.take_changes().unwrap().snapshot
+    }
+}
+
+#[test]
+fn a_virtual_host_more_costs_the_same_among_ten_thousand() {
+    let cost = |known: usize| {
+        let mut hosted = Hosted::new();
+        hosted.hosts(0..known).iter().for_each(|host| drop(hosted.put(host)));
+        // Maps that double are the exception: what most cost.
+        let mut served = hosted.put(&hosted.hosts(known..known + 1)[0]);
+        let mut costs: Vec<usize> = hosted
+            .hosts(known + 1..known + 64)
+            .iter()
+            .map(|host| bytes(|| served = hosted.put(host)))
+            .collect();
+        costs.sort_unstable();
+        for number in [0, known, known + 63] {
+            let request = Request::to(&format!("{number:06}.test"), "/");
+            assert!(served.route_tables["t"].find(&request, 0).is_some());
+        }
+        costs[costs.len() / 2]
+    };
+    let (few, many) = (cost(100), cost(10_000));
+    assert!(many <= few * 2, "{few} bytes among 100, {many} among 10,000");
 }

@@ -365,7 +365,7 @@ fn section_8_weighted_clusters_are_drawn_by_weight() {
 fn virtual_host(domain: &str, paths: Vec<PathMatcher>) -> VirtualHost {
     let name: Arc<str> = Arc::from(domain);
     let route = |(index, path): (usize, PathMatcher)| Route {
-        id: RouteId(0),
+        id: RouteId::default(),
         name: index.to_string().into(),
         virtual_host: name.clone(),
         matcher: RouteMatcher {
@@ -428,13 +428,20 @@ proptest! {
     fn virtual_host_lookup_agrees_with_the_reference(
         domains in proptest::collection::hash_set("\\*|(\\*)?[ab.]{1,6}|[ab.]{1,6}(\\*)?", 1..20),
         hosts in proptest::collection::vec("[abAB.]{0,8}", 1..30),
+        gone in 0..10usize,
     ) {
         let domains: Vec<String> = domains.into_iter().collect();
-        let virtual_hosts = domains.iter().map(|domain| virtual_host(domain, Vec::new())).collect();
-        let table = RouteTable::new("t", virtual_hosts, false).unwrap();
-        for host in hosts {
-            let found = table.virtual_host(&Request::to(&host, "/")).map(str::to_owned);
-            prop_assert_eq!(found, reference(&domains, &host), "{}", host);
+        let mut table = RouteTable::empty("t");
+        let virtual_hosts = domains.iter().map(|domain| virtual_host(domain, Vec::new()));
+        let ids: Vec<_> = virtual_hosts.map(|host| table.insert(host).unwrap()).collect();
+        // Some go, of which the version before them knows nothing.
+        let (before, left) = (table.clone(), &domains[gone.min(domains.len())..]);
+        ids.iter().take(gone).for_each(|id| table.remove(*id));
+        for (table, domains) in [(before, &*domains), (table, left)] {
+            for host in &hosts {
+                let found = table.virtual_host(&Request::to(host, "/")).map(str::to_owned);
+                prop_assert_eq!(found, reference(domains, host), "{}", host);
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use common::*;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::*;
-use outrigger_xds::store::{Host, Incoming, Interest, Store};
+use outrigger_xds::store::{Host, Incoming, Interest, Outcome, ScopeCounts, Store, Watched};
 use proptest::prelude::{ProptestConfig, prop, prop_assert_eq, proptest};
 use serde_json::{Value, json};
 
@@ -506,4 +506,39 @@ fn d_17_a_demand_ends_when_the_table_does_not_come_or_its_scope_goes() {
     // Without need of a server, there is nothing to demand.
     let mut scene = Scene::new(&scoped(list(&[on_demand(inline_scope("a", &["a"], 201))])));
     assert_eq!(scene.status_of("a"), Some(201));
+}
+
+#[test]
+fn scopes_are_counted_and_what_servers_say_of_them() {
+    let mut scene = Scene::new(&served());
+    let outcomes = |scene: &mut Scene| -> Vec<Outcome> {
+        let all = scene.store.take_outcomes().into_iter();
+        let mine = all.filter(|(watched, _)| {
+            matches!(watched, Watched::Scopes(prefix, name) if (&**prefix, &**name) == ("web", "scopes"))
+        });
+        mine.map(|(_, outcome)| outcome).collect()
+    };
+    let counts = |scene: &mut Scene| {
+        scene.store.take_changes();
+        let all: Vec<_> = scene.store.scope_counts().collect();
+        assert_eq!((all.len(), all[0].0, all[0].1), (1, "web", "scopes"));
+        let ScopeCounts { all, active, on_demand } = all[0].2;
+        (all, active, on_demand)
+    };
+    assert_eq!(outcomes(&mut scene), [Outcome::Asked]);
+    let (one, two) = (named_scope("one", &["a"], "t"), named_scope("two", &["b"], "u"));
+    scene.put(&[on_demand(one.clone()), two]);
+    assert_eq!(outcomes(&mut scene), [Outcome::Accepted, Outcome::Reloaded]);
+    assert_eq!(counts(&mut scene), (2, 1, 1));
+    let demand = Demand::Scope { set: (&*scene.scoped.key).into(), scope: "one".into() };
+    scene.store.demand(demand).unwrap();
+    assert_eq!(counts(&mut scene), (2, 2, 1));
+    // What is refused is none.
+    scene.put(&[named_scope("three", &["b"], "u")]);
+    assert_eq!(outcomes(&mut scene), [Outcome::Refused]);
+    assert_eq!(counts(&mut scene), (2, 2, 1));
+    scene.remove("one");
+    assert_eq!(counts(&mut scene), (1, 1, 0));
+    scene.store.answered(ResourceType::ScopedRouteConfiguration, &place("/scopes"));
+    assert_eq!(outcomes(&mut scene), [Outcome::TimedOut]);
 }

@@ -917,7 +917,7 @@ fn section_6_table_and_host_fields() {
     assert!(route(&loaded).include_attempt_count_in_response);
     assert_eq!((table(hcm(&loaded)).name(), &*route(&loaded).virtual_host), ("r", "all"));
     let hosts: Vec<_> = table(hcm(&loaded)).virtual_hosts().collect();
-    assert_eq!((hosts[0].0, &*hosts[0].1[0]), ("all", "*"));
+    assert_eq!((&**hosts[0].0, &*hosts[0].1[0]), ("all", "*"));
 
     let absent = set(&http(), ACTION, json!({ "cluster": "nowhere" }));
     assert!(refusal(&absent).ends_with("routes[0].route.cluster: there is no cluster \"nowhere\""));

@@ -14,7 +14,9 @@ use common::*;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::*;
-use outrigger_xds::store::{Host, Incoming, Interest, Store, TooManyDemands};
+use outrigger_xds::store::{
+    Host, Incoming, Interest, Outcome, Shown, Store, TooManyDemands, Watched,
+};
 use serde_json::{Value, json};
 
 const HOST_TYPE: &str = "envoy.config.route.v3.VirtualHost";
@@ -249,6 +251,24 @@ fn v_02_and_v_03_a_domain_is_one_virtual_hosts() {
 }
 
 #[test]
+fn v_02_hosts_change_places_in_a_response_of_which_a_part_is_served_before_the_rest() {
+    let mut scene = Scene::with(&[]);
+    let hosts = [("t/a", host("a", &["a.test"], 201)), ("t/b", host("b", &["b.test"], 202))];
+    scene.put(&hosts, &[]);
+    assert_eq!(scene.status("a.test"), Some(201));
+    let swap = [("t/b", host("b", &["a.test"], 203)), ("t/a", host("a", &["b.test"], 204))];
+    let swap = swap.map(|(name, host)| scene.incoming(HOST_TYPE, name, &host));
+    let (kind, place) = (ResourceType::VirtualHost, ConfigPlace::Ads);
+    scene.0.expect(kind, &place, swap.iter().map(|incoming| &*incoming.name));
+    scene.0.put(kind, &place, &swap[0], &mut Nothing).unwrap();
+    assert_eq!(["a.test", "b.test"].map(|host| scene.status(host)), [Some(203), None]);
+    scene.0.put(kind, &place, &swap[1], &mut Nothing).unwrap();
+    scene.0.answered(kind, &place);
+    assert_eq!(["a.test", "b.test"].map(|host| scene.status(host)), [Some(203), Some(204)]);
+    assert_eq!(scene.0.take_remarks(), [""; 0]);
+}
+
+#[test]
 fn section_6_vhds_is_for_delta_and_for_rds() {
     let mut scene = Scene::new(&bootstrap("GRPC"));
     let text = scene.put_table(&table(&[])).unwrap_err();
@@ -270,12 +290,41 @@ fn what_was_kept_is_served_again() {
     assert_eq!(["own.test", "a.test"].map(|host| next.status(host)), [Some(201), Some(202)]);
 }
 
-/// Asks for a host that a request names.
+#[test]
+fn virtual_hosts_are_counted_and_shown_with_their_table() {
+    let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
+    let outcomes = |scene: &mut Scene| -> Vec<Outcome> {
+        let all = scene.0.take_outcomes().into_iter();
+        let mine =
+            all.filter(|(watched, _)| *watched == Watched::VirtualHosts("web".into(), "t".into()));
+        mine.map(|(_, outcome)| outcome).collect()
+    };
+    assert_eq!(outcomes(&mut scene), [Outcome::Asked]);
+    let two = [("t/b", host("b", &["b.test"], 203)), ("t/a", host("a", &["a.test"], 202))];
+    scene.put(&two, &[]);
+    assert_eq!(outcomes(&mut scene), [Outcome::Accepted, Outcome::Reloaded]);
+    // What is for another table is not counted.
+    scene.put(&[("u/a", host("a", &["x.test"], 202))], &[]);
+    assert_eq!(outcomes(&mut scene), []);
+    scene.put(&[("t/a", host("a", &["own.test"], 204))], &[]);
+    assert_eq!(outcomes(&mut scene), [Outcome::Refused]);
+    let shown: Vec<Shown> = scene.0.whole_route_tables().collect();
+    let json = scene.0.show(ResourceType::RouteConfiguration, shown[0].record.as_ref().unwrap());
+    let hosts = json["virtual_hosts"].as_array().unwrap();
+    let names: Vec<_> = hosts.iter().map(|host| host["name"].as_str().unwrap()).collect();
+    assert_eq!((&json["name"], names), (&json!("t"), vec!["own", "a", "b"]));
+    let error = shown[0].error.as_ref().unwrap();
+    let complaint = "domains: \"own.test\" is in its route configuration, too";
+    assert_eq!(*error.text, *format!("VirtualHost t/a: {complaint}"));
+}
+
+/// Asks for a host that a request names which has no route.
 fn demand(scene: &mut Scene, authority: &str) -> Result<bool, TooManyDemands> {
     scene.0.take_changes();
     let table = Arc::clone(&scene.0.snapshot().route_tables["t"]);
     let request = request::Request::to(authority, "/").with(&[]);
-    let Some(demand) = table.demand(&request) else { return Ok(false) };
+    let demand = table.demand(&request).filter(|_| table.find(&request, 0).is_none());
+    let Some(demand) = demand else { return Ok(false) };
     scene.0.demand(demand).map(|()| true)
 }
 
@@ -331,6 +380,25 @@ fn d_17_a_virtual_host_is_asked_for_when_a_request_needs_it() {
     scene.0.never_came(ResourceType::VirtualHost, &ConfigPlace::Ads, "t/a.test");
     assert_eq!(settled(&mut scene), ["a.test"]);
     assert_eq!(scene.asked(), ["VHDS t/a.test", "no VHDS t/a.test"]);
+}
+
+#[test]
+fn d_17_a_virtual_host_without_a_route_may_give_way_to_another() {
+    let bare = |name: &str, domains: &[&str]| json!({"name": name, "domains": domains});
+    let mut scene = Scene::with(&[bare("own", &["*"])]);
+    scene.put(&[("t/b.test", bare("b", &["b.test"]))], &[]);
+    // It is asked for by its own name, whether or not a wildcard stands for it.
+    assert_eq!(demand(&mut scene, "a.test"), Ok(true));
+    assert_eq!(scene.asked(), ["VHDS t/a.test"]);
+    scene.put(&[("t/a.test", bare("a", &["a.test"]))], &[]);
+    assert_eq!(settled(&mut scene), ["a.test"]);
+    // What is here by that name, asked for or not, is all that there is: its changes come by themselves.
+    for host in ["a.test", "b.test", "a.test"] {
+        assert_eq!(demand(&mut scene, host), Ok(true));
+        assert_eq!((settled(&mut scene), scene.asked()), (vec![host.to_owned()], Vec::new()));
+    }
+    scene.put(&[("t/a.test", host("a", &["a.test"], 202))], &[]);
+    assert_eq!(demand(&mut scene, "a.test"), Ok(false));
 }
 
 #[test]

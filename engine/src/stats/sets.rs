@@ -759,6 +759,37 @@ stat_set! {
 }
 
 stat_set! {
+    /// `http.<prefix>.rds.<routes>.`, `http.<prefix>.rds.vhds.<routes>.` and
+    /// `http.<prefix>.scoped_rds.<name>.`: what came of routes, beside what [`DiscoveryStats`] says. Written by
+    /// the control thread.
+    pub struct ReloadStats {
+        counters { config_reload }
+        gauges {}
+        levels {
+            /// When that was last counted, since the epoch.
+            config_reload_time_ms,
+        }
+        histograms {}
+    }
+}
+
+stat_set! {
+    /// `http.<prefix>.scoped_rds.<name>.`: how many scopes there are, written by the control thread.
+    pub struct ScopeStats {
+        counters {}
+        gauges {}
+        levels {
+            all_scopes,
+            /// Those whose routes are there, or asked for.
+            active_scopes,
+            /// Those whose routes are asked for on demand.
+            on_demand_scopes,
+        }
+        histograms {}
+    }
+}
+
+stat_set! {
     /// `control_plane.`: streams to management servers, written by the control thread.
     pub struct ControlPlaneStats {
         counters {

@@ -400,7 +400,7 @@ impl Client {
                     Some(RanOut::Unreachable) => (name, Why::Unreachable),
                     None => continue,
                 },
-                Timer::Ttl(_, name) if state.expire(&name) => (name, Why::Ttl),
+                Timer::Ttl(_, name) if state.expire(&name, &mut self.timers) => (name, Why::Ttl),
                 Timer::Ttl(..) => continue,
             };
             let name = Some(name).filter(|name| **name != *WILDCARD);

@@ -4,6 +4,7 @@
 //! verdicts on them, and each is answered once (C-04). What they leave behind outlives the stream.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub(super) struct TypeState {
     pub(super) kind: ResourceType,
     pub(super) subscription: Subscription,
     held: BTreeMap<Arc<str>, Held>,
+    /// Aliases of what is held, with the names.
+    known_as: BTreeMap<Arc<str>, Vec<Arc<str>>>,
     /// Of the last response that was taken whole.
     version: Arc<str>,
     /// Of the last response that was answered on this stream.
@@ -130,6 +133,7 @@ impl TypeState {
             kind,
             subscription: Subscription::new(kind, variant),
             held: BTreeMap::new(),
+            known_as: BTreeMap::new(),
             version: "".into(),
             nonce: String::new(),
             pending: VecDeque::new(),
@@ -174,10 +178,8 @@ impl TypeState {
 
     /// Whether something of this name is held.
     pub(super) fn holds(&self, name: &str) -> bool {
-        let mut all = self.held.values();
-        self.held.contains_key(name)
-            || (self.kind == ResourceType::VirtualHost
-                && all.any(|held| held.aliases.iter().any(|alias| **alias == *name)))
+        let is_alias = self.kind == ResourceType::VirtualHost && self.known_as.contains_key(name);
+        self.held.contains_key(name) || is_alias
     }
 
     /// No longer asks for `name`. What is held for nothing else is forgotten, unless a wildcard is
@@ -186,11 +188,30 @@ impl TypeState {
         if !self.subscription.remove(name, timers) || self.subscription.has_wildcard() {
             return;
         }
-        if name == WILDCARD || self.kind == ResourceType::VirtualHost {
-            self.release_unwanted(timers);
-        } else {
-            self.release(name, timers);
+        let doubtful = match self.kind {
+            _ if name == WILDCARD => self.held.keys().map(Arc::clone).collect(),
+            ResourceType::VirtualHost => self.named_by(name),
+            _ => vec![Arc::from(name)],
+        };
+        for name in doubtful {
+            let wanted = |held: &Held| self.subscription.covers(&name, &held.aliases);
+            if !self.held.get(&name).is_some_and(wanted) {
+                self.release(&name, timers);
+            }
         }
+    }
+
+    /// What is held by this name or alias, or by those before whose last slash it stands.
+    fn named_by(&self, name: &str) -> Vec<Arc<str>> {
+        let whole = format!("{name}/");
+        let parts = (Bound::Included(&*whole), Bound::Unbounded);
+        let held = self.held.range::<str, _>(parts).map(|(name, _)| name);
+        let held = held.take_while(|name| name.starts_with(&whole));
+        let known_as = self.known_as.range::<str, _>(parts);
+        let known_as = known_as.take_while(|(alias, _)| alias.starts_with(&whole));
+        let own = self.held.get_key_value(name).map(|(name, _)| name);
+        let own = own.into_iter().chain(self.known_as.get(name).into_iter().flatten());
+        held.chain(known_as.flat_map(|(_, names)| names)).chain(own).map(Arc::clone).collect()
     }
 
     /// The wait for a name has run out.
@@ -290,9 +311,8 @@ impl TypeState {
     }
 
     /// The life of `name` is over. Returns whether it was held.
-    pub(super) fn expire(&mut self, name: &str) -> bool {
-        // The timer is the one that has gone off.
-        let expired = self.held.remove(name).is_some();
+    pub(super) fn expire(&mut self, name: &str, timers: &mut Timers<Timer>) -> bool {
+        let expired = self.release(name, timers);
         self.stats.expired += u64::from(expired);
         expired
     }
@@ -438,24 +458,28 @@ impl TypeState {
     fn hold(&mut self, candidate: Candidate, timers: &mut Timers<Timer>) {
         let Candidate { name, version, aliases, expires_at } = candidate;
         self.release(&name, timers);
+        for alias in &aliases {
+            self.known_as.entry(Arc::clone(alias)).or_default().push(Arc::clone(&name));
+        }
         self.held.insert(Arc::clone(&name), Held { version, aliases, expiry: None });
         self.set_expiry(&name, expires_at, timers);
     }
 
-    fn release(&mut self, name: &str, timers: &mut Timers<Timer>) {
-        if let Some(timer) = self.held.remove(name).and_then(|held| held.expiry) {
+    /// Returns whether it was held.
+    fn release(&mut self, name: &str, timers: &mut Timers<Timer>) -> bool {
+        let Some(Held { aliases, expiry, .. }) = self.held.remove(name) else { return false };
+        if let Some(timer) = expiry {
             timers.disarm(timer);
         }
-    }
-
-    fn release_unwanted(&mut self, timers: &mut Timers<Timer>) {
-        let subscription = &self.subscription;
-        let unwanted =
-            self.held.iter().filter(|(name, held)| !subscription.covers(name, &held.aliases));
-        let unwanted: Vec<_> = unwanted.map(|(name, _)| Arc::clone(name)).collect();
-        for name in unwanted {
-            self.release(&name, timers);
+        for alias in &aliases {
+            if let Some(names) = self.known_as.get_mut(alias) {
+                names.retain(|known| **known != *name);
+                if names.is_empty() {
+                    self.known_as.remove(alias);
+                }
+            }
         }
+        true
     }
 
     /// T-02: a copy with a time to live restarts the timer, one without cancels it.

@@ -30,21 +30,13 @@ pub(crate) fn compile(
     if inline && view.has("vhds") {
         return Err(view.invalid("vhds", "is for routes that come by RDS"));
     }
-    RouteTable::new(view.text("name"), hosts(view, context, inline)?, ignores_port(view))
+    let ignores_port = view.flag("ignore_port_in_host_matching");
+    RouteTable::new(view.text("name"), hosts(view, context, inline)?, ignores_port)
         .map_err(|error| invalid(view.at("virtual_hosts"), error.to_string()))
 }
 
-/// Whether ports of hosts are looked at.
-pub(crate) fn ignores_port(view: &View<'_>) -> bool {
-    view.flag("ignore_port_in_host_matching")
-}
-
 /// The virtual hosts of a RouteConfiguration.
-pub(crate) fn hosts(
-    view: &View<'_>,
-    context: &Context<'_>,
-    inline: bool,
-) -> Result<Vec<VirtualHost>, Found> {
+fn hosts(view: &View<'_>, context: &Context<'_>, inline: bool) -> Result<Vec<VirtualHost>, Found> {
     let table = Table::compile(view, context, inline)?;
     let mut hosts: Vec<VirtualHost> = Vec::new();
     let mut names = std::collections::HashSet::new();
@@ -189,7 +181,7 @@ impl Host<'_> {
             filter_overrides::compile_with_cors(view, cors.as_ref(), &self.filters, context)?;
         Ok(Route {
             // The table numbers its routes.
-            id: RouteId(0),
+            id: RouteId::default(),
             name: view.text("name").into(),
             virtual_host: self.name.clone(),
             matcher: route_matcher(&criteria, self.table.context)?,

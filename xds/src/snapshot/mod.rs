@@ -36,6 +36,7 @@ mod route_table;
 mod rpc;
 mod runtime;
 mod scopes;
+mod shared_map;
 mod tcp;
 mod tls;
 
@@ -99,7 +100,7 @@ pub use self::route::{
     PathMatcher, PathRewrite, Redirect, RedirectPath, RequireTls, Route, RouteAction, RouteId,
     RouteMatcher, Target, VirtualHost, WeightedCluster, WeightedClusters,
 };
-pub use self::route_table::{RouteTable, RouteTableError};
+pub use self::route_table::{HostId, RouteTable, RouteTableError};
 pub use self::rpc::{
     DetectedProtocol, ProtocolDetection, RpcHeaderEdits, RpcHeaderMatcher, RpcHeaderOp,
     RpcKeepalive, RpcMatcher, RpcProtocol, RpcProxy, RpcRetry, RpcRoute, RpcRouteTable, RpcTarget,

@@ -16,10 +16,15 @@ use super::pattern::{Pattern, RegexRewrite};
 use super::retry::RetryPolicy;
 use super::runtime::RuntimeFraction;
 
-/// Index of a route in its [`RouteTable`](super::RouteTable): what a request keeps instead of a
+/// Where a route is in its [`RouteTable`](super::RouteTable): what a request keeps instead of a
 /// borrowed route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RouteId(pub u32);
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteId {
+    /// The number of its virtual host.
+    pub host: u32,
+    /// Its place among the routes of that.
+    pub route: u32,
+}
 
 /// Routes for a set of domains.
 #[derive(Debug, Clone)]

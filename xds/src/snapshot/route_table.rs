@@ -4,11 +4,12 @@
 //! of every suffix for which the table has a wildcard of that length. So the cost grows with the host's
 //! length, not with the number of domains. A table whose only domain is `*` reads nothing of the host.
 //! Hash flooding is no concern: the keys come from the configuration, requests only ask.
+//!
+//! A clone shares everything with the original, and goes on doing so with what is then not changed: a
+//! virtual host more costs the same among ten and among ten thousand.
 
-use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use hashbrown::HashTable;
 use thiserror::Error;
 
 use super::demand::Demand;
@@ -19,22 +20,27 @@ use super::route::{
     ClientCertificateMatcher, PathMatcher, Redirect, RequireTls, Route, RouteAction, RouteId,
     RouteMatcher, VirtualHost,
 };
+use super::shared_map::SharedMap;
 
 /// A compiled RouteConfiguration.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RouteTable {
-    name: Box<str>,
-    /// All routes of all hosts, each host's in a row, then the redirect to https.
-    routes: Box<[Route]>,
-    hosts: Box<[Host]>,
+    name: Arc<str>,
+    /// By their numbers.
+    hosts: SharedMap<Arc<Host>>,
+    /// To be tried for the next host.
+    next: u32,
     domains: Domains,
     ignore_port: bool,
-    tls_redirect: RouteId,
     further: Option<Further>,
 }
 
+/// A virtual host's number in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostId(u32);
+
 /// What a table can come to have when it is asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Further {
     /// Virtual hosts, with the table's key.
     Hosts(Arc<str>),
@@ -42,13 +48,14 @@ enum Further {
     All(Demand),
 }
 
-/// What is left of a virtual host when its routes are laid out in the table.
+/// A virtual host as it is in a table.
 #[derive(Debug)]
 struct Host {
+    number: u32,
     name: Arc<str>,
     domains: Vec<Box<str>>,
     require_tls: RequireTls,
-    routes: Range<u32>,
+    routes: Box<[Route]>,
 }
 
 /// Why a table was refused.
@@ -70,7 +77,7 @@ pub enum RouteTableError {
         /// As configured.
         domain: Box<str>,
     },
-    /// More than u32::MAX routes.
+    /// More than u32::MAX routes of a virtual host.
     #[error("more than {} routes", u32::MAX)]
     TooManyRoutes,
 }
@@ -85,63 +92,72 @@ impl RouteTable {
         hosts: Vec<VirtualHost>,
         ignore_port_in_host_matching: bool,
     ) -> Result<RouteTable, RouteTableError> {
-        let mut routes = Vec::new();
-        let mut laid_out = Vec::with_capacity(hosts.len());
-        let mut domains = Domains::default();
+        let mut table =
+            RouteTable { ignore_port: ignore_port_in_host_matching, ..RouteTable::empty(name) };
         for host in hosts {
-            let first = index(routes.len())?;
-            for mut route in host.routes {
-                route.id = RouteId(index(routes.len())?);
-                routes.push(route);
-            }
-            let at = index(laid_out.len())?;
-            for domain in &host.domains {
-                domains.insert(domain, at).map_err(|fault| match fault {
-                    DomainFault::Wildcard => RouteTableError::Wildcard { domain: domain.clone() },
-                    DomainFault::TakenBy(other) => RouteTableError::DuplicateDomain {
-                        domain: domain.to_ascii_lowercase().into(),
-                        first: laid_out
-                            .get(other as usize)
-                            .map_or(&*host.name, |host: &Host| &*host.name)
-                            .into(),
-                        second: (&*host.name).into(),
-                    },
-                })?;
-            }
-            laid_out.push(Host {
-                name: host.name,
-                domains: host.domains,
-                require_tls: host.require_tls,
-                routes: first..index(routes.len())?,
-            });
+            table.insert(host)?;
         }
-        let tls_redirect = RouteId(index(routes.len())?);
-        routes.push(redirect_to_https(tls_redirect));
-        domains.finish();
-        Ok(RouteTable {
-            name: name.into(),
-            routes: routes.into(),
-            hosts: laid_out.into(),
-            domains,
-            ignore_port: ignore_port_in_host_matching,
-            tls_redirect,
-            further: None,
-        })
+        Ok(table)
     }
 
     /// A table without hosts, which has no route for any request.
     #[must_use]
     pub fn empty(name: &str) -> RouteTable {
-        let tls_redirect = RouteId(0);
         RouteTable {
             name: name.into(),
-            routes: Box::new([redirect_to_https(tls_redirect)]),
-            hosts: Box::default(),
+            hosts: SharedMap::default(),
+            next: 0,
             domains: Domains::default(),
             ignore_port: false,
-            tls_redirect,
             further: None,
         }
+    }
+
+    /// Adds a virtual host, whose routes are numbered. Routes of other hosts keep their numbers.
+    ///
+    /// # Errors
+    /// See [`RouteTableError`]; the table is then as it was.
+    pub fn insert(&mut self, host: VirtualHost) -> Result<HostId, RouteTableError> {
+        let VirtualHost { name, domains, require_tls, routes } = host;
+        let mut routes = routes.into_boxed_slice();
+        let number = self.free_number();
+        for (at, route) in routes.iter_mut().enumerate() {
+            let at = u32::try_from(at).map_err(|_| RouteTableError::TooManyRoutes)?;
+            route.id = RouteId { host: number, route: at };
+        }
+        let host = Arc::new(Host { number, name, domains, require_tls, routes });
+        for (at, domain) in host.domains.iter().enumerate() {
+            if let Err(fault) = self.domains.insert(domain, &host) {
+                host.domains[..at].iter().for_each(|domain| self.domains.remove(domain));
+                return Err(match fault {
+                    DomainFault::Wildcard => RouteTableError::Wildcard { domain: domain.clone() },
+                    DomainFault::TakenBy(other) => RouteTableError::DuplicateDomain {
+                        domain: domain.to_ascii_lowercase().into(),
+                        first: (*other).into(),
+                        second: (&*host.name).into(),
+                    },
+                });
+            }
+        }
+        self.next = number.wrapping_add(1);
+        self.hosts.insert(number.into(), host);
+        Ok(HostId(number))
+    }
+
+    /// Takes a virtual host away.
+    pub fn remove(&mut self, id: HostId) {
+        if let Some(host) = self.hosts.remove(id.0.into(), |_| true) {
+            host.domains.iter().for_each(|domain| self.domains.remove(domain));
+        }
+    }
+
+    /// Numbers are given again after all others. There are fewer hosts than numbers: each has a size.
+    fn free_number(&self) -> u32 {
+        let mut number = self.next;
+        while number == TLS_REDIRECT_ID.host || self.hosts.get(number.into(), |_| true).is_some() {
+            number = number.wrapping_add(1);
+        }
+        number
     }
 
     /// Stands for the table called `name` until that was asked for: it has no route for any request.
@@ -176,20 +192,18 @@ impl RouteTable {
             RequireTls::All => true,
         };
         if tls_demanded && !request.scheme().eq_ignore_ascii_case(b"https") {
-            return self.route(self.tls_redirect);
+            return Some(&TLS_REDIRECT);
         }
-        let routes = &self.routes[host.routes.start as usize..host.routes.end as usize];
         let (path, query) = split_path(request.path_and_query());
-        routes.iter().find(|route| route.matcher.matches(request, path, query, random))
+        host.routes.iter().find(|route| route.matcher.matches(request, path, query, random))
     }
 
-    /// What could be asked for, for a request for which no route was found. Nothing where its virtual host
-    /// is there, or can't come.
+    /// What could be asked for, for a request for which no route was found: a virtual host even where one
+    /// is there, as Envoy does. One by a wildcard may give way to one of the request's own.
     #[must_use]
     pub fn demand<R: RequestView>(&self, request: &R) -> Option<Demand> {
         match self.further.as_ref()? {
             Further::All(demand) => Some(demand.clone()),
-            Further::Hosts(_) if self.host(request).is_some() => None,
             // The port is part of it, whether or not ports are looked at here: as Envoy asks.
             Further::Hosts(key) => Demand::virtual_host(key, request.authority()),
         }
@@ -198,18 +212,27 @@ impl RouteTable {
     /// The route with this id; `None` only for an id of another table.
     #[must_use]
     pub fn route(&self, id: RouteId) -> Option<&Route> {
-        self.routes.get(id.0 as usize)
+        if id == TLS_REDIRECT_ID {
+            return Some(&TLS_REDIRECT);
+        }
+        self.hosts.get(id.host.into(), |_| true)?.routes.get(id.route as usize)
     }
 
     /// Every configured route, in order.
     #[must_use]
-    pub fn routes(&self) -> &[Route] {
-        &self.routes[..self.tls_redirect.0 as usize]
+    pub fn routes(&self) -> Vec<&Route> {
+        self.in_order().into_iter().flat_map(|host| &host.routes).collect()
     }
 
-    /// Names and domains of the virtual hosts, in order.
-    pub fn virtual_hosts(&self) -> impl Iterator<Item = (&str, &[Box<str>])> {
-        self.hosts.iter().map(|host| (&*host.name, &*host.domains))
+    /// Names and domains of the virtual hosts, in the order of their numbers.
+    pub fn virtual_hosts(&self) -> impl Iterator<Item = (&Arc<str>, &[Box<str>])> {
+        self.in_order().into_iter().map(|host| (&host.name, &*host.domains))
+    }
+
+    fn in_order(&self) -> Vec<&Host> {
+        let mut hosts: Vec<&Host> = self.hosts.all().into_iter().map(|host| &**host).collect();
+        hosts.sort_unstable_by_key(|host| host.number);
+        hosts
     }
 
     /// The name of the virtual host that serves `request`.
@@ -220,21 +243,23 @@ impl RouteTable {
 
     fn host<R: RequestView>(&self, request: &R) -> Option<&Host> {
         if self.domains.only_default() {
-            return self.domains.default.and_then(|at| self.hosts.get(at as usize));
+            return self.domains.default.as_deref();
         }
         let authority = request.authority();
         let host = if self.ignore_port { without_port(authority) } else { authority };
-        self.domains.find(host).and_then(|at| self.hosts.get(at as usize))
+        self.domains.find(host)
     }
 }
 
-fn index(count: usize) -> Result<u32, RouteTableError> {
-    u32::try_from(count).map_err(|_| RouteTableError::TooManyRoutes)
-}
+/// What a virtual host that demands TLS answers plain requests with, in every table.
+static TLS_REDIRECT: LazyLock<Route> = LazyLock::new(redirect_to_https);
 
-fn redirect_to_https(id: RouteId) -> Route {
+/// No host of a table has this number.
+const TLS_REDIRECT_ID: RouteId = RouteId { host: u32::MAX, route: 0 };
+
+fn redirect_to_https() -> Route {
     Route {
-        id,
+        id: TLS_REDIRECT_ID,
         name: "".into(),
         virtual_host: "".into(),
         matcher: RouteMatcher {
@@ -346,81 +371,93 @@ fn is_grpc<R: RequestView>(request: &R) -> bool {
 }
 
 /// Domains to virtual hosts.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Domains {
-    exact: HashTable<Domain>,
+    exact: SharedMap<Domain>,
     /// Keys without the leading star.
-    suffixes: HashTable<Domain>,
+    suffixes: SharedMap<Domain>,
     /// Keys without the trailing star.
-    prefixes: HashTable<Domain>,
-    /// Distinct key lengths, ascending, once finished.
-    suffix_lengths: Vec<usize>,
-    prefix_lengths: Vec<usize>,
-    /// Longest exact key: no longer host needs to be hashed for it.
+    prefixes: SharedMap<Domain>,
+    suffix_lengths: Lengths,
+    prefix_lengths: Lengths,
+    /// No exact key is longer, or was: no longer host needs to be hashed for it.
     exact_length_max: usize,
     /// Of `*`.
-    default: Option<u32>,
+    default: Option<Arc<Host>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Domain {
-    hash: u64,
     /// Lower case.
-    key: Box<str>,
-    host: u32,
+    key: Arc<str>,
+    host: Arc<Host>,
 }
 
 enum DomainFault {
     Wildcard,
-    TakenBy(u32),
+    /// The virtual host of that name.
+    TakenBy(Arc<str>),
+}
+
+/// Where a domain is looked up.
+#[derive(Clone, Copy)]
+enum Shape {
+    Exact,
+    Suffix,
+    Prefix,
 }
 
 impl Domains {
-    fn insert(&mut self, domain: &str, host: u32) -> Result<(), DomainFault> {
+    fn insert(&mut self, domain: &str, host: &Arc<Host>) -> Result<(), DomainFault> {
         if domain == "*" {
-            return match self.default {
-                Some(other) => Err(DomainFault::TakenBy(other)),
+            return match &self.default {
+                Some(other) => Err(DomainFault::TakenBy(Arc::clone(&other.name))),
                 None => {
-                    self.default = Some(host);
+                    self.default = Some(Arc::clone(host));
                     Ok(())
                 }
             };
         }
         let domain = domain.to_ascii_lowercase();
-        let (table, key) = if let Some(suffix) = domain.strip_prefix('*') {
-            self.suffix_lengths.push(suffix.len());
-            (&mut self.suffixes, suffix)
-        } else if let Some(prefix) = domain.strip_suffix('*') {
-            self.prefix_lengths.push(prefix.len());
-            (&mut self.prefixes, prefix)
-        } else {
-            self.exact_length_max = self.exact_length_max.max(domain.len());
-            (&mut self.exact, &*domain)
-        };
+        let (shape, key) = shape(&domain);
         if key.is_empty() || key.contains('*') {
             return Err(DomainFault::Wildcard);
         }
-        // Suffixes and whole hosts are met from the end, prefixes from the start.
-        let hash = if domain.ends_with('*') {
-            key.bytes().fold(RunningHash::default(), RunningHash::with)
-        } else {
-            key.bytes().rev().fold(RunningHash::default(), RunningHash::with)
+        let hash = shape.hash(key);
+        let domains = self.of(shape);
+        if let Some(known) = domains.get(hash, |known| *known.key == *key) {
+            return Err(DomainFault::TakenBy(Arc::clone(&known.host.name)));
         }
-        .finish();
-        match table.find(hash, |entry| *entry.key == *key) {
-            Some(entry) => Err(DomainFault::TakenBy(entry.host)),
-            None => {
-                let domain = Domain { hash, key: key.into(), host };
-                table.insert_unique(hash, domain, |entry| entry.hash);
-                Ok(())
-            }
+        domains.insert(hash, Domain { key: key.into(), host: Arc::clone(host) });
+        match shape {
+            Shape::Exact => self.exact_length_max = self.exact_length_max.max(key.len()),
+            Shape::Suffix => self.suffix_lengths.add(key.len()),
+            Shape::Prefix => self.prefix_lengths.add(key.len()),
+        }
+        Ok(())
+    }
+
+    /// Takes a domain away that is there.
+    fn remove(&mut self, domain: &str) {
+        if domain == "*" {
+            self.default = None;
+            return;
+        }
+        let domain = domain.to_ascii_lowercase();
+        let (shape, key) = shape(&domain);
+        self.of(shape).remove(shape.hash(key), |known| *known.key == *key);
+        match shape {
+            Shape::Exact => {}
+            Shape::Suffix => self.suffix_lengths.remove(key.len()),
+            Shape::Prefix => self.prefix_lengths.remove(key.len()),
         }
     }
 
-    fn finish(&mut self) {
-        for lengths in [&mut self.suffix_lengths, &mut self.prefix_lengths] {
-            lengths.sort_unstable();
-            lengths.dedup();
+    fn of(&mut self, shape: Shape) -> &mut SharedMap<Domain> {
+        match shape {
+            Shape::Exact => &mut self.exact,
+            Shape::Suffix => &mut self.suffixes,
+            Shape::Prefix => &mut self.prefixes,
         }
     }
 
@@ -430,7 +467,7 @@ impl Domains {
 
     /// Exact, then the longest suffix, then the longest prefix, then `*`. A star stands for at least
     /// one character.
-    fn find(&self, host: &[u8]) -> Option<u32> {
+    fn find(&self, host: &[u8]) -> Option<&Host> {
         let mut longest_suffix = None;
         let mut hash = RunningHash::default();
         let mut hashed = 0;
@@ -441,40 +478,86 @@ impl Domains {
             hashed = to;
             hash.finish()
         };
-        for length in self.suffix_lengths.iter().copied().take_while(|length| *length < host.len())
-        {
+        for length in self.suffix_lengths.below(host.len()) {
             let tail = &host[host.len() - length..];
             if let Some(entry) = lookup(&self.suffixes, extend(length), tail) {
-                longest_suffix = Some(entry.host);
+                longest_suffix = Some(&*entry.host);
             }
         }
         if !host.is_empty()
             && host.len() <= self.exact_length_max
             && let Some(entry) = lookup(&self.exact, extend(host.len()), host)
         {
-            return Some(entry.host);
+            return Some(&entry.host);
         }
-        longest_suffix.or_else(|| self.longest_prefix(host)).or(self.default)
+        longest_suffix.or_else(|| self.longest_prefix(host)).or(self.default.as_deref())
     }
 
-    fn longest_prefix(&self, host: &[u8]) -> Option<u32> {
+    fn longest_prefix(&self, host: &[u8]) -> Option<&Host> {
         let mut longest = None;
         let mut hash = RunningHash::default();
         let mut hashed = 0;
-        for length in self.prefix_lengths.iter().copied().take_while(|length| *length < host.len())
-        {
+        for length in self.prefix_lengths.below(host.len()) {
             hash = host[hashed..length].iter().fold(hash, |hash, byte| hash.with(*byte));
             hashed = length;
             if let Some(entry) = lookup(&self.prefixes, hash.finish(), &host[..length]) {
-                longest = Some(entry.host);
+                longest = Some(&*entry.host);
             }
         }
         longest
     }
 }
 
-fn lookup<'a>(table: &'a HashTable<Domain>, hash: u64, key: &[u8]) -> Option<&'a Domain> {
-    table.find(hash, |entry| entry.key.as_bytes().eq_ignore_ascii_case(key))
+fn lookup<'a>(domains: &'a SharedMap<Domain>, hash: u64, key: &[u8]) -> Option<&'a Domain> {
+    domains.get(hash, |entry| entry.key.as_bytes().eq_ignore_ascii_case(key))
+}
+
+/// Where a domain other than `*` is looked up, and by what.
+fn shape(domain: &str) -> (Shape, &str) {
+    if let Some(suffix) = domain.strip_prefix('*') {
+        (Shape::Suffix, suffix)
+    } else if let Some(prefix) = domain.strip_suffix('*') {
+        (Shape::Prefix, prefix)
+    } else {
+        (Shape::Exact, domain)
+    }
+}
+
+impl Shape {
+    /// Suffixes and whole hosts are met from the end, prefixes from the start.
+    fn hash(self, key: &str) -> u64 {
+        let hash = match self {
+            Shape::Prefix => key.bytes().fold(RunningHash::default(), RunningHash::with),
+            Shape::Exact | Shape::Suffix => {
+                key.bytes().rev().fold(RunningHash::default(), RunningHash::with)
+            }
+        };
+        hash.finish()
+    }
+}
+
+/// Lengths of keys, ascending, and how many keys have each.
+#[derive(Debug, Clone, Default)]
+struct Lengths(Vec<(usize, usize)>);
+
+impl Lengths {
+    fn add(&mut self, length: usize) {
+        match self.0.binary_search_by_key(&length, |known| known.0) {
+            Ok(at) => self.0[at].1 += 1,
+            Err(at) => self.0.insert(at, (length, 1)),
+        }
+    }
+
+    fn remove(&mut self, length: usize) {
+        if let Ok(at) = self.0.binary_search_by_key(&length, |known| known.0) {
+            self.0[at].1 -= 1;
+            self.0.retain(|known| known.1 > 0);
+        }
+    }
+
+    fn below(&self, bound: usize) -> impl Iterator<Item = usize> {
+        self.0.iter().map(|known| known.0).take_while(move |length| *length < bound)
+    }
 }
 
 /// A hash that can be read after every byte: FNV-1a over lower-cased bytes, its bits mixed at the end.

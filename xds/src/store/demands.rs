@@ -2,7 +2,8 @@
 //! that a table has anyway, tables of scopes, and clusters that routes name.
 //!
 //! A name that a server says does not exist, or does not answer for, is given up: a later request may ask
-//! again. One that has an answer stays asked for, so that its changes come. Invariant: every demand that
+//! again. One that has an answer stays asked for, so that its changes come, and is not asked for once more by
+//! a request that finds no route in it: Envoy would, for as long as there is none. Invariant: every demand that
 //! was taken is settled once, by an answer, by the end of the wait, or because nobody can answer any more;
 //! and no more names are asked for than [`NAMES_MAX`], however many hosts clients make up.
 

@@ -62,6 +62,7 @@ pub use self::demands::TooManyDemands;
 pub use self::file::FileContent;
 pub use self::kept::Kept;
 pub use self::record::{ErrorState, Record, Shown, Stage};
+pub use self::scopes::ScopeCounts;
 pub use self::start::Phase;
 
 /// A resource as a server sent it.
@@ -241,6 +242,10 @@ pub enum Watched {
     Endpoints(Box<str>),
     /// Those of a table, by the prefix of a connection manager and its name.
     Routes(Box<str>, Box<str>),
+    /// Those of its virtual hosts (VHDS), likewise.
+    VirtualHosts(Box<str>, Box<str>),
+    /// Those of scopes, by the prefix of a connection manager and what it calls them.
+    Scopes(Box<str>, Box<str>),
     /// Those of a secret, by its name.
     Secret(Box<str>),
     /// Those of a filter, by its name.
@@ -254,6 +259,8 @@ pub enum Outcome {
     Asked,
     /// Something was sent, and accepted.
     Accepted,
+    /// What was accepted is new.
+    Reloaded,
     /// Something was sent, and refused.
     Refused,
     /// It could not be read.
@@ -349,6 +356,11 @@ impl Store {
             ResourceType::RouteConfiguration => {
                 self.note_table(&place.key(name), Outcome::TimedOut);
             }
+            ResourceType::VirtualHost => {
+                for key in self.hosted_by(place, name) {
+                    self.note_hosts(&key, Outcome::TimedOut);
+                }
+            }
             ResourceType::Secret => self.note_secret(&place.key(name), Outcome::TimedOut),
             ResourceType::ExtensionConfig => {
                 self.note_extension(&place.key(name), Outcome::TimedOut);
@@ -424,7 +436,10 @@ impl Store {
     /// A response was taken in whole, or none came in time, of a type of which everything was asked for.
     pub fn answered(&mut self, kind: ResourceType, place: &ConfigPlace) {
         match kind {
-            ResourceType::ScopedRouteConfiguration => self.scopes_answered(place),
+            ResourceType::ScopedRouteConfiguration => {
+                self.note_response_of_scopes(place);
+                self.scopes_answered(place);
+            }
             ResourceType::VirtualHost => self.hosts_answered(place),
             _ => {}
         }

@@ -63,8 +63,14 @@ impl Store {
         }
         if !known.stat_prefixes.contains(&rds.stat_prefix) {
             known.stat_prefixes.insert(rds.stat_prefix.clone());
-            let watched = Watched::Routes(rds.stat_prefix.clone(), rds.name.clone());
-            self.outcomes.push((watched, Outcome::Asked));
+            let mut asked = |watched: fn(Box<str>, Box<str>) -> Watched| {
+                let watched = watched(rds.stat_prefix.clone(), rds.name.clone());
+                self.outcomes.push((watched, Outcome::Asked));
+            };
+            asked(Watched::Routes);
+            if known.hosts.is_some() {
+                asked(Watched::VirtualHosts);
+            }
         }
     }
 
@@ -73,6 +79,15 @@ impl Store {
         let Some(known) = self.tables.get(key) else { return };
         for prefix in &known.stat_prefixes {
             let watched = Watched::Routes(prefix.clone(), known.name.clone());
+            self.outcomes.push((watched, outcome));
+        }
+    }
+
+    /// As [`Store::note_table`], for its virtual hosts.
+    pub(super) fn note_hosts(&mut self, key: &str, outcome: Outcome) {
+        let Some(known) = self.tables.get(key) else { return };
+        for prefix in &known.stat_prefixes {
+            let watched = Watched::VirtualHosts(prefix.clone(), known.name.clone());
             self.outcomes.push((watched, outcome));
         }
     }
@@ -127,6 +142,7 @@ impl Store {
                     self.set_hosts(key, hosts);
                     self.table_changed(key);
                     self.table_answered(key);
+                    self.note_table(key, Outcome::Reloaded);
                 }
                 Ok(())
             }
@@ -148,7 +164,7 @@ impl Store {
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
         let table = route::compile(&View::new(&message, &self.schema), &context, false)
             .map_err(|found| decode::text(&found))?;
-        let hosts = self.hosts_for(key, &message)?;
+        let hosts = self.hosts_for(key, &message, &table)?;
         Ok((table, hosts, fingerprint))
     }
 
@@ -194,7 +210,7 @@ impl Store {
         }
     }
 
-    /// The tables that were asked for.
+    /// The tables that were asked for, as they came.
     pub fn route_tables(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
         self.tables.values().map(|known| {
             let shown = Shown {
@@ -204,6 +220,19 @@ impl Store {
                 error: known.error.clone(),
             };
             (&known.place, shown)
+        })
+    }
+
+    /// As [`Store::route_tables`], with their virtual hosts that came by themselves. As with Envoy, version
+    /// and time are those of what came last.
+    pub fn whole_route_tables(&self) -> impl Iterator<Item = Shown> {
+        self.route_tables().map(|(place, mut shown)| {
+            let known = self.tables.get(&*place.key(&shown.name));
+            if let Some(hosts) = known.and_then(|known| known.hosts.as_ref()) {
+                shown.record = shown.record.map(|own| hosts.show(own));
+                shown.error = shown.error.or_else(|| hosts.refused());
+            }
+            shown
         })
     }
 }

@@ -18,7 +18,7 @@ use crate::snapshot::{
 use crate::view::View;
 
 use super::routes::TableUser;
-use super::{ErrorState, Incoming, Interest, Record, Shown, Stage, Store};
+use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
 use super::{Table, decode};
 
 /// Scopes that listeners refer to.
@@ -26,6 +26,8 @@ pub(super) struct ScopeSet {
     /// As the first listener has it.
     scoped: Arc<ScopedRoutes>,
     users: BTreeSet<Box<str>>,
+    /// Prefixes of the connection managers that refer to it, and what they call it.
+    stat_names: BTreeSet<(Box<str>, Box<str>)>,
     is_answered: bool,
     /// What is in the snapshot is not what it should be.
     is_stale: bool,
@@ -35,6 +37,20 @@ pub(super) struct ScopeSet {
     /// Scopes of a response that is being taken in: what it will say of them is not known, and whether
     /// they will keep their keys neither.
     undecided: HashSet<Box<str>>,
+    /// Whether one of them was refused; nothing when no response is being taken in.
+    response: Option<Result<(), ()>>,
+    counts: ScopeCounts,
+}
+
+/// How many scopes there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScopeCounts {
+    /// Accepted ones.
+    pub all: usize,
+    /// Those whose tables are there or asked for.
+    pub active: usize,
+    /// Those whose tables are asked for on demand.
+    pub on_demand: usize,
 }
 
 /// A scope by name.
@@ -61,6 +77,19 @@ impl ScopeEntry {
     /// The table of a version of it, unless that is only asked for on demand and has not been.
     fn table_asked_for<'s>(&self, scope: &'s Scope) -> Option<&'s Rds> {
         table_of(scope).filter(|_| !scope.on_demand || self.is_demanded)
+    }
+}
+
+impl ScopeCounts {
+    fn of<'e>(entries: impl Iterator<Item = &'e ScopeEntry>) -> ScopeCounts {
+        let mut counts = ScopeCounts::default();
+        for (entry, scope) in entries.filter_map(|entry| Some((entry, entry.newest()?))) {
+            let is_inline = matches!(scope.routes, ScopeRoutes::Inline(_));
+            counts.all += 1;
+            counts.active += usize::from(is_inline || entry.table_asked_for(scope).is_some());
+            counts.on_demand += usize::from(scope.on_demand);
+        }
+        counts
     }
 }
 
@@ -123,16 +152,19 @@ impl Store {
             if !known.users.contains(listener) {
                 known.users.insert(listener.into());
             }
-            return;
+            return self.count_scopes_for(scoped);
         }
         let set = ScopeSet {
             scoped: Arc::clone(scoped),
             users: BTreeSet::from([listener.into()]),
+            stat_names: BTreeSet::new(),
             is_answered: false,
             is_stale: true,
             scopes: BTreeMap::new(),
             keys: HashMap::new(),
             undecided: HashSet::new(),
+            response: None,
+            counts: ScopeCounts::default(),
         };
         self.is_changed = true;
         match &scoped.scopes {
@@ -144,6 +176,16 @@ impl Store {
                 self.scopes_complete(&scoped.key);
             }
             ScopeSource::Srds(source) => self.add_served_set(set, source),
+        }
+        self.count_scopes_for(scoped);
+    }
+
+    /// Has the connection managers of these scopes count what comes of them, if they come from servers.
+    fn count_scopes_for(&mut self, scoped: &ScopedRoutes) {
+        let Some(set) = self.scopes.get_mut(&scoped.key) else { return };
+        let names = (scoped.stat_prefix.clone(), scoped.name.clone());
+        if set.source().is_some() && set.stat_names.insert(names.clone()) {
+            self.outcomes.push((Watched::Scopes(names.0, names.1), Outcome::Asked));
         }
     }
 
@@ -218,6 +260,7 @@ impl Store {
     ) {
         for set in self.scopes.values_mut().filter(|set| set.is_of(place)) {
             set.undecided = names.clone().map(Box::from).collect();
+            set.response = Some(Ok(()));
         }
     }
 
@@ -286,6 +329,7 @@ impl Store {
                 }
             }
             Err(text) => {
+                set.response = set.response.map(|_| Err(()));
                 let entry = set.scopes.entry((&*incoming.name).into()).or_default();
                 entry.error = Some(ErrorState::new(incoming, text));
                 self.drop_robbed_scope(key, &incoming.name);
@@ -455,6 +499,22 @@ impl Store {
         }
     }
 
+    /// Counts a response that was taken in, or that none came in time.
+    pub(super) fn note_response_of_scopes(&mut self, place: &ConfigPlace) {
+        for set in self.scopes.values_mut().filter(|set| set.is_of(place)) {
+            let outcomes: &[Outcome] = match set.response.take() {
+                Some(Ok(())) if set.is_stale => &[Outcome::Accepted, Outcome::Reloaded],
+                Some(Ok(())) => &[Outcome::Accepted],
+                Some(Err(())) => &[Outcome::Refused],
+                None => &[Outcome::TimedOut],
+            };
+            for (prefix, name) in &set.stat_names {
+                let watched = || Watched::Scopes(prefix.clone(), name.clone());
+                self.outcomes.extend(outcomes.iter().map(|outcome| (watched(), *outcome)));
+            }
+        }
+    }
+
     /// Listeners may have nothing to wait for any more.
     fn scopes_warmed(&mut self, key: &str) {
         let Some(set) = self.scopes.get(key) else { return };
@@ -474,6 +534,7 @@ impl Store {
     pub(super) fn settle_scopes(&mut self) {
         for (key, set) in self.scopes.iter_mut().filter(|(_, set)| set.is_stale) {
             set.is_stale = false;
+            set.counts = ScopeCounts::of(set.scopes.values());
             let is_old = |entry: &&ScopeEntry| entry.warming.is_some();
             // A key that was given to another is that one's, though its former owner is served by it
             // as long as its own next version waits.
@@ -512,6 +573,13 @@ impl Store {
         let waiting = set.scopes.values().filter(|entry| entry.active.is_none());
         let tables = waiting.filter_map(|entry| table_of(entry.warming.as_ref()?));
         tables.map(|rds| format!("routes {}", rds.name)).collect()
+    }
+
+    /// How many scopes servers sent, by the prefix of a connection manager and what it calls them.
+    pub fn scope_counts(&self) -> impl Iterator<Item = (&str, &str, ScopeCounts)> {
+        self.scopes.values().flat_map(|set| {
+            set.stat_names.iter().map(|(prefix, name)| (&**prefix, &**name, set.counts))
+        })
     }
 
     /// Scopes that servers sent: the name of the set, where they come from, and they themselves.

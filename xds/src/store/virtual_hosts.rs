@@ -2,23 +2,26 @@
 //!
 //! A table that names a source of virtual hosts is served with those that came from there beside its
 //! own. All of them are asked for at once, by the table's name, and those that a server does not give
-//! unasked one by one, when requests need them ([`demands`](super::demands)). Invariant: no two virtual
-//! hosts of a table have the same name or a domain in common.
+//! unasked one by one, when requests need them ([`demands`](super::demands)). One that comes or goes costs
+//! what it costs among few. Invariant: no two virtual hosts of a table have the same name or a domain in
+//! common.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::BytesMut;
+use prost::encoding::{WireType, encode_key, encode_varint};
 use prost_reflect::DynamicMessage;
 
 use crate::client::ResourceType;
 use crate::compile::route;
 use crate::fingerprint::Fingerprint;
-use crate::snapshot::{ConfigPlace, ConfigSource, RouteTable, VirtualHost};
+use crate::snapshot::{ConfigPlace, ConfigSource, HostId, RouteTable, VirtualHost};
 use crate::view::View;
 
 use super::decode;
 use super::demands::Demands;
-use super::{ErrorState, Incoming, Interest, Record, Store};
+use super::{ErrorState, Incoming, Interest, Outcome, Record, Store};
 
 /// The virtual hosts of a table.
 pub(super) struct Hosts {
@@ -26,17 +29,24 @@ pub(super) struct Hosts {
     pub(super) is_answered: bool,
     /// What is in the snapshot is not what it should be.
     is_stale: bool,
-    ignore_port: bool,
-    /// Those of the table itself.
-    own: Vec<VirtualHost>,
+    /// With its own virtual hosts, and those that came but for what is stale.
+    table: RouteTable,
+    /// Of the table, without virtual hosts: what it says of all.
+    message: DynamicMessage,
     /// By the names of their resources.
     served: BTreeMap<Box<str>, Served>,
+    /// Those of them that are not in the table yet.
+    coming: BTreeMap<Box<str>, VirtualHost>,
+    /// Those in the table that no longer are to be.
+    leaving: Vec<HostId>,
     /// Whose names and domains are; nothing is the table itself.
     claims: HashMap<Claim, Option<Box<str>>>,
     /// Those of a response that is being taken in: whether they will keep what they have is not known.
     undecided: HashSet<Box<str>>,
     /// The response that is being taken in has something for this table.
     is_meant: bool,
+    /// And something that was refused.
+    is_refused: bool,
     /// Whose other names are.
     known_as: HashMap<Arc<str>, Box<str>>,
     pub(super) demands: Demands,
@@ -45,42 +55,45 @@ pub(super) struct Hosts {
 /// A virtual host of a server.
 #[derive(Default)]
 struct Served {
-    host: Option<VirtualHost>,
+    /// What it has; nothing if none was accepted.
+    claims: Box<[Claim]>,
+    place: Option<HostId>,
     aliases: Box<[Arc<str>]>,
     record: Option<Record>,
     error: Option<ErrorState>,
 }
 
 /// What only one virtual host of a table may have.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Claim {
     Name(Arc<str>),
     Domain(Box<str>),
 }
 
 impl Claim {
-    fn all(host: &VirtualHost) -> impl Iterator<Item = Claim> {
-        let domains = host.domains.iter().map(|domain| Claim::Domain(domain.clone()));
-        std::iter::once(Claim::Name(Arc::clone(&host.name))).chain(domains)
+    fn all(name: &Arc<str>, domains: &[Box<str>]) -> impl Iterator<Item = Claim> {
+        let domains = domains.iter().map(|domain| Claim::Domain(domain.clone()));
+        std::iter::once(Claim::Name(Arc::clone(name))).chain(domains)
     }
 }
 
 impl Hosts {
-    fn new(source: ConfigSource, own: Vec<VirtualHost>, ignore_port: bool) -> Hosts {
-        let mut claims = HashMap::new();
-        for claim in own.iter().flat_map(Claim::all) {
-            claims.insert(claim, None);
-        }
+    /// For a table that has its own.
+    fn new(source: ConfigSource, table: RouteTable, message: DynamicMessage) -> Hosts {
+        let own = table.virtual_hosts().flat_map(|(name, domains)| Claim::all(name, domains));
         Hosts {
             source,
             is_answered: false,
             is_stale: true,
-            ignore_port,
-            own,
+            claims: own.map(|claim| (claim, None)).collect(),
+            table,
+            message,
             served: BTreeMap::new(),
-            claims,
+            coming: BTreeMap::new(),
+            leaving: Vec::new(),
             undecided: HashSet::new(),
             is_meant: false,
+            is_refused: false,
             known_as: HashMap::new(),
             demands: Demands::default(),
         }
@@ -94,8 +107,9 @@ impl Hosts {
         host: VirtualHost,
         record: Record,
     ) -> Result<(), String> {
-        for claim in Claim::all(&host) {
-            let owner = match self.claims.get(&claim) {
+        let claims: Box<[Claim]> = Claim::all(&host.name, &host.domains).collect();
+        for claim in &claims {
+            let owner = match self.claims.get(claim) {
                 Some(Some(owner)) if **owner == *resource || self.undecided.contains(owner) => None,
                 Some(owner) => Some(owner.as_deref()),
                 None => None,
@@ -107,12 +121,22 @@ impl Hosts {
                 Claim::Domain(domain) => format!("domains: {domain:?} is in {owner}, too"),
             });
         }
-        self.disclaim(resource);
-        for claim in Claim::all(&host) {
-            self.claims.insert(claim, Some(resource.into()));
+        for claim in &claims {
+            if let Some(Some(owner)) = self.claims.get(claim)
+                && **owner != *resource
+            {
+                // It comes again with what this response says of it.
+                self.coming.remove(owner);
+                let robbed = self.served.get_mut(owner);
+                self.leaving.extend(robbed.and_then(|robbed| robbed.place.take()));
+            }
         }
+        self.disclaim(resource);
+        self.claims.extend(claims.iter().map(|claim| (claim.clone(), Some(resource.into()))));
         let entry = self.served.entry(resource.into()).or_default();
-        (entry.host, entry.record, entry.error) = (Some(host), Some(record), None);
+        (entry.claims, entry.record, entry.error) = (claims, Some(record), None);
+        self.leaving.extend(entry.place.take());
+        self.coming.insert(resource.into(), host);
         self.is_stale = true;
         self.set_aliases(resource, aliases);
         Ok(())
@@ -144,34 +168,36 @@ impl Hosts {
 
     /// Whether a virtual host is there that is known by this name (D-13).
     pub(super) fn knows(&self, name: &str) -> bool {
-        let has_host = |served: &Served| served.host.is_some();
+        let has_host = |served: &Served| !served.claims.is_empty();
         self.known_as.contains_key(name) || self.served.get(name).is_some_and(has_host)
     }
 
     /// Gives up what a virtual host has, but for what another has taken.
     fn disclaim(&mut self, resource: &str) {
-        let host = self.served.get(resource).and_then(|served| served.host.as_ref());
-        for claim in host.into_iter().flat_map(Claim::all) {
-            if let Some(Some(owner)) = self.claims.get(&claim)
+        for claim in self.served.get(resource).into_iter().flat_map(|served| &served.claims) {
+            if let Some(Some(owner)) = self.claims.get(claim)
                 && **owner == *resource
             {
-                self.claims.remove(&claim);
+                self.claims.remove(claim);
             }
         }
     }
 
     /// Whether all that a virtual host has is still its own.
     fn is_whole(&self, resource: &str) -> bool {
-        let host = self.served.get(resource).and_then(|served| served.host.as_ref());
-        host.into_iter().flat_map(Claim::all).all(|claim| {
-            self.claims.get(&claim).is_some_and(|owner| owner.as_deref() == Some(resource))
+        let mut claims = self.served.get(resource).into_iter().flat_map(|served| &served.claims);
+        claims.all(|claim| {
+            self.claims.get(claim).is_some_and(|owner| owner.as_deref() == Some(resource))
         })
     }
 
     fn remove(&mut self, resource: &str) {
         self.disclaim(resource);
         self.forget_aliases(resource);
-        self.is_stale |= self.served.remove(resource).is_some();
+        let Some(served) = self.served.remove(resource) else { return };
+        self.coming.remove(resource);
+        self.leaving.extend(served.place);
+        self.is_stale |= !served.claims.is_empty();
     }
 
     /// Removes what is known by a name. Returns all the names that it was known by.
@@ -186,11 +212,38 @@ impl Hosts {
         names
     }
 
-    fn table(&self, key: &str, name: &str) -> Result<RouteTable, String> {
-        let served = self.served.values().filter_map(|served| served.host.as_ref());
-        let hosts = self.own.iter().chain(served).cloned().collect();
-        let table = RouteTable::new(name, hosts, self.ignore_port);
-        Ok(table.map_err(|error| error.to_string())?.with_hosts_to_come(key))
+    /// The table with all that is known.
+    fn settle(&mut self) -> Result<RouteTable, String> {
+        self.is_stale = false;
+        self.leaving.drain(..).for_each(|place| self.table.remove(place));
+        for (resource, host) in std::mem::take(&mut self.coming) {
+            let place = self.table.insert(host).map_err(|error| error.to_string())?;
+            if let Some(served) = self.served.get_mut(&resource) {
+                served.place = Some(place);
+            }
+        }
+        Ok(self.table.clone())
+    }
+
+    /// The table's resource with all virtual hosts. To append a field to a message is to add to it.
+    pub(super) fn show(&self, own: Record) -> Record {
+        let all = self.served.values().filter_map(|served| served.record.as_ref());
+        let mut content = BytesMut::from(&*own.content);
+        for host in all.clone() {
+            encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, &mut content);
+            encode_varint(host.content.len() as u64, &mut content);
+            content.extend_from_slice(&host.content);
+        }
+        let last = all.max_by_key(|host| host.updated).filter(|host| host.updated > own.updated);
+        Record { content: content.freeze(), ..last.cloned().unwrap_or(own) }
+    }
+
+    /// The last virtual host that was refused.
+    pub(super) fn refused(&self) -> Option<ErrorState> {
+        let refused = self.served.iter().filter_map(|(name, it)| Some((name, it.error.as_ref()?)));
+        let (name, error) = refused.max_by_key(|(_, error)| error.at)?;
+        let text = format!("VirtualHost {name}: {}", error.text);
+        Some(ErrorState { text: text.into(), ..error.clone() })
     }
 }
 
@@ -201,6 +254,7 @@ impl Store {
         &mut self,
         key: &str,
         message: &DynamicMessage,
+        table: &RouteTable,
     ) -> Result<Option<Hosts>, String> {
         let before = self.tables.get(key).and_then(|table| table.hosts.as_ref());
         let view = View::new(message, &self.schema);
@@ -209,8 +263,9 @@ impl Store {
         let ads = self.ground.dynamic.ads.as_ref().map(|ads| ads.variant);
         let source = route::vhds(&view, &context, ads).map_err(|found| decode::text(&found))?;
         let Some(source) = source else { return Ok(None) };
-        let own = route::hosts(&view, &context, false).map_err(|found| decode::text(&found))?;
-        let mut hosts = Hosts::new(source, own, route::ignores_port(&view));
+        let mut alone = message.clone();
+        alone.clear_field_by_name("virtual_hosts");
+        let mut hosts = Hosts::new(source, table.clone().with_hosts_to_come(key), alone);
         let Some(before) = before.filter(|before| before.source.place == hosts.source.place) else {
             return Ok(Some(hosts));
         };
@@ -244,6 +299,7 @@ impl Store {
             self.hosted.insert(key.into());
             let kind = ResourceType::VirtualHost;
             self.interests.push(Interest::One(kind, source.clone(), Arc::clone(&name)));
+            self.note_hosts(key, Outcome::Asked);
         }
         let place = after.map(|source| source.place);
         if let Some(before) = before
@@ -304,21 +360,31 @@ impl Store {
                 names.iter().filter(|name| is_of(table, name) || hosts.served.contains_key(*name));
             hosts.undecided = mine.cloned().collect();
             hosts.is_meant = is_bare || !hosts.undecided.is_empty();
+            hosts.is_refused = false;
         }
     }
 
     /// A response was taken in: whoever it was for waits no more.
     pub(super) fn hosts_answered(&mut self, place: &ConfigPlace) {
-        let mut warm = Vec::new();
+        let mut answered = Vec::new();
         for (key, _, hosts) in self.hosts_of(place) {
             hosts.undecided.clear();
-            if std::mem::take(&mut hosts.is_meant)
-                && !std::mem::replace(&mut hosts.is_answered, true)
-            {
-                warm.push(key.clone());
+            if std::mem::take(&mut hosts.is_meant) {
+                let is_first = !std::mem::replace(&mut hosts.is_answered, true);
+                let outcomes: &[Outcome] = match (hosts.is_refused, hosts.is_stale) {
+                    (true, _) => &[Outcome::Refused],
+                    (false, true) => &[Outcome::Accepted, Outcome::Reloaded],
+                    (false, false) => &[Outcome::Accepted],
+                };
+                answered.push((key.clone(), is_first, outcomes));
             }
         }
-        warm.iter().for_each(|key| self.table_warmed(key));
+        for (key, is_first, outcomes) in answered {
+            outcomes.iter().for_each(|outcome| self.note_hosts(&key, *outcome));
+            if is_first {
+                self.table_warmed(&key);
+            }
+        }
     }
 
     /// All of a table that are known are there: it was restored, or no more came in time.
@@ -380,6 +446,7 @@ impl Store {
             self.is_changed = true;
         }
         if let Err(text) = &outcome {
+            hosts.is_refused = true;
             if !hosts.is_whole(&incoming.name) {
                 // Another has what its last version had.
                 hosts.remove(&incoming.name);
@@ -404,19 +471,15 @@ impl Store {
             hosts.set_aliases(&incoming.name, &incoming.aliases);
             return Ok(());
         }
-        let Some(owner) = table.record.clone() else { return Ok(()) };
         let message = self.decode(ResourceType::VirtualHost, incoming)?;
         let record = Store::record(incoming, Fingerprint::of(&message, &[]));
-        let name = ResourceType::RouteConfiguration.message();
-        let owner = self
-            .schema
-            .message(name)
-            .and_then(|known| DynamicMessage::decode(known, owner.content).ok())
-            .ok_or("its route configuration is not known")?;
+        let hosts = self.tables.get(key).and_then(|table| table.hosts.as_ref());
+        let Some(hosts) = hosts else { return Ok(()) };
         let has_cluster = |name: &str| self.has_cluster(name);
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
-        let (view, owner) = (View::new(&message, &self.schema), View::new(&owner, &self.schema));
-        let host = route::host(&view, &owner, &context).map_err(|found| decode::text(&found))?;
+        let view = View::new(&message, &self.schema);
+        let table = View::new(&hosts.message, &self.schema);
+        let host = route::host(&view, &table, &context).map_err(|found| decode::text(&found))?;
         let hosts = self.tables.get_mut(key).and_then(|table| table.hosts.as_mut());
         hosts.map_or(Ok(()), |hosts| hosts.serve(&incoming.name, &incoming.aliases, host, record))
     }
@@ -446,8 +509,7 @@ impl Store {
         for key in &self.hosted {
             let Some(table) = self.tables.get_mut(key) else { continue };
             let Some(hosts) = table.hosts.as_mut().filter(|hosts| hosts.is_stale) else { continue };
-            hosts.is_stale = false;
-            match hosts.table(key, &table.name) {
+            match hosts.settle() {
                 Ok(whole) => {
                     let tables = Arc::make_mut(&mut self.snapshot.route_tables);
                     tables.insert(key.clone(), Arc::new(whole));
@@ -489,6 +551,9 @@ impl Store {
         })
     }
 }
+
+/// Of RouteConfiguration.
+const VIRTUAL_HOSTS: u32 = 2;
 
 /// Whether a virtual host of this name is of the table of that name.
 fn is_of(table: &str, name: &str) -> bool {

@@ -215,6 +215,26 @@ fn d_13_virtual_hosts_are_asked_for_by_the_name_of_their_table() {
 }
 
 #[test]
+fn d_13_what_is_held_by_an_alias_is_forgotten_with_the_last_name_for_it() {
+    let mut driven = Driven::asking(Delta, VirtualHost, &["r/a", "r/b", "s/a"]);
+    let held = |name: &str, aliases: &[&str]| Resource {
+        aliases: texts(aliases),
+        ..resource(VirtualHost, name, "1")
+    };
+    let hosts = vec![held("wild", &["r/a", "r/b"]), held("r/ab", &["r/b"]), held("s/a", &[])];
+    driven.accept(delta_of(VirtualHost, "1", hosts));
+    driven.client.unsubscribe(VirtualHost, "r/a");
+    assert_eq!(driven.held_names(VirtualHost), ["r/ab", "s/a", "wild"]);
+    driven.client.unsubscribe(VirtualHost, "r/b");
+    assert_eq!(driven.held_names(VirtualHost), ["s/a"]);
+    // It is there no more, so that it is waited for.
+    driven.requests();
+    driven.client.subscribe(VirtualHost, "r/b", Some(FETCH), driven.now).unwrap();
+    driven.requests();
+    assert_eq!(driven.after(FETCH), [expired(VirtualHost, "r/b", Why::NeverCame)]);
+}
+
+#[test]
 fn d_15_a_bare_response_says_that_there_are_no_virtual_hosts() {
     let mut driven = Driven::asking(Delta, VirtualHost, &["r"]);
     let update = driven.update(delta_of(VirtualHost, "1", Vec::new()));

@@ -176,7 +176,7 @@ pub(crate) fn table(hcm: &HttpConnectionManager) -> &Arc<RouteTable> {
 
 #[track_caller]
 pub(crate) fn route(loaded: &Loaded) -> &Route {
-    &table(hcm(loaded)).routes()[0]
+    table(hcm(loaded)).routes()[0]
 }
 
 #[track_caller]

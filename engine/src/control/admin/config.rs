@@ -267,7 +267,7 @@ impl Dynamic {
             json.extend(states(&shown));
             self.listeners.push(Entry::new(&shown.name, json.into()));
         }
-        for (_, shown) in store.route_tables() {
+        for shown in store.whole_route_tables() {
             let kind = ResourceType::RouteConfiguration;
             self.routes.push(whole(kind, "route_config", &shown));
         }

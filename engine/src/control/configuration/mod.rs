@@ -14,7 +14,7 @@ mod sources;
 mod stream;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::cache::CacheNode;
@@ -423,6 +423,12 @@ impl Configuration {
         stats.listener_added.follow(counts.listeners_added);
         stats.listener_modified.follow(counts.listeners_modified);
         stats.listener_removed.follow(counts.listeners_removed);
+        for (prefix, name, counts) in store.scope_counts() {
+            let stats = registry.scopes(&format!("http.{prefix}.scoped_rds.{name}"));
+            stats.all_scopes.set(counts.all as u64);
+            stats.active_scopes.set(counts.active as u64);
+            stats.on_demand_scopes.set(counts.on_demand as u64);
+        }
     }
 
     /// Counts what became of questions for endpoints and routes.
@@ -435,6 +441,7 @@ impl Configuration {
                     match outcome {
                         Outcome::Asked => stats.update_attempt.inc(),
                         Outcome::Accepted => stats.update_success.inc(),
+                        Outcome::Reloaded => {}
                         Outcome::Refused => stats.update_rejected.inc(),
                         Outcome::Failed => stats.update_failure.inc(),
                         Outcome::TimedOut => stats.init_fetch_timeout.inc(),
@@ -442,6 +449,12 @@ impl Configuration {
                 }
                 Watched::Routes(prefix, name) => {
                     self.count_outcome(&format!("http.{prefix}.rds.{name}"), outcome);
+                }
+                Watched::VirtualHosts(prefix, name) => {
+                    self.count_outcome(&format!("http.{prefix}.rds.vhds.{name}"), outcome);
+                }
+                Watched::Scopes(prefix, name) => {
+                    self.count_outcome(&format!("http.{prefix}.scoped_rds.{name}"), outcome);
                 }
                 Watched::Secret(name) => self.count_outcome(&format!("sds.{name}"), outcome),
                 Watched::Extension(place, name) => {
@@ -461,6 +474,12 @@ impl Configuration {
         match outcome {
             Outcome::Asked => stats.update_attempt.inc(),
             Outcome::Accepted => stats.update_success.inc(),
+            Outcome::Reloaded => {
+                let stats = self.state.registry().reloads(family);
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                stats.config_reload.inc();
+                stats.config_reload_time_ms.set(now.unwrap_or_default().as_millis() as u64);
+            }
             Outcome::Refused => stats.update_rejected.inc(),
             Outcome::Failed => stats.update_failure.inc(),
             Outcome::TimedOut => stats.init_fetch_timeout.inc(),

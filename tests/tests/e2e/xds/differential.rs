@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use outrigger_tests::config::{CORS, FAULT, TCP_PROXY, transport_socket};
 use outrigger_tests::control_plane::{
-    CDS, ECDS, EDS, LDS, RDS, RTDS, SDS, Variant, World, ads, aggregated, assignment, eds_cluster,
-    endpoint, http_listener, http_manager, own_stream, rds, separate, static_cluster,
+    CDS, ECDS, EDS, LDS, RDS, RTDS, SDS, SRDS, VHDS, Variant, World, ads, aggregated, assignment,
+    eds_cluster, endpoint, http_listener, http_manager, own_stream, rds, separate, static_cluster,
 };
 use outrigger_tests::http::{Fault, Response};
 use outrigger_tests::proxy::Launch;
@@ -84,6 +84,17 @@ const CASES: &[Case] = &[
     Case { listener: "filtered", ..once("filtered", "GET /", "Host: a.test\r\n") },
     Case { listener: "raw", ..once("raw", "GET /", "Host: raw\r\n") },
     Case { listener: "secure", way: Way::Secure, ..once("secure", "GET /", "Host: a.test\r\n") },
+    Case { listener: "scoped", ..once("scope a", "GET /", "Host: a.test\r\nx-scope: a\r\n") },
+    Case { listener: "scoped", ..once("scope b", "GET /", "Host: a.test\r\nx-scope: b\r\n") },
+    Case { listener: "scoped", ..once("scope c", "GET /", "Host: a.test\r\nx-scope: c\r\n") },
+    Case { listener: "scoped", ..once("scope d", "GET /", "Host: a.test\r\nx-scope: d\r\n") },
+    Case { listener: "scoped", ..once("scope, no route", "GET /nothing", "Host: a.test\r\nx-scope: a\r\n") },
+    Case { listener: "scoped", ..once("no scope", "GET /", "Host: a.test\r\n") },
+    Case { listener: "hosted", ..once("hosted", "GET /", "Host: own.test\r\n") },
+    Case { listener: "hosted", ..once("hosted, one", "GET /", "Host: one.test\r\n") },
+    Case { listener: "hosted", ..once("hosted, One", "GET /more?q", "Host: One.Test\r\n") },
+    Case { listener: "hosted", ..once("hosted, two", "GET /", "Host: two.test\r\n") },
+    Case { listener: "hosted", body: "a body", ..once("hosted, POST", "POST /", "Host: two.test\r\nContent-Length: 6\r\n") },
 ];
 
 /// One update, and what is to be seen of it.
@@ -302,8 +313,7 @@ const STEPS: &[Step] = &[
     }, &[("secure", "certificate second")]),
     step("a filter by its name", |world, scene| {
         let mut filtered = listener("filtered", &direct(200, "filtered"));
-        let filters = &mut filtered["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
-        filters.as_array_mut().unwrap().insert(0, json!({"name": "fault", "config_discovery": {
+        add_filter(&mut filtered, json!({"name": "fault", "config_discovery": {
             "config_source": scene.source, "type_urls": [FAULT],
         }}));
         world.put(LDS, filtered).put(ECDS, fault(418));
@@ -320,6 +330,30 @@ const STEPS: &[Step] = &[
     step("a fraction by runtime", |world, _| {
         world.put(RTDS, json!({"name": "fractions", "layer": {"xds.fraction": 100}}));
     }, &[("fraction", "body a GET /fraction")]),
+    step("scopes", |world, scene| {
+        let mut scoped = listener("scoped", &scoped(&scene.source));
+        add_filter(&mut scoped, json!({"name": "on-demand", "typed_config": {"@type": ON_DEMAND}}));
+        world.put(LDS, scoped);
+        world.put(SRDS, scope("one", "a", "table a")).put(SRDS, scope("two", "b", "table b"));
+        world.put(RDS, saying("table a", "in a")).put(RDS, saying("table b", "in b"));
+    }, &[("scope a", "body in a"), ("scope b", "body in b"), ("scope c", "status 404"), ("scope, no route", "status 404"), ("no scope", "status 404")]),
+    step("a scope more, and a table changes", |world, _| {
+        world.put(SRDS, scope("three", "c", "table a")).put(RDS, saying("table a", "in a again"));
+    }, &[("scope a", "body in a again"), ("scope c", "body in a again")]),
+    // That two change places is too much for Envoy.
+    step("a scope has another key", |world, _| {
+        world.put(SRDS, scope("two", "d", "table b"));
+    }, &[("scope b", "status 404"), ("scope d", "body in b")]),
+    // Of two with one key Envoy has neither, and we the one that comes first.
+    Step { refused: &[SRDS], ..step("a bad scope", |world, _| {
+        let mut bad = scope("bad", "e", "table a");
+        bad.as_object_mut().unwrap().remove("route_configuration_name");
+        world.put(SRDS, bad);
+    }, &[("scope a", "body in a again"), ("scope d", "body in b")]) },
+    step("a scope goes, and another has its key", |world, _| {
+        world.remove(SRDS, "bad").remove(SRDS, "one").put(SRDS, scope("three", "a", "table a"));
+        world.put(SRDS, scope("two", "b", "table b"));
+    }, &[("scope a", "body in a again"), ("scope b", "body in b"), ("scope c", "status 404"), ("scope d", "status 404")]),
     step("routes leave a cluster", |world, _| {
         for route in b_routes(world).as_array_mut().unwrap() {
             if route["route"]["cluster"] == "b" || route["route"]["cluster"] == "b too" {
@@ -346,6 +380,62 @@ const STEPS: &[Step] = &[
         start(world, scene);
         world.put(EDS, assignment("a", &[scene.b.address()]));
     }, &[("a", "body b GET / a.test"), ("b", "body b GET / b.test"), ("secure", "no listener"), ("late", "status 404")]),
+];
+
+/// As [`STEPS`], after these, where deltas are spoken: virtual hosts come by nothing else, and what is
+/// asked for on demand is not what the server in Go waits for in the state of the world.
+///
+/// Whatever is asked for is there: Envoy has no end of waiting for what is not, nor for a route of a virtual
+/// host that has none.
+#[rustfmt::skip]
+const DELTA_STEPS: &[Step] = &[
+    step("a scope on demand", |world, _| {
+        let mut scope = scope("four", "d", "table d");
+        scope["on_demand"] = true.into();
+        world.put(SRDS, scope).put(RDS, saying("table d", "in d"));
+    }, &[("scope d", "body in d")]),
+    step("its table changes", |world, _| {
+        world.put(RDS, saying("table d", "in d again"));
+    }, &[("scope d", "body in d again")]),
+    step("virtual hosts on demand", |world, scene| {
+        let mut routes = rds("hosted", scene.source.clone());
+        routes["server_name"] = "proxy".into();
+        let mut hosted = listener("hosted", &routes);
+        add_filter(&mut hosted, json!({"name": "on-demand", "typed_config": {"@type": ON_DEMAND}}));
+        let mut source = scene.source.clone();
+        // The server in Go has nothing to say to who asks for all.
+        source["initial_fetch_timeout"] = "0.5s".into();
+        world.put(LDS, hosted).put(RDS, json!({
+            "name": "hosted", "vhds": {"config_source": source},
+            "virtual_hosts": [{"name": "own", "domains": ["own.test"], "routes": [to("/", "a")]}],
+        }));
+        world.put(VHDS, host("one.test", "one")).put(VHDS, host("two.test", "two"));
+    }, &[("hosted", "body b GET / own.test"), ("hosted, one", "body one"), ("hosted, One", "body one"), ("hosted, POST", "body two")]),
+    step("virtual hosts change", |world, _| {
+        world.put(VHDS, host("one.test", "one again"));
+        world.get(VHDS, "hosted/two.test")["routes"] = json!([to("/", "b")]);
+    }, &[("hosted, one", "body one again"), ("hosted, two", "body b GET / two.test"), ("hosted, POST", "[a body]")]),
+    Step { refused: &[VHDS], ..step("a virtual host with the domain of another", |world, _| {
+        world.get(VHDS, "hosted/one.test")["domains"] = json!(["own.test"]);
+    }, &[("hosted", "body b GET / own.test"), ("hosted, one", "body one again")]) },
+    step("it is good, and the table changes around it", |world, _| {
+        world.put(VHDS, host("one.test", "good"));
+        world.get(RDS, "hosted")["virtual_hosts"][0]["routes"] = json!([to("/", "b")]);
+        world.get(RDS, "hosted")["response_headers_to_add"] = json!([{"header": {"key": "x-table", "value": "hosted"}}]);
+    }, &[("hosted", "body b GET / own.test"), ("hosted, one", "body good"), ("hosted, one", "x-table: hosted"), ("hosted, two", "x-table: hosted")]),
+    step("one by a wildcard leaves the others theirs", |world, _| {
+        let mut wild = host("*", "wild");
+        wild["name"] = "own".into();
+        world.get(RDS, "hosted")["virtual_hosts"][0] = wild;
+        world.put(VHDS, host("two.test", "two again"));
+    }, &[("hosted", "body wild"), ("hosted, one", "body good"), ("hosted, two", "body two again")]),
+    step("a virtual host goes, and that one has its requests", |world, _| {
+        world.remove(VHDS, "hosted/two.test");
+    }, &[("hosted, one", "body good"), ("hosted, two", "body wild"), ("hosted, two", "x-table: hosted")]),
+    step("without a source of virtual hosts", |world, _| {
+        world.get(RDS, "hosted").as_object_mut().unwrap().remove("vhds");
+        world.remove(VHDS, "hosted/one.test");
+    }, &[("hosted, one", "body wild")]),
 ];
 
 /// What there is at first.
@@ -409,6 +499,48 @@ fn address_of(listener: &str) -> String {
 
 fn to(prefix: &str, cluster: &str) -> Value {
     json!({"match": {"prefix": prefix}, "route": {"cluster": cluster}})
+}
+
+/// A filter before all others.
+fn add_filter(listener: &mut Value, filter: Value) {
+    let filters = &mut listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+    filters.as_array_mut().unwrap().insert(0, filter);
+}
+
+/// A connection manager with scopes by the header `x-scope`.
+fn scoped(source: &Value) -> Value {
+    json!({"server_name": "proxy", "scoped_routes": {
+        "name": "scopes",
+        "scope_key_builder": {"fragments": [{"header_value_extractor": {
+            "name": "x-scope", "index": 0,
+        }}]},
+        "rds_config_source": source,
+        "scoped_rds": {"scoped_rds_config_source": source},
+    }})
+}
+
+fn scope(name: &str, key: &str, table: &str) -> Value {
+    json!({
+        "name": name, "route_configuration_name": table,
+        "key": {"fragments": [{"string_key": key}]},
+    })
+}
+
+/// A table that says that to requests for `/`.
+fn saying(name: &str, says: &str) -> Value {
+    let route = json!({"match": {"path": "/"}, "direct_response": {
+        "status": 200, "body": {"inline_string": says},
+    }});
+    json!({"name": name, "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]})
+}
+
+/// A virtual host of the table `hosted` that says that.
+fn host(domain: &str, says: &str) -> Value {
+    json!({"name": format!("hosted/{domain}"), "domains": [domain], "routes": [
+        {"match": {"prefix": "/"}, "direct_response": {
+            "status": 200, "body": {"inline_string": says},
+        }},
+    ]})
 }
 
 /// Has endpoints of a cluster that changed sent again.
@@ -519,7 +651,8 @@ fn compare(mut server: ControlPlane, variant: Variant, streams: Streams) {
 
     let (sides, mut from) = ([&theirs, &ours], 0);
     settle(first, from, &scene, &mut server, sides);
-    for step in rest {
+    let delta: &[Step] = if variant == Variant::Delta { DELTA_STEPS } else { &[] };
+    for step in rest.iter().chain(delta) {
         from = server.mark();
         (step.change)(&mut world, &scene);
         world.publish(&mut server);
@@ -665,7 +798,10 @@ fn exchange(case: &Case, client: &mut Client) -> Result<Response, Fault> {
     client.wire().response(case.line.split(' ').next().unwrap_or_default())
 }
 
-const LISTENERS: [&str; 6] = ["main", "side", "bad", "raw", "secure", "filtered"];
+const LISTENERS: [&str; 8] =
+    ["main", "side", "bad", "raw", "secure", "filtered", "scoped", "hosted"];
+
+const ON_DEMAND: &str = "type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand";
 
 /// Node ids.
 const THEIRS: &str = "envoy";

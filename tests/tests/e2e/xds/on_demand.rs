@@ -238,6 +238,46 @@ fn d17_404_when_there_is_no_such_virtual_host() {
 
 #[test]
 #[ignore = "needs xds-python, which .ci/run installs"]
+fn d17_a_virtual_host_that_has_no_route_may_give_way_to_another() {
+    let mut scene = start(&only_on_demand());
+    let from = scene.server.mark();
+    let mut zero = scene.hosted();
+    zero.send("GET /there HTTP/1.1\r\nHost: zero.test\r\n\r\n");
+    scene.await_question(from, "hosted/zero.test");
+    let mut wild = host("*.test", "wild");
+    wild["@type"] = VHDS.into();
+    wild["routes"][0]["match"] = json!({"path": "/there"});
+    let resource = json!({
+        "name": "hosted/wild", "aliases": ["hosted/zero.test"], "version": "1", "resource": wild,
+    });
+    scene.server.send(VHDS, json!({"system_version_info": "1", "resources": [resource]}));
+    assert_eq!(answer(&mut zero), "wild");
+    let mut one = scene.ask("one.test");
+    scene.await_question(from, "hosted/one.test");
+    scene.send(VHDS, "2", &[host("one.test", "1")]);
+    assert_eq!(answer(&mut one), "1");
+    if is_envoy() {
+        // It asks again and again for what it has, and waits for a route in it.
+        return;
+    }
+    // What is here by that name is all that the server has, which says when it changes.
+    let mut bare = host("one.test", "2");
+    bare["routes"] = json!([]);
+    let nonce = scene.send(VHDS, "3", &[bare]);
+    scene.server.await_answer(VHDS, &nonce);
+    scene.expect_host("one.test", "404");
+    let from = scene.server.mark();
+    for _ in 0..20 {
+        assert_eq!(answer(&mut scene.ask("one.test")), "404");
+    }
+    let events = &scene.server.events()[from..];
+    assert!(!events.iter().any(|event| event.is_request(VHDS)), "{events:?}");
+    scene.send(VHDS, "4", &[host("one.test", "4")]);
+    scene.expect_host("one.test", "4");
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
 fn d17_a_body_waits_at_the_client() {
     // The server knows no types of ours.
     let soap = json!({"@type": TYPED_STRUCT, "type_url": SOAP, "value": {"match_body": true}});

@@ -157,7 +157,14 @@ fn srds_a_scope_is_refused_and_the_one_before_it_stays() {
         }
         scene.expect("a", "a");
         scene.expect("b", "b");
-        scene.proxy.expect_stat("xds.srds.update_rejected", 1);
+        if !is_envoy() {
+            scene.proxy.expect_stat("xds.srds.update_rejected", 1);
+        }
+        let stat = |name: &str| format!("http.main.scoped_rds.tenants.{name}");
+        let counts = [("update_rejected", 1), ("config_reload", 1), ("all_scopes", 2)];
+        for (name, count) in counts.into_iter().chain([("active_scopes", 2)]) {
+            scene.proxy.expect_stat(&stat(name), count);
+        }
         // Mended, it is taken.
         scene.world.put(SRDS, scope("two", "c", "table-b"));
         scene.publish();

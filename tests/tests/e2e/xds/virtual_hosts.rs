@@ -135,6 +135,50 @@ fn v02_a_virtual_host_is_refused_and_the_one_before_it_stays() {
 
 #[test]
 #[ignore = "needs xds-python, which .ci/run installs"]
+fn virtual_hosts_are_counted_and_shown_with_their_table() {
+    let mut scene = start();
+    scene.publish();
+    expect(&scene, "one.test", "1");
+    let shown = |scene: &Scene| {
+        let dump = scene.proxy.admin_get("/config_dump?resource=dynamic_route_configs").text();
+        let dump: Value = serde_json::from_str(&dump).unwrap();
+        let all = dump["configs"].as_array().unwrap().clone();
+        let mut tables = all.into_iter().filter(|it| it["route_config"]["name"] == "hosted");
+        tables.next().unwrap()
+    };
+    let names = |table: &Value| -> Vec<String> {
+        let hosts = table["route_config"]["virtual_hosts"].as_array().unwrap();
+        hosts.iter().map(|host| host["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let before = shown(&scene);
+    assert_eq!(names(&before), ["own", "hosted/one", "hosted/two"]);
+    let stat = |name: &str| format!("http.hosted.rds.{name}");
+    scene.proxy.expect_stat(&stat("hosted.config_reload"), 1);
+    scene.proxy.expect_stat(&stat("vhds.hosted.config_reload"), 1);
+    scene.world.put(VHDS, host("more", "more.test", "3")).remove(VHDS, "hosted/two");
+    scene.publish();
+    expect(&scene, "more.test", "3");
+    let table = shown(&scene);
+    assert_eq!(names(&table), ["own", "hosted/more", "hosted/one"]);
+    // As of what came last.
+    assert_ne!(table["version_info"], before["version_info"]);
+    scene.proxy.expect_stat(&stat("vhds.hosted.config_reload"), 2);
+    let from = scene.server.mark();
+    scene.world.put(VHDS, host("one", "own.test", "4"));
+    scene.publish();
+    scene.server.await_event("a refusal", from, |event| event.is_nack(VHDS));
+    scene.proxy.expect_stat(&stat("vhds.hosted.update_rejected"), 1);
+    scene.proxy.expect_stat(&stat("vhds.hosted.config_reload"), 2);
+    if !is_envoy() {
+        scene.proxy.expect_stat(&stat("hosted.config_reload"), 1);
+        let state = &shown(&scene)["error_state"]["details"];
+        let place = "VirtualHost hosted/one: domains: \"own.test\" is in its route configuration";
+        assert!(state.as_str().unwrap().starts_with(place), "{state}");
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
 fn d01_and_f01_virtual_hosts_outlive_their_stream() {
     let mut scene = start();
     scene.publish();

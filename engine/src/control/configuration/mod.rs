@@ -9,6 +9,7 @@
 mod cache;
 mod dial;
 mod files;
+mod meter;
 mod preparation;
 mod sources;
 mod stream;

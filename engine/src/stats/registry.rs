@@ -21,9 +21,9 @@ use super::histogram::HistogramSnapshot;
 use super::istio::{IstioFamily, IstioLabels, IstioMetrics};
 use super::sets::{
     AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DemandStats,
-    DiscoveryStats, DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats,
-    ListenerStats, RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats,
-    ShardStats, Stat, StatSet, TcpStats, TlsStats, UpgradeStats,
+    DiscoveryStats, DrainStats, ExtensionStats, FaultStats, FilesystemStats, HostStats, Http2Stats,
+    HttpStats, ListenerStats, RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats,
+    ServicesStats, ShardStats, Stat, StatSet, TcpStats, TlsStats, UpgradeStats,
 };
 
 /// All statistics of the process.
@@ -54,6 +54,7 @@ pub struct Registry {
     texts: Mutex<BTreeMap<String, String>>,
     control_plane: Arc<ControlPlaneStats>,
     discovery: Mutex<Family<DiscoveryStats>>,
+    extension: Mutex<Family<ExtensionStats>>,
     services: Mutex<Option<Arc<ServicesStats>>>,
     upgrade: Mutex<Option<Arc<UpgradeStats>>>,
     service_apis: Mutex<Family<ServiceApiStats>>,
@@ -100,6 +101,7 @@ impl Registry {
             control_plane: Arc::default(),
             // These are asked for by what waits for a first configuration, before there is a source.
             discovery: Mutex::new(Family::of(1, &["cluster_manager.cds", "listener_manager.lds"])),
+            extension: Mutex::default(),
             services: Mutex::default(),
             upgrade: Mutex::default(),
             service_apis: Mutex::default(),
@@ -180,6 +182,11 @@ impl Registry {
     /// The set of a type of resources, such as `cluster_manager.cds.`, made when first asked for.
     pub fn discovery(&self, name: &str) -> Arc<DiscoveryStats> {
         lock(&self.discovery).slot(1, 0, name)
+    }
+
+    /// The set of a filter by name, beside that which [`Registry::discovery`] has under its name.
+    pub fn extension(&self, name: &str) -> Arc<ExtensionStats> {
+        lock(&self.extension).slot(1, 0, name)
     }
 
     /// The `access_log.` set of one slot.
@@ -377,6 +384,7 @@ impl Registry {
         merge(&mut samples, &Scope::Process, &self.demand);
         merge(&mut samples, &Scope::ControlPlane, [&self.control_plane]);
         lock(&self.discovery).merge_into(&mut samples, Scope::Discovery);
+        lock(&self.extension).merge_into(&mut samples, Scope::Discovery);
         lock(&self.cluster_http2).merge_into(&mut samples, Scope::Cluster);
         lock(&self.cluster_tls).merge_into(&mut samples, Scope::Cluster);
         lock(&self.listener_tls).merge_into(&mut samples, Scope::Listener);

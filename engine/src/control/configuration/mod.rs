@@ -350,6 +350,7 @@ impl Configuration {
         for remark in store.take_remarks() {
             log::info!(target: "config", "{remark}");
         }
+        store.replace_withdrawn(&mut self.preparation);
         let changes = store.take_changes();
         let mut settled = store.take_settled();
         settled.append(&mut self.refused);
@@ -439,6 +440,7 @@ impl Configuration {
                         Outcome::Refused => stats.update_rejected.inc(),
                         Outcome::Failed => stats.update_failure.inc(),
                         Outcome::TimedOut => stats.init_fetch_timeout.inc(),
+                        Outcome::Reloaded | Outcome::Conflicts => {}
                     }
                 }
                 Watched::Routes(prefix, name) => {
@@ -448,10 +450,19 @@ impl Configuration {
                 Watched::Extension(place, name) => {
                     let place = match place {
                         FilterPlace::Http => "http_filter",
-                        FilterPlace::Network => "network_filter",
+                        FilterPlace::Network | FilterPlace::Terminal => "network_filter",
                     };
                     let family = format!("extension_config_discovery.{place}.{name}");
                     self.count_outcome(&family, outcome);
+                    let stats = registry.extension(&family);
+                    match outcome {
+                        Outcome::Asked | Outcome::Accepted => {}
+                        Outcome::Refused | Outcome::Failed | Outcome::TimedOut => {
+                            stats.config_fail.inc();
+                        }
+                        Outcome::Reloaded => stats.config_reload.inc(),
+                        Outcome::Conflicts => stats.config_conflict.inc(),
+                    }
                 }
             }
         }
@@ -465,6 +476,7 @@ impl Configuration {
             Outcome::Refused => stats.update_rejected.inc(),
             Outcome::Failed => stats.update_failure.inc(),
             Outcome::TimedOut => stats.init_fetch_timeout.inc(),
+            Outcome::Reloaded | Outcome::Conflicts => {}
         }
     }
 

@@ -42,6 +42,7 @@ fn plan(target: SocketAddr) -> Plan {
         pace: Pace::Closed,
         warmup: Duration::from_millis(20),
         duration: Duration::from_millis(300),
+        parts: 0,
         request_timeout: Duration::from_secs(5),
     }
 }

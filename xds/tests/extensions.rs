@@ -14,9 +14,12 @@ use outrigger_xds::bootstrap::Loaded;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::{
-    Cluster, ConfigPlace, Extension, FilterDiscovery, FilterPlace, HttpFilterKind, Listener,
+    Cluster, ConfigPlace, Extension, FilterChain, FilterDiscovery, FilterPlace, HttpFilterKind,
+    Listener, Terminal,
 };
-use outrigger_xds::store::{Host, Incoming, Interest, Outcome, Stage, Store, Watched};
+use outrigger_xds::store::{
+    Host, Incoming, Interest, ListenerChange, Outcome, Stage, Store, Watched,
+};
 use serde_json::{Value, json};
 
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
@@ -27,12 +30,17 @@ const STATS: &str = "stats.PluginConfig";
 const EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
 const ECDS: ResourceType = ResourceType::ExtensionConfig;
 
-/// A process that can do everything.
-struct Willing;
+/// A process that can do everything, but for listeners of this name.
+struct Unable(&'static str);
 
-impl Host for Willing {
-    fn prepare_listener(&mut self, _: &Arc<Listener>) -> Result<(), String> {
-        Ok(())
+/// One that can do everything.
+fn willing() -> Unable {
+    Unable("")
+}
+
+impl Host for Unable {
+    fn prepare_listener(&mut self, listener: &Arc<Listener>) -> Result<(), String> {
+        if *listener.name == *self.0 { Err("access_log: no".to_owned()) } else { Ok(()) }
     }
 
     fn prepare_cluster(&mut self, _: &Arc<Cluster>) -> Result<(), String> {
@@ -103,7 +111,7 @@ fn incoming(store: &Store, version: &str, resource: Value) -> Incoming {
 
 fn put(store: &mut Store, version: &str, config: Value) -> Result<(), String> {
     let incoming = incoming(store, version, extension(config));
-    store.put(ECDS, &ConfigPlace::Ads, &incoming, &mut Willing)
+    store.put(ECDS, &ConfigPlace::Ads, &incoming, &mut willing())
 }
 
 fn found(store: &Store) -> Option<&Arc<Extension>> {
@@ -186,7 +194,10 @@ fn w_07_a_listener_waits_for_its_filters() {
     assert_eq!(store.listener_counts(), (1, 0));
     assert!(found(&store).unwrap().exists);
     let own = || Watched::Extension(FilterPlace::Http, "ext".into());
-    assert_eq!(store.take_outcomes(), [(own(), Outcome::Asked), (own(), Outcome::Accepted)]);
+    assert_eq!(
+        store.take_outcomes(),
+        [Outcome::Asked, Outcome::Reloaded, Outcome::Accepted].map(|it| (own(), it))
+    );
 }
 
 #[test]
@@ -260,7 +271,7 @@ fn i_08_a_filter_that_nobody_names_is_dropped() {
     second["name"] = "second".into();
     second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
     let listener = incoming(&store, "1", second.clone());
-    store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut Willing).unwrap();
+    store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut willing()).unwrap();
     assert!(matches!(&asked(&mut store)[..], [Interest::One(_, _, name)] if **name == *"other"));
     // A listener that would use a filter as what it is known not to be is refused.
     let filters = "/filter_chains/0/filters/0/typed_config/http_filters/0";
@@ -268,7 +279,7 @@ fn i_08_a_filter_that_nobody_names_is_dropped() {
     let wrong = set(&second, filters, discovered(json!({ "type_urls": [cors] })));
     let wrong = incoming(&store, "2", wrong);
     assert_eq!(
-        store.put(ResourceType::Listener, &ConfigPlace::Ads, &wrong, &mut Willing).unwrap_err(),
+        store.put(ResourceType::Listener, &ConfigPlace::Ads, &wrong, &mut willing()).unwrap_err(),
         format!("filter ext: is of type {FAULT}, which type_urls does not list")
     );
     store.remove(ResourceType::Listener, &ConfigPlace::Ads, "second");
@@ -311,7 +322,10 @@ fn section_3_filters_in_front_of_the_last_come_by_name() {
     put(&mut store, "1", stats_without("tcp_sent_bytes_total")).unwrap();
     assert_eq!(store.listener_counts(), (1, 0));
     let own = || Watched::Extension(FilterPlace::Network, "ext".into());
-    assert_eq!(store.take_outcomes(), [(own(), Outcome::Asked), (own(), Outcome::Accepted)]);
+    assert_eq!(
+        store.take_outcomes(),
+        [Outcome::Asked, Outcome::Reloaded, Outcome::Accepted].map(|it| (own(), it))
+    );
     let dropped = |store: &Store| {
         let stats = chain.istio_stats(&store.snapshot().extensions)?;
         stats.overrides[0].metric.as_deref().map(str::to_owned)
@@ -337,13 +351,15 @@ fn section_3_what_stands_in_front_by_name_is_no_last_filter_and_counts_once() {
     let proxy = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
     assert_eq!(
         refusal(&tcp_with(&[in_front(&[proxy], json!({}))])),
-        format!("{at}.type_urls[0]: a terminal filter cannot come by name")
+        format!("{at}.type_urls[0]: a terminal filter must be the last")
     );
     // What only HTTP has.
     let cors = refusal(&tcp_with(&[in_front(&[CORS], json!({}))]));
     assert!(cors.starts_with(&format!("{at}.type_urls[0]: ")), "{cors}");
-    let last = set(&http(), &format!("{CHAIN}/filters"), json!([in_front(&[STATS], json!({}))]));
-    assert_eq!(refusal(&last), format!("{at}: a terminal filter cannot come by name"));
+    assert_eq!(
+        refusal(&last(&[STATS], json!({}))),
+        format!("{at}.type_urls[0]: the last filter must be a terminal one")
+    );
     let inline = json!({ "name": "stats", "typed_config": any(STATS) });
     let default = in_front(&[STATS], json!({ "default_config": any(STATS) }));
     assert_eq!(
@@ -393,7 +409,7 @@ fn section_5_what_comes_by_name_stands_where_it_may() {
     let other = set(&extension(any(GRPC_WEB)), "/name", json!("other"));
     let other = incoming(&store, "1", other);
     assert_eq!(
-        store.put(ECDS, &ConfigPlace::Ads, &other, &mut Willing).unwrap_err(),
+        store.put(ECDS, &ConfigPlace::Ads, &other, &mut willing()).unwrap_err(),
         "typed_config: with it, filter other of listener web is there twice"
     );
     // The same when the listener comes after them.
@@ -404,7 +420,9 @@ fn section_5_what_comes_by_name_stands_where_it_may() {
     second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
     let listener = incoming(&store, "1", second);
     assert_eq!(
-        store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut Willing).unwrap_err(),
+        store
+            .put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut willing())
+            .unwrap_err(),
         "filter ext: is there twice"
     );
     // A default is what a filter is at first.
@@ -437,4 +455,228 @@ fn section_5_whatever_a_listener_may_hold_comes_by_name() {
         put(&mut store, &format!("{version}b"), wrapped).unwrap();
         assert!(found(&store).unwrap().last.is_some());
     }
+}
+
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const MANAGER: &str =
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+/// A listener of which these are the filters; the clusters are `app` and `control`.
+fn with_filters(filters: Value) -> Value {
+    set(&bootstrap(&[]), &format!("{CHAIN}/filters"), filters)
+}
+
+/// A last filter `ext` by name, with more of its source.
+fn last(types: &[&str], more: Value) -> Value {
+    with_filters(json!([in_front(types, more)]))
+}
+
+fn tcp_proxy(stat_prefix: &str) -> Value {
+    any_with(TCP_PROXY, json!({ "stat_prefix": stat_prefix, "cluster": "app" }))
+}
+
+/// A connection manager that has its routes from this table.
+fn manager(table: &str) -> Value {
+    let source = json!({ "ads": {}, "resource_api_version": "V3" });
+    let router = json!({ "name": "router",
+        "typed_config": any("envoy.extensions.filters.http.router.v3.Router") });
+    let rds = json!({ "route_config_name": table, "config_source": source });
+    any_with(MANAGER, json!({ "stat_prefix": "web", "rds": rds, "http_filters": [router] }))
+}
+
+fn begin(base: &Value) -> Store {
+    let loaded = loaded(base);
+    Store::new(loaded.ground, &loaded.snapshot, false)
+}
+
+/// The chain of the listener that is served.
+fn chain(store: &Store) -> &Arc<FilterChain> {
+    store.snapshot().listeners[0].filter_chains.iter().next().unwrap()
+}
+
+/// What it ends in.
+fn prefix(store: &Store) -> &str {
+    match &chain(store).terminal {
+        Terminal::Tcp(proxy) => &proxy.stat_prefix,
+        Terminal::Http(_) => "http",
+        Terminal::Missing => "missing",
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn w_07_a_listener_waits_for_its_last_filter_and_follows_it() {
+    let mut store = begin(&last(&[TCP_PROXY], json!({})));
+    assert_eq!(store.cold(), ["listener web: filter ext"]);
+    assert!(matches!(&asked(&mut store)[..], [Interest::One(_, _, name)] if **name == *"ext"));
+    assert_eq!(store.listener_counts(), (0, 1));
+    put(&mut store, "1", tcp_proxy("one")).unwrap();
+    assert_eq!((store.listener_counts(), prefix(&store)), ((1, 0), "one"));
+    let changes = store.take_changes().unwrap();
+    assert!(matches!(&changes.listeners[..], [ListenerChange::Serve(_)]));
+    let own = || Watched::Extension(FilterPlace::Terminal, "ext".into());
+    let outcomes = [Outcome::Asked, Outcome::Reloaded, Outcome::Accepted];
+    assert_eq!(store.take_outcomes(), outcomes.map(|it| (own(), it)));
+    let first = Arc::clone(chain(&store));
+    assert!(!first.lacks_filter(&store.snapshot().extensions));
+
+    // Another one is another chain, to which the connections of the first belong.
+    put(&mut store, "2", tcp_proxy("two")).unwrap();
+    assert_eq!(prefix(&store), "two");
+    assert!(chain(&store).follows(&first) && !Arc::ptr_eq(chain(&store), &first));
+    let changes = store.take_changes().unwrap();
+    assert!(matches!(&changes.listeners[..], [ListenerChange::Serve(_)]));
+    assert_eq!(store.counts().listeners_modified, 0);
+    // The same again is not (V-08), and what is refused is nothing at all (V-03).
+    put(&mut store, "3", tcp_proxy("two")).unwrap();
+    for (wrong, why) in [
+        (any(TCP_PROXY), "typed_config(TcpProxy).stat_prefix: is required"),
+        (
+            any(STATS),
+            "typed_config: is of type stats.PluginConfig, which type_urls of listener web",
+        ),
+    ] {
+        let text = put(&mut store, "4", wrong).unwrap_err();
+        assert!(text.starts_with(why), "{text}");
+    }
+    assert!(store.take_changes().is_none());
+    assert_eq!(prefix(&store), "two");
+}
+
+#[test]
+fn section_3_where_a_last_filter_by_name_may_stand() {
+    let at = "Listener web: filter_chains[0].filters[0]";
+    let detection = "outrigger.filters.network.protocol_detection.v1.ProtocolDetection";
+    let rpc = "outrigger.filters.network.rpc_proxy.v1.RpcProxy";
+    let dubbo = "envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy";
+    loaded(&last(&[TCP_PROXY, MANAGER, rpc, dubbo, detection], json!({})));
+    let cors = refusal(&last(&[CORS], json!({})));
+    assert!(cors.starts_with(&format!("{at}.config_discovery.type_urls[0]: ")), "{cors}");
+    let default = json!({ "default_config": manager("t") });
+    assert_eq!(
+        refusal(&last(&[TCP_PROXY], default)),
+        format!(
+            "{at}.config_discovery.default_config: is of type {MANAGER}, which type_urls does not list"
+        )
+    );
+    let inline = json!({ "name": "tcp", "typed_config": tcp_proxy("tcp") });
+    let behind = with_filters(json!([inline, in_front(&[TCP_PROXY], json!({}))]));
+    assert_eq!(refusal(&behind), format!("{at}: is a terminal filter and must be the last"));
+    // Behind others, which may come by name as well.
+    let stats = set(&in_front(&[STATS], json!({})), "/name", json!("stats"));
+    let both = with_filters(json!([stats, in_front(&[TCP_PROXY], json!({}))]));
+    assert_eq!(begin(&both).cold(), ["listener web: filter stats", "listener web: filter ext"]);
+    let chosen = json!({ "choices": [{ "protocols": ["HTTP1"],
+        "filter": in_front(&[TCP_PROXY], json!({})) }] });
+    let chosen = json!([{ "name": "choice", "typed_config": any_with(detection, chosen) }]);
+    assert!(refusal(&with_filters(chosen)).ends_with(
+        "choices[0].filter.config_discovery: what a detection chooses cannot come by name"
+    ));
+}
+
+#[test]
+fn w_07_a_last_filter_has_a_default() {
+    let default = json!({ "default_config": tcp_proxy("default") });
+    let mut at_once = default.clone();
+    at_once["apply_default_config_without_warming"] = true.into();
+    let mut store = begin(&last(&[TCP_PROXY], at_once));
+    assert_eq!((store.listener_counts(), prefix(&store)), ((1, 0), "default"));
+    put(&mut store, "1", tcp_proxy("one")).unwrap();
+    assert_eq!(prefix(&store), "one");
+
+    let mut store = begin(&last(&[TCP_PROXY], default));
+    assert_eq!(store.listener_counts(), (0, 1));
+    store.never_came(ECDS, &ConfigPlace::Ads, "ext");
+    assert_eq!((store.listener_counts(), prefix(&store)), ((1, 0), "default"));
+    put(&mut store, "1", tcp_proxy("one")).unwrap();
+    assert_eq!(prefix(&store), "one");
+    store.take_changes();
+    // T-04: it is there again when a server takes the other away.
+    store.remove(ECDS, &ConfigPlace::Ads, "ext");
+    assert!(store.has_news());
+    store.replace_withdrawn(&mut willing());
+    assert_eq!(prefix(&store), "default");
+    assert_eq!(store.take_changes().unwrap().listeners.len(), 1);
+    put(&mut store, "1", tcp_proxy("one")).unwrap();
+    assert_eq!(prefix(&store), "one");
+}
+
+#[test]
+fn t_04_a_last_filter_without_default_stays_and_one_that_never_came_is_missing() {
+    let mut store = begin(&last(&[TCP_PROXY], json!({})));
+    store.never_came(ECDS, &ConfigPlace::Ads, "ext");
+    assert_eq!((store.listener_counts(), prefix(&store)), ((1, 0), "missing"));
+    assert!(chain(&store).lacks_filter(&store.snapshot().extensions));
+    put(&mut store, "1", tcp_proxy("one")).unwrap();
+    assert_eq!(prefix(&store), "one");
+    store.remove(ECDS, &ConfigPlace::Ads, "ext");
+    store.replace_withdrawn(&mut willing());
+    assert_eq!(prefix(&store), "one");
+}
+
+#[test]
+fn w_07_a_manager_by_name_waits_for_its_routes_and_the_one_before_serves() {
+    let rds = ResourceType::RouteConfiguration;
+    let mut store = begin(&last(&[TCP_PROXY, MANAGER], json!({})));
+    put(&mut store, "1", tcp_proxy("one")).unwrap();
+    put(&mut store, "2", manager("t")).unwrap();
+    assert_eq!((store.listener_counts(), prefix(&store)), ((1, 1), "one"));
+    assert_eq!(store.cold(), ["listener web: routes t"]);
+    store.never_came(rds, &ConfigPlace::Ads, "t");
+    assert_eq!((store.listener_counts(), prefix(&store)), ((1, 0), "http"));
+    assert!(store.snapshot().names_table("t"));
+    // Its own filters may come by name, though not by its own.
+    let own = set(&manager("t"), "/http_filters/0", discovered(json!({})));
+    let router = manager("t")["http_filters"][0].clone();
+    let own = set(&own, "/http_filters/-", router);
+    assert_eq!(
+        put(&mut store, "3", own.clone()).unwrap_err(),
+        "typed_config: has itself as a filter"
+    );
+    let other = set(&own, "/http_filters/0/name", json!("other"));
+    put(&mut store, "4", other).unwrap();
+    assert_eq!(store.cold(), ["listener web: filter other"]);
+}
+
+#[test]
+fn v_03_what_the_process_cannot_do_is_refused_and_a_new_listener_has_what_is_known() {
+    let mut store = begin(&last(&[TCP_PROXY], json!({})));
+    put(&mut store, "1", tcp_proxy("one")).unwrap();
+    let mut second = last(&[TCP_PROXY], json!({}))["static_resources"]["listeners"][0].clone();
+    second["name"] = "second".into();
+    second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    let listener = incoming(&store, "1", second.clone());
+    store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut willing()).unwrap();
+    let names = |store: &Store| {
+        let chains = store.snapshot().listeners.iter().flat_map(|it| it.filter_chains.iter());
+        let names = chains.map(|chain| match &chain.terminal {
+            Terminal::Tcp(proxy) => proxy.stat_prefix.to_string(),
+            other => panic!("{other:?}"),
+        });
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&store), ["one", "one"]);
+    store.take_outcomes();
+    for name in ["second", "web"] {
+        let update = incoming(&store, "2", extension(tcp_proxy("two")));
+        assert_eq!(
+            store.put(ECDS, &ConfigPlace::Ads, &update, &mut Unable(name)).unwrap_err(),
+            format!("typed_config: with it, listener {name}: access_log: no")
+        );
+        assert_eq!(names(&store), ["one", "one"]);
+    }
+    let own = || Watched::Extension(FilterPlace::Terminal, "ext".into());
+    assert_eq!(store.take_outcomes(), [(own(), Outcome::Refused), (own(), Outcome::Refused)]);
+    put(&mut store, "3", tcp_proxy("two")).unwrap();
+    assert_eq!(names(&store), ["two", "two"]);
+    store.take_outcomes();
+    // A listener that would have it as what it is not is refused, and that is counted.
+    let types = "/filter_chains/0/filters/0/config_discovery/type_urls";
+    let wrong = set(&second, types, json!([format!("type.googleapis.com/{MANAGER}")]));
+    let wrong = incoming(&store, "2", wrong);
+    assert_eq!(
+        store.put(ResourceType::Listener, &ConfigPlace::Ads, &wrong, &mut willing()).unwrap_err(),
+        format!("filter ext: is of type {TCP_PROXY}, which type_urls does not list")
+    );
+    assert_eq!(store.take_outcomes(), [(own(), Outcome::Conflicts)]);
 }

@@ -620,6 +620,7 @@ fn chain(index: usize) -> Arc<FilterChain> {
         tls: None,
         istio_stats: None,
         discovered: Box::default(),
+        discovered_terminal: None,
         terminal,
     })
 }

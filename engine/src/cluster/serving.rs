@@ -101,13 +101,21 @@ impl Serving {
         if !Arc::ptr_eq(&snapshot.route_tables, &before.route_tables) {
             // Only this table knows those that no listener refers to any more.
             self.routes.borrow_mut().retain(|name, live| {
-                live.succeed(snapshot.route_tables.get(name).unwrap_or(&self.no_routes));
+                match snapshot.route_tables.get(name) {
+                    Some(table) => live.succeed(table),
+                    None if snapshot.names_table(name) => live.succeed(&self.no_routes),
+                    // Connections that began with it keep it as it was last.
+                    None => {}
+                }
                 Rc::strong_count(live) > 1
             });
         }
         if !Arc::ptr_eq(&snapshot.scopes, &before.scopes) {
             self.scopes.borrow_mut().retain(|key, live| {
-                live.succeed(snapshot.scopes.get(key));
+                let scopes = snapshot.scopes.get(key);
+                if scopes.is_some() || snapshot.names_scopes(key) {
+                    live.succeed(scopes);
+                }
                 Rc::strong_count(live) > 1
             });
         }

@@ -339,6 +339,8 @@ impl Arrival {
                 rpc.serve(&self.shard, admitted);
                 Next::Over
             }
+            // Nobody is admitted to what is not there.
+            TerminalRuntime::Missing => Next::Over,
             TerminalRuntime::Detect(detection) => {
                 admitted.transport.start();
                 self.deadline = after(self.shard.clock.now(), Some(detection.config.timeout));

@@ -66,6 +66,8 @@ enum TerminalRuntime {
     Tcp(Rc<TcpRuntime>),
     Rpc(Rc<RpcRuntime>),
     Detect(Rc<DetectionRuntime>),
+    /// It is to come by name, and is not there.
+    Missing,
 }
 
 /// Filters of which the first bytes choose one.
@@ -83,6 +85,9 @@ impl TerminalRuntime {
         direction: TrafficDirection,
         logs: &mut impl Iterator<Item = &'a Arc<AccessLogs>>,
     ) -> Self {
+        if let Terminal::Missing = config {
+            return Self::Missing;
+        }
         if let Terminal::Detect(detection) = config {
             return Self::Detect(Rc::new(DetectionRuntime {
                 choices: detection
@@ -110,14 +115,14 @@ impl TerminalRuntime {
                 Self::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), telemetry, logs)))
             }
             Terminal::Rpc(rpc) => Self::Rpc(Rc::new(RpcRuntime::new(shard, Arc::clone(rpc), logs))),
-            Terminal::Detect(_) => unreachable!("handled above"),
+            Terminal::Detect(_) | Terminal::Missing => unreachable!("handled above"),
         }
     }
 }
 
 impl ListenerRuntime {
     /// Makes the runtime of `config`, which follows on `before`: chains that did not change are the
-    /// same.
+    /// same, and those with another last filter by name go where the one before goes.
     pub fn succeed(
         shard: &Shard,
         config: &Arc<Listener>,
@@ -125,6 +130,11 @@ impl ListenerRuntime {
         before: Option<&ListenerRuntime>,
     ) -> Self {
         let known = |chain| before.and_then(|before| before.chain(chain).cloned());
+        let followed = |chain: &FilterChain| {
+            let mut chains = before?.chains.iter();
+            let before = chains.find(|before| chain.follows(&before.config))?;
+            Some(Rc::clone(&before.drain))
+        };
         let direction = config.traffic_direction;
         let make = |(chain, logs): (&Arc<FilterChain>, &ChainLogs)| {
             let telemetry = Rc::new(ChainTelemetry::new(shard, chain, direction));
@@ -137,7 +147,7 @@ impl ListenerRuntime {
                     direction,
                     &mut logs.iter(),
                 ),
-                drain: Rc::default(),
+                drain: followed(chain).unwrap_or_default(),
             })
         };
         let chains = config
@@ -160,7 +170,8 @@ impl ListenerRuntime {
     pub fn drain(&self, shard: &Rc<Shard>, next: Option<&ListenerRuntime>) {
         let listener = next.is_none().then(|| DrainingListener::new(shard));
         let stays = |chain: &Rc<ChainRuntime>| {
-            next.is_some_and(|next| next.chains.iter().any(|other| Rc::ptr_eq(other, chain)))
+            let mut others = next.into_iter().flat_map(|next| &next.chains);
+            others.any(|other| Rc::ptr_eq(&other.drain, &chain.drain))
         };
         for chain in self.chains.iter().filter(|chain| !stays(chain)) {
             chain.drain.begin(shard, shard.drain_times, listener.as_ref());

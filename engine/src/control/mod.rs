@@ -158,7 +158,7 @@ impl Control {
                 };
                 runtime.block_on(async {
                     match serve(&state, options, ends) {
-                        Ok(Serving { admin_address, services, hand_over }) => {
+                        Ok(Serving { admin_address, services, hand_over, configuration }) => {
                             // The receiver waits for exactly this message.
                             let _ = ready.send(Ok(admin_address));
                             // Ends when told to, and when nobody is left who could tell.
@@ -171,6 +171,7 @@ impl Control {
                             if let Some(services) = services {
                                 services.close().await;
                             }
+                            let _panicked = configuration.await;
                         }
                         Err(error) => drop(ready.send(Err(error))),
                     }
@@ -209,6 +210,7 @@ struct Serving {
     admin_address: Option<Address>,
     services: Option<services::Running>,
     hand_over: Option<tokio::task::JoinHandle<()>>,
+    configuration: tokio::task::JoinHandle<()>,
 }
 
 /// Binds and spawns everything; runs inside the runtime.
@@ -261,14 +263,14 @@ fn serve(
         config: options.services,
         publish: publish_services,
         legacy: Legacy { sockets: options.inherited, state: inherited_services },
-        tenure: tenures,
+        tenure: tenures.clone(),
     };
     let mut services = services::start(state, services_options)?;
     if let Some(services) = &mut services {
         sockets.append(&mut services.take_sockets());
     }
     let hand_over = options.hand_over.map(|hand_over| {
-        let (is_ours, farewell) = (admin_is_ours, ends);
+        let (is_ours, farewell) = (admin_is_ours, ends.clone());
         let services = services.as_ref().map(services::Running::services);
         let estate = Estate { sockets, is_ours, tenure, services, hang_ups, farewell };
         tokio::spawn(hand_over.run(Arc::clone(state), estate))
@@ -283,10 +285,10 @@ fn serve(
         })
     };
     tokio::spawn(dns::run(Arc::clone(state), configuration.names(), publish));
-    tokio::spawn(configuration.run());
+    let configuration = tokio::spawn(configuration.run(tenures, ends));
     let state = Arc::clone(state);
     tokio::spawn(async move { state.reclaim().run().await });
-    Ok(Serving { admin_address, services, hand_over })
+    Ok(Serving { admin_address, services, hand_over, configuration })
 }
 
 /// How often [`Control::stop`] looks whether the thread has ended.

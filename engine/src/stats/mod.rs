@@ -28,7 +28,7 @@ pub use istio::{IstioLabels, IstioMetrics};
 pub use registry::{Registry, Sample, Scope, Value};
 pub use sets::{
     AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DemandStats,
-    DiscoveryStats, DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats,
-    ListenerStats, RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats, ServicesStats,
-    ShardStats, TcpStats, TlsStats, UpgradeStats,
+    DiscoveryStats, DrainStats, ExtensionStats, FaultStats, FilesystemStats, HostStats, Http2Stats,
+    HttpStats, ListenerStats, RpcStats, ServerStats, ServiceApiStats, ServiceRegistryStats,
+    ServicesStats, ShardStats, TcpStats, TlsStats, UpgradeStats,
 };

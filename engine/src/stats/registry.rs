@@ -21,8 +21,8 @@ use super::histogram::HistogramSnapshot;
 use super::istio::{IstioFamily, IstioLabels, IstioMetrics};
 use super::sets::{
     AccessLogStats, ClusterStats, ConfigStats, ControlPlaneStats, CorsStats, DemandStats,
-    DiscoveryStats, DrainStats, FaultStats, FilesystemStats, HostStats, Http2Stats, HttpStats,
-    ListenerStats, ReloadStats, RpcStats, ScopeStats, ServerStats, ServiceApiStats,
+    DiscoveryStats, DrainStats, ExtensionStats, FaultStats, FilesystemStats, HostStats, Http2Stats,
+    HttpStats, ListenerStats, ReloadStats, RpcStats, ScopeStats, ServerStats, ServiceApiStats,
     ServiceRegistryStats, ServicesStats, ShardStats, Stat, StatSet, TcpStats, TlsStats,
     UpgradeStats,
 };
@@ -57,6 +57,7 @@ pub struct Registry {
     discovery: Mutex<Family<DiscoveryStats>>,
     reloads: Mutex<Family<ReloadStats>>,
     scopes: Mutex<Family<ScopeStats>>,
+    extension: Mutex<Family<ExtensionStats>>,
     services: Mutex<Option<Arc<ServicesStats>>>,
     upgrade: Mutex<Option<Arc<UpgradeStats>>>,
     service_apis: Mutex<Family<ServiceApiStats>>,
@@ -105,6 +106,7 @@ impl Registry {
             discovery: Mutex::new(Family::of(1, &["cluster_manager.cds", "listener_manager.lds"])),
             reloads: Mutex::default(),
             scopes: Mutex::default(),
+            extension: Mutex::default(),
             services: Mutex::default(),
             upgrade: Mutex::default(),
             service_apis: Mutex::default(),
@@ -195,6 +197,11 @@ impl Registry {
     /// As [`Registry::discovery`], for scopes.
     pub fn scopes(&self, name: &str) -> Arc<ScopeStats> {
         lock(&self.scopes).slot(1, 0, name)
+    }
+
+    /// The set of a filter by name, beside that which [`Registry::discovery`] has under its name.
+    pub fn extension(&self, name: &str) -> Arc<ExtensionStats> {
+        lock(&self.extension).slot(1, 0, name)
     }
 
     /// The `access_log.` set of one slot.
@@ -394,6 +401,7 @@ impl Registry {
         lock(&self.discovery).merge_into(&mut samples, Scope::Discovery);
         lock(&self.reloads).merge_into(&mut samples, Scope::Discovery);
         lock(&self.scopes).merge_into(&mut samples, Scope::Discovery);
+        lock(&self.extension).merge_into(&mut samples, Scope::Discovery);
         lock(&self.cluster_http2).merge_into(&mut samples, Scope::Cluster);
         lock(&self.cluster_tls).merge_into(&mut samples, Scope::Cluster);
         lock(&self.listener_tls).merge_into(&mut samples, Scope::Listener);

@@ -790,6 +790,24 @@ stat_set! {
 }
 
 stat_set! {
+    /// `extension_config_discovery.<place>.<name>.`: what became of a filter by name beside what
+    /// [`DiscoveryStats`] says, written by the control thread.
+    pub struct ExtensionStats {
+        counters {
+            /// Changes of what the filter is.
+            config_reload,
+            /// Configurations that were refused, could not be read, or did not come in time.
+            config_fail,
+            /// Listeners that were refused because the filter is known to be what they do not allow.
+            config_conflict,
+        }
+        gauges {}
+        levels {}
+        histograms {}
+    }
+}
+
+stat_set! {
     /// `control_plane.`: streams to management servers, written by the control thread.
     pub struct ControlPlaneStats {
         counters {
@@ -1030,6 +1048,7 @@ mod tests {
         check(&ConfigStats::default());
         check(&ControlPlaneStats::default());
         check(&DiscoveryStats::default());
+        check(&ExtensionStats::default());
         check(&DrainStats::default());
         check(&DemandStats::default());
         check(&ServicesStats::default());

@@ -5,6 +5,7 @@
 //! comes out is an established connection whose keys, sequence numbers and left-over bytes fit
 //! together, or an error of which the peer was told.
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -487,6 +488,27 @@ impl State {
         let stream =
             TlsStream::new(self.socket, self.buffers, Rc::clone(&session), inbound, outbound);
         Ok(Established { transport: Transport::Tls(Box::new(stream)), session })
+    }
+}
+
+/// What a connection that is not a shard's has agreed on.
+///
+/// # Errors
+/// When its handshake is not done.
+pub fn agreed(connection: &CommonState) -> Result<TlsSession, HandshakeError> {
+    Ok(Facts::of(connection)?.session(true, None, None))
+}
+
+impl HandshakeError {
+    /// Why the handshake of a connection that is not a shard's failed, which says it as an error of the
+    /// connection.
+    pub fn of(error: &io::Error) -> Self {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        match (cause, error.raw_os_error()) {
+            (Some(cause), _) => classify(cause.clone()),
+            (None, Some(code)) => HandshakeError::Transport(code),
+            (None, None) => HandshakeError::Closed,
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub use contexts::{
     Slot, TlsContexts,
 };
 pub use error::{CertificateFault, HandshakeError, TlsConfigError, TlsConfigProblem};
-pub use handshake::{Established, Handshake};
+pub use handshake::{Established, Handshake, agreed};
 pub use record::RecordError;
 pub use server::ServerContext;
 pub use session::{PeerCertificate, StapleUse, TlsSession};

@@ -68,7 +68,7 @@ fn speaks(terminal: &Terminal, protocol: DetectedProtocol) -> bool {
             RpcProtocol::Dubbo => protocol == Detected::Dubbo,
             RpcProtocol::Hsf { .. } => protocol == Detected::Hsf,
         },
-        Terminal::Detect(_) => false,
+        Terminal::Detect(_) | Terminal::Missing => false,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Filters that come by name: where from (`config_discovery`), and what (ECDS).
 //!
-//! Invariant: whatever a listener may hold, but the last filter of a list, can come by name, and means the
-//! same there.
+//! Invariant: whatever a listener may hold, but the router, can come by name, and means the same there.
 
 use crate::compile::{
     Context, config_source, cors, fault_filter, http_filters as http, invalid, istio, on_demand,
@@ -77,11 +76,15 @@ fn config(
         true => Some(terminal::in_front(unpacked, unpacked.at(), schema, context)?),
         false => None,
     };
-    let http = match stands_in(FilterPlace::Http) || network.is_none() {
+    let terminal = match stands_in(FilterPlace::Terminal) {
+        true => Some(terminal::of(unpacked, schema, context)?),
+        false => None,
+    };
+    let http = match stands_in(FilterPlace::Http) || (network.is_none() && terminal.is_none()) {
         true => Some(http::kind(unpacked, schema, context)?),
         false => None,
     };
-    Ok(FilterConfig { http, network })
+    Ok(FilterConfig { http, network, terminal })
 }
 
 fn types(
@@ -101,8 +104,10 @@ fn types(
             types.push(name.into());
         } else if name == http::ROUTER {
             return Err(invalid(at, "the router cannot come by name"));
-        } else if terminal::is_last(name) {
-            return Err(invalid(at, "a terminal filter cannot come by name"));
+        } else if place == FilterPlace::Network && terminal::is_last(name) {
+            return Err(invalid(at, "a terminal filter must be the last"));
+        } else if place == FilterPlace::Terminal && known(FilterPlace::Network).contains(&name) {
+            return Err(invalid(at, "the last filter must be a terminal one"));
         } else if is_skippable {
             context.notes.ignore(at, "optional, and not supported");
         } else {
@@ -117,6 +122,7 @@ fn known(place: FilterPlace) -> &'static [&'static str] {
     match place {
         FilterPlace::Http => &HTTP,
         FilterPlace::Network => &NETWORK,
+        FilterPlace::Terminal => &terminal::LAST,
     }
 }
 

@@ -88,8 +88,9 @@ fn filter_chain(
         return Err(invalid(view.at("filters"), "must end in a terminal filter"));
     };
     let terminal::Front { istio_stats, discovered } = terminal::before_last(others, context)?;
-    let terminal = terminal::compile(last, context)?;
-    if istio_stats.is_some() && !has_tcp_proxy(&terminal) {
+    let terminal::Last { terminal, discovered: discovered_terminal } =
+        terminal::last(last, context)?;
+    if istio_stats.is_some() && discovered_terminal.is_none() && !has_tcp_proxy(&terminal) {
         context
             .notes
             .advise(view.at("filters"), "istio.stats counts connections of tcp_proxy only");
@@ -101,6 +102,7 @@ fn filter_chain(
         istio_stats,
         discovered: discovered.into(),
         terminal,
+        discovered_terminal,
     }))
 }
 

@@ -9,14 +9,38 @@ use crate::mapping::Schema;
 use crate::snapshot::{FilterDiscovery, FilterPlace, IstioStats, NetworkFilter, Terminal};
 use crate::view::{Unpacked, View};
 
+/// What comes of the last filter.
+pub(crate) struct Last {
+    /// What it is, as far as that is known.
+    pub(crate) terminal: Terminal,
+    /// Where it comes from, if by name.
+    pub(crate) discovered: Option<Arc<FilterDiscovery>>,
+}
+
 /// The last filter of a filter chain: listener.v3.Filter.
-pub(crate) fn compile(filter: &View<'_>, context: &Context<'_>) -> Result<Terminal, Found> {
-    let unpacked = unpack(filter)?;
+pub(crate) fn last(filter: &View<'_>, context: &Context<'_>) -> Result<Last, Found> {
+    if filter.has("config_discovery") {
+        let wanted = discovery::compile(filter, FilterPlace::Terminal, false, context)?;
+        let terminal = wanted.as_ref().and_then(|wanted| wanted.terminal(None)).cloned();
+        return Ok(Last {
+            terminal: terminal.unwrap_or(Terminal::Missing),
+            discovered: wanted.map(Arc::new),
+        });
+    }
+    Ok(Last { terminal: of(&unpack(filter)?, filter.schema(), context)?, discovered: None })
+}
+
+/// A filter that may be the last, whose configuration is there.
+pub(crate) fn of(
+    unpacked: &Unpacked,
+    schema: &Schema,
+    context: &Context<'_>,
+) -> Result<Terminal, Found> {
     if unpacked.kind() == PROTOCOL_DETECTION {
-        let config = unpacked.view(filter.schema());
+        let config = unpacked.view(schema);
         return Ok(Terminal::Detect(Arc::new(detection::compile(&config, context)?)));
     }
-    owner(&unpacked, filter, context)
+    owner(unpacked, schema, context)
 }
 
 /// What comes of the filters in front of the last.
@@ -79,7 +103,7 @@ pub(crate) fn in_front(
 
 /// Whether filters of a type, by its full name, are the last of a chain, and nothing else.
 pub(crate) fn is_last(kind: &str) -> bool {
-    [HTTP_CONNECTION_MANAGER, TCP_PROXY, RPC_PROXY, DUBBO_PROXY, PROTOCOL_DETECTION].contains(&kind)
+    LAST.contains(&kind)
 }
 
 /// TL-02: the exchange is begun by those alone who negotiated its ALPN protocol, and we never do.
@@ -93,20 +117,22 @@ pub(crate) fn detected(filter: &View<'_>, context: &Context<'_>) -> Result<Termi
     if unpacked.kind() == PROTOCOL_DETECTION {
         return Err(filter.invalid("typed_config", "a detection cannot hold another"));
     }
-    owner(&unpacked, filter, context)
+    owner(&unpacked, filter.schema(), context)
 }
 
 fn unpack(filter: &View<'_>) -> Result<Unpacked, Found> {
     filter.required_text("name")?;
     if filter.has("config_discovery") {
-        return Err(filter.invalid("config_discovery", "a terminal filter cannot come by name"));
+        return Err(
+            filter.invalid("config_discovery", "what a detection chooses cannot come by name")
+        );
     }
     filter.unpack("typed_config")?.ok_or_else(|| filter.required("typed_config"))
 }
 
 /// A filter that serves connections itself.
-fn owner(unpacked: &Unpacked, filter: &View<'_>, context: &Context<'_>) -> Result<Terminal, Found> {
-    let config = unpacked.view(filter.schema());
+fn owner(unpacked: &Unpacked, schema: &Schema, context: &Context<'_>) -> Result<Terminal, Found> {
+    let config = unpacked.view(schema);
     Ok(match unpacked.kind().as_str() {
         HTTP_CONNECTION_MANAGER => Terminal::Http(Arc::new(http::compile(&config, context)?)),
         TCP_PROXY => Terminal::Tcp(Arc::new(tcp::compile(&config, context)?)),
@@ -115,6 +141,10 @@ fn owner(unpacked: &Unpacked, filter: &View<'_>, context: &Context<'_>) -> Resul
         _ => return Err(unpacked.refuse()),
     })
 }
+
+/// The types of those that may be the last.
+pub(crate) const LAST: [&str; 5] =
+    [HTTP_CONNECTION_MANAGER, TCP_PROXY, RPC_PROXY, DUBBO_PROXY, PROTOCOL_DETECTION];
 
 pub(crate) const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
 const HTTP_CONNECTION_MANAGER: &str =

@@ -1,7 +1,7 @@
-//! Filters whose configuration comes by name (ECDS): those of connection managers, and those in front of
-//! a filter chain's last.
+//! Filters whose configuration comes by name (ECDS): those of connection managers, and those of filter
+//! chains.
 //!
-//! One configuration may serve many filters, in both places where its type may stand. Invariant: a filter
+//! One configuration may serve many filters, in all places where its type may stand. Invariant: a filter
 //! is only ever given what it may be, since servers are refused what is of another type.
 
 use std::collections::HashMap;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::config_source::ConfigSource;
 use super::http_filters::HttpFilterKind;
 use super::istio::IstioStats;
+use super::listener::Terminal;
 
 /// A filter whose configuration is asked for by name.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub enum FilterPlace {
     Http,
     /// In a filter chain, before its last.
     Network,
+    /// In a filter chain, as its last.
+    Terminal,
 }
 
 /// What a configuration is in each place where its type may stand.
@@ -44,8 +47,10 @@ pub enum FilterPlace {
 pub struct FilterConfig {
     /// As a filter of HTTP.
     pub http: Option<HttpFilterKind>,
-    /// As a filter of connections.
+    /// As a filter of connections that is not the last.
     pub network: Option<NetworkFilter>,
+    /// As the last.
+    pub terminal: Option<Terminal>,
 }
 
 /// What a filter in front of a chain's last is.
@@ -86,7 +91,13 @@ impl FilterDiscovery {
         self.resolve(extension)?.http.as_ref()
     }
 
-    /// What the filter of a chain is, by what servers say of it.
+    /// What the last filter of a chain is, by what servers say of it.
+    #[must_use]
+    pub fn terminal<'a>(&'a self, extension: Option<&'a Extension>) -> Option<&'a Terminal> {
+        self.resolve(extension)?.terminal.as_ref()
+    }
+
+    /// What the filter in front of a chain's last is, by what servers say of it.
     #[must_use]
     pub fn network<'a>(&'a self, extension: Option<&'a Extension>) -> Option<&'a NetworkFilter> {
         self.resolve(extension)?.network.as_ref()

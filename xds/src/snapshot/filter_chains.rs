@@ -131,6 +131,22 @@ impl FilterChains {
         found.or(self.default.as_ref())
     }
 
+    /// The same with some chains replaced; nothing if `renew` has none to replace.
+    pub(crate) fn renewed(
+        &self,
+        renew: impl Fn(&FilterChain) -> Option<FilterChain>,
+    ) -> Option<FilterChains> {
+        let mut next = self.clone();
+        let mut any = false;
+        for chain in next.chains.iter_mut().chain(&mut next.default) {
+            if let Some(other) = renew(chain) {
+                *chain = Arc::new(other);
+                any = true;
+            }
+        }
+        any.then_some(next)
+    }
+
     /// Every chain, the default one last.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
         self.chains.iter().chain(&self.default)

@@ -45,6 +45,28 @@ pub struct Listener {
     pub max_connections_to_accept_per_socket_event: Option<u32>,
 }
 
+impl Listener {
+    /// Its connection managers.
+    #[must_use]
+    pub fn managers(&self) -> Vec<&Arc<HttpConnectionManager>> {
+        let mut managers = Vec::new();
+        for chain in self.filter_chains.iter() {
+            chain.terminal.visit_owners(&mut |owner| {
+                if let Terminal::Http(http) = owner {
+                    managers.push(http);
+                }
+            });
+        }
+        managers
+    }
+
+    /// The same listener with the last filters that names stand for now; nothing if it has those.
+    pub(crate) fn renewed(&self, extensions: &Extensions) -> Option<Listener> {
+        let filter_chains = self.filter_chains.renewed(|chain| chain.renewed(extensions))?;
+        Some(Listener { filter_chains, ..self.clone() })
+    }
+}
+
 /// The listener filters (contract section 2), which find out about a connection's ends and look at its
 /// first bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -238,6 +260,9 @@ pub struct FilterChain {
     pub discovered: Box<[Arc<FilterDiscovery>]>,
     /// The last network filter, which owns the connection.
     pub terminal: Terminal,
+    /// Where that comes from, if by name. The chain is another one with each configuration of it, and its
+    /// connections stay: see [`FilterChain::follows`].
+    pub discovered_terminal: Option<Arc<FilterDiscovery>>,
 }
 
 impl FilterChain {
@@ -264,8 +289,27 @@ impl FilterChain {
     #[must_use]
     pub fn lacks_filter(&self, extensions: &Extensions) -> bool {
         let mut discovered = self.discovered.iter();
-        discovered
-            .any(|wanted| wanted.network(extensions.get(&wanted.key).map(|it| &**it)).is_none())
+        matches!(self.terminal, Terminal::Missing)
+            || discovered
+                .any(|wanted| wanted.network(extensions.get(&wanted.key).map(|it| &**it)).is_none())
+    }
+
+    /// Whether it is `before` but for what came by name as the last filter.
+    #[must_use]
+    pub fn follows(&self, before: &FilterChain) -> bool {
+        match (&self.discovered_terminal, &before.discovered_terminal) {
+            (Some(wanted), Some(other)) => Arc::ptr_eq(wanted, other),
+            _ => false,
+        }
+    }
+
+    /// The same chain with the last filter that its name stands for now; nothing if that is the one it has.
+    pub(crate) fn renewed(&self, extensions: &Extensions) -> Option<FilterChain> {
+        let wanted = self.discovered_terminal.as_ref()?;
+        let extension = extensions.get(&wanted.key).map(|known| &**known);
+        let terminal = wanted.terminal(extension).unwrap_or(&Terminal::Missing);
+        (!terminal.is(&self.terminal))
+            .then(|| FilterChain { terminal: terminal.clone(), ..self.clone() })
     }
 }
 
@@ -280,16 +324,34 @@ pub enum Terminal {
     Rpc(Arc<RpcProxy>),
     /// What the first bytes show.
     Detect(Arc<ProtocolDetection>),
+    /// One that is to come by name, and is not there: connections are closed.
+    Missing,
 }
 
 impl Terminal {
     /// The filters that own connections: this one, or those that a detection chooses from, in the
     /// order of its choices and then its fallback.
     pub fn visit_owners<'a>(&'a self, visit: &mut impl FnMut(&'a Terminal)) {
-        let Terminal::Detect(detection) = self else { return visit(self) };
+        let detection = match self {
+            Terminal::Detect(detection) => detection,
+            Terminal::Missing => return,
+            _ => return visit(self),
+        };
         detection.choices.iter().for_each(|(_, terminal)| terminal.visit_owners(visit));
         if let Some(fallback) = &detection.fallback {
             fallback.visit_owners(visit);
+        }
+    }
+
+    /// Whether it is the very same.
+    fn is(&self, other: &Terminal) -> bool {
+        match (self, other) {
+            (Terminal::Http(one), Terminal::Http(other)) => Arc::ptr_eq(one, other),
+            (Terminal::Tcp(one), Terminal::Tcp(other)) => Arc::ptr_eq(one, other),
+            (Terminal::Rpc(one), Terminal::Rpc(other)) => Arc::ptr_eq(one, other),
+            (Terminal::Detect(one), Terminal::Detect(other)) => Arc::ptr_eq(one, other),
+            (Terminal::Missing, Terminal::Missing) => true,
+            _ => false,
         }
     }
 
@@ -300,7 +362,7 @@ impl Terminal {
             Terminal::Http(http) => &http.access_log,
             Terminal::Tcp(tcp) => &tcp.access_log,
             Terminal::Rpc(rpc) => &rpc.access_log,
-            Terminal::Detect(_) => &[],
+            Terminal::Detect(_) | Terminal::Missing => &[],
         }
     }
 }

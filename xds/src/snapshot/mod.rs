@@ -171,6 +171,25 @@ impl Snapshot {
         copy
     }
 
+    /// Whether a listener has its routes from the table with this key.
+    #[must_use]
+    pub fn names_table(&self, key: &str) -> bool {
+        self.route_sources().any(|it| matches!(it, RouteSource::Rds(rds) if *rds.key == *key))
+    }
+
+    /// Whether a listener has its routes from the scopes with this key.
+    #[must_use]
+    pub fn names_scopes(&self, key: &str) -> bool {
+        let is_named =
+            |it: &RouteSource| matches!(it, RouteSource::Scoped(scoped) if *scoped.key == *key);
+        self.route_sources().any(is_named)
+    }
+
+    fn route_sources(&self) -> impl Iterator<Item = &RouteSource> {
+        let managers = self.listeners.iter().flat_map(|listener| listener.managers());
+        managers.map(|manager| &manager.routes)
+    }
+
     /// The listener called `name`.
     #[must_use]
     pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {

@@ -1,6 +1,5 @@
 //! Endpoints of clusters: EDS. Several clusters may share one assignment (W-06).
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::client::ResourceType;
@@ -10,17 +9,15 @@ use crate::snapshot::{Cluster, ConfigPlace, Discovery, Eds, EndpointSet};
 use crate::view::View;
 
 use super::decode;
-use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
+use super::named::Named;
+use super::{Incoming, Outcome, Shown, Store, Watched};
 
 /// A ClusterLoadAssignment that clusters refer to.
 pub(super) struct Assignment {
-    name: Box<str>,
-    place: ConfigPlace,
-    users: BTreeSet<Box<str>>,
+    /// The users are clusters, by their names.
+    named: Named<Box<str>>,
     /// `None` until there is an answer.
     members: Option<Members>,
-    record: Option<Record>,
-    error: Option<ErrorState>,
 }
 
 impl Assignment {
@@ -41,20 +38,12 @@ impl Assignment {
 impl Store {
     pub(super) fn use_assignment(&mut self, eds: &Eds, cluster: &str) {
         let known = self.assignments.entry(eds.key.clone()).or_insert_with(|| {
-            let name = Arc::from(&*eds.name);
             let kind = ResourceType::ClusterLoadAssignment;
-            self.interests.push(Interest::One(kind, eds.source.clone(), name));
-            Assignment {
-                name: eds.name.clone(),
-                place: eds.source.place.clone(),
-                users: BTreeSet::new(),
-                members: None,
-                record: None,
-                error: None,
-            }
+            let (named, interest) = Named::new(kind, &eds.name, &eds.source);
+            self.interests.push(interest);
+            Assignment { named, members: None }
         });
-        if !known.users.contains(cluster) {
-            known.users.insert(cluster.into());
+        if known.named.join(cluster.into()) {
             self.note_assignment(&eds.key, Outcome::Asked);
         }
     }
@@ -67,7 +56,7 @@ impl Store {
     /// Counts for the clusters that use an assignment.
     pub(super) fn note_assignment(&mut self, key: &str, outcome: Outcome) {
         let Some(known) = self.assignments.get(key) else { return };
-        for name in &known.users {
+        for name in &known.named.users {
             let cluster = self.clusters.get(name).and_then(super::ClusterEntry::newest);
             let name = cluster.map_or(name, |cluster| &cluster.stat_name);
             self.outcomes.push((Watched::Endpoints(name.clone()), outcome));
@@ -76,11 +65,9 @@ impl Store {
 
     pub(super) fn leave_assignment(&mut self, eds: &Eds, cluster: &str) {
         let Some(known) = self.assignments.get_mut(&eds.key) else { return };
-        known.users.remove(cluster);
-        if known.users.is_empty() {
+        if let Some(interest) = known.named.leave(cluster) {
             self.assignments.remove(&eds.key);
-            let (place, name) = (eds.source.place.clone(), Arc::from(&*eds.name));
-            self.interests.push(Interest::None(ResourceType::ClusterLoadAssignment, place, name));
+            self.interests.push(interest);
         }
     }
 
@@ -102,29 +89,18 @@ impl Store {
         incoming: &Incoming,
     ) -> Result<(), String> {
         let Some(known) = self.assignments.get_mut(key) else { return Ok(()) };
-        if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
-            known.error = None;
+        if known.named.repeats(incoming) {
             return Ok(());
         }
         let compiled = self.compile_assignment(incoming);
         let Some(known) = self.assignments.get_mut(key) else { return Ok(()) };
-        match compiled {
-            Ok((members, fingerprint)) => {
-                known.error = None;
-                let same =
-                    known.record.as_ref().is_some_and(|record| record.fingerprint == fingerprint);
-                known.record = Some(Store::record(incoming, fingerprint));
-                if !same {
-                    known.members = Some(members);
-                    self.endpoints_changed(key);
-                }
-                Ok(())
-            }
-            Err(text) => {
-                known.error = Some(ErrorState::new(incoming, &text));
-                Err(text)
-            }
+        let refuse = |text: &String| known.named.refuse(incoming, text);
+        let (members, fingerprint) = compiled.inspect_err(refuse)?;
+        if known.named.accept(incoming, fingerprint) {
+            known.members = Some(members);
+            self.endpoints_changed(key);
         }
+        Ok(())
     }
 
     fn compile_assignment(
@@ -141,7 +117,7 @@ impl Store {
     /// There are no endpoints of this name.
     pub(super) fn no_assignment(&mut self, key: &str) {
         let Some(known) = self.assignments.get_mut(key) else { return };
-        known.record = None;
+        known.named.record = None;
         known.members = Some(Members::default());
         self.endpoints_changed(key);
     }
@@ -150,7 +126,7 @@ impl Store {
     fn endpoints_changed(&mut self, key: &str) {
         let Some(known) = self.assignments.get(key) else { return };
         let clusters = &mut self.snapshot.clusters;
-        for name in &known.users {
+        for name in &known.named.users {
             let Some(id) = clusters.id(name) else { continue };
             let Some(member) = clusters.member(id) else { continue };
             // A version that waits may have another assignment than the one that is served.
@@ -164,21 +140,13 @@ impl Store {
                 self.is_changed = true;
             }
         }
-        for name in known.users.clone() {
+        for name in known.named.users.clone() {
             self.promote_cluster(&name);
         }
     }
 
     /// The assignments that were asked for.
     pub fn assignments(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
-        self.assignments.values().map(|known| {
-            let shown = Shown {
-                name: known.name.clone(),
-                stage: Stage::of(known.members.is_some(), known.members.is_none()),
-                record: known.record.clone(),
-                error: known.error.clone(),
-            };
-            (&known.place, shown)
-        })
+        self.assignments.values().map(|known| known.named.shown(known.is_answered()))
     }
 }

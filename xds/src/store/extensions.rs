@@ -1,9 +1,9 @@
 //! Configurations of filters that listeners name: ECDS.
 //!
 //! A listener waits for those that have no default which may serve at once. A later version goes to all
-//! who name it, and no connection ends for it. One that can't be had leaves what is there.
+//! who name it, and no connection ends for it: a listener's last filter makes the next version of the
+//! listener, others are looked up as they are used. One that can't be had leaves what is there.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::client::ResourceType;
@@ -11,23 +11,20 @@ use crate::compile::{discovery, http_filters};
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{
     ConfigPlace, Extension, FilterChain, FilterConfig, FilterDiscovery, FilterPlace, FilterSource,
-    HttpConnectionManager, HttpFilter, Listener,
+    HttpConnectionManager, HttpFilter, Listener, Terminal,
 };
 use crate::view::View;
 
-use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
-use super::{decode, listeners};
+use super::named::Named;
+use super::{Host, Incoming, Outcome, Shown, Store, Watched, decode, listeners};
 
 /// A TypedExtensionConfig that listeners refer to.
 pub(super) struct ExtensionEntry {
-    name: Box<str>,
-    place: ConfigPlace,
+    /// The users are listeners, by their names.
+    named: Named<Box<str>>,
     /// Where the first filter stands that named it: that is where it is counted.
     stands: FilterPlace,
-    users: BTreeSet<Box<str>>,
     is_answered: bool,
-    record: Option<Record>,
-    error: Option<ErrorState>,
     /// The full name of the type that it was last of.
     kind: Option<String>,
 }
@@ -41,83 +38,89 @@ impl ExtensionEntry {
 impl Store {
     pub(super) fn use_extension(&mut self, wanted: &FilterDiscovery, listener: &str) {
         let known = self.extensions.entry(wanted.key.clone()).or_insert_with(|| {
-            let (kind, name) = (ResourceType::ExtensionConfig, Arc::from(&*wanted.name));
-            self.interests.push(Interest::One(kind, wanted.source.clone(), name));
+            let kind = ResourceType::ExtensionConfig;
+            let (named, interest) = Named::new(kind, &wanted.name, &wanted.source);
+            self.interests.push(interest);
             self.outcomes
                 .push((Watched::Extension(wanted.place, wanted.name.clone()), Outcome::Asked));
-            ExtensionEntry {
-                name: wanted.name.clone(),
-                place: wanted.source.place.clone(),
-                stands: wanted.place,
-                users: BTreeSet::new(),
-                is_answered: false,
-                record: None,
-                error: None,
-                kind: None,
-            }
+            ExtensionEntry { named, stands: wanted.place, is_answered: false, kind: None }
         });
-        if !known.users.contains(listener) {
-            known.users.insert(listener.into());
-        }
+        known.named.join(listener.into());
     }
 
     pub(super) fn leave_extension(&mut self, wanted: &FilterDiscovery, listener: &str) {
         let Some(known) = self.extensions.get_mut(&wanted.key) else { return };
-        known.users.remove(listener);
-        if known.users.is_empty() {
+        if let Some(interest) = known.named.leave(listener) {
             self.extensions.remove(&wanted.key);
             if self.snapshot.extensions.contains_key(&wanted.key) {
                 Arc::make_mut(&mut self.snapshot.extensions).remove(&wanted.key);
                 self.is_changed = true;
             }
-            let (place, name) = (wanted.source.place.clone(), Arc::from(&*wanted.name));
-            self.interests.push(Interest::None(ResourceType::ExtensionConfig, place, name));
+            self.interests.push(interest);
         }
     }
 
     pub(super) fn note_extension(&mut self, key: &str, outcome: Outcome) {
         let Some(known) = self.extensions.get(key) else { return };
-        self.outcomes.push((Watched::Extension(known.stands, known.name.clone()), outcome));
+        self.outcomes.push((Watched::Extension(known.stands, known.named.name.clone()), outcome));
     }
 
     pub(super) fn put_extension(
         &mut self,
         place: &ConfigPlace,
         incoming: &Incoming,
+        host: &mut dyn Host,
     ) -> Result<(), String> {
         let key = place.key(&incoming.name);
-        let outcome = self.judge_extension(&key, incoming);
+        let outcome = self.judge_extension(&key, incoming, host);
         let noted = if outcome.is_ok() { Outcome::Accepted } else { Outcome::Refused };
         self.note_extension(&key, noted);
         outcome
     }
 
-    pub(super) fn judge_extension(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+    pub(super) fn judge_extension(
+        &mut self,
+        key: &str,
+        incoming: &Incoming,
+        host: &mut dyn Host,
+    ) -> Result<(), String> {
         let Some(known) = self.extensions.get_mut(key) else { return Ok(()) };
-        if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
-            known.error = None;
+        if known.named.repeats(incoming) {
             return Ok(());
         }
-        let compiled = self.compile_extension(key, incoming);
+        let accepted = self.accept_extension(key, incoming, host);
         let Some(known) = self.extensions.get_mut(key) else { return Ok(()) };
-        match compiled {
-            Ok((filter, kind, fingerprint)) => {
-                known.error = None;
-                known.kind = Some(kind);
-                let same =
-                    known.record.as_ref().is_some_and(|record| record.fingerprint == fingerprint);
-                known.record = Some(Store::record(incoming, fingerprint));
-                if !same {
-                    self.set_extension(key, Extension { last: Some(filter), exists: true });
-                    self.extension_answered(key);
-                }
-                Ok(())
+        let refuse = |text: &String| known.named.refuse(incoming, text);
+        let (kind, fingerprint) = accepted.inspect_err(refuse)?;
+        known.named.accept(incoming, fingerprint);
+        known.kind = Some(kind);
+        self.extension_answered(key);
+        Ok(())
+    }
+
+    /// Has all who name it go on with it, if it is another one. Returns the full name of its type.
+    fn accept_extension(
+        &mut self,
+        key: &str,
+        incoming: &Incoming,
+        host: &mut dyn Host,
+    ) -> Result<(String, Fingerprint), String> {
+        let (filter, kind, fingerprint) = self.compile_extension(key, incoming)?;
+        let record = self.extensions.get(key).and_then(|known| known.named.record.as_ref());
+        if record.is_none_or(|record| record.fingerprint != fingerprint) {
+            let before = self.snapshot.extensions.get(key).cloned();
+            self.set_extension(key, Extension { last: Some(filter), exists: true });
+            if let Err(reason) = self.renew_listeners(host) {
+                let known = Arc::make_mut(&mut self.snapshot.extensions);
+                match before {
+                    Some(before) => known.insert(key.into(), before),
+                    None => known.remove(key),
+                };
+                return Err(format!("typed_config: {reason}"));
             }
-            Err(text) => {
-                known.error = Some(ErrorState::new(incoming, &text));
-                Err(text)
-            }
+            self.note_extension(key, Outcome::Reloaded);
         }
+        Ok((kind, fingerprint))
     }
 
     fn compile_extension(
@@ -137,6 +140,9 @@ impl Store {
             return Err(format!(
                 "typed_config: is of type {kind}, which type_urls of listener {listener} does not list"
             ));
+        }
+        if filter.terminal.as_ref().is_some_and(|terminal| names(terminal, key)) {
+            return Err("typed_config: has itself as a filter".to_owned());
         }
         for (name, chain) in self.chains_that_name(key) {
             if self.counts_twice(chain, Some((key, &filter))) {
@@ -193,10 +199,7 @@ impl Store {
     /// not stand where they do.
     pub(super) fn check_extensions(&self, listener: &Listener) -> Result<(), String> {
         for wanted in listeners::extensions(listener) {
-            let known = self.extensions.get(&wanted.key);
-            if let Some(kind) = known.and_then(|known| known.kind.as_ref())
-                && !may_be(wanted, kind)
-            {
+            if let Some(kind) = self.conflict(wanted) {
                 let name = &wanted.name;
                 return Err(format!(
                     "filter {name}: is of type {kind}, which type_urls does not list"
@@ -206,7 +209,7 @@ impl Store {
         if listener.filter_chains.iter().any(|chain| self.counts_twice(chain, None)) {
             return Err("filter_chains: one has istio.stats twice".to_owned());
         }
-        for manager in listeners::managers(listener) {
+        for manager in listener.managers() {
             if let Some((name, text)) = self.misplaced(manager, None) {
                 return Err(format!("filter {name}: {text}"));
             }
@@ -214,13 +217,34 @@ impl Store {
         Ok(())
     }
 
+    /// Counts those of a listener's filters that are known to be what it does not allow.
+    pub(super) fn note_conflicts(&mut self, listener: &Listener) {
+        let conflicts = listeners::extensions(listener).filter(|it| self.conflict(it).is_some());
+        let keys: Vec<Box<str>> = conflicts.map(|wanted| wanted.key.clone()).collect();
+        for key in keys {
+            self.note_extension(&key, Outcome::Conflicts);
+        }
+    }
+
+    /// The type that a filter is known to be of, if it must not be.
+    fn conflict(&self, wanted: &FilterDiscovery) -> Option<&str> {
+        let kind = self.extensions.get(&wanted.key)?.kind.as_deref()?;
+        (!may_be(wanted, kind)).then_some(kind)
+    }
+
     /// There is no configuration of this name, or not yet: who waits for it goes on without.
     pub(super) fn no_extension(&mut self, key: &str) {
         let Some(known) = self.extensions.get_mut(key) else { return };
-        known.record = None;
-        let last = self.snapshot.extensions.get(key).and_then(|known| known.last.clone());
+        known.named.record = None;
+        let before = self.snapshot.extensions.get(key);
+        let is_withdrawn = before.is_some_and(|known| known.exists);
+        let last = before.and_then(|known| known.last.clone());
         self.set_extension(key, Extension { last, exists: false });
         self.extension_answered(key);
+        if is_withdrawn {
+            self.any_withdrawn = true;
+            self.note_extension(key, Outcome::Reloaded);
+        }
     }
 
     fn set_extension(&mut self, key: &str, extension: Extension) {
@@ -232,7 +256,7 @@ impl Store {
     fn extension_answered(&mut self, key: &str) {
         let Some(known) = self.extensions.get_mut(key) else { return };
         if !std::mem::replace(&mut known.is_answered, true) {
-            for listener in known.users.clone() {
+            for listener in known.named.users.clone() {
                 self.promote_listener(&listener);
             }
         }
@@ -251,16 +275,20 @@ impl Store {
 
     /// The configurations that were asked for.
     pub fn extensions(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
-        self.extensions.values().map(|known| {
-            let shown = Shown {
-                name: known.name.clone(),
-                stage: Stage::of(known.is_answered, !known.is_answered),
-                record: known.record.clone(),
-                error: known.error.clone(),
-            };
-            (&known.place, shown)
-        })
+        self.extensions.values().map(|known| known.named.shown(known.is_answered))
     }
+}
+
+/// Whether the filter of this key is one of those of a connection manager in it.
+fn names(terminal: &Terminal, key: &str) -> bool {
+    let mut found = false;
+    terminal.visit_owners(&mut |owner| {
+        if let Terminal::Http(http) = owner {
+            let mut wanted = http.filters.iter().filter_map(HttpFilter::discovery);
+            found |= wanted.any(|wanted| *wanted.key == *key);
+        }
+    });
+    found
 }
 
 fn may_be(wanted: &FilterDiscovery, kind: &str) -> bool {

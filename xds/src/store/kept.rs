@@ -110,7 +110,7 @@ impl Store {
                 ResourceType::ClusterLoadAssignment => self.judge_assignment(&kept.key, &incoming),
                 ResourceType::ScopedRouteConfiguration => self.restore_scope(&kept.key, &incoming),
                 ResourceType::RouteConfiguration => self.judge_table(&kept.key, &incoming),
-                ResourceType::ExtensionConfig => self.judge_extension(&kept.key, &incoming),
+                ResourceType::ExtensionConfig => self.judge_extension(&kept.key, &incoming, host),
                 ResourceType::VirtualHost => self.restore_host(&kept.key, &incoming),
                 _ => return false,
             };

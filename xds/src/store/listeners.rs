@@ -7,7 +7,7 @@ use crate::compile::listener;
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{
     FilterChain, FilterDiscovery, HttpConnectionManager, HttpFilter, Listener, Origin, Rds,
-    RouteSource, ScopedRoutes, Sds, Snapshot, Terminal,
+    RouteSource, ScopedRoutes, Sds, Snapshot,
 };
 use crate::view::View;
 
@@ -21,13 +21,23 @@ pub(super) struct ListenerEntry {
     origin: Origin,
     active: Option<Arc<Listener>>,
     pub(super) warming: Option<Arc<Listener>>,
+    /// What waits was told of as a listener: it has more that is new than a filter by name.
+    is_modified: bool,
     record: Option<Record>,
     error: Option<ErrorState>,
 }
 
 impl ListenerEntry {
     fn new(origin: Origin) -> ListenerEntry {
-        ListenerEntry { origin, active: None, warming: None, record: None, error: None }
+        let is_modified = false;
+        ListenerEntry {
+            origin,
+            active: None,
+            warming: None,
+            is_modified,
+            record: None,
+            error: None,
+        }
     }
 
     fn links(&self) -> Links {
@@ -66,15 +76,16 @@ fn secrets(listener: &Listener) -> impl Iterator<Item = &Arc<Sds>> {
 
 /// The filters that a listener names.
 pub(super) fn extensions(listener: &Listener) -> impl Iterator<Item = &Arc<FilterDiscovery>> {
-    let managers = managers(listener).into_iter();
+    let managers = listener.managers().into_iter();
     let http = managers.flat_map(|http| http.filters.iter().filter_map(HttpFilter::discovery));
-    listener.filter_chains.iter().flat_map(|chain| chain.discovered.iter()).chain(http)
+    let chains = listener.filter_chains.iter();
+    chains.flat_map(|chain| chain.discovered.iter().chain(&chain.discovered_terminal)).chain(http)
 }
 
 /// The route tables that a listener names.
 fn tables(listener: &Listener) -> Vec<Rds> {
     let mut tables = Vec::new();
-    for http in managers(listener) {
+    for http in listener.managers() {
         if let RouteSource::Rds(rds) = &http.routes
             && !tables.contains(rds)
         {
@@ -84,22 +95,9 @@ fn tables(listener: &Listener) -> Vec<Rds> {
     tables
 }
 
-/// The connection managers of a listener.
-pub(super) fn managers(listener: &Listener) -> Vec<&Arc<HttpConnectionManager>> {
-    let mut managers = Vec::new();
-    for chain in listener.filter_chains.iter() {
-        chain.terminal.visit_owners(&mut |owner| {
-            if let Terminal::Http(http) = owner {
-                managers.push(http);
-            }
-        });
-    }
-    managers
-}
-
 /// The scoped routes that a listener has.
 fn scopes(listener: &Listener) -> impl Iterator<Item = &Arc<ScopedRoutes>> {
-    managers(listener).into_iter().filter_map(|http| match &http.routes {
+    listener.managers().into_iter().filter_map(|http| match &http.routes {
         RouteSource::Scoped(scoped) => Some(scoped),
         _ => None,
     })
@@ -157,8 +155,13 @@ impl Store {
             return Ok(());
         }
         let view = View::new(&message, &self.schema);
-        let listener = Arc::new(self.compile_listener(&view, &incoming.name)?);
-        self.check_extensions(&listener)?;
+        let listener = self.compile_listener(&view, &incoming.name)?;
+        let renewed = listener.renewed(&self.snapshot.extensions);
+        let listener = Arc::new(renewed.unwrap_or(listener));
+        if let Err(text) = self.check_extensions(&listener) {
+            self.note_conflicts(&listener);
+            return Err(text);
+        }
         host.prepare_listener(&listener)?;
 
         let name = &*listener.name;
@@ -169,8 +172,38 @@ impl Store {
         let linked = entry.links();
         entry.record = Some(Store::record(incoming, fingerprint));
         entry.warming = Some(Arc::clone(&listener));
+        entry.is_modified = true;
         self.relink_listener(name, &linked);
         self.promote_listener(name);
+        Ok(())
+    }
+
+    /// Has listeners go on with the last filters that names stand for now: all of them, or none.
+    pub(super) fn renew_listeners(&mut self, host: &mut dyn Host) -> Result<(), String> {
+        let mut renewed: Vec<(Arc<Listener>, Arc<Listener>)> = Vec::new();
+        for entry in self.listeners.values() {
+            let Some(before) = entry.warming.as_ref().or(entry.active.as_ref()) else { continue };
+            let Some(next) = before.renewed(&self.snapshot.extensions).map(Arc::new) else {
+                continue;
+            };
+            let good = self.check_extensions(&next).and_then(|()| host.prepare_listener(&next));
+            if let Err(reason) = good {
+                for (before, _) in &renewed {
+                    // What could be prepared once, and is in use, can be again.
+                    let _prepared = host.prepare_listener(before);
+                }
+                return Err(format!("with it, listener {}: {reason}", next.name));
+            }
+            renewed.push((Arc::clone(before), next));
+        }
+        for (_, next) in renewed {
+            let name = next.name.clone();
+            let Some(entry) = self.listeners.get_mut(&name) else { continue };
+            let linked = entry.links();
+            entry.warming = Some(next);
+            self.relink_listener(&name, &linked);
+            self.promote_listener(&name);
+        }
         Ok(())
     }
 
@@ -216,9 +249,10 @@ impl Store {
         let Some(entry) = self.listeners.get_mut(name) else { return };
         let linked = entry.links();
         let Some(listener) = entry.warming.take() else { return };
+        let is_modified = std::mem::take(&mut entry.is_modified);
         match entry.active {
             None => self.counts.listeners_added += 1,
-            Some(_) => self.counts.listeners_modified += 1,
+            Some(_) => self.counts.listeners_modified += u64::from(is_modified),
         }
         entry.active = Some(Arc::clone(&listener));
         let mut all: Vec<_> = self.snapshot.listeners.to_vec();
@@ -299,7 +333,7 @@ impl Store {
         self.listeners.iter().flat_map(move |(name, entry)| {
             let versions = entry.active.iter().chain(&entry.warming);
             let managers =
-                versions.flat_map(|listener| managers(listener)).map(|manager| &**manager);
+                versions.flat_map(|listener| listener.managers()).map(|manager| &**manager);
             managers.filter(names).map(|manager| (&**name, manager))
         })
     }

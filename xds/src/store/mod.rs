@@ -16,6 +16,7 @@ mod extensions;
 mod file;
 mod kept;
 mod listeners;
+mod named;
 mod record;
 mod routes;
 mod scopes;
@@ -216,6 +217,8 @@ pub struct Store {
     cluster_demands: ClusterDemands,
     /// Demands that nobody need wait for.
     settled: Vec<Demand>,
+    /// A last filter was taken away from listeners that go on with another.
+    any_withdrawn: bool,
 }
 
 /// What has happened to resources since the start.
@@ -267,6 +270,8 @@ pub enum Outcome {
     Failed,
     /// Nothing came in time.
     TimedOut,
+    /// Of filters alone: a listener was refused for what it is known to be.
+    Conflicts,
 }
 
 impl fmt::Debug for Store {
@@ -307,6 +312,7 @@ impl Store {
             outcomes: Vec::new(),
             cluster_demands: ClusterDemands::default(),
             settled: Vec::new(),
+            any_withdrawn: false,
         };
         store.add_static_clusters(snapshot);
         store.add_static_listeners(snapshot);
@@ -333,7 +339,7 @@ impl Store {
             ResourceType::ScopedRouteConfiguration => self.put_scope(place, incoming),
             ResourceType::VirtualHost => self.put_host(place, incoming),
             ResourceType::Secret => self.put_secret(place, incoming, host),
-            ResourceType::ExtensionConfig => self.put_extension(place, incoming),
+            ResourceType::ExtensionConfig => self.put_extension(place, incoming, host),
             ResourceType::Runtime => self.put_layer(incoming),
         }
     }
@@ -349,40 +355,28 @@ impl Store {
 
     /// A resource that was asked for did not come in time: nobody waits for it any more (S-12).
     pub fn never_came(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
-        match kind {
-            ResourceType::ClusterLoadAssignment => {
-                self.note_assignment(&place.key(name), Outcome::TimedOut);
-            }
-            ResourceType::RouteConfiguration => {
-                self.note_table(&place.key(name), Outcome::TimedOut);
-            }
-            ResourceType::VirtualHost => {
-                for key in self.hosted_by(place, name) {
-                    self.note_hosts(&key, Outcome::TimedOut);
-                }
-            }
-            ResourceType::Secret => self.note_secret(&place.key(name), Outcome::TimedOut),
-            ResourceType::ExtensionConfig => {
-                self.note_extension(&place.key(name), Outcome::TimedOut);
-            }
-            _ => {}
-        }
+        self.note(kind, place, name, Outcome::TimedOut);
         self.absent(kind, place, name);
     }
 
     /// What was to be read of a resource could not be. What is there of it stays.
     pub fn failed(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
+        self.note(kind, place, name, Outcome::Failed);
+    }
+
+    /// Counts what became of a question for a resource, if such are counted one by one.
+    fn note(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str, outcome: Outcome) {
+        let key = place.key(name);
         match kind {
-            ResourceType::ClusterLoadAssignment => {
-                self.note_assignment(&place.key(name), Outcome::Failed);
+            ResourceType::ClusterLoadAssignment => self.note_assignment(&key, outcome),
+            ResourceType::RouteConfiguration => self.note_table(&key, outcome),
+            ResourceType::VirtualHost => {
+                for table in self.hosted_by(place, name) {
+                    self.note_hosts(&table, outcome);
+                }
             }
-            ResourceType::RouteConfiguration => {
-                self.note_table(&place.key(name), Outcome::Failed);
-            }
-            ResourceType::Secret => self.note_secret(&place.key(name), Outcome::Failed),
-            ResourceType::ExtensionConfig => {
-                self.note_extension(&place.key(name), Outcome::Failed);
-            }
+            ResourceType::Secret => self.note_secret(&key, outcome),
+            ResourceType::ExtensionConfig => self.note_extension(&key, outcome),
             _ => {}
         }
     }
@@ -464,6 +458,16 @@ impl Store {
         Some(Changes { snapshot: Arc::new(self.snapshot.clone()), listeners })
     }
 
+    /// Has listeners go on with their defaults for last filters that were taken away. A listener that can't
+    /// goes on as it is.
+    pub fn replace_withdrawn(&mut self, host: &mut dyn Host) {
+        if std::mem::take(&mut self.any_withdrawn)
+            && let Err(reason) = self.renew_listeners(host)
+        {
+            self.remarks.push(format!("a default_config is not served: {reason}"));
+        }
+    }
+
     /// What is to be asked for since this was last asked.
     pub fn take_interests(&mut self) -> Vec<Interest> {
         std::mem::take(&mut self.interests)
@@ -486,6 +490,7 @@ impl Store {
         self.is_changed
             || !self.interests.is_empty()
             || !self.settled.is_empty()
+            || self.any_withdrawn
             || self.dns_changed
     }
 

@@ -4,7 +4,6 @@
 //! those who use it: nothing is drained for a new key (W-11). One that can't be had leaves what is
 //! there.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::client::ResourceType;
@@ -15,16 +14,13 @@ use crate::snapshot::{ConfigPlace, Sds};
 use crate::view::View;
 
 use super::decode;
-use super::{ErrorState, Host, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
+use super::named::Named;
+use super::{Host, Incoming, Outcome, Shown, Store, Watched};
 
 /// A secret that something refers to.
 pub(super) struct SecretEntry {
-    name: Box<str>,
-    place: ConfigPlace,
-    users: BTreeSet<User>,
+    named: Named<User>,
     is_answered: bool,
-    record: Option<Record>,
-    error: Option<ErrorState>,
 }
 
 /// Who names a secret.
@@ -48,36 +44,25 @@ impl Store {
 
     fn use_secret(&mut self, sds: &Sds, user: &User) {
         let known = self.secrets.entry(sds.key.clone()).or_insert_with(|| {
-            let name = Arc::from(&*sds.name);
-            self.interests.push(Interest::One(ResourceType::Secret, sds.source.clone(), name));
+            let (named, interest) = Named::new(ResourceType::Secret, &sds.name, &sds.source);
+            self.interests.push(interest);
             self.outcomes.push((Watched::Secret(sds.name.clone()), Outcome::Asked));
-            SecretEntry {
-                name: sds.name.clone(),
-                place: sds.source.place.clone(),
-                users: BTreeSet::new(),
-                is_answered: false,
-                record: None,
-                error: None,
-            }
+            SecretEntry { named, is_answered: false }
         });
-        if !known.users.contains(user) {
-            known.users.insert(user.clone());
-        }
+        known.named.join(user.clone());
     }
 
     fn leave_secret(&mut self, sds: &Sds, user: &User) {
         let Some(known) = self.secrets.get_mut(&sds.key) else { return };
-        known.users.remove(user);
-        if known.users.is_empty() {
+        if let Some(interest) = known.named.leave(user) {
             self.secrets.remove(&sds.key);
-            let (place, name) = (sds.source.place.clone(), Arc::from(&*sds.name));
-            self.interests.push(Interest::None(ResourceType::Secret, place, name));
+            self.interests.push(interest);
         }
     }
 
     pub(super) fn note_secret(&mut self, key: &str, outcome: Outcome) {
         let Some(known) = self.secrets.get(key) else { return };
-        self.outcomes.push((Watched::Secret(known.name.clone()), outcome));
+        self.outcomes.push((Watched::Secret(known.named.name.clone()), outcome));
     }
 
     pub(super) fn put_secret(
@@ -89,7 +74,7 @@ impl Store {
         let key = place.key(&incoming.name);
         let outcome = self.judge_secret(&key, incoming, host);
         if let (Some(known), Err(text)) = (self.secrets.get_mut(&key), &outcome) {
-            known.error = Some(ErrorState::new(incoming, text));
+            known.named.refuse(incoming, text);
         }
         let noted = if outcome.is_ok() { Outcome::Accepted } else { Outcome::Refused };
         self.note_secret(&key, noted);
@@ -103,8 +88,7 @@ impl Store {
         host: &mut dyn Host,
     ) -> Result<(), String> {
         let Some(known) = self.secrets.get_mut(key) else { return Ok(()) };
-        if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
-            known.error = None;
+        if known.named.repeats(incoming) {
             return Ok(());
         }
         let message = self.decode(ResourceType::Secret, incoming)?;
@@ -113,8 +97,7 @@ impl Store {
             .map_err(|found| decode::text(&found))?;
         host.prepare_secret(key, &Arc::new(ServedSecret(secret)))?;
         let Some(known) = self.secrets.get_mut(key) else { return Ok(()) };
-        known.error = None;
-        known.record = Some(Store::record(incoming, fingerprint));
+        known.named.accept(incoming, fingerprint);
         self.secret_answered(key);
         Ok(())
     }
@@ -130,7 +113,7 @@ impl Store {
         if std::mem::replace(&mut known.is_answered, true) {
             return;
         }
-        for user in known.users.clone() {
+        for user in known.named.users.clone() {
             match user {
                 User::Cluster(name) => self.promote_cluster(&name),
                 User::Listener(name) => self.promote_listener(&name),
@@ -148,14 +131,6 @@ impl Store {
 
     /// The secrets that were asked for.
     pub fn secrets(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
-        self.secrets.values().map(|known| {
-            let shown = Shown {
-                name: known.name.clone(),
-                stage: Stage::of(known.is_answered, !known.is_answered),
-                record: known.record.clone(),
-                error: known.error.clone(),
-            };
-            (&known.place, shown)
-        })
+        self.secrets.values().map(|known| known.named.shown(known.is_answered))
     }
 }

@@ -327,6 +327,7 @@ fn terminal<'a>(
     protocol: &ProtocolRecord,
 ) -> Option<&'a TerminalRuntime> {
     let speaks = match (terminal, protocol) {
+        (TerminalRuntime::Missing, _) => false,
         (_, ProtocolRecord::Unknown(_)) | (TerminalRuntime::Tcp(_), ProtocolRecord::Tcp(_)) => true,
         (TerminalRuntime::Http(http), ProtocolRecord::Http1(_) | ProtocolRecord::Tunnel(_)) => {
             http.config.codec != Codec::Http2

@@ -156,6 +156,6 @@ fn rpc<'a>(
             let choices = detection.choices.iter().map(|(_, terminal)| terminal);
             choices.chain(&detection.fallback).find_map(|choice| self::rpc(choice, record))
         }
-        TerminalRuntime::Http(_) | TerminalRuntime::Tcp(_) => None,
+        TerminalRuntime::Http(_) | TerminalRuntime::Tcp(_) | TerminalRuntime::Missing => None,
     }
 }

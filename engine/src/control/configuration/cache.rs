@@ -1,7 +1,8 @@
 //! The file with the last good configuration: written when there is a newer one, read when no
 //! management server answers at the start.
 //!
-//! Invariant: writing never holds the control thread up, and there is one write at a time.
+//! Invariant: writing never holds the control thread up, and there is one write at a time, of all that has
+//! changed since the one before. Who may write, of two processes with one file, is not known here.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -116,18 +117,31 @@ impl Cache {
         self.is_changed = true;
     }
 
+    /// Whether a write is under way.
+    pub(super) fn is_writing(&self) -> bool {
+        self.is_writing
+    }
+
     /// Writes what is new, if that is due; when to come back if it is not.
     pub(super) fn write(&mut self, store: &Store) -> Option<Instant> {
         if !self.is_changed || self.is_writing {
             return None;
         }
-        let now = Instant::now();
-        if now < self.next_write {
+        if Instant::now() < self.next_write {
             return Some(self.next_write);
+        }
+        self.write_now(store);
+        None
+    }
+
+    /// Writes what is new, if no write is under way.
+    pub(super) fn write_now(&mut self, store: &Store) {
+        if !self.is_changed || self.is_writing {
+            return;
         }
         self.is_changed = false;
         self.is_writing = true;
-        self.next_write = now + WRITE_INTERVAL;
+        self.next_write = Instant::now() + WRITE_INTERVAL;
         let kept = store.keep();
         let (path, node, events) = (Arc::clone(&self.path), self.node.clone(), self.events.clone());
         tokio::task::spawn_blocking(move || {
@@ -139,7 +153,6 @@ impl Cache {
             // At the end of the process nobody wants to know.
             let _ended = events.send(Event::Cached(written.map(|()| content.len())));
         });
-        None
     }
 
     /// A write has ended.

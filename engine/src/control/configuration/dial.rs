@@ -15,7 +15,9 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower_service::Service;
 
-use crate::tls::ClientContext;
+use crate::tls::{self, ClientContext, HandshakeError};
+
+use super::meter::{Counted, Counters};
 
 /// Where to connect, and how.
 #[derive(Clone)]
@@ -24,6 +26,8 @@ pub(super) struct Dial {
     pub(super) address: Address,
     /// And which server name to ask for.
     pub(super) tls: Option<(Arc<ClientContext>, UpstreamSni)>,
+    /// Where it is counted.
+    pub(super) counters: Counters,
 }
 
 /// A byte stream of any kind.
@@ -35,7 +39,7 @@ impl Dial {
     /// One connection, which is gone when the channel is.
     pub(super) async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
         // Whatever stands there is replaced by what the call says.
-        let endpoint = Endpoint::from_static("http://xds").connect_timeout(self.connect_timeout());
+        let endpoint = Endpoint::from_static("http://xds");
         let http2 = &self.cluster.http.http2;
         let endpoint = match &http2.keepalive {
             Some(keepalive) => endpoint
@@ -50,11 +54,23 @@ impl Dial {
         endpoint.connect_with_connector(Connector(self.clone())).await
     }
 
-    fn connect_timeout(&self) -> Duration {
-        self.cluster.connect_timeout
+    async fn connect(&self) -> io::Result<Counted> {
+        let connecting = self.counters.connect();
+        let limit = self.cluster.connect_timeout;
+        let outcome = tokio::time::timeout(limit, self.secured()).await.unwrap_or_else(|_| {
+            let text = format!("not within {} ms", limit.as_millis());
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        });
+        match outcome {
+            Ok(bytes) => Ok(connecting.connected(bytes)),
+            Err(error) => {
+                connecting.failed(&error);
+                Err(error)
+            }
+        }
     }
 
-    async fn connect(&self) -> io::Result<Box<dyn Bytes>> {
+    async fn secured(&self) -> io::Result<Box<dyn Bytes>> {
         let Some((context, sni)) = &self.tls else { return self.plain().await };
         let literal = match sni {
             UpstreamSni::Literal(name) => Some(name.to_string()),
@@ -67,7 +83,12 @@ impl Dial {
             (None, _) => ServerName::try_from("localhost").map_err(io::Error::other)?,
         };
         let connector = TlsConnector::from(context.for_http2(asks_name));
-        Ok(Box::new(connector.connect(name, self.plain().await?).await?))
+        let stream = connector.connect(name, self.plain().await?).await.inspect_err(|error| {
+            self.counters.shook_hands(Err(&HandshakeError::of(error)));
+        })?;
+        let agreed = tls::agreed(stream.get_ref().1);
+        self.counters.shook_hands(agreed.as_ref());
+        Ok(Box::new(stream))
     }
 
     async fn plain(&self) -> io::Result<Box<dyn Bytes>> {
@@ -102,9 +123,9 @@ impl Dial {
 struct Connector(Dial);
 
 impl Service<Uri> for Connector {
-    type Response = TokioIo<Box<dyn Bytes>>;
+    type Response = TokioIo<Counted>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, io::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
     fn poll_ready(
         &mut self,

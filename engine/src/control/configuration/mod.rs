@@ -9,6 +9,7 @@
 mod cache;
 mod dial;
 mod files;
+mod meter;
 mod preparation;
 mod sources;
 mod stream;
@@ -30,7 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::connection::ListenerLogs;
-use crate::control::hand_over::Inherited;
+use crate::control::hand_over::{Inherited, Tenure, end_of_process};
 use crate::listen::BoundSockets;
 use crate::tls::{self, TlsContexts};
 
@@ -227,8 +228,9 @@ impl Configuration {
         self.publish();
     }
 
-    /// Follows events for as long as the control thread runs.
-    pub async fn run(mut self) {
+    /// Follows events until `ends`. The file with the last good configuration is written while this process
+    /// has the `tenure`, for the last time at the end.
+    pub async fn run(mut self, mut tenure: watch::Receiver<Tenure>, ends: watch::Receiver<bool>) {
         let mut files = interval(tls::FILES_INTERVAL);
         files.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut turns = 0;
@@ -244,7 +246,7 @@ impl Configuration {
             let is_idle = self.sources.work(&mut lock(&self.store), &mut self.preparation);
             turns += 1;
             if is_idle || turns >= TURNS_PER_FLUSH {
-                wake_at = [self.flush(), self.tend_cache()].into_iter().flatten().min();
+                wake_at = [self.flush(), self.tend_cache(&tenure)].into_iter().flatten().min();
                 turns = 0;
             }
             if !is_idle {
@@ -260,6 +262,32 @@ impl Configuration {
                 Some(demand) = self.demands.recv() => self.demand(demand),
                 () = sleep_until(wake_at), if wake_at.is_some() => {}
                 _ = files.tick(), if watches => self.refresh_files(),
+                // What was not this process's to write may be now.
+                Ok(()) = tenure.changed() => {}
+                () = end_of_process(&ends) => break,
+            }
+        }
+        self.close(&tenure).await;
+    }
+
+    /// Writes down what is new, when nothing more is to come.
+    async fn close(mut self, tenure: &watch::Receiver<Tenure>) {
+        self.await_write().await;
+        if let Some(cache) = self.cache.as_mut()
+            && self.is_live
+            && *tenure.borrow() == Tenure::Ours
+        {
+            cache.write_now(&lock(&self.store));
+        }
+        self.await_write().await;
+    }
+
+    async fn await_write(&mut self) {
+        while self.cache.as_ref().is_some_and(Cache::is_writing) {
+            match self.events.recv().await {
+                Some(Event::Cached(outcome)) => self.cached(&outcome),
+                Some(_) => {}
+                None => return,
             }
         }
     }
@@ -286,11 +314,13 @@ impl Configuration {
 
     /// Starts from the file with the last good configuration if nobody answers, and writes it when there
     /// is a newer one. Returns when to do so again.
-    fn tend_cache(&mut self) -> Option<Instant> {
+    fn tend_cache(&mut self, tenure: &watch::Receiver<Tenure>) -> Option<Instant> {
         let cache = self.cache.as_mut()?;
         if self.is_live {
             self.is_from_cache = self.is_from_cache && !self.sources.is_confirmed();
-            return cache.write(&lock(&self.store));
+            // Two processes must not write one file: it is a successor's as soon as that serves.
+            let is_ours = *tenure.borrow() == Tenure::Ours;
+            return if is_ours { cache.write(&lock(&self.store)) } else { None };
         }
         if !cache.is_due(self.sources.is_lost()) {
             return cache.due_at();
@@ -310,23 +340,26 @@ impl Configuration {
                 self.told.push(tell);
             }
             Event::Stream(number, event) => self.sources.take_in(number, event),
-            Event::Cached(outcome) => {
-                if let Some(cache) = &mut self.cache {
-                    cache.written(&outcome);
-                }
-                let stats = self.state.registry().config();
-                match outcome {
-                    Ok(bytes) => {
-                        stats.cache_write.inc();
-                        stats.cache_bytes.set(bytes as u64);
-                    }
-                    Err(_) => stats.cache_write_failed.inc(),
-                }
-            }
+            Event::Cached(outcome) => self.cached(&outcome),
             Event::Applied(since) => {
                 self.state.registry().config().applied(since.elapsed());
                 self.state.reclaim().due();
             }
+        }
+    }
+
+    /// The file with the last good configuration was written, or was not.
+    fn cached(&mut self, outcome: &Result<usize, CacheFault>) {
+        if let Some(cache) = &mut self.cache {
+            cache.written(outcome);
+        }
+        let stats = self.state.registry().config();
+        match outcome {
+            Ok(bytes) => {
+                stats.cache_write.inc();
+                stats.cache_bytes.set(*bytes as u64);
+            }
+            Err(_) => stats.cache_write_failed.inc(),
         }
     }
 
@@ -349,6 +382,7 @@ impl Configuration {
         for remark in store.take_remarks() {
             log::info!(target: "config", "{remark}");
         }
+        store.replace_withdrawn(&mut self.preparation);
         let changes = store.take_changes();
         let mut settled = store.take_settled();
         settled.append(&mut self.refused);
@@ -441,31 +475,51 @@ impl Configuration {
                     match outcome {
                         Outcome::Asked => stats.update_attempt.inc(),
                         Outcome::Accepted => stats.update_success.inc(),
-                        Outcome::Reloaded => {}
                         Outcome::Refused => stats.update_rejected.inc(),
                         Outcome::Failed => stats.update_failure.inc(),
                         Outcome::TimedOut => stats.init_fetch_timeout.inc(),
+                        Outcome::Reloaded | Outcome::Conflicts => {}
                     }
                 }
                 Watched::Routes(prefix, name) => {
-                    self.count_outcome(&format!("http.{prefix}.rds.{name}"), outcome);
+                    self.count_routes(&format!("http.{prefix}.rds.{name}"), outcome);
                 }
                 Watched::VirtualHosts(prefix, name) => {
-                    self.count_outcome(&format!("http.{prefix}.rds.vhds.{name}"), outcome);
+                    self.count_routes(&format!("http.{prefix}.rds.vhds.{name}"), outcome);
                 }
                 Watched::Scopes(prefix, name) => {
-                    self.count_outcome(&format!("http.{prefix}.scoped_rds.{name}"), outcome);
+                    self.count_routes(&format!("http.{prefix}.scoped_rds.{name}"), outcome);
                 }
                 Watched::Secret(name) => self.count_outcome(&format!("sds.{name}"), outcome),
                 Watched::Extension(place, name) => {
                     let place = match place {
                         FilterPlace::Http => "http_filter",
-                        FilterPlace::Network => "network_filter",
+                        FilterPlace::Network | FilterPlace::Terminal => "network_filter",
                     };
                     let family = format!("extension_config_discovery.{place}.{name}");
                     self.count_outcome(&family, outcome);
+                    let stats = registry.extension(&family);
+                    match outcome {
+                        Outcome::Asked | Outcome::Accepted => {}
+                        Outcome::Refused | Outcome::Failed | Outcome::TimedOut => {
+                            stats.config_fail.inc();
+                        }
+                        Outcome::Reloaded => stats.config_reload.inc(),
+                        Outcome::Conflicts => stats.config_conflict.inc(),
+                    }
                 }
             }
+        }
+    }
+
+    /// Counts what became of a question for routes, their virtual hosts or scopes.
+    fn count_routes(&self, family: &str, outcome: Outcome) {
+        self.count_outcome(family, outcome);
+        if outcome == Outcome::Reloaded {
+            let stats = self.state.registry().reloads(family);
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            stats.config_reload.inc();
+            stats.config_reload_time_ms.set(now.unwrap_or_default().as_millis() as u64);
         }
     }
 
@@ -474,15 +528,10 @@ impl Configuration {
         match outcome {
             Outcome::Asked => stats.update_attempt.inc(),
             Outcome::Accepted => stats.update_success.inc(),
-            Outcome::Reloaded => {
-                let stats = self.state.registry().reloads(family);
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-                stats.config_reload.inc();
-                stats.config_reload_time_ms.set(now.unwrap_or_default().as_millis() as u64);
-            }
             Outcome::Refused => stats.update_rejected.inc(),
             Outcome::Failed => stats.update_failure.inc(),
             Outcome::TimedOut => stats.init_fetch_timeout.inc(),
+            Outcome::Reloaded | Outcome::Conflicts => {}
         }
     }
 

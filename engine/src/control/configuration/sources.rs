@@ -18,12 +18,13 @@ use outrigger_xds::snapshot::{ApiConfigSource, ConfigPlace, ConfigSource, Snapsh
 use outrigger_xds::store::{Host, Incoming, Interest, Kept, Store};
 use tokio::sync::oneshot;
 
-use crate::stats::{ClusterStats, Registry};
+use crate::stats::Registry;
 use crate::tls::TlsContexts;
 
 use super::Events;
 use super::dial::Dial;
 use super::files::Files;
+use super::meter::Counters;
 use super::stream::{Stream, StreamEnd, StreamEvent};
 
 pub(super) struct Sources {
@@ -53,8 +54,6 @@ pub(super) struct Source {
     stream: Option<Stream>,
     /// A stream ended, or could not be had.
     was_lost: bool,
-    /// Of the cluster that the stream is by.
-    stats: Option<Arc<ClusterStats>>,
     /// When to try again to have a stream.
     next_try: Option<Instant>,
     /// Which of the servers is next (F-03).
@@ -213,7 +212,6 @@ impl Sources {
                 api,
                 stream: None,
                 was_lost: false,
-                stats: None,
                 next_try: Some(Instant::now()),
                 server: 0,
                 jobs: VecDeque::new(),
@@ -368,17 +366,18 @@ impl Source {
             None => Some(aggregated_method(self.api.variant)),
             Some(kind) => kind.method(self.api.variant),
         };
-        let dial = dial(&service.cluster, snapshot, tls, number);
-        let (Some(method), Some(dial)) = (method, dial) else {
-            let text = format!("cluster {} has no endpoint", service.cluster);
-            return self.ended(&StreamEnd::Connect(text));
+        let Some(method) = method else {
+            return self.ended(&StreamEnd::Protocol("there is no such method".to_owned()));
         };
-        let stats = registry.cluster(registry.control(), &dial.cluster.stat_name);
-        stats.upstream_cx_total.inc();
-        stats.upstream_cx_http2_total.inc();
-        self.stats = Some(stats);
-        let stream = Stream::open(number, dial, service, method, events.clone());
-        self.stream = Some(stream);
+        match dial(&service.cluster, snapshot, tls, number, registry) {
+            Ok(dial) => {
+                self.stream = Some(Stream::open(number, dial, service, method, events.clone()));
+            }
+            Err(lack) => {
+                let text = format!("cluster {} {lack}", service.cluster);
+                self.ended(&StreamEnd::Connect(text));
+            }
+        }
     }
 
     fn receive(&mut self, bytes: Bytes) -> Result<(), StreamEnd> {
@@ -402,9 +401,6 @@ impl Source {
     fn ended(&mut self, end: &StreamEnd) {
         let server = self.api.services.get(self.server % self.api.services.len().max(1));
         let name = server.map_or("", |server| &*server.cluster);
-        if let (StreamEnd::Connect(_), Some(stats)) = (end, &self.stats) {
-            stats.upstream_cx_connect_fail.inc();
-        }
         let wait = self.client.disconnected(random());
         let what = self.kind.map_or("ADS", ResourceType::service);
         let level = match end {
@@ -488,16 +484,32 @@ impl Source {
     }
 }
 
-/// An endpoint of a static cluster.
-fn dial(cluster: &str, snapshot: &Snapshot, tls: &TlsContexts, random: u64) -> Option<Dial> {
-    let member = snapshot.clusters.member(snapshot.clusters.id(cluster)?)?;
+/// An endpoint of a static cluster, or why there is none.
+fn dial(
+    cluster: &str,
+    snapshot: &Snapshot,
+    tls: &TlsContexts,
+    random: u64,
+    registry: &Registry,
+) -> Result<Dial, &'static str> {
+    let id = snapshot.clusters.id(cluster);
+    let member = id.and_then(|id| snapshot.clusters.member(id)).ok_or("is not there")?;
     let endpoints = member.endpoints.all();
-    let endpoint = endpoints.get(random as usize % endpoints.len().max(1))?;
-    let tls = match member.cluster.transport_of(endpoint) {
-        Some(config) => Some((tls.client(config)?.load()?, config.sni.clone())),
+    let endpoint = endpoints.get(random as usize % endpoints.len().max(1));
+    let config = endpoint.and_then(|endpoint| member.cluster.transport_of(endpoint));
+    let counters = Counters::new(registry, &member.cluster.stat_name, config.is_some());
+    let endpoint = endpoint.ok_or("has no endpoint").inspect_err(|_| counters.has_no_endpoint())?;
+    let tls = match config {
+        Some(config) => {
+            let context = tls.client(config).and_then(|slot| slot.load());
+            let context = context.ok_or("has no keys and certificates");
+            let context = context.inspect_err(|_| counters.has_no_context())?;
+            Some((context, config.sni.clone()))
+        }
         None => None,
     };
-    Some(Dial { cluster: Arc::clone(&member.cluster), address: endpoint.address.clone(), tls })
+    let (cluster, address) = (Arc::clone(&member.cluster), endpoint.address.clone());
+    Ok(Dial { cluster, address, tls, counters })
 }
 
 fn log_refusal(refusal: &outrigger_xds::client::Refusal, control_plane: &str) {

@@ -18,6 +18,7 @@ use tonic::metadata::{MetadataKey, MetadataValue};
 use tonic::{Request, Status};
 
 use super::dial::Dial;
+use super::meter::{Answering, Call};
 use super::{Event, Events};
 
 /// What happens on a stream.
@@ -106,7 +107,9 @@ async fn run(
     events: &Events,
 ) -> Result<(), StreamEnd> {
     let connect = |error: tonic::transport::Error| StreamEnd::Connect(causes(&error));
+    let waiting = dial.counters.call();
     let channel = dial.channel().await.map_err(connect)?;
+    let channel = Answering { channel, counters: dial.counters.clone() };
     let mut request = Request::new(ReceiverStream::new(outgoing));
     for (name, value) in &service.initial_metadata {
         if let (Ok(name), Ok(value)) =
@@ -127,20 +130,42 @@ async fn run(
     if events.send(Event::Stream(number, StreamEvent::Connected)).is_err() {
         return Ok(());
     }
+    let call = waiting.begin();
     let opening = grpc.streaming(request, PathAndQuery::from_static(method), Raw);
-    let response = match service.timeout {
-        Some(limit) => timeout(limit, opening).await.map_err(|_| StreamEnd::Timeout)??,
-        None => opening.await?,
+    let opened = match service.timeout {
+        Some(limit) => timeout(limit, opening).await.map_err(|_| {
+            call.timed_out();
+            StreamEnd::Timeout
+        })?,
+        None => opening.await,
     };
-    let mut messages = response.into_inner();
-    while let Some(message) = messages.message().await? {
-        let (next, may_read) = oneshot::channel();
-        let event = StreamEvent::Message(message, next);
-        if events.send(Event::Stream(number, event)).is_err() || may_read.await.is_err() {
-            return Ok(());
+    let mut messages = match opened {
+        Ok(response) => response.into_inner(),
+        Err(status) => return Err(ended(call, status)),
+    };
+    loop {
+        match messages.message().await {
+            Ok(Some(message)) => {
+                let (next, may_read) = oneshot::channel();
+                let event = StreamEvent::Message(message, next);
+                if events.send(Event::Stream(number, event)).is_err() || may_read.await.is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(None) => {
+                call.ended(false);
+                return Ok(());
+            }
+            Err(status) => return Err(ended(call, status)),
         }
     }
-    Ok(())
+}
+
+/// The call was ended with this status: by the server's word, or for want of it.
+fn ended(call: Call, status: Status) -> StreamEnd {
+    // What the server says has no cause here.
+    call.ended(std::error::Error::source(&status).is_some());
+    StreamEnd::Failed(status)
 }
 
 /// An error with what caused it, which says more.

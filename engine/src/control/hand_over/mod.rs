@@ -282,7 +282,8 @@ fn hello(generation: u32) -> Hello {
     }
 }
 
-async fn end_of_process(farewell: &watch::Receiver<bool>) {
+/// Waits for the end of the process, or of whoever tells of it.
+pub(super) async fn end_of_process(farewell: &watch::Receiver<bool>) {
     let mut farewell = farewell.clone();
     // Whoever could tell has gone: that is the end as well.
     let _told = farewell.wait_for(|ends| *ends).await;

@@ -2,16 +2,20 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
+use outrigger_tests::config::TCP_PROXY;
 use outrigger_tests::control_plane::{
-    CDS, EDS, LDS, RDS, World, ads, aggregated, assignment, eds_cluster, http_listener, rds,
+    CDS, ECDS, EDS, LDS, RDS, World, ads, aggregated, assignment, eds_cluster, http_listener, rds,
     route_table, to_cluster,
 };
 use outrigger_tests::process::Scratch;
-use outrigger_tests::{Config, ControlPlane, Origin, Proxy};
+use outrigger_tests::{Client, Config, ControlPlane, Origin, Proxy};
 use serde_json::{Value, json};
 
-use super::{BOTH, await_answer, is_envoy, launch, named_origin};
+use super::filters::{fault, listener};
+use super::reconnect::saying;
+use super::{BOTH, await_answer, await_listener, is_envoy, launch, named_origin};
 
 /// Two clusters that have their endpoints from the server, and a route to each.
 fn world(a: &Origin, b: &Origin) -> World {
@@ -112,6 +116,86 @@ fn a_server_that_says_nothing_is_as_good_as_none() {
         second.expect_stat("config.from_cache", 0);
         expect_origin(&second, "/b", "b");
         assert_eq!(second.stat("cluster_manager.cluster_removed"), 0);
+        second.stop();
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn filters_by_name_are_kept_as_well() {
+    if is_envoy() {
+        return;
+    }
+    for variant in BOTH {
+        let files = Scratch::new();
+        let (a, b) = (named_origin("a"), named_origin("b"));
+        let mut server = ControlPlane::python().listening(json!({}));
+        let mut world = world(&a, &b);
+        // One of HTTP, and the last of a filter chain.
+        let more = json!({"default_config": fault(503)});
+        world.put(LDS, listener(ads(), &more));
+        world.put(ECDS, json!({"name": "ext", "typed_config": fault(418)}));
+        let mut tcp = http_listener("tcp", &json!({}));
+        tcp["filter_chains"][0]["filters"] = json!([{"name": "last", "config_discovery": {
+            "config_source": ads(), "type_urls": [TCP_PROXY],
+        }}]);
+        let proxy = json!({"@type": TCP_PROXY, "stat_prefix": "tcp", "cluster": "b"});
+        world.put(LDS, tcp).put(ECDS, json!({"name": "last", "typed_config": proxy}));
+        world.publish(&mut server);
+        let config = aggregated(server.address(), variant);
+        let config = kept_in(config, &files.file("cache"), json!({}));
+        let expect_both = |proxy: &Proxy| {
+            await_answer(proxy, "main", "/", "418", |response| response.status == 418);
+            let mut client = Client::connect(&await_listener(proxy, "tcp"));
+            assert_eq!(client.get("/").header("x-origin"), Some("b"));
+        };
+        let first = launch(&config).start();
+        expect_both(&first);
+        first.stop();
+        server.stop();
+        let second = launch(&config).start();
+        expect_both(&second);
+        assert_eq!(second.stat("config.from_cache"), 1);
+        // A server's word counts again as soon as there is one.
+        server.restart();
+        world.put(ECDS, json!({"name": "ext", "typed_config": fault(404)}));
+        world.publish(&mut server);
+        await_answer(&second, "main", "/", "404", |response| response.status == 404);
+        second.expect_stat("config.from_cache", 0);
+        second.stop();
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn a_flood_of_changes_is_written_seldom_and_the_last_of_it_always() {
+    if is_envoy() {
+        return;
+    }
+    for variant in BOTH {
+        let files = Scratch::new();
+        let (a, b) = (named_origin("a"), named_origin("b"));
+        let mut server = ControlPlane::python().listening(json!({}));
+        let mut world = world(&a, &b);
+        world.publish(&mut server);
+        let config = aggregated(server.address(), variant);
+        let config = kept_in(config, &files.file("cache"), json!({}));
+        let began = Instant::now();
+        let first = launch(&config).start();
+        for round in 1..=200 {
+            world.put(RDS, saying(&format!("round {round}")));
+            world.publish(&mut server);
+        }
+        await_answer(&first, "main", "/", "the last", |response| response.text() == "round 200");
+        first.await_stat("config.cache_write", |count| count >= 1);
+        let writes = first.stat("config.cache_write");
+        assert!(writes <= 1 + began.elapsed().as_secs() / 5, "{writes} writes");
+        // What is not written yet is at the end.
+        first.stop();
+        server.stop();
+        let second = launch(&config).start();
+        await_answer(&second, "main", "/", "the last", |response| response.text() == "round 200");
+        assert_eq!(second.stat("config.from_cache"), 1);
         second.stop();
     }
 }

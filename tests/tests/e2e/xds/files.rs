@@ -5,18 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, mpsc};
 
+use outrigger_tests::config::{CORS, FAULT, TCP_PROXY};
 use outrigger_tests::control_plane::{
-    CDS, EDS, LDS, RDS, assignment, dynamic, eds_cluster, http_listener, rds, route_table,
+    CDS, ECDS, EDS, LDS, RDS, assignment, dynamic, eds_cluster, http_listener, rds, route_table,
     static_cluster, to_cluster,
 };
 use outrigger_tests::http::Fault;
 use outrigger_tests::process::Scratch;
-use outrigger_tests::{Address, Client, Launch, Origin, PATIENCE, Proxy, eventually};
+use outrigger_tests::{Address, Client, Config, Launch, Origin, PATIENCE, Proxy, eventually};
 use serde_json::{Value, json};
 
+use super::filters::{fault, proxy_to};
 use super::protocol::bad_cluster;
 use super::reconnect::saying;
-use super::{await_answer, launch, named_origin};
+use super::{await_answer, await_listener, launch, named_origin};
 use crate::hand_over::{expect_end, succeed, upgradable};
 
 /// A directory with a file for each type.
@@ -100,6 +102,67 @@ fn files_are_read_again_when_they_are_moved_into_place() {
     await_answer(&proxy, "main", "/", "good again", |response| response.text() == "good again");
     files.put("rds", RDS, "4", &[saying("back")]);
     await_answer(&proxy, "main", "/", "back", |response| response.text() == "back");
+}
+
+#[test]
+fn filters_by_name_come_from_files_too() {
+    let files = Files(Scratch::new());
+    let (a, b) = (named_origin("a"), named_origin("b"));
+    let extension = |name: &str, config: Value| json!({"name": name, "typed_config": config});
+    let put = |file: &str, version: &str, extension: Value| {
+        files.put(file, ECDS, version, &[extension]);
+    };
+    let discovery = |file: &str, types: &str| json!({"config_source": files.source(file), "type_urls": [types]});
+    // One of HTTP, and the last of a filter chain.
+    let mut http = http_listener("main", &rds("routes", files.source("rds")));
+    let filters = &mut http["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+    let filter = json!({"name": "ext", "config_discovery": discovery("ext", FAULT)});
+    filters.as_array_mut().unwrap().insert(0, filter);
+    let mut tcp = http_listener("tcp", &json!({}));
+    tcp["stat_prefix"] = "tcp".into();
+    tcp["filter_chains"][0]["filters"] =
+        json!([{"name": "last", "config_discovery": discovery("last", TCP_PROXY)}]);
+    files.put("rds", RDS, "1", &[route_table("routes", json!([to_cluster("a")]))]);
+    put("ext", "1", extension("ext", fault(418)));
+    put("last", "1", extension("last", proxy_to("a")));
+    let clusters = [static_cluster("a", &[a.address()]), static_cluster("b", &[b.address()])];
+    let config = dynamic(&Address::port(1), json!({}))
+        .with(json!({"static_resources": {"listeners": [http, tcp]}}));
+    let config = clusters.into_iter().fold(config, Config::raw_cluster);
+    let proxy = launch(&config).start();
+    let expect = |status: u16| {
+        let what = status.to_string();
+        await_answer(&proxy, "main", "/", &what, |response| response.status == status);
+    };
+    let expect_tcp = |origin: &str| {
+        await_answer(&proxy, "tcp", "/", origin, |response| {
+            response.header("x-origin") == Some(origin)
+        });
+    };
+    expect(418);
+    expect_tcp("a");
+    let mut client = Client::connect(&await_listener(&proxy, "tcp"));
+    assert_eq!(client.get("/").header("x-origin"), Some("a"));
+    put("ext", "2", extension("ext", fault(0)));
+    put("last", "2", extension("last", proxy_to("b")));
+    expect(200);
+    expect_tcp("b");
+    assert_eq!(client.get("/").header("x-origin"), Some("a"));
+    // What is wrong changes nothing, and is counted.
+    let counted = |name: &str, count: u64| {
+        let root = "extension_config_discovery";
+        proxy.await_stat(&format!("{root}.{name}"), |found| found == count);
+    };
+    put("ext", "3", extension("ext", json!({"@type": CORS})));
+    counted("http_filter.ext.update_rejected", 1);
+    files.put_text("last", "{");
+    counted("network_filter.last.update_failure", 1);
+    counted("network_filter.last.config_fail", 1);
+    counted("network_filter.last.config_reload", 2);
+    expect(200);
+    expect_tcp("b");
+    put("last", "3", extension("last", proxy_to("a")));
+    expect_tcp("a");
 }
 
 #[test]

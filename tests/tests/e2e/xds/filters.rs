@@ -1,6 +1,6 @@
-//! Filters that come by name: ECDS (rules W-07, V-03, T-04, D-14), of HTTP and of connections.
+//! Filters that come by name: ECDS (rules W-07, W-10, V-03, T-04, D-14), of HTTP and of connections.
 
-use outrigger_tests::config::{CORS, FAULT, TCP_PROXY};
+use outrigger_tests::config::{CORS, FAULT, HTTP_CONNECTION_MANAGER, ROUTER, TCP_PROXY};
 use outrigger_tests::control_plane::{
     CDS, ECDS, EDS, LDS, RDS, Variant, World, ads, aggregated, assignment, eds_cluster,
     http_listener, own_stream, rds, route_table, to_cluster,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{BOTH, Scene, await_listener, launch, named_origin};
 
 /// A listener `main` with a filter `ext` before the router, which comes from that source.
-fn listener(source: Value, more: &Value) -> Value {
+pub(super) fn listener(source: Value, more: &Value) -> Value {
     let mut discovery = json!({"config_source": source, "type_urls": [FAULT]});
     discovery.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let mut listener = http_listener("main", &rds("routes", ads()));
@@ -30,7 +30,7 @@ fn patient(mut source: Value) -> Value {
 }
 
 /// A configuration that answers everything with this status; 0: that does nothing.
-fn fault(status: u16) -> Value {
+pub(super) fn fault(status: u16) -> Value {
     let mut config = json!({"@type": FAULT});
     if status > 0 {
         config["abort"] = json!({"http_status": status, "percentage": {"numerator": 100}});
@@ -270,4 +270,164 @@ fn w08_without_a_filter_in_time_connections_are_closed() {
         scene.server.release(&[ECDS]);
         scene.expect_origin("/", "a");
     }
+}
+
+/// A listener `main` of which the last filter is `ext`, which comes from that source.
+fn by_name(source: Value, more: &Value) -> Value {
+    let types = [TCP_PROXY, HTTP_CONNECTION_MANAGER];
+    let mut discovery = json!({"config_source": source, "type_urls": types});
+    discovery.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({
+        "name": "main",
+        "stat_prefix": "main",
+        "address": Address::any().to_json(),
+        "filter_chains": [{"filters": [{"name": "ext", "config_discovery": discovery}]}],
+    })
+}
+
+/// A proxy of TCP to a cluster.
+pub(super) fn proxy_to(cluster: &str) -> Value {
+    json!({"@type": TCP_PROXY, "stat_prefix": "tcp", "cluster": cluster})
+}
+
+/// A connection manager that has its routes from that source.
+fn manager(routes: &Value) -> Value {
+    let mut manager = json!({
+        "@type": HTTP_CONNECTION_MANAGER,
+        "stat_prefix": "main",
+        "http_filters": [{"name": "router", "typed_config": {"@type": ROUTER}}],
+    });
+    manager.as_object_mut().unwrap().extend(routes.as_object().unwrap().clone());
+    manager
+}
+
+/// A scene with a second cluster `b`, in which the listener ends in what comes by name.
+fn scene_by_name(variant: Variant, source: Value, more: &Value) -> Scene {
+    let mut scene = scene(variant, by_name(source, more), &[ECDS], Some(proxy_to("a")));
+    scene.world.put(CDS, eds_cluster("b", ads())).put(EDS, assignment("b", &[scene.b.address()]));
+    scene.publish();
+    scene
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w07_the_last_filter_comes_by_name_and_connections_stay_with_theirs() {
+    for variant in BOTH {
+        for source in [ads(), own_stream(variant)] {
+            let mut scene = scene_by_name(variant, patient(source), &json!({}));
+            scene.proxy.expect_stat("listener_manager.total_listeners_warming", 1);
+            let cold = scene.proxy.admin_get("/init_dump").text();
+            assert!(cold.contains("listener main: filter ext"), "{cold}");
+            scene.server.release(&[ECDS]);
+            let address = await_listener(&scene.proxy, "main");
+            let mut first = Client::connect(&address);
+            assert_eq!(first.get("/").header("x-origin"), Some("a"));
+            // Another version is for connections that begin now, and ends none.
+            scene.world.put(ECDS, extension(proxy_to("b")));
+            scene.publish();
+            scene.expect_origin("/", "b");
+            assert_eq!(first.get("/").header("x-origin"), Some("a"));
+            // It may be something else, which waits for what it needs.
+            let mut second = Client::connect(&address);
+            assert_eq!(second.get("/").header("x-origin"), Some("b"));
+            scene.world.put(
+                RDS,
+                route_table(
+                    "routes",
+                    json!([{
+                        "match": {"prefix": "/"}, "direct_response": {"status": 418},
+                    }]),
+                ),
+            );
+            scene.world.put(ECDS, extension(manager(&rds("routes", ads()))));
+            scene.publish();
+            scene.expect_status("/", 418);
+            let mut third = Client::connect(&address);
+            assert_eq!(third.get("/").status, 418);
+            // What is refused changes nothing.
+            for wrong in [json!({"@type": TCP_PROXY}), json!({"@type": CORS})] {
+                let from = scene.server.mark();
+                scene.world.put(ECDS, extension(wrong));
+                scene.publish();
+                let nack = scene.server.await_event("a NACK", from, |event| event.is_nack(ECDS));
+                let (_, text) = nack.error.unwrap();
+                assert!(text.contains("TypedExtensionConfig ext: typed_config"), "{text}");
+                assert_eq!(third.get("/").status, 418);
+            }
+            // Nor do routes that a connection began with go with the manager's successor.
+            scene.world.put(ECDS, extension(proxy_to("a")));
+            scene.publish();
+            scene.expect_origin("/", "a");
+            scene.proxy.expect_stat("http.main.downstream_cx_active", 1);
+            assert_eq!(third.get("/").status, 418);
+            for (client, origin) in [(&mut first, "a"), (&mut second, "b")] {
+                assert_eq!(client.get("/").header("x-origin"), Some(origin));
+            }
+            let root = "extension_config_discovery.network_filter.ext";
+            for (name, count) in [
+                ("config_reload", 4),
+                ("config_fail", 2),
+                ("config_conflict", 0),
+                ("update_success", 4),
+                ("update_rejected", 2),
+            ] {
+                scene.proxy.expect_stat(&format!("{root}.{name}"), count);
+            }
+            scene.proxy.expect_stat("listener_manager.listener_modified", 0);
+            // W-10: the chain goes with all of its connections, whatever they began with.
+            let mut other = by_name(patient(ads()), &json!({}));
+            other["filter_chains"][0]["name"] = "other".into();
+            scene.world.put(LDS, other);
+            scene.publish();
+            for client in [&mut first, &mut second, &mut third] {
+                client.expect_close();
+            }
+            scene.expect_origin("/", "a");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w08_without_a_last_filter_in_time_its_default_serves_or_nothing_does() {
+    for variant in BOTH {
+        let mut source = ads();
+        source["initial_fetch_timeout"] = "0.1s".into();
+        let mut scene = scene_by_name(variant, source.clone(), &json!({}));
+        let address = await_listener(&scene.proxy, "main");
+        let mut client = Client::connect(&address);
+        let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert!(client.try_response().is_err());
+        scene.proxy.expect_stat("listener.main.network_extension_config_missing", 1);
+        let root = "extension_config_discovery.network_filter.ext";
+        scene.proxy.expect_stat(&format!("{root}.init_fetch_timeout"), 1);
+        scene.proxy.expect_stat(&format!("{root}.config_fail"), 1);
+        // What comes late is as good.
+        scene.server.release(&[ECDS]);
+        scene.expect_origin("/", "a");
+
+        let default = json!({"default_config": proxy_to("b")});
+        let mut scene = scene_by_name(variant, source, &default);
+        scene.expect_origin("/", "b");
+        scene.server.release(&[ECDS]);
+        scene.expect_origin("/", "a");
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn t04_a_last_filter_that_is_taken_away_gives_way_to_its_default() {
+    let more = json!({
+        "default_config": proxy_to("b"), "apply_default_config_without_warming": true,
+    });
+    let mut scene = scene_by_name(Variant::Delta, patient(ads()), &more);
+    scene.expect_origin("/", "b");
+    scene.server.release(&[ECDS]);
+    scene.expect_origin("/", "a");
+    let mut client = Client::connect(&await_listener(&scene.proxy, "main"));
+    assert_eq!(client.get("/").header("x-origin"), Some("a"));
+    scene.world.remove(ECDS, "ext");
+    scene.publish();
+    scene.expect_origin("/", "b");
+    assert_eq!(client.get("/").header("x-origin"), Some("a"));
 }

@@ -346,11 +346,44 @@ fn servers_with_tls_that_is_verified() {
             let (good, bad) = (config("xds.test"), config("other.test"));
             let proxy = launch(&good).start();
             assert_eq!(Client::connect(proxy.listener("main")).get("/").text(), "from the server");
+            for (name, count) in [
+                ("ssl.handshake", 1),
+                ("ssl.versions.TLSv1.2", 1),
+                ("ssl.connection_error", 0),
+                ("ssl.fail_verify_san", 0),
+                ("upstream_cx_total", 1),
+                ("upstream_cx_http2_total", 1),
+                ("upstream_cx_active", 1),
+                ("upstream_cx_connect_fail", 0),
+                ("upstream_cx_destroy", 0),
+                ("upstream_rq_total", 1),
+                ("upstream_rq_active", 1),
+                ("upstream_rq_pending_active", 0),
+                ("upstream_rq_200", 1),
+            ] {
+                proxy.expect_stat(&format!("cluster.xds.{name}"), count);
+            }
+            for bytes in ["upstream_cx_rx_bytes_total", "upstream_cx_tx_bytes_total"] {
+                assert!(proxy.stat(&format!("cluster.xds.{bytes}")) > 100);
+            }
             let from = server.mark();
             let stranger = launch(&bad).begin();
             stranger.await_stat("cluster.xds.upstream_cx_connect_fail", |count| count >= 2);
+            stranger.await_stat("cluster.xds.ssl.fail_verify_san", |count| count >= 2);
+            stranger.expect_stat("cluster.xds.ssl.handshake", 0);
+            stranger.expect_stat("cluster.xds.upstream_rq_total", 0);
             assert!(!stranger.is_ready());
             assert_eq!(server.events()[from..].len(), 0);
+            // The end of a server is the end of its connection.
+            server.stop();
+            proxy.await_stat("cluster.xds.upstream_cx_connect_fail", |count| count >= 1);
+            for (name, count) in [
+                ("upstream_cx_destroy_remote", 1),
+                ("upstream_cx_active", 0),
+                ("upstream_rq_active", 0),
+            ] {
+                proxy.expect_stat(&format!("cluster.xds.{name}"), count);
+            }
         }
     }
 }

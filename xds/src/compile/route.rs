@@ -161,16 +161,21 @@ impl<'a> Table<'a> {
                 "ALL" => RequireTls::All,
                 other => return Err(view.unsupported("require_tls", other)),
             },
-            routes: view
-                .messages("routes")
-                .iter()
-                .map(|route| host.route(route))
-                .collect::<Result<_, Found>>()?,
+            routes: host.routes(&view.messages("routes"))?,
         })
     }
 }
 
 impl Host<'_> {
+    fn routes(&self, views: &[View<'_>]) -> Result<Vec<Route>, Found> {
+        // Exactly as many: a route takes more than a kilobyte, and most hosts have one.
+        let mut routes = Vec::with_capacity(views.len());
+        for view in views {
+            routes.push(self.route(view)?);
+        }
+        Ok(routes)
+    }
+
     fn route(&self, view: &View<'_>) -> Result<Route, Found> {
         let Some(criteria) = view.message("match") else { return Err(view.required("match")) };
         let level = Level::compile(view)?;

@@ -467,6 +467,7 @@ impl Server {
             }
             Order::StandDown(reason) => {
                 log::warn!(target: "upgrade", "another process serves, this one ends: {reason}");
+                self.ties.open();
                 self.leave(drain_time);
                 self.tell(|| Message::Drain);
                 self.tell(|| Message::PauseAccepting);
@@ -505,15 +506,17 @@ impl Server {
         let is_kept = !is_final && self.ties.hold();
         let is_over = until <= Instant::now();
         let is_quiet = shard::all_quiet(&self.common.pulses) && !is_kept;
-        if is_quiet && (is_over || is_final || self.pools_have_left()) {
-            log::info!(target: "main", "{}", if is_final { "drained" } else { "handed over" });
-            return true;
+        let is_done = is_quiet && (is_over || is_final || self.pools_have_left());
+        if !(is_done || is_over) || !(is_final || self.ties.leave()) {
+            return false;
         }
-        if is_over {
+        if is_done {
+            log::info!(target: "main", "{}", if is_final { "drained" } else { "handed over" });
+        } else {
             let left = self.connections();
             log::warn!(target: "main", "closing {left} connections at the end of the drain time");
         }
-        is_over
+        true
     }
 
     /// Whether all that rested to the end is the successor's, or stays for good.

@@ -98,8 +98,11 @@ pub(super) async fn run(
                         log::info!(target: "upgrade", "the successor's own successor serves");
                         duty.ties.needs_registration.store(false, Ordering::Release);
                         duty.order(Order::DrainAlone);
-                    } else {
+                    } else if duty.ties.recall() {
                         resume_accepting(duty, successor_lives).await;
+                    } else {
+                        log::error!(target: "upgrade", "this process has left everything to a successor that has died");
+                        outcome.is_left = true;
                     }
                 }
                 Action::Give(connection) => {
@@ -118,7 +121,7 @@ pub(super) async fn run(
                 }
                 Action::Release(name) => duty.order(Order::Release(name)),
                 Action::End(ending) => {
-                    outcome.why = report(ending);
+                    outcome.why = report(ending, outcome.is_left);
                     duty.view.set_successor(None);
                     if !had_moved {
                         duty.take_interfaces();
@@ -175,6 +178,7 @@ fn stop_accepting(duty: &Duty, outbox: Option<mpsc::UnboundedSender<Departure>>)
         services.hold();
     }
     look_at_registrations(duty);
+    duty.ties.open();
     duty.leave_interfaces();
     duty.view.stats().handed_over.inc();
     duty.view.set_successor(None);
@@ -261,13 +265,14 @@ fn send_listeners(line: &mut Line, machine: &mut Predecessor, mut lent: Vec<Lent
 }
 
 /// For the log, and in words.
-fn report(ending: Ending) -> String {
+fn report(ending: Ending, is_left: bool) -> String {
     let what = match ending {
         Ending::Lost => "the successor has died".to_owned(),
         Ending::GivenUp(reason) => format!("the successor gave up: {reason}"),
         Ending::Aborted(reason) => format!("hand-over aborted: {reason}"),
     };
-    log::warn!(target: "upgrade", "{what}: this process serves on");
+    let then = if is_left { "this process ends" } else { "this process serves on" };
+    log::warn!(target: "upgrade", "{what}: {then}");
     what
 }
 

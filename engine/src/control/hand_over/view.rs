@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything here is written by the control thread alone, and shown as it was last heard.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -43,13 +43,43 @@ pub struct Ties {
     pub(super) needs_registration: AtomicBool,
     /// Its own predecessor drains, and would take an end of this one for its successor's death.
     pub(super) has_predecessor: AtomicBool,
+    /// One of [`OPEN`], [`LEFT`] and [`RECALLED`].
+    fate: AtomicU8,
 }
+
+/// Nothing is decided.
+const OPEN: u8 = 0;
+/// The process ends: what it had is its successor's alone.
+const LEFT: u8 = 1;
+/// The successor has died first: the process does not end.
+const RECALLED: u8 = 2;
 
 impl Ties {
     /// Whether there is any.
     pub fn hold(&self) -> bool {
         self.needs_registration.load(Ordering::Acquire)
             || self.has_predecessor.load(Ordering::Acquire)
+    }
+
+    /// The server loop wants to end the process for its successor. `false`: an order to resume is on its way.
+    pub fn leave(&self) -> bool {
+        self.decide(LEFT)
+    }
+
+    /// The successor has died. `false`: too late, the process ends.
+    pub(super) fn recall(&self) -> bool {
+        self.decide(RECALLED)
+    }
+
+    /// Another process accepts: which of the two comes first is open.
+    pub fn open(&self) {
+        self.fate.store(OPEN, Ordering::Release);
+    }
+
+    /// Whether it is, or has been, decided like this.
+    fn decide(&self, fate: u8) -> bool {
+        let decided = self.fate.compare_exchange(OPEN, fate, Ordering::AcqRel, Ordering::Acquire);
+        decided.is_ok() || decided == Err(fate)
     }
 }
 
@@ -207,3 +237,18 @@ pub fn to_json(status: &Status) -> Value {
 
 /// What this process was built from.
 pub(super) const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_leaves_or_is_recalled() {
+        let ties = Ties::default();
+        assert!(ties.leave() && ties.leave() && !ties.recall());
+        ties.open();
+        assert!(ties.recall() && !ties.leave());
+        ties.open();
+        assert!(ties.leave());
+    }
+}

@@ -17,12 +17,11 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use outrigger_xds::client::ResourceType::{RouteConfiguration, VirtualHost};
-use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::{
-    Cluster, ConfigPlace, HeaderName, HeaderValueExtractor, Listener, RouteAction, RouteTable,
-    ScopeElement, ScopeKeyBuilder, ScopeMap, Snapshot, Target,
+    ConfigPlace, HeaderName, HeaderValueExtractor, RouteAction, RouteTable, ScopeElement,
+    ScopeKeyBuilder, ScopeMap, Snapshot, Target,
 };
-use outrigger_xds::store::{Host, Incoming, Store};
+use outrigger_xds::store::{Incoming, Store};
 use request::Request;
 use serde_json::{Value, json};
 
@@ -177,40 +176,14 @@ fn ten_thousand_virtual_hosts_are_looked_up_as_fast_as_ten() {
     assert!(many <= few * 2 + Duration::from_micros(2), "{few:?} for 10, {many:?} for 10,000");
 }
 
-/// What a process has, and nothing is wrong with.
-struct Nothing;
-
-impl Host for Nothing {
-    fn prepare_listener(&mut self, _: &Arc<Listener>) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn prepare_cluster(&mut self, _: &Arc<Cluster>) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn prepare_secret(&mut self, _: &str, _: &Arc<ServedSecret>) -> Result<(), String> {
-        Ok(())
-    }
-}
-
 /// A store with a table `t` whose virtual hosts come by VHDS.
 struct Hosted(Store);
 
 impl Hosted {
     fn new() -> Hosted {
-        let ads = json!({"ads": {}, "resource_api_version": "V3"});
-        let mut bootstrap = http();
-        bootstrap["dynamic_resources"] = json!({"ads_config": {
-            "api_type": "DELTA_GRPC", "transport_api_version": "V3",
-            "grpc_services": [{"envoy_grpc": {"cluster_name": "app"}}],
-        }});
-        let manager = bootstrap.pointer_mut(HCM).unwrap().as_object_mut().unwrap();
-        manager.remove("route_config");
-        manager.insert("rds".to_owned(), json!({"route_config_name": "t", "config_source": ads}));
-        let loaded = loaded(&bootstrap);
+        let loaded = loaded(&with_rds("DELTA_GRPC"));
         let mut hosted = Hosted(Store::new(loaded.ground, &loaded.snapshot, false));
-        let table = json!({"name": "t", "vhds": {"config_source": ads}});
+        let table = json!({"name": "t", "vhds": {"config_source": ads()}});
         let table = hosted.read("envoy.config.route.v3.RouteConfiguration", &[table]);
         hosted.0.put(RouteConfiguration, &ConfigPlace::Ads, &table[0], &mut Nothing).unwrap();
         hosted

@@ -13,9 +13,8 @@ use std::sync::Arc;
 
 use common::*;
 use outrigger_xds::client::ResourceType;
-use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::*;
-use outrigger_xds::store::{Host, Incoming, Interest, Outcome, ScopeCounts, Store, Watched};
+use outrigger_xds::store::{Incoming, Interest, Outcome, ScopeCounts, Store, Watched};
 use proptest::prelude::{ProptestConfig, prop, prop_assert_eq, proptest};
 use serde_json::{Value, json};
 
@@ -74,23 +73,6 @@ fn place(path: &str) -> ConfigPlace {
         path: std::path::Path::new(path).into(),
         watched_directory: None,
     }))
-}
-
-/// What the process has, and nothing is wrong with.
-struct Nothing;
-
-impl Host for Nothing {
-    fn prepare_listener(&mut self, _: &Arc<Listener>) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn prepare_cluster(&mut self, _: &Arc<Cluster>) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn prepare_secret(&mut self, _: &str, _: &Arc<ServedSecret>) -> Result<(), String> {
-        Ok(())
-    }
 }
 
 /// A store, and how its scopes are looked up.

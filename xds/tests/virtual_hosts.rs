@@ -12,32 +12,12 @@ use std::sync::Arc;
 
 use common::*;
 use outrigger_xds::client::ResourceType;
-use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::*;
-use outrigger_xds::store::{
-    Host, Incoming, Interest, Outcome, Shown, Store, TooManyDemands, Watched,
-};
+use outrigger_xds::store::{Incoming, Interest, Outcome, Shown, Store, TooManyDemands, Watched};
 use serde_json::{Value, json};
 
 const HOST_TYPE: &str = "envoy.config.route.v3.VirtualHost";
 const TABLES: &str = "envoy.config.route.v3.RouteConfiguration";
-
-/// The listener `web` with the routes `t` from the aggregated stream, which is spoken so.
-fn bootstrap(api_type: &str) -> Value {
-    let mut bootstrap = http();
-    bootstrap["dynamic_resources"] = json!({"ads_config": {
-        "api_type": api_type, "transport_api_version": "V3",
-        "grpc_services": [{"envoy_grpc": {"cluster_name": "app"}}],
-    }});
-    let manager = bootstrap.pointer_mut(HCM).unwrap().as_object_mut().unwrap();
-    manager.remove("route_config");
-    manager.insert("rds".to_owned(), json!({"route_config_name": "t", "config_source": ads()}));
-    bootstrap
-}
-
-fn ads() -> Value {
-    json!({"ads": {}, "resource_api_version": "V3"})
-}
 
 /// Answers requests for these domains with that status.
 fn host(name: &str, domains: &[&str], status: u32) -> Value {
@@ -47,23 +27,6 @@ fn host(name: &str, domains: &[&str], status: u32) -> Value {
 
 fn table(hosts: &[Value]) -> Value {
     json!({"name": "t", "vhds": {"config_source": ads()}, "virtual_hosts": hosts})
-}
-
-/// What the process has, and nothing is wrong with.
-struct Nothing;
-
-impl Host for Nothing {
-    fn prepare_listener(&mut self, _: &Arc<Listener>) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn prepare_cluster(&mut self, _: &Arc<Cluster>) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn prepare_secret(&mut self, _: &str, _: &Arc<ServedSecret>) -> Result<(), String> {
-        Ok(())
-    }
 }
 
 struct Scene(Store);
@@ -77,7 +40,7 @@ impl Scene {
     /// With this table, and what was asked for taken.
     #[track_caller]
     fn with(hosts: &[Value]) -> Scene {
-        let mut scene = Scene::new(&bootstrap("DELTA_GRPC"));
+        let mut scene = Scene::new(&with_rds("DELTA_GRPC"));
         scene.put_table(&table(hosts)).unwrap();
         assert_eq!(scene.asked(), ["RDS t", "VHDS t"]);
         scene
@@ -270,7 +233,7 @@ fn v_02_hosts_change_places_in_a_response_of_which_a_part_is_served_before_the_r
 
 #[test]
 fn section_6_vhds_is_for_delta_and_for_rds() {
-    let mut scene = Scene::new(&bootstrap("GRPC"));
+    let mut scene = Scene::new(&with_rds("GRPC"));
     let text = scene.put_table(&table(&[])).unwrap_err();
     assert_eq!(text, "vhds.config_source: virtual hosts come by DELTA_GRPC only");
     let mut inline = table(&[]);
@@ -284,7 +247,7 @@ fn what_was_kept_is_served_again() {
     let mut scene = Scene::with(&[host("own", &["own.test"], 201)]);
     scene.put(&[("t/a", host("a", &["a.test"], 202))], &[]);
     let kept = scene.0.keep();
-    let mut next = Scene::new(&bootstrap("DELTA_GRPC"));
+    let mut next = Scene::new(&with_rds("DELTA_GRPC"));
     assert_eq!(next.0.restore(kept.clone(), &mut Nothing), kept);
     assert!(next.is_served());
     assert_eq!(["own.test", "a.test"].map(|host| next.status(host)), [Some(201), Some(202)]);

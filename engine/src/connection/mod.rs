@@ -85,39 +85,34 @@ impl TerminalRuntime {
         direction: TrafficDirection,
         logs: &mut impl Iterator<Item = &'a Arc<AccessLogs>>,
     ) -> Self {
-        if let Terminal::Missing = config {
-            return Self::Missing;
-        }
-        if let Terminal::Detect(detection) = config {
-            return Self::Detect(Rc::new(DetectionRuntime {
-                choices: detection
-                    .choices
-                    .iter()
-                    .map(|(protocol, terminal)| {
-                        (*protocol, Self::new(shard, terminal, telemetry, direction, logs))
-                    })
-                    .collect(),
-                fallback: detection
-                    .fallback
-                    .as_ref()
-                    .map(|terminal| Self::new(shard, terminal, telemetry, direction, logs)),
-                config: Arc::clone(detection),
-            }));
-        }
-        let logs =
-            logs.next().map(Arc::clone).expect("the server opens logs for each owner, in order");
         match config {
             Terminal::Http(http) => {
-                Self::Http(Rc::new(HttpRuntime::new(shard, Arc::clone(http), direction, logs)))
+                let (http, logs) = (Arc::clone(http), logs_of_next(logs));
+                Self::Http(Rc::new(HttpRuntime::new(shard, http, direction, logs)))
             }
             Terminal::Tcp(tcp) => {
-                let telemetry = Rc::clone(telemetry);
-                Self::Tcp(Rc::new(TcpRuntime::new(shard, Arc::clone(tcp), telemetry, logs)))
+                let (tcp, telemetry) = (Arc::clone(tcp), Rc::clone(telemetry));
+                Self::Tcp(Rc::new(TcpRuntime::new(shard, tcp, telemetry, logs_of_next(logs))))
             }
-            Terminal::Rpc(rpc) => Self::Rpc(Rc::new(RpcRuntime::new(shard, Arc::clone(rpc), logs))),
-            Terminal::Detect(_) | Terminal::Missing => unreachable!("handled above"),
+            Terminal::Rpc(rpc) => {
+                Self::Rpc(Rc::new(RpcRuntime::new(shard, Arc::clone(rpc), logs_of_next(logs))))
+            }
+            Terminal::Detect(detection) => {
+                let mut choice = |terminal| Self::new(shard, terminal, telemetry, direction, logs);
+                let choices = detection.choices.iter();
+                Self::Detect(Rc::new(DetectionRuntime {
+                    choices: choices.map(|(protocol, it)| (*protocol, choice(it))).collect(),
+                    fallback: detection.fallback.as_deref().map(choice),
+                    config: Arc::clone(detection),
+                }))
+            }
+            Terminal::Missing => Self::Missing,
         }
     }
+}
+
+fn logs_of_next<'a>(logs: &mut impl Iterator<Item = &'a Arc<AccessLogs>>) -> Arc<AccessLogs> {
+    logs.next().map(Arc::clone).expect("the server opens logs for each owner, in order")
 }
 
 impl ListenerRuntime {

@@ -1048,6 +1048,8 @@ mod tests {
         check(&ConfigStats::default());
         check(&ControlPlaneStats::default());
         check(&DiscoveryStats::default());
+        check(&ReloadStats::default());
+        check(&ScopeStats::default());
         check(&ExtensionStats::default());
         check(&DrainStats::default());
         check(&DemandStats::default());

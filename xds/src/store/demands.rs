@@ -181,7 +181,8 @@ impl Store {
     fn demand_host(&mut self, key: &str, host: &str, demand: Demand) -> Result<(), TooManyDemands> {
         let is_full = self.has_too_many_demands();
         let known = self.tables.get_mut(key);
-        let Some((name, hosts)) = known.and_then(|it| Some((&it.name, it.hosts.as_mut()?))) else {
+        let Some((name, hosts)) = known.and_then(|it| Some((&it.named.name, it.hosts.as_mut()?)))
+        else {
             self.settled.push(demand);
             return Ok(());
         };
@@ -209,7 +210,7 @@ impl Store {
         let Some(hosts) = &mut table.hosts else { return };
         for name in names {
             if hosts.demands.answer(name) {
-                self.settled.extend(demand(key, &table.name, name));
+                self.settled.extend(demand(key, &table.named.name, name));
             }
         }
     }
@@ -217,7 +218,7 @@ impl Store {
     /// There is nothing by these names, of a table: if they were asked for, they no longer are.
     pub(super) fn give_demands_up(&mut self, key: &str, names: &[Box<str>]) {
         let Some(table) = self.tables.get_mut(key) else { return };
-        let (of, hosts) = (table.name.clone(), &mut table.hosts);
+        let (of, hosts) = (table.named.name.clone(), &mut table.hosts);
         let Some(hosts) = hosts else { return };
         let place = hosts.source.place.clone();
         let given_up = names.iter().filter_map(|name| {

@@ -10,18 +10,15 @@ use crate::snapshot::{ConfigPlace, Rds, RouteTable};
 use crate::view::View;
 
 use super::decode;
+use super::named::Named;
 use super::virtual_hosts::Hosts;
-use super::{ErrorState, Incoming, Interest, Outcome, Record, Shown, Stage, Store, Watched};
+use super::{Incoming, Outcome, Shown, Store, Watched};
 
 /// A RouteConfiguration that listeners or scopes refer to.
 pub(super) struct Table {
-    pub(super) name: Box<str>,
-    place: ConfigPlace,
-    users: BTreeSet<TableUser>,
+    pub(super) named: Named<TableUser>,
     stat_prefixes: BTreeSet<Box<str>>,
     is_answered: bool,
-    pub(super) record: Option<Record>,
-    error: Option<ErrorState>,
     /// Those that come by themselves, if it says that there are such.
     pub(super) hosts: Option<Hosts>,
 }
@@ -40,27 +37,21 @@ impl Table {
     pub(super) fn is_answered(&self) -> bool {
         self.is_answered && self.hosts.as_ref().is_none_or(|hosts| hosts.is_answered)
     }
+
+    fn shown(&self) -> (&ConfigPlace, Shown) {
+        self.named.shown(self.is_answered())
+    }
 }
 
 impl Store {
     pub(super) fn use_table(&mut self, rds: &Rds, user: &TableUser) {
         let known = self.tables.entry(rds.key.clone()).or_insert_with(|| {
-            let (kind, name) = (ResourceType::RouteConfiguration, Arc::from(&*rds.name));
-            self.interests.push(Interest::One(kind, rds.source.clone(), name));
-            Table {
-                name: rds.name.clone(),
-                place: rds.source.place.clone(),
-                users: BTreeSet::new(),
-                stat_prefixes: BTreeSet::new(),
-                is_answered: false,
-                record: None,
-                error: None,
-                hosts: None,
-            }
+            let kind = ResourceType::RouteConfiguration;
+            let (named, interest) = Named::new(kind, &rds.name, &rds.source);
+            self.interests.push(interest);
+            Table { named, stat_prefixes: BTreeSet::new(), is_answered: false, hosts: None }
         });
-        if !known.users.contains(user) {
-            known.users.insert(user.clone());
-        }
+        known.named.join(user.clone());
         if !known.stat_prefixes.contains(&rds.stat_prefix) {
             known.stat_prefixes.insert(rds.stat_prefix.clone());
             let mut asked = |watched: fn(Box<str>, Box<str>) -> Watched| {
@@ -76,34 +67,36 @@ impl Store {
 
     /// Counts for the connection managers that use a table.
     pub(super) fn note_table(&mut self, key: &str, outcome: Outcome) {
-        let Some(known) = self.tables.get(key) else { return };
-        for prefix in &known.stat_prefixes {
-            let watched = Watched::Routes(prefix.clone(), known.name.clone());
-            self.outcomes.push((watched, outcome));
-        }
+        self.note_for_managers(key, Watched::Routes, outcome);
     }
 
     /// As [`Store::note_table`], for its virtual hosts.
     pub(super) fn note_hosts(&mut self, key: &str, outcome: Outcome) {
+        self.note_for_managers(key, Watched::VirtualHosts, outcome);
+    }
+
+    fn note_for_managers(
+        &mut self,
+        key: &str,
+        watched: fn(Box<str>, Box<str>) -> Watched,
+        outcome: Outcome,
+    ) {
         let Some(known) = self.tables.get(key) else { return };
         for prefix in &known.stat_prefixes {
-            let watched = Watched::VirtualHosts(prefix.clone(), known.name.clone());
-            self.outcomes.push((watched, outcome));
+            self.outcomes.push((watched(prefix.clone(), known.named.name.clone()), outcome));
         }
     }
 
     pub(super) fn leave_table(&mut self, rds: &Rds, user: &TableUser) {
         let Some(known) = self.tables.get_mut(&rds.key) else { return };
-        known.users.remove(user);
-        if known.users.is_empty() {
+        if let Some(interest) = known.named.leave(user) {
             self.set_hosts(&rds.key, None);
             self.tables.remove(&rds.key);
             if self.snapshot.route_tables.contains_key(&rds.key) {
                 Arc::make_mut(&mut self.snapshot.route_tables).remove(&rds.key);
                 self.is_changed = true;
             }
-            let (place, name) = (rds.source.place.clone(), Arc::from(&*rds.name));
-            self.interests.push(Interest::None(ResourceType::RouteConfiguration, place, name));
+            self.interests.push(interest);
         }
     }
 
@@ -121,36 +114,25 @@ impl Store {
 
     pub(super) fn judge_table(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
         let Some(known) = self.tables.get_mut(key) else { return Ok(()) };
-        if known.record.as_mut().is_some_and(|record| record.repeats(incoming)) {
-            known.error = None;
+        if known.named.repeats(incoming) {
             return Ok(());
         }
         let compiled = self.compile_table(key, incoming);
         let Some(known) = self.tables.get_mut(key) else { return Ok(()) };
-        match compiled {
-            Ok((table, hosts, fingerprint)) => {
-                known.error = None;
-                let same =
-                    known.record.as_ref().is_some_and(|record| record.fingerprint == fingerprint);
-                known.record = Some(Store::record(incoming, fingerprint));
-                if !same {
-                    // One with further virtual hosts is put together when all that came are known.
-                    if hosts.is_none() {
-                        let tables = Arc::make_mut(&mut self.snapshot.route_tables);
-                        tables.insert(key.into(), Arc::new(table));
-                    }
-                    self.set_hosts(key, hosts);
-                    self.table_changed(key);
-                    self.table_answered(key);
-                    self.note_table(key, Outcome::Reloaded);
-                }
-                Ok(())
+        let refuse = |text: &String| known.named.refuse(incoming, text);
+        let (table, hosts, fingerprint) = compiled.inspect_err(refuse)?;
+        if known.named.accept(incoming, fingerprint) {
+            // One with further virtual hosts is put together when all that came are known.
+            if hosts.is_none() {
+                let tables = Arc::make_mut(&mut self.snapshot.route_tables);
+                tables.insert(key.into(), Arc::new(table));
             }
-            Err(text) => {
-                known.error = Some(ErrorState::new(incoming, &text));
-                Err(text)
-            }
+            self.set_hosts(key, hosts);
+            self.table_changed(key);
+            self.table_answered(key);
+            self.note_table(key, Outcome::Reloaded);
         }
+        Ok(())
     }
 
     fn compile_table(
@@ -171,7 +153,7 @@ impl Store {
     /// There are no routes of this name.
     pub(super) fn no_table(&mut self, key: &str) {
         let Some(known) = self.tables.get_mut(key) else { return };
-        known.record = None;
+        known.named.record = None;
         self.set_hosts(key, None);
         if self.snapshot.route_tables.contains_key(key) {
             Arc::make_mut(&mut self.snapshot.route_tables).remove(key);
@@ -184,7 +166,7 @@ impl Store {
     pub(super) fn table_changed(&mut self, key: &str) {
         self.is_changed = true;
         let Some(known) = self.tables.get(key) else { return };
-        for user in known.users.clone() {
+        for user in known.named.users.clone() {
             if let TableUser::Scope(set, _) = user {
                 self.scopes_changed(&set);
             }
@@ -202,7 +184,7 @@ impl Store {
     /// Those who waited for it, or for its virtual hosts, may be served.
     pub(super) fn table_warmed(&mut self, key: &str) {
         let Some(known) = self.tables.get(key) else { return };
-        for user in known.users.clone() {
+        for user in known.named.users.clone() {
             match user {
                 TableUser::Listener(name) => self.promote_listener(&name),
                 TableUser::Scope(set, name) => self.promote_scope(&set, &name),
@@ -212,23 +194,15 @@ impl Store {
 
     /// The tables that were asked for, as they came.
     pub fn route_tables(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
-        self.tables.values().map(|known| {
-            let shown = Shown {
-                name: known.name.clone(),
-                stage: Stage::of(known.is_answered(), !known.is_answered()),
-                record: known.record.clone(),
-                error: known.error.clone(),
-            };
-            (&known.place, shown)
-        })
+        self.tables.values().map(Table::shown)
     }
 
     /// As [`Store::route_tables`], with their virtual hosts that came by themselves. As with Envoy, version
     /// and time are those of what came last.
     pub fn whole_route_tables(&self) -> impl Iterator<Item = Shown> {
-        self.route_tables().map(|(place, mut shown)| {
-            let known = self.tables.get(&*place.key(&shown.name));
-            if let Some(hosts) = known.and_then(|known| known.hosts.as_ref()) {
+        self.tables.values().map(|known| {
+            let (_, mut shown) = known.shown();
+            if let Some(hosts) = &known.hosts {
                 shown.record = shown.record.map(|own| hosts.show(own));
                 shown.error = shown.error.or_else(|| hosts.refused());
             }

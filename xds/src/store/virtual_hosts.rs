@@ -289,7 +289,7 @@ impl Store {
     /// Gives a table its virtual hosts, and asks for more; or no longer.
     pub(super) fn set_hosts(&mut self, key: &str, hosts: Option<Hosts>) {
         let Some(table) = self.tables.get_mut(key) else { return };
-        let name: Arc<str> = (&*table.name).into();
+        let name: Arc<str> = (&*table.named.name).into();
         let after = hosts.as_ref().map(|hosts| hosts.source.clone());
         let hosts_before = std::mem::replace(&mut table.hosts, hosts);
         let before = hosts_before.as_ref().map(|hosts| hosts.source.place.clone());
@@ -327,7 +327,8 @@ impl Store {
         let tables = self.hosted.iter().filter(|key| {
             self.tables.get(&**key).is_some_and(|table| {
                 let hosts = table.hosts.as_ref();
-                *table.name == *name && hosts.is_some_and(|hosts| hosts.source.place == *place)
+                *table.named.name == *name
+                    && hosts.is_some_and(|hosts| hosts.source.place == *place)
             })
         });
         tables.cloned().collect()
@@ -341,7 +342,7 @@ impl Store {
         self.tables.iter_mut().filter(|(key, _)| hosted.contains(*key)).filter_map(
             move |(key, table)| {
                 let hosts = table.hosts.as_mut()?;
-                (hosts.source.place == *place).then_some((key, &*table.name, hosts))
+                (hosts.source.place == *place).then_some((key, &*table.named.name, hosts))
             },
         )
     }
@@ -516,7 +517,7 @@ impl Store {
                     changed.push(key.clone());
                 }
                 // What each has was looked at before, so that nobody will see this.
-                Err(text) => self.remarks.push(format!("{}: {text}", table.name)),
+                Err(text) => self.remarks.push(format!("{}: {text}", table.named.name)),
             }
         }
         changed.iter().for_each(|key| self.table_changed(key));
@@ -545,7 +546,7 @@ impl Store {
             let hosts = table.hosts.as_ref();
             hosts.is_some_and(|hosts| {
                 hosts.is_answered
-                    && is_of(&table.name, name)
+                    && is_of(&table.named.name, name)
                     && *hosts.source.place.key(name) == *key
             })
         })

@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use outrigger_xds::bootstrap::{LoadError, LoadOptions, Loaded, Source, load};
+use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::{
     Cluster, Forward, HttpConnectionManager, Listener, Route, RouteAction, RouteSource, RouteTable,
     TcpProxy, Terminal,
 };
 use outrigger_xds::source::Format;
+use outrigger_xds::store::Host;
 use serde_json::{Value, json};
 
 pub(crate) const LISTENER: &str = "/static_resources/listeners/0";
@@ -60,6 +62,24 @@ pub(crate) fn http() -> Value {
         }],
         "clusters": [cluster("app")],
     }})
+}
+
+/// The listener `web` with the routes `t` from the aggregated stream, which is spoken so.
+pub(crate) fn with_rds(api_type: &str) -> Value {
+    let mut bootstrap = http();
+    bootstrap["dynamic_resources"] = json!({"ads_config": {
+        "api_type": api_type, "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "app"}}],
+    }});
+    let manager = bootstrap.pointer_mut(HCM).unwrap().as_object_mut().unwrap();
+    manager.remove("route_config");
+    manager.insert("rds".to_owned(), json!({"route_config_name": "t", "config_source": ads()}));
+    bootstrap
+}
+
+/// The aggregated stream, as a source of configuration.
+pub(crate) fn ads() -> Value {
+    json!({"ads": {}, "resource_api_version": "V3"})
 }
 
 /// One TCP listener called `tcp` to the cluster `app`.
@@ -189,4 +209,21 @@ pub(crate) fn forward(loaded: &Loaded) -> &Forward {
 
 pub(crate) fn first_cluster(loaded: &Loaded) -> &Cluster {
     &loaded.snapshot.clusters.iter().next().unwrap().cluster
+}
+
+/// What the process has, and nothing is wrong with.
+pub(crate) struct Nothing;
+
+impl Host for Nothing {
+    fn prepare_listener(&mut self, _: &Arc<Listener>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn prepare_cluster(&mut self, _: &Arc<Cluster>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn prepare_secret(&mut self, _: &str, _: &Arc<ServedSecret>) -> Result<(), String> {
+        Ok(())
+    }
 }

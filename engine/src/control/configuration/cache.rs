@@ -124,19 +124,21 @@ impl Cache {
 
     /// Writes what is new, if that is due; when to come back if it is not.
     pub(super) fn write(&mut self, store: &Store) -> Option<Instant> {
-        if !self.is_changed || self.is_writing {
-            return None;
-        }
-        if Instant::now() < self.next_write {
+        if self.has_news() && Instant::now() < self.next_write {
             return Some(self.next_write);
         }
         self.write_now(store);
         None
     }
 
+    /// Whether there is something to write, and no write under way.
+    fn has_news(&self) -> bool {
+        self.is_changed && !self.is_writing
+    }
+
     /// Writes what is new, if no write is under way.
     pub(super) fn write_now(&mut self, store: &Store) {
-        if !self.is_changed || self.is_writing {
+        if !self.has_news() {
             return;
         }
         self.is_changed = false;

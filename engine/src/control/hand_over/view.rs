@@ -1,6 +1,7 @@
 //! What is known of hand-overs, for whoever looks: operators' tools, the admin interface, statistics.
 //!
-//! Invariant: everything here is written by the control thread alone, and shown as it was last heard.
+//! Invariant: everything here is written by the control thread alone, and shown as it was last heard; but of
+//! an end and a recall, the server loop and the control thread each say one, and the first holds ([`Ties`]).
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

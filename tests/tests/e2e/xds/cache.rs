@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use outrigger_tests::config::TCP_PROXY;
 use outrigger_tests::control_plane::{
-    CDS, ECDS, EDS, LDS, RDS, World, ads, aggregated, assignment, eds_cluster, http_listener, rds,
-    route_table, to_cluster,
+    CDS, ECDS, EDS, LDS, RDS, Variant, World, ads, aggregated, assignment, eds_cluster,
+    http_listener, rds, route_table, to_cluster,
 };
 use outrigger_tests::process::Scratch;
 use outrigger_tests::{Client, Config, ControlPlane, Origin, Proxy};
 use serde_json::{Value, json};
 
-use super::filters::{fault, listener};
+use super::filters::{fault, listener, proxy_to};
 use super::reconnect::saying;
 use super::{BOTH, await_answer, await_listener, is_envoy, launch, named_origin};
 
@@ -29,6 +29,28 @@ fn world(a: &Origin, b: &Origin) -> World {
     ]);
     world.put(RDS, route_table("routes", routes));
     world
+}
+
+/// A server with its world, and a configuration for proxies that keep what they hear from it.
+struct Scene {
+    server: ControlPlane,
+    world: World,
+    config: Config,
+    _origins: [Origin; 2],
+    _files: Scratch,
+}
+
+impl Scene {
+    /// With more about the file.
+    fn new(variant: Variant, more: Value) -> Scene {
+        let files = Scratch::new();
+        let origins = [named_origin("a"), named_origin("b")];
+        let server = ControlPlane::python().listening(json!({}));
+        let world = world(&origins[0], &origins[1]);
+        let config = aggregated(server.address(), variant);
+        let config = kept_in(config, &files.file("cache"), more);
+        Scene { server, world, config, _origins: origins, _files: files }
+    }
 }
 
 fn kept_in(config: Config, path: &Path, more: Value) -> Config {
@@ -62,16 +84,11 @@ fn a_start_without_a_server_goes_on_with_what_was_there() {
         return;
     }
     for variant in BOTH {
-        let files = Scratch::new();
-        let path = files.file("cache");
-        let (a, b) = (named_origin("a"), named_origin("b"));
-        let mut server = ControlPlane::python().listening(json!({}));
-        let mut world = world(&a, &b);
-        world.publish(&mut server);
-        let config = kept_in(aggregated(server.address(), variant), &path, json!({}));
-        fill(&config);
+        let Scene { server, world, config, .. } = &mut Scene::new(variant, json!({}));
+        world.publish(server);
+        fill(config);
         server.stop();
-        let second = launch(&config).start();
+        let second = launch(config).start();
         expect_origin(&second, "/", "a");
         expect_origin(&second, "/b", "b");
         assert_eq!(second.stat("config.from_cache"), 1);
@@ -84,7 +101,7 @@ fn a_start_without_a_server_goes_on_with_what_was_there() {
         ]);
         world.put(RDS, route_table("routes", all_to_a));
         world.remove(CDS, "b").remove(EDS, "b");
-        world.publish(&mut server);
+        world.publish(server);
         expect_origin(&second, "/b", "a");
         second.expect_stat("config.from_cache", 0);
         second.expect_stat("cluster_manager.active_clusters", 2);
@@ -100,16 +117,12 @@ fn a_server_that_says_nothing_is_as_good_as_none() {
         return;
     }
     for variant in BOTH {
-        let files = Scratch::new();
-        let path = files.file("cache");
-        let (a, b) = (named_origin("a"), named_origin("b"));
-        let mut server = ControlPlane::python().listening(json!({}));
-        world(&a, &b).publish(&mut server);
-        let config = aggregated(server.address(), variant);
-        let config = kept_in(config, &path, json!({"wait_ms": 100}));
-        fill(&config);
+        let more = json!({"wait_ms": 100});
+        let Scene { server, world, config, .. } = &mut Scene::new(variant, more);
+        world.publish(server);
+        fill(config);
         server.hold(&[CDS, EDS, LDS, RDS]);
-        let second = launch(&config).start();
+        let second = launch(config).start();
         expect_origin(&second, "/b", "b");
         assert_eq!(second.stat("config.from_cache"), 1);
         server.release(&[CDS, EDS, LDS, RDS]);
@@ -127,10 +140,7 @@ fn filters_by_name_are_kept_as_well() {
         return;
     }
     for variant in BOTH {
-        let files = Scratch::new();
-        let (a, b) = (named_origin("a"), named_origin("b"));
-        let mut server = ControlPlane::python().listening(json!({}));
-        let mut world = world(&a, &b);
+        let Scene { server, world, config, .. } = &mut Scene::new(variant, json!({}));
         // One of HTTP, and the last of a filter chain.
         let more = json!({"default_config": fault(503)});
         world.put(LDS, listener(ads(), &more));
@@ -139,27 +149,24 @@ fn filters_by_name_are_kept_as_well() {
         tcp["filter_chains"][0]["filters"] = json!([{"name": "last", "config_discovery": {
             "config_source": ads(), "type_urls": [TCP_PROXY],
         }}]);
-        let proxy = json!({"@type": TCP_PROXY, "stat_prefix": "tcp", "cluster": "b"});
-        world.put(LDS, tcp).put(ECDS, json!({"name": "last", "typed_config": proxy}));
-        world.publish(&mut server);
-        let config = aggregated(server.address(), variant);
-        let config = kept_in(config, &files.file("cache"), json!({}));
+        world.put(LDS, tcp).put(ECDS, json!({"name": "last", "typed_config": proxy_to("b")}));
+        world.publish(server);
         let expect_both = |proxy: &Proxy| {
             await_answer(proxy, "main", "/", "418", |response| response.status == 418);
             let mut client = Client::connect(&await_listener(proxy, "tcp"));
             assert_eq!(client.get("/").header("x-origin"), Some("b"));
         };
-        let first = launch(&config).start();
+        let first = launch(config).start();
         expect_both(&first);
         first.stop();
         server.stop();
-        let second = launch(&config).start();
+        let second = launch(config).start();
         expect_both(&second);
         assert_eq!(second.stat("config.from_cache"), 1);
         // A server's word counts again as soon as there is one.
         server.restart();
         world.put(ECDS, json!({"name": "ext", "typed_config": fault(404)}));
-        world.publish(&mut server);
+        world.publish(server);
         await_answer(&second, "main", "/", "404", |response| response.status == 404);
         second.expect_stat("config.from_cache", 0);
         second.stop();
@@ -173,18 +180,13 @@ fn a_flood_of_changes_is_written_seldom_and_the_last_of_it_always() {
         return;
     }
     for variant in BOTH {
-        let files = Scratch::new();
-        let (a, b) = (named_origin("a"), named_origin("b"));
-        let mut server = ControlPlane::python().listening(json!({}));
-        let mut world = world(&a, &b);
-        world.publish(&mut server);
-        let config = aggregated(server.address(), variant);
-        let config = kept_in(config, &files.file("cache"), json!({}));
+        let Scene { server, world, config, .. } = &mut Scene::new(variant, json!({}));
+        world.publish(server);
         let began = Instant::now();
-        let first = launch(&config).start();
+        let first = launch(config).start();
         for round in 1..=200 {
             world.put(RDS, saying(&format!("round {round}")));
-            world.publish(&mut server);
+            world.publish(server);
         }
         await_answer(&first, "main", "/", "the last", |response| response.text() == "round 200");
         first.await_stat("config.cache_write", |count| count >= 1);
@@ -193,7 +195,7 @@ fn a_flood_of_changes_is_written_seldom_and_the_last_of_it_always() {
         // What is not written yet is at the end.
         first.stop();
         server.stop();
-        let second = launch(&config).start();
+        let second = launch(config).start();
         await_answer(&second, "main", "/", "the last", |response| response.text() == "round 200");
         assert_eq!(second.stat("config.from_cache"), 1);
         second.stop();

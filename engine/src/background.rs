@@ -2,42 +2,49 @@
 //!
 //! They work in bursts of some hundred microseconds, and a request that comes meanwhile to a shard on the
 //! same CPU must not wait for the end of one. Linux 6.12 and later let a thread that wakes take the
-//! place of one that asked for longer slices; so these do. Invariant: their share of a busy CPU stays
-//! as it is, and so do the policy and niceness that whoever started the process chose.
+//! place of one that asked for longer slices, but not before that one has had its part for the waker's
+//! own last turn. The nicer it is, the smaller that part; nicer without longer slices gains nothing.
+//! Invariant: whoever starts the process chooses policy and niceness of the shards, and of those of a
+//! successor ([`Launch`](crate::control::hand_over::Launch)).
 
 use std::io;
 use std::time::Duration;
 
-/// Lets shards go before the calling thread and those that it starts. Older kernels take no notice.
-pub fn give_way() {
-    if let Err(error) = ask_for_slices(SLICE) {
-        log::debug!(target: "main", "background threads give no way to shards: {error}");
-    }
+/// What a thread gets of a CPU that a shard wants all the time, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// As much: what it is late with may be lost.
+    Equal,
+    /// A tenth of that: it can be late.
+    Tenth,
 }
 
-/// Starts something that is to compete as this process did when it began: another process has shards.
-pub fn start_as_equal<T>(start: impl FnOnce() -> T) -> T {
-    if let Err(error) = ask_for_slices(USUAL) {
-        log::debug!(target: "main", "what is started now gives way like background threads: {error}");
+/// Lets shards go before the calling thread and those that it starts. There is no way back. Kernels before
+/// 6.12 take notice of the share alone.
+pub fn give_way(share: Share) {
+    if let Err(error) = set(share) {
+        log::debug!(target: "main", "a background thread gives no way to shards: {error}");
     }
-    let started = start();
-    give_way();
-    started
 }
 
 /// Longer than what threads get that ask for nothing (some milliseconds), and no more than those who wait
 /// for a background thread on a busy machine can spare. The kernel's limit is 100 ms.
 const SLICE: Duration = Duration::from_millis(20);
-/// Asks for what the kernel gives to those that ask for nothing.
-const USUAL: Duration = Duration::ZERO;
+/// Each step of niceness takes a fifth of a thread's weight, and ten of them nine tenths.
+const NICER: i32 = 10;
+/// The kernel's limit of niceness.
+const NICEST: i32 = 19;
 
-fn ask_for_slices(slice: Duration) -> io::Result<()> {
+fn set(share: Share) -> io::Result<()> {
     let mut attributes = attributes()?;
     // Policies other than this have no slices, or runtimes in their place.
     if attributes.sched_policy != libc::SCHED_OTHER.cast_unsigned() {
         return Ok(());
     }
-    attributes.sched_runtime = slice.as_nanos() as u64;
+    attributes.sched_runtime = SLICE.as_nanos() as u64;
+    if share == Share::Tenth {
+        attributes.sched_nice = (attributes.sched_nice + NICER).min(NICEST);
+    }
     // SAFETY: the structure says its own size, and lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -67,28 +74,30 @@ fn attributes() -> io::Result<libc::sched_attr> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn policy_and_niceness_stay() {
-        let before = attributes().unwrap();
-        give_way();
-        let after = attributes().unwrap();
-        assert_eq!(
-            (after.sched_policy, after.sched_nice, after.sched_priority),
-            (before.sched_policy, before.sched_nice, before.sched_priority)
-        );
+    fn in_a_thread(share: Share) -> (libc::sched_attr, libc::sched_attr) {
+        let both = move || {
+            let before = attributes().unwrap();
+            give_way(share);
+            (before, attributes().unwrap())
+        };
+        std::thread::spawn(both).join().unwrap()
     }
 
     #[test]
-    fn what_is_started_as_an_equal_does_not_give_way() {
-        let slice = || attributes().unwrap().sched_runtime;
-        let usual = slice();
-        give_way();
-        let long = slice();
+    fn an_equal_share_keeps_policy_and_niceness() {
+        let (before, after) = in_a_thread(Share::Equal);
+        assert_eq!(
+            (after.sched_policy, after.sched_nice),
+            (before.sched_policy, before.sched_nice)
+        );
         // Kernels before 6.12 have slices of their own choice alone.
-        assert!([usual, SLICE.as_nanos() as u64].contains(&long));
-        let inherited = std::thread::spawn(slice).join().unwrap();
-        assert_eq!(inherited, long);
-        let equal = start_as_equal(|| std::thread::spawn(slice)).join().unwrap();
-        assert_eq!((equal, slice()), (usual, long));
+        assert!([before.sched_runtime, SLICE.as_nanos() as u64].contains(&after.sched_runtime));
+    }
+
+    #[test]
+    fn a_tenth_is_nicer() {
+        let (before, after) = in_a_thread(Share::Tenth);
+        assert_eq!(after.sched_policy, before.sched_policy);
+        assert_eq!(after.sched_nice, (before.sched_nice + NICER).min(NICEST));
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
 use crate::access_log::{LogWriter, Queue};
-use crate::background;
+use crate::background::{self, Share};
 use crate::cli::{ControlSocket, DrainStrategy, Process, Remark, UnknownFields};
 use crate::cluster::Breakers;
 use crate::connection::moving::LastCall;
@@ -280,17 +280,20 @@ fn run(
     let (give_orders, orders) = unbounded();
     let (ready, is_ready) = watch::channel(false);
     let ties = Arc::<Ties>::default();
-    let hand_over = begun.zip(common.config.upgrade.as_ref()).map(|(begun, upgrade)| HandOver {
-        path: upgrade.socket.clone(),
-        begun,
-        orders: give_orders,
-        ready: is_ready,
-        ties: Arc::clone(&ties),
-        launch: Launch::of_process(),
-        processes_max: upgrade.max_processes,
-        shards: shards.iter().map(ShardHandle::mail).cloned().collect(),
-        heritage,
-    });
+    let hand_over = match begun.zip(common.config.upgrade.as_ref()) {
+        Some((begun, upgrade)) => Some(HandOver {
+            path: upgrade.socket.clone(),
+            begun,
+            orders: give_orders,
+            ready: is_ready,
+            ties: Arc::clone(&ties),
+            launch: Launch::of_process()?,
+            processes_max: upgrade.max_processes,
+            shards: shards.iter().map(ShardHandle::mail).cloned().collect(),
+            heritage,
+        }),
+        None => None,
+    };
     let control = Control::start(
         Arc::clone(&state),
         ControlOptions {
@@ -383,7 +386,7 @@ struct GracefulDrain {
 impl Server {
     /// Does what commands and updates ask until the process is to end.
     fn serve(&mut self, drain_time: Duration) -> Result<(), ServerError> {
-        background::give_way();
+        background::give_way(Share::Tenth);
         loop {
             let closes_at = self.drain.and_then(|drain| drain.closes_at);
             let over = closes_at.map_or_else(never, at);

@@ -26,7 +26,7 @@ use crossbeam_queue::ArrayQueue;
 use outrigger_xds::snapshot::access_log::Sink as Target;
 use thiserror::Error;
 
-use crate::background;
+use crate::background::{self, Share};
 use crate::stats::{AccessLogStats, FilesystemStats};
 
 /// Why a log could not be opened.
@@ -72,7 +72,7 @@ impl LogWriter {
         });
         let writer = Writer { receiver, shared: Arc::clone(&shared), log, files };
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            background::give_way();
+            background::give_way(Share::Equal);
             writer.run();
             // Dropped here, it tells `shutdown` that the thread is done, even after a panic.
             drop(end);

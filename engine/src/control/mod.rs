@@ -41,7 +41,7 @@ use services::inheritance::Legacy;
 pub use services::{PublishServices, ServicesError, ServicesOptions};
 pub use state::{BoundListener, Command, ControlState, Lifecycle, NotTaken};
 
-use crate::background;
+use crate::background::{self, Share};
 use crate::demo;
 
 /// What the control thread is to do.
@@ -151,7 +151,7 @@ impl Control {
         let thread = thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || {
-                background::give_way();
+                background::give_way(Share::Tenth);
                 let runtime = match Builder::new_current_thread().enable_all().build() {
                     Ok(runtime) => runtime,
                     Err(error) => return drop(ready.send(Err(ControlError::Start(error)))),

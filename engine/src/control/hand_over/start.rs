@@ -1,7 +1,8 @@
 //! Starting a successor: this process's own command line again, with its binary or another.
 //!
 //! The path is the one that this process was started by, since what is there now may be another file than the
-//! one that runs (which the kernel then calls deleted).
+//! one that runs (which the kernel then calls deleted). A thread of its own does it, whose niceness is that
+//! of whoever started this process: a successor inherits it, and must serve as this process did.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -11,17 +12,25 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
+use std::thread;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-use crate::background;
 
 /// How this process was started.
 #[derive(Clone, Debug)]
 pub struct Launch {
     program: PathBuf,
     arguments: Vec<OsString>,
+    starter: Sender<Start>,
+}
+
+/// Something to start, and where its process is told.
+#[derive(Debug)]
+struct Start {
+    command: Command,
+    child: Sender<io::Result<Child>>,
 }
 
 /// A successor that was started. It lives on when this is dropped.
@@ -37,12 +46,24 @@ pub(super) struct Started {
 pub(super) struct Handle(Arc<OwnedFd>);
 
 impl Launch {
-    /// As it was, for a process that has not changed its working directory.
-    pub fn of_process() -> Self {
+    /// As it was, for a process that has not changed its working directory, from a thread that gives way to
+    /// none ([`background`](crate::background)).
+    ///
+    /// # Errors
+    ///
+    /// There is no thread.
+    pub fn of_process() -> io::Result<Self> {
         let mut arguments = env::args_os();
         let name = arguments.next().unwrap_or_default();
         let search = env::var_os("PATH").unwrap_or_default();
-        Self { program: program(&name, &search), arguments: arguments.collect() }
+        Self::of(program(&name, &search), arguments.collect())
+    }
+
+    fn of(program: PathBuf, arguments: Vec<OsString>) -> io::Result<Self> {
+        // One at a time asks, and waits.
+        let (starter, starts) = bounded(1);
+        thread::Builder::new().name("starter".to_owned()).spawn(move || start_all(&starts))?;
+        Ok(Self { program, arguments, starter })
     }
 
     /// Starts another one. It is in no terminal's foreground, so that the end of this one is none of its
@@ -51,7 +72,10 @@ impl Launch {
         let program = binary.unwrap_or(&self.program);
         let mut command = Command::new(program);
         command.args(&self.arguments).process_group(0);
-        let child = background::start_as_equal(|| command.spawn());
+        let (child, started) = bounded(1);
+        // Nobody takes it only if its thread is gone, and then nobody answers.
+        let _gone = self.starter.send(Start { command, child });
+        let child = started.recv().unwrap_or_else(|_| Err(io::Error::other("its thread is gone")));
         let child = child.map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", program.display()))
         })?;
@@ -64,6 +88,14 @@ impl Launch {
             OwnedFd::from_raw_fd(descriptor as i32)
         };
         Ok(Started { child, descriptor: Arc::new(descriptor) })
+    }
+}
+
+/// Until nobody is left who could ask.
+fn start_all(starts: &Receiver<Start>) {
+    for Start { mut command, child } in starts {
+        // Whoever asks waits.
+        let _heard = child.send(command.spawn());
     }
 }
 
@@ -118,6 +150,7 @@ fn program(name: &OsStr, search: &OsStr) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::background::{self, Share};
 
     #[test]
     fn a_program_is_found_as_it_was_started() {
@@ -129,18 +162,33 @@ mod tests {
         assert_eq!(program("no such name".as_ref(), "/bin".as_ref()), own);
     }
 
+    fn launch(program: &str, arguments: &[&str]) -> Launch {
+        Launch::of(program.into(), arguments.iter().map(Into::into).collect()).unwrap()
+    }
+
     #[tokio::test]
     async fn one_that_ends_is_noticed_and_reaped() {
-        let launch =
-            Launch { program: "/bin/sh".into(), arguments: vec!["-c".into(), "exit 3".into()] };
-        let started = launch.start(None).unwrap();
+        let started = launch("/bin/sh", &["-c", "exit 3"]).start(None).unwrap();
         let pid = started.pid();
         assert_eq!(started.ended().await.unwrap().code(), Some(3));
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
-        let sleeping = Launch { program: "/bin/sleep".into(), arguments: vec!["60".into()] };
+        let sleeping = launch("/bin/sleep", &["60"]);
         let started = sleeping.start(None).unwrap();
         started.handle().kill();
         assert_eq!(started.ended().await.unwrap().code(), None);
         assert!(sleeping.start(Some(Path::new("/no/such/binary"))).is_err());
+    }
+
+    #[tokio::test]
+    async fn it_is_as_nice_as_this_process() {
+        let launch = launch("/bin/sh", &["-c", "exit $(nice)"]);
+        let niceness = launch.start(None).unwrap().ended().await.unwrap();
+        // From a thread that gave way, as the control thread does.
+        let asks = move || {
+            background::give_way(Share::Tenth);
+            launch.start(None).unwrap()
+        };
+        let started = thread::spawn(asks).join().unwrap();
+        assert_eq!(started.ended().await.unwrap(), niceness);
     }
 }

@@ -499,7 +499,9 @@ impl Configuration {
                 Watched::Extension(place, name) => {
                     let place = match place {
                         FilterPlace::Http => "http_filter",
-                        FilterPlace::Network | FilterPlace::Terminal => "network_filter",
+                        FilterPlace::Network | FilterPlace::Terminal | FilterPlace::Choice => {
+                            "network_filter"
+                        }
                     };
                     let family = format!("extension_config_discovery.{place}.{name}");
                     self.count_outcome(&family, ResourceType::ExtensionConfig, outcome);

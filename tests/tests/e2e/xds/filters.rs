@@ -522,9 +522,11 @@ fn w07_what_a_detection_chooses_comes_by_name() {
     let source = json!({"config_source": patient(ads()), "type_urls": [TCP_PROXY]});
     let filter = json!({"name": "ext", "config_discovery": source});
     let mut wanted = by_name(ads(), &json!({}));
+    // The server does not know the type.
     wanted["filter_chains"][0]["filters"][0] = json!({"name": "detection", "typed_config": {
-        "@type": "type.googleapis.com/outrigger.filters.network.protocol_detection.v1.ProtocolDetection",
-        "choices": [{"protocols": ["HTTP1"], "filter": filter}],
+        "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+        "type_url": "type.googleapis.com/outrigger.filters.network.protocol_detection.v1.ProtocolDetection",
+        "value": {"choices": [{"protocols": ["HTTP1"], "filter": filter}]},
     }});
     let mut scene = scene(Variant::Delta, wanted, &[], Some(proxy_to("a")));
     scene.world.put(CDS, eds_cluster("b", ads())).put(EDS, assignment("b", &[scene.b.address()]));

@@ -14,7 +14,7 @@ use outrigger_xds::bootstrap::Loaded;
 use outrigger_xds::client::ResourceType;
 use outrigger_xds::secrets::ServedSecret;
 use outrigger_xds::snapshot::{
-    Cluster, ConfigPlace, Extension, FilterChain, FilterDiscovery, FilterPlace, HttpFilterKind,
+    Cluster, ConfigPlace, FilterChain, FilterConfig, FilterDiscovery, FilterPlace, HttpFilterKind,
     Listener, Terminal,
 };
 use outrigger_xds::store::{
@@ -114,8 +114,8 @@ fn put(store: &mut Store, version: &str, config: Value) -> Result<(), String> {
     store.put(ECDS, &ConfigPlace::Ads, &incoming, &mut willing())
 }
 
-fn found(store: &Store) -> Option<&Arc<Extension>> {
-    store.snapshot().extensions.get("ext")
+fn found(store: &Store) -> Option<&Arc<FilterConfig>> {
+    store.snapshot().extensions.get("ext")?.as_ref()
 }
 
 /// The status that a fault filter answers with.
@@ -124,6 +124,14 @@ fn status(kind: Option<&HttpFilterKind>) -> Option<String> {
         HttpFilterKind::Fault(fault) => Some(format!("{:?}", fault.abort.as_ref().unwrap().with)),
         other => panic!("{other:?}"),
     }
+}
+
+/// A listener `second` with what the bootstrap's has, as a server sends it.
+fn second(base: &Value) -> Value {
+    let mut second = base["static_resources"]["listeners"][0].clone();
+    second["name"] = "second".into();
+    second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    second
 }
 
 fn asked(store: &mut Store) -> Vec<Interest> {
@@ -192,7 +200,7 @@ fn w_07_a_listener_waits_for_its_filters() {
     assert_eq!((&source.place, &**name), (&ConfigPlace::Ads, "ext"));
     put(&mut store, "1", fault(418)).unwrap();
     assert_eq!(store.listener_counts(), (1, 0));
-    assert!(found(&store).unwrap().exists);
+    assert!(found(&store).is_some());
     let own = || Watched::Extension(FilterPlace::Http, "ext".into());
     assert_eq!(
         store.take_outcomes(),
@@ -222,19 +230,64 @@ fn w_07_a_default_may_serve_at_once_or_when_nothing_comes() {
 }
 
 #[test]
-fn t_04_without_a_default_what_is_taken_away_stays() {
+fn t_04_without_a_default_nothing_is_left_of_what_is_taken_away() {
     let filter = discovered(json!({}));
     let filters = loaded(&bootstrap(std::slice::from_ref(&filter)));
-    assert!(discovery(&filters).http(None).is_none());
     let mut store = store(filter);
     put(&mut store, "1", fault(503)).unwrap();
-    store.absent(ECDS, &ConfigPlace::Ads, "ext");
-    let left = found(&store).unwrap();
-    assert!(!left.exists);
-    assert!(status(discovery(&filters).http(Some(left))).unwrap().contains("503"));
-    // The same again is no repetition.
+    store.take_outcomes();
+    store.remove(ECDS, &ConfigPlace::Ads, "ext");
+    assert!(discovery(&filters).http(found(&store).map(|it| &**it)).is_none());
+    // The listener goes on: it is its requests that get no further.
+    assert_eq!(store.listener_counts(), (1, 0));
+    let own = Watched::Extension(FilterPlace::Http, "ext".into());
+    assert_eq!(store.take_outcomes(), [(own, Outcome::Reloaded)]);
+    // To say it again says nothing, and the same filter again is no repetition.
+    store.remove(ECDS, &ConfigPlace::Ads, "ext");
+    assert_eq!(store.take_outcomes(), []);
     put(&mut store, "1", fault(503)).unwrap();
-    assert!(found(&store).unwrap().exists);
+    let again = discovery(&filters).http(found(&store).map(|it| &**it));
+    assert!(status(again).unwrap().contains("503"));
+}
+
+#[test]
+fn v_03_a_listener_that_does_not_list_the_type_has_its_default_or_nothing() {
+    let mut store = store(discovered(json!({})));
+    put(&mut store, "1", fault(418)).unwrap();
+    for (version, default) in [("1", None), ("2", Some(any(CORS)))] {
+        let mut filter =
+            discovered(json!({ "type_urls": [format!("type.googleapis.com/{CORS}")] }));
+        if let Some(default) = &default {
+            filter["config_discovery"]["default_config"] = default.clone();
+        }
+        store.take_outcomes();
+        let listener = incoming(&store, version, second(&bootstrap(&[filter])));
+        store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut willing()).unwrap();
+        assert_eq!(store.listener_counts(), (2, 0));
+        let served = &store.snapshot().listeners;
+        let filters = [&served[0], &served[1]].map(|listener| {
+            let managers = listener.managers();
+            let wanted = managers[0].filters[0].discovery().unwrap();
+            let kind = wanted.http(wanted.known(&store.snapshot().extensions));
+            kind.map(|kind| matches!(kind, HttpFilterKind::Cors))
+        });
+        assert_eq!(filters, [Some(false), default.map(|_| true)]);
+        // It is counted, told and shown.
+        let own = Watched::Extension(FilterPlace::Http, "ext".into());
+        assert_eq!(store.take_outcomes(), [(own, Outcome::Conflicts)]);
+        let text = format!("is of type {FAULT}, which type_urls of listener second does not list");
+        assert!(store.take_remarks().iter().any(|remark| remark.contains(&text)));
+        let (_, shown) = store.extensions().next().unwrap();
+        assert!(shown.error.unwrap().text.starts_with(&text));
+    }
+    // What one of the two lists alone is refused, whichever it is.
+    for wrong in [fault(503), any(CORS)] {
+        assert!(put(&mut store, "2", wrong).unwrap_err().contains("does not list"));
+    }
+    // It ends with the listener that says so.
+    store.remove(ResourceType::Listener, &ConfigPlace::Ads, "second");
+    put(&mut store, "2", fault(418)).unwrap();
+    assert!(store.extensions().next().unwrap().1.error.is_none());
 }
 
 #[test]
@@ -265,23 +318,10 @@ fn i_08_a_filter_that_nobody_names_is_dropped() {
     let mut store = store(discovered(json!({})));
     put(&mut store, "1", fault(418)).unwrap();
     asked(&mut store);
-    let mut second = bootstrap(&[set(&discovered(json!({})), "/name", json!("other"))])
-        ["static_resources"]["listeners"][0]
-        .clone();
-    second["name"] = "second".into();
-    second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
-    let listener = incoming(&store, "1", second.clone());
+    let second = second(&bootstrap(&[set(&discovered(json!({})), "/name", json!("other"))]));
+    let listener = incoming(&store, "1", second);
     store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut willing()).unwrap();
     assert!(matches!(&asked(&mut store)[..], [Interest::One(_, _, name)] if **name == *"other"));
-    // A listener that would use a filter as what it is known not to be is refused.
-    let filters = "/filter_chains/0/filters/0/typed_config/http_filters/0";
-    let cors = format!("type.googleapis.com/{CORS}");
-    let wrong = set(&second, filters, discovered(json!({ "type_urls": [cors] })));
-    let wrong = incoming(&store, "2", wrong);
-    assert_eq!(
-        store.put(ResourceType::Listener, &ConfigPlace::Ads, &wrong, &mut willing()).unwrap_err(),
-        format!("filter ext: is of type {FAULT}, which type_urls does not list")
-    );
     store.remove(ResourceType::Listener, &ConfigPlace::Ads, "second");
     assert!(matches!(&asked(&mut store)[..], [Interest::None(_, _, name)] if **name == *"other"));
     assert_eq!(store.extensions().count(), 1);
@@ -413,11 +453,7 @@ fn section_5_what_comes_by_name_stands_where_it_may() {
         "typed_config: with it, filter other of listener web is there twice"
     );
     // The same when the listener comes after them.
-    let mut second =
-        bootstrap(&[web.clone(), named("ext", json!({}))])["static_resources"]["listeners"][0]
-            .clone();
-    second["name"] = "second".into();
-    second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    let second = second(&bootstrap(&[web.clone(), named("ext", json!({}))]));
     let listener = incoming(&store, "1", second);
     assert_eq!(
         store
@@ -453,11 +489,12 @@ fn section_5_whatever_a_listener_may_hold_comes_by_name() {
         let holder = json!({ "type_url": format!("type.googleapis.com/{kind}"), "value": fields });
         let wrapped = any_with("xds.type.v3.TypedStruct", holder);
         put(&mut store, &format!("{version}b"), wrapped).unwrap();
-        assert!(found(&store).unwrap().last.is_some());
+        assert_eq!(&*found(&store).unwrap().kind, kind);
     }
 }
 
 const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const DETECTION: &str = "outrigger.filters.network.protocol_detection.v1.ProtocolDetection";
 const MANAGER: &str =
     "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
@@ -496,7 +533,11 @@ fn chain(store: &Store) -> &Arc<FilterChain> {
 
 /// What it ends in.
 fn prefix(store: &Store) -> &str {
-    match &chain(store).terminal {
+    label(&chain(store).terminal)
+}
+
+fn label(terminal: &Terminal) -> &str {
+    match terminal {
         Terminal::Tcp(proxy) => &proxy.stat_prefix,
         Terminal::Http(_) => "http",
         Terminal::Missing => "missing",
@@ -546,10 +587,9 @@ fn w_07_a_listener_waits_for_its_last_filter_and_follows_it() {
 #[test]
 fn section_3_where_a_last_filter_by_name_may_stand() {
     let at = "Listener web: filter_chains[0].filters[0]";
-    let detection = "outrigger.filters.network.protocol_detection.v1.ProtocolDetection";
     let rpc = "outrigger.filters.network.rpc_proxy.v1.RpcProxy";
     let dubbo = "envoy.extensions.filters.network.dubbo_proxy.v3.DubboProxy";
-    loaded(&last(&[TCP_PROXY, MANAGER, rpc, dubbo, detection], json!({})));
+    loaded(&last(&[TCP_PROXY, MANAGER, rpc, dubbo, DETECTION], json!({})));
     let cors = refusal(&last(&[CORS], json!({})));
     assert!(cors.starts_with(&format!("{at}.config_discovery.type_urls[0]: ")), "{cors}");
     let default = json!({ "default_config": manager("t") });
@@ -566,12 +606,94 @@ fn section_3_where_a_last_filter_by_name_may_stand() {
     let stats = set(&in_front(&[STATS], json!({})), "/name", json!("stats"));
     let both = with_filters(json!([stats, in_front(&[TCP_PROXY], json!({}))]));
     assert_eq!(begin(&both).cold(), ["listener web: filter stats", "listener web: filter ext"]);
-    let chosen = json!({ "choices": [{ "protocols": ["HTTP1"],
-        "filter": in_front(&[TCP_PROXY], json!({})) }] });
-    let chosen = json!([{ "name": "choice", "typed_config": any_with(detection, chosen) }]);
-    assert!(refusal(&with_filters(chosen)).ends_with(
-        "choices[0].filter.config_discovery: what a detection chooses cannot come by name"
-    ));
+    for (types, more, text) in [
+        ([DETECTION], json!({}), "type_urls[0]: a detection cannot hold another"),
+        ([STATS], json!({}), "type_urls[0]: the last filter must be a terminal one"),
+    ] {
+        let chosen = refusal(&chosen_by_name("HTTP1", in_front(&types, more)));
+        assert!(
+            chosen.ends_with(&format!("choices[0].filter.config_discovery.{text}")),
+            "{chosen}"
+        );
+    }
+    let default = in_front(&[MANAGER], json!({ "default_config": manager("t") }));
+    let mute = refusal(&chosen_by_name("BOLT", default));
+    assert!(mute.ends_with("choices[0].protocols[0]: is not what the filter speaks"), "{mute}");
+}
+
+/// A detection with one choice.
+fn detection(protocol: &str, filter: Value) -> Value {
+    let choices = json!([{ "protocols": [protocol], "filter": filter }]);
+    let fallback = json!({ "name": "tcp", "typed_config": tcp_proxy("fallback") });
+    any_with(DETECTION, json!({ "choices": choices, "fallback": fallback }))
+}
+
+/// A listener that ends in one.
+fn chosen_by_name(protocol: &str, filter: Value) -> Value {
+    with_filters(json!([{ "name": "choice", "typed_config": detection(protocol, filter) }]))
+}
+
+/// What the choice of a detection, and its fallback, are.
+fn chosen(store: &Store) -> [&str; 2] {
+    let Terminal::Detect(detection) = &chain(store).terminal else { panic!() };
+    [&detection.choices[0].1, detection.fallback.as_deref().unwrap()].map(label)
+}
+
+#[test]
+fn section_3_what_a_detection_chooses_comes_by_name() {
+    let rpc = "outrigger.filters.network.rpc_proxy.v1.RpcProxy";
+    let mut store =
+        begin(&chosen_by_name("HTTP1", in_front(&[TCP_PROXY, MANAGER, rpc], json!({}))));
+    assert_eq!(store.cold(), ["listener web: filter ext"]);
+    put(&mut store, "1", tcp_proxy("one")).unwrap();
+    assert_eq!((store.listener_counts(), chosen(&store)), ((1, 0), ["one", "fallback"]));
+    let own = || Watched::Extension(FilterPlace::Choice, "ext".into());
+    let outcomes = [Outcome::Asked, Outcome::Reloaded, Outcome::Accepted];
+    assert_eq!(store.take_outcomes(), outcomes.map(|it| (own(), it)));
+    store.take_changes();
+    // Another one is another chain, to which the connections of the first belong.
+    let first = Arc::clone(chain(&store));
+    put(&mut store, "2", tcp_proxy("two")).unwrap();
+    assert_eq!(chosen(&store), ["two", "fallback"]);
+    assert!(chain(&store).follows(&first) && !Arc::ptr_eq(chain(&store), &first));
+    assert_eq!(store.take_changes().unwrap().listeners.len(), 1);
+    // The same again is not, nor is one that could only fail.
+    put(&mut store, "3", tcp_proxy("two")).unwrap();
+    let table = json!({ "routes": [{ "match": {}, "route": { "cluster": "app" } }] });
+    let bolt = json!({ "stat_prefix": "bolt", "bolt": {}, "route_config": table });
+    assert_eq!(
+        put(&mut store, "4", any_with(rpc, bolt)).unwrap_err(),
+        "typed_config: with it, listener web: filter_chains: one has a filter that does not speak \
+         what it is chosen for"
+    );
+    assert!(store.take_changes().is_none());
+    // A manager waits for its routes, and T-04: nothing is left of what is taken away.
+    put(&mut store, "5", manager("t")).unwrap();
+    assert_eq!(store.cold(), ["listener web: routes t"]);
+    store.never_came(ResourceType::RouteConfiguration, &ConfigPlace::Ads, "t");
+    assert_eq!(chosen(&store), ["http", "fallback"]);
+    store.remove(ECDS, &ConfigPlace::Ads, "ext");
+    store.replace_withdrawn(&mut willing());
+    assert_eq!((store.listener_counts(), chosen(&store)), ((1, 0), ["missing", "fallback"]));
+    assert!(!store.snapshot().names_table("t"));
+}
+
+#[test]
+fn section_3_a_detection_by_name_chooses_what_comes_by_name() {
+    let mut store = begin(&last(&[DETECTION], json!({})));
+    let named = |name: &str| {
+        detection("HTTP1", set(&in_front(&[TCP_PROXY], json!({})), "/name", json!(name)))
+    };
+    assert_eq!(
+        put(&mut store, "1", named("ext")).unwrap_err(),
+        "typed_config: has itself as a filter"
+    );
+    put(&mut store, "2", named("other")).unwrap();
+    assert_eq!(store.cold(), ["listener web: filter other"]);
+    let other = set(&extension(tcp_proxy("one")), "/name", json!("other"));
+    let other = incoming(&store, "1", other);
+    store.put(ECDS, &ConfigPlace::Ads, &other, &mut willing()).unwrap();
+    assert_eq!((store.listener_counts(), chosen(&store)), ((1, 0), ["one", "fallback"]));
 }
 
 #[test]
@@ -602,16 +724,21 @@ fn w_07_a_last_filter_has_a_default() {
 }
 
 #[test]
-fn t_04_a_last_filter_without_default_stays_and_one_that_never_came_is_missing() {
+fn t_04_a_last_filter_without_default_that_never_came_or_was_taken_away_is_missing() {
     let mut store = begin(&last(&[TCP_PROXY], json!({})));
     store.never_came(ECDS, &ConfigPlace::Ads, "ext");
     assert_eq!((store.listener_counts(), prefix(&store)), ((1, 0), "missing"));
     assert!(chain(&store).lacks_filter(&store.snapshot().extensions));
     put(&mut store, "1", tcp_proxy("one")).unwrap();
+    let first = Arc::clone(chain(&store));
     assert_eq!(prefix(&store), "one");
+    store.take_changes();
     store.remove(ECDS, &ConfigPlace::Ads, "ext");
     store.replace_withdrawn(&mut willing());
-    assert_eq!(prefix(&store), "one");
+    assert_eq!((store.listener_counts(), prefix(&store)), ((1, 0), "missing"));
+    // Connections of the chain before stay.
+    assert!(chain(&store).follows(&first));
+    assert_eq!(store.take_changes().unwrap().listeners.len(), 1);
 }
 
 #[test]
@@ -642,9 +769,7 @@ fn w_07_a_manager_by_name_waits_for_its_routes_and_the_one_before_serves() {
 fn v_03_what_the_process_cannot_do_is_refused_and_a_new_listener_has_what_is_known() {
     let mut store = begin(&last(&[TCP_PROXY], json!({})));
     put(&mut store, "1", tcp_proxy("one")).unwrap();
-    let mut second = last(&[TCP_PROXY], json!({}))["static_resources"]["listeners"][0].clone();
-    second["name"] = "second".into();
-    second["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+    let second = second(&last(&[TCP_PROXY], json!({})));
     let listener = incoming(&store, "1", second.clone());
     store.put(ResourceType::Listener, &ConfigPlace::Ads, &listener, &mut willing()).unwrap();
     let names = |store: &Store| {
@@ -670,13 +795,12 @@ fn v_03_what_the_process_cannot_do_is_refused_and_a_new_listener_has_what_is_kno
     put(&mut store, "3", tcp_proxy("two")).unwrap();
     assert_eq!(names(&store), ["two", "two"]);
     store.take_outcomes();
-    // A listener that would have it as what it is not is refused, and that is counted.
+    // A listener that does not list what it is has nothing of it, and that is counted.
     let types = "/filter_chains/0/filters/0/config_discovery/type_urls";
     let wrong = set(&second, types, json!([format!("type.googleapis.com/{MANAGER}")]));
     let wrong = incoming(&store, "2", wrong);
-    assert_eq!(
-        store.put(ResourceType::Listener, &ConfigPlace::Ads, &wrong, &mut willing()).unwrap_err(),
-        format!("filter ext: is of type {TCP_PROXY}, which type_urls does not list")
-    );
+    store.put(ResourceType::Listener, &ConfigPlace::Ads, &wrong, &mut willing()).unwrap();
+    let second = &store.snapshot().listeners[1];
+    assert!(matches!(second.filter_chains.iter().next().unwrap().terminal, Terminal::Missing));
     assert_eq!(store.take_outcomes(), [(own(), Outcome::Conflicts)]);
 }

@@ -109,9 +109,12 @@ impl Scene {
         let kind = ResourceType::ScopedRouteConfiguration;
         let place = place("/scopes");
         let all: Vec<_> = scopes.iter().map(|scope| self.incoming(SCOPE, scope)).collect();
-        self.store.expect(kind, &place, all.iter().map(|incoming| &*incoming.name));
         let put = all.iter().map(|it| self.store.put(kind, &place, it, &mut Nothing));
-        let outcome = put.collect();
+        let mut outcome: Vec<_> = put.collect();
+        let mut refused = self.store.judge_together(kind, &place);
+        for (incoming, outcome) in all.iter().zip(&mut outcome) {
+            *outcome = refused.remove(&*incoming.name).map_or(outcome.clone(), Err);
+        }
         self.store.answered(kind, &place);
         outcome
     }
@@ -313,9 +316,23 @@ fn v_02_and_v_03_a_key_is_one_scopes() {
     let taken = Err("key: is that of scope \"b\", too".to_owned());
     assert_eq!(scene.put(&[inline_scope("a", &["b"], 203)]), [taken]);
     assert_eq!((scene.status_of("a"), scene.status_of("b")), (Some(201), Some(202)));
-    let twice = [inline_scope("c", &["c"], 204), inline_scope("d", &["c"], 205)];
-    assert_eq!(scene.put(&twice)[1], Err("key: is that of scope \"c\", too".to_owned()));
-    assert_eq!(scene.status_of("c"), Some(204));
+    // Of two with one key neither is taken, and what is good beside them is.
+    let is_of = |name: &str| Err(format!("key: is that of scope {name:?}, too"));
+    let twice = [("c", "c", 204), ("a", "f", 203), ("d", "c", 205)]
+        .map(|(name, key, status)| inline_scope(name, &[key], status));
+    assert_eq!(scene.put(&twice), [is_of("d"), Ok(()), is_of("c")]);
+    assert_eq!((scene.status_of("c"), scene.status_of("f")), (None, Some(203)));
+    let errors = scene.store.scopes().next().unwrap().2.into_iter().map(|shown| shown.error);
+    assert_eq!(errors.flatten().count(), 2);
+    // Who is refused keeps its key, which those who would have it don't get, and so on.
+    let chain =
+        [("c", "c", 204), ("d", "c", 205), ("a", "c", 206), ("b", "f", 207), ("e", "b", 208)]
+            .map(|(name, key, status)| inline_scope(name, &[key], status));
+    let refused = [is_of("a"), is_of("a"), is_of("c"), is_of("a"), is_of("b")];
+    assert_eq!(scene.put(&chain), refused);
+    assert_eq!((scene.status_of("f"), scene.status_of("b")), (Some(203), Some(202)));
+    assert_eq!(scene.status_of("c"), None);
+    scene.put(std::slice::from_ref(&a));
     // Scopes change places within a response.
     let swap = [inline_scope("a", &["b"], 206), inline_scope("b", &["a"], 207)];
     assert_eq!(scene.put(&swap), [Ok(()), Ok(())]);
@@ -324,11 +341,8 @@ fn v_02_and_v_03_a_key_is_one_scopes() {
     for order in [[0, 1], [1, 0]] {
         let both = [inline_scope("e", &["a"], 208), swap[1].clone()];
         let outcome = scene.put(&order.map(|at| both[at].clone()));
-        assert_eq!(outcome.iter().filter(|one| one.is_err()).count(), 1, "{order:?}");
-        let owner = scene.status_of("a");
-        assert!(matches!(owner, Some(207 | 208)), "{owner:?}");
-        scene.remove("e");
-        scene.put(&swap);
+        assert_eq!(order.map(|at| outcome[at].clone()), [is_of("b"), Ok(())]);
+        assert_eq!(scene.status_of("a"), Some(207));
     }
     // A key that was given up can be taken.
     scene.remove("a");
@@ -521,6 +535,9 @@ fn scopes_are_counted_and_what_servers_say_of_them() {
     assert_eq!(counts(&mut scene), (2, 2, 1));
     scene.remove("one");
     assert_eq!(counts(&mut scene), (1, 1, 0));
+    assert_eq!(outcomes(&mut scene), []);
+    scene.put(&[]);
+    assert_eq!(outcomes(&mut scene), [Outcome::Accepted, Outcome::Empty]);
     scene.store.answered(ResourceType::ScopedRouteConfiguration, &place("/scopes"));
     assert_eq!(outcomes(&mut scene), [Outcome::TimedOut]);
 }

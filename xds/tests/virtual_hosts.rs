@@ -271,6 +271,9 @@ fn virtual_hosts_are_counted_and_shown_with_their_table() {
     assert_eq!(outcomes(&mut scene), []);
     scene.put(&[("t/a", host("a", &["own.test"], 204))], &[]);
     assert_eq!(outcomes(&mut scene), [Outcome::Refused]);
+    scene.0.take_changes();
+    scene.put(&[], &[]);
+    assert_eq!(outcomes(&mut scene), [Outcome::Accepted, Outcome::Empty]);
     let shown: Vec<Shown> = scene.0.whole_route_tables().collect();
     let json = scene.0.show(ResourceType::RouteConfiguration, shown[0].record.as_ref().unwrap());
     let hosts = json["virtual_hosts"].as_array().unwrap();

@@ -339,8 +339,11 @@ impl Arrival {
                 rpc.serve(&self.shard, admitted);
                 Next::Over
             }
-            // Nobody is admitted to what is not there.
-            TerminalRuntime::Missing => Next::Over,
+            // A detection has chosen what is not there.
+            TerminalRuntime::Missing => {
+                self.listener.stats.network_extension_config_missing.inc();
+                Next::Over
+            }
             TerminalRuntime::Detect(detection) => {
                 admitted.transport.start();
                 self.deadline = after(self.shard.clock.now(), Some(detection.config.timeout));

@@ -753,6 +753,8 @@ stat_set! {
         levels {
             /// A hash of the last version that was taken whole.
             version,
+            /// When something was last taken, since the epoch, in milliseconds.
+            update_time,
         }
         histograms {}
     }
@@ -763,10 +765,14 @@ stat_set! {
     /// `http.<prefix>.scoped_rds.<name>.`: what came of routes, beside what [`DiscoveryStats`] says. Written by
     /// the control thread.
     pub struct ReloadStats {
-        counters { config_reload }
+        counters {
+            config_reload,
+            /// Responses that said that there is nothing.
+            update_empty,
+        }
         gauges {}
         levels {
-            /// When that was last counted, since the epoch.
+            /// When the former was last counted, since the epoch.
             config_reload_time_ms,
         }
         histograms {}
@@ -798,7 +804,7 @@ stat_set! {
             config_reload,
             /// Configurations that were refused, could not be read, or did not come in time.
             config_fail,
-            /// Listeners that were refused because the filter is known to be what they do not allow.
+            /// Listeners that do not list the type that the filter is known to be of.
             config_conflict,
         }
         gauges {}

@@ -1,18 +1,23 @@
 //! ProtocolDetection: which filter serves a connection, by its first bytes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::compile::{Context, invalid, terminal};
+use crate::compile::terminal::{self, Last};
+use crate::compile::{Context, invalid};
 use crate::fault::{Found, Trail};
-use crate::snapshot::{Codec, DetectedProtocol, ProtocolDetection, RpcProtocol, Terminal};
+use crate::snapshot::{
+    Codec, DetectedProtocol, FilterDiscovery, ProtocolDetection, RpcProtocol, Terminal,
+};
 use crate::view::View;
 
 pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<ProtocolDetection, Found> {
     let mut choices: Vec<(DetectedProtocol, Terminal)> = Vec::new();
+    let mut by_name: Vec<(usize, Arc<FilterDiscovery>)> = Vec::new();
     for choice in view.messages("choices") {
         let protocols = protocols(&choice)?;
         let Some(filter) = choice.message("filter") else { return Err(choice.required("filter")) };
-        let terminal = terminal::detected(&filter, context)?;
+        let Last { terminal, discovered } = terminal::detected(&filter, context)?;
         for (protocol, at) in protocols {
             if choices.iter().any(|(other, _)| *other == protocol) {
                 return Err(invalid(at, "is there twice"));
@@ -20,6 +25,7 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<Protocol
             if !speaks(&terminal, protocol) {
                 return Err(invalid(at, "is not what the filter speaks"));
             }
+            by_name.extend(discovered.iter().map(|wanted| (choices.len(), Arc::clone(wanted))));
             choices.push((protocol, terminal.clone()));
         }
     }
@@ -27,12 +33,17 @@ pub(crate) fn compile(view: &View<'_>, context: &Context<'_>) -> Result<Protocol
         return Err(view.required("choices"));
     }
     let fallback = match view.message("fallback") {
-        Some(filter) => Some(Box::new(terminal::detected(&filter, context)?)),
+        Some(filter) => {
+            let Last { terminal, discovered } = terminal::detected(&filter, context)?;
+            by_name.extend(discovered.map(|wanted| (choices.len(), wanted)));
+            Some(Box::new(terminal))
+        }
         None => None,
     };
     Ok(ProtocolDetection {
         choices: choices.into(),
         fallback,
+        discovered: by_name.into(),
         timeout: view.positive_duration("timeout")?.unwrap_or(TIMEOUT),
     })
 }
@@ -53,7 +64,18 @@ fn protocols(choice: &View<'_>) -> Result<Vec<(DetectedProtocol, Trail)>, Found>
     if protocols.is_empty() { Err(choice.required("protocols")) } else { Ok(protocols) }
 }
 
-/// A choice that its filter could only fail on is a mistake.
+/// Whether the last filter of a chain chooses one that can't serve what it is chosen for, now that names
+/// stand for something.
+pub(crate) fn is_mistaken(terminal: &Terminal) -> bool {
+    match terminal {
+        Terminal::Detect(detection) => {
+            detection.choices.iter().any(|(protocol, choice)| !speaks(choice, *protocol))
+        }
+        _ => false,
+    }
+}
+
+/// A choice that its filter could only fail on is a mistake; one that is to come is none yet.
 fn speaks(terminal: &Terminal, protocol: DetectedProtocol) -> bool {
     use DetectedProtocol as Detected;
     match terminal {
@@ -68,7 +90,8 @@ fn speaks(terminal: &Terminal, protocol: DetectedProtocol) -> bool {
             RpcProtocol::Dubbo => protocol == Detected::Dubbo,
             RpcProtocol::Hsf { .. } => protocol == Detected::Hsf,
         },
-        Terminal::Detect(_) | Terminal::Missing => false,
+        Terminal::Missing => true,
+        Terminal::Detect(_) => false,
     }
 }
 

@@ -54,14 +54,11 @@ pub(crate) fn compile(
     }))
 }
 
-/// A configuration that came by name (TypedExtensionConfig), and the full name of its type.
-pub(crate) fn extension(
-    view: &View<'_>,
-    context: &Context<'_>,
-) -> Result<(FilterConfig, String), Found> {
+/// A configuration that came by name (TypedExtensionConfig).
+pub(crate) fn extension(view: &View<'_>, context: &Context<'_>) -> Result<FilterConfig, Found> {
     view.required_text("name")?;
     let unpacked = view.unpack("typed_config")?.ok_or_else(|| view.required("typed_config"))?;
-    Ok((config(&unpacked, view.schema(), context)?, unpacked.kind()))
+    config(&unpacked, view.schema(), context)
 }
 
 /// What it is wherever it may stand, which is somewhere.
@@ -84,7 +81,7 @@ fn config(
         true => Some(http::kind(unpacked, schema, context)?),
         false => None,
     };
-    Ok(FilterConfig { http, network, terminal })
+    Ok(FilterConfig { kind: kind.into(), http, network, terminal })
 }
 
 fn types(
@@ -106,8 +103,10 @@ fn types(
             return Err(invalid(at, "the router cannot come by name"));
         } else if place == FilterPlace::Network && terminal::is_last(name) {
             return Err(invalid(at, "a terminal filter must be the last"));
-        } else if place == FilterPlace::Terminal && known(FilterPlace::Network).contains(&name) {
+        } else if place != FilterPlace::Http && known(FilterPlace::Network).contains(&name) {
             return Err(invalid(at, "the last filter must be a terminal one"));
+        } else if place == FilterPlace::Choice && terminal::is_last(name) {
+            return Err(invalid(at, "a detection cannot hold another"));
         } else if is_skippable {
             context.notes.ignore(at, "optional, and not supported");
         } else {
@@ -123,6 +122,7 @@ fn known(place: FilterPlace) -> &'static [&'static str] {
         FilterPlace::Http => &HTTP,
         FilterPlace::Network => &NETWORK,
         FilterPlace::Terminal => &terminal::LAST,
+        FilterPlace::Choice => &terminal::OWNERS,
     }
 }
 

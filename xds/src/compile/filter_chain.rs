@@ -90,7 +90,8 @@ fn filter_chain(
     let terminal::Front { istio_stats, discovered } = terminal::before_last(others, context)?;
     let terminal::Last { terminal, discovered: discovered_terminal } =
         terminal::last(last, context)?;
-    if istio_stats.is_some() && discovered_terminal.is_none() && !has_tcp_proxy(&terminal) {
+    let comes_by_name = discovered_terminal.is_some() || terminal.discovered().next().is_some();
+    if istio_stats.is_some() && !comes_by_name && !has_tcp_proxy(&terminal) {
         context
             .notes
             .advise(view.at("filters"), "istio.stats counts connections of tcp_proxy only");

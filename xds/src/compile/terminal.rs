@@ -20,14 +20,15 @@ pub(crate) struct Last {
 /// The last filter of a filter chain: listener.v3.Filter.
 pub(crate) fn last(filter: &View<'_>, context: &Context<'_>) -> Result<Last, Found> {
     if filter.has("config_discovery") {
-        let wanted = discovery::compile(filter, FilterPlace::Terminal, false, context)?;
-        let terminal = wanted.as_ref().and_then(|wanted| wanted.terminal(None)).cloned();
-        return Ok(Last {
-            terminal: terminal.unwrap_or(Terminal::Missing),
-            discovered: wanted.map(Arc::new),
-        });
+        return by_name(filter, FilterPlace::Terminal, context);
     }
     Ok(Last { terminal: of(&unpack(filter)?, filter.schema(), context)?, discovered: None })
+}
+
+fn by_name(filter: &View<'_>, place: FilterPlace, context: &Context<'_>) -> Result<Last, Found> {
+    let wanted = discovery::compile(filter, place, false, context)?;
+    let terminal = wanted.as_ref().and_then(|wanted| wanted.terminal(None)).cloned();
+    Ok(Last { terminal: terminal.unwrap_or(Terminal::Missing), discovered: wanted.map(Arc::new) })
 }
 
 /// A filter that may be the last, whose configuration is there.
@@ -112,21 +113,19 @@ pub(crate) fn note_metadata_exchange(at: Trail, context: &Context<'_>) {
 }
 
 /// A filter that a detection chooses: any but another detection.
-pub(crate) fn detected(filter: &View<'_>, context: &Context<'_>) -> Result<Terminal, Found> {
+pub(crate) fn detected(filter: &View<'_>, context: &Context<'_>) -> Result<Last, Found> {
+    if filter.has("config_discovery") {
+        return by_name(filter, FilterPlace::Choice, context);
+    }
     let unpacked = unpack(filter)?;
     if unpacked.kind() == PROTOCOL_DETECTION {
         return Err(filter.invalid("typed_config", "a detection cannot hold another"));
     }
-    owner(&unpacked, filter.schema(), context)
+    Ok(Last { terminal: owner(&unpacked, filter.schema(), context)?, discovered: None })
 }
 
 fn unpack(filter: &View<'_>) -> Result<Unpacked, Found> {
     filter.required_text("name")?;
-    if filter.has("config_discovery") {
-        return Err(
-            filter.invalid("config_discovery", "what a detection chooses cannot come by name")
-        );
-    }
     filter.unpack("typed_config")?.ok_or_else(|| filter.required("typed_config"))
 }
 
@@ -145,6 +144,9 @@ fn owner(unpacked: &Unpacked, schema: &Schema, context: &Context<'_>) -> Result<
 /// The types of those that may be the last.
 pub(crate) const LAST: [&str; 5] =
     [HTTP_CONNECTION_MANAGER, TCP_PROXY, RPC_PROXY, DUBBO_PROXY, PROTOCOL_DETECTION];
+
+/// Those of them that a detection may choose.
+pub(crate) const OWNERS: [&str; 4] = [HTTP_CONNECTION_MANAGER, TCP_PROXY, RPC_PROXY, DUBBO_PROXY];
 
 pub(crate) const METADATA_EXCHANGE: &str = "envoy.tcp.metadataexchange.config.MetadataExchange";
 const HTTP_CONNECTION_MANAGER: &str =

@@ -2,7 +2,7 @@
 //! chains.
 //!
 //! One configuration may serve many filters, in all places where its type may stand. Invariant: a filter
-//! is only ever given what it may be, since servers are refused what is of another type.
+//! is only ever what it may be: one of another type is none for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,11 +40,15 @@ pub enum FilterPlace {
     Network,
     /// In a filter chain, as its last.
     Terminal,
+    /// In a protocol detection, which chooses it.
+    Choice,
 }
 
 /// What a configuration is in each place where its type may stand.
 #[derive(Debug, Clone)]
 pub struct FilterConfig {
+    /// The full name of its type.
+    pub kind: Box<str>,
     /// As a filter of HTTP.
     pub http: Option<HttpFilterKind>,
     /// As a filter of connections that is not the last.
@@ -62,44 +66,49 @@ pub enum NetworkFilter {
     MetadataExchange,
 }
 
-/// A filter's configuration as servers last sent it.
-#[derive(Debug, Clone)]
-pub struct Extension {
-    /// Nothing before any was accepted.
-    pub last: Option<FilterConfig>,
-    /// False: a server says that there is none any more, or never was.
-    pub exists: bool,
-}
-
-/// Those that listeners refer to. One that is not there was not answered yet.
-pub type Extensions = HashMap<Box<str>, Arc<Extension>>;
+/// Those that listeners refer to, as servers last sent them; nothing where there is none any more, or
+/// never was. One that is not there was not answered yet.
+pub type Extensions = HashMap<Box<str>, Option<Arc<FilterConfig>>>;
 
 impl FilterDiscovery {
-    /// What the filter is. One that was taken away gives way to the default, and without a default stays:
-    /// what protects does not end with its configuration. Nothing where there has never been any.
-    fn resolve<'a>(&'a self, extension: Option<&'a Extension>) -> Option<&'a FilterConfig> {
-        let last = extension.and_then(|extension| extension.last.as_ref());
-        match extension {
-            Some(Extension { exists: true, .. }) => last,
-            _ => self.default.as_ref().or(last),
-        }
+    /// Whether it may be of the type of this configuration.
+    #[must_use]
+    pub fn may_be(&self, config: &FilterConfig) -> bool {
+        self.types.contains(&config.kind)
+    }
+
+    /// What the filter is, where servers say that of it: the default where they have nothing, or
+    /// nothing any more.
+    fn resolve<'a>(&'a self, known: Option<&'a FilterConfig>) -> Option<&'a FilterConfig> {
+        known.filter(|known| self.may_be(known)).or(self.default.as_ref())
     }
 
     /// What the filter of a connection manager is, by what servers say of it.
     #[must_use]
-    pub fn http<'a>(&'a self, extension: Option<&'a Extension>) -> Option<&'a HttpFilterKind> {
-        self.resolve(extension)?.http.as_ref()
+    pub fn http<'a>(&'a self, known: Option<&'a FilterConfig>) -> Option<&'a HttpFilterKind> {
+        self.resolve(known)?.http.as_ref()
     }
 
-    /// What the last filter of a chain is, by what servers say of it.
+    /// What the last filter of a chain is.
     #[must_use]
-    pub fn terminal<'a>(&'a self, extension: Option<&'a Extension>) -> Option<&'a Terminal> {
-        self.resolve(extension)?.terminal.as_ref()
+    pub fn terminal<'a>(&'a self, known: Option<&'a FilterConfig>) -> Option<&'a Terminal> {
+        self.resolve(known)?.terminal.as_ref()
     }
 
-    /// What the filter in front of a chain's last is, by what servers say of it.
+    /// The same by all that servers say.
+    pub(super) fn last<'a>(&'a self, extensions: &'a Extensions) -> &'a Terminal {
+        self.terminal(self.known(extensions)).unwrap_or(&Terminal::Missing)
+    }
+
+    /// What the filter in front of a chain's last is.
     #[must_use]
-    pub fn network<'a>(&'a self, extension: Option<&'a Extension>) -> Option<&'a NetworkFilter> {
-        self.resolve(extension)?.network.as_ref()
+    pub fn network<'a>(&'a self, known: Option<&'a FilterConfig>) -> Option<&'a NetworkFilter> {
+        self.resolve(known)?.network.as_ref()
+    }
+
+    /// What servers say of it.
+    #[must_use]
+    pub fn known<'a>(&self, extensions: &'a Extensions) -> Option<&'a FilterConfig> {
+        extensions.get(&self.key)?.as_deref()
     }
 }

@@ -269,7 +269,7 @@ impl FilterChain {
     /// The metrics that a connection which begins now is counted in.
     #[must_use]
     pub fn istio_stats<'a>(&'a self, extensions: &'a Extensions) -> Option<&'a Arc<IstioStats>> {
-        self.all_stats(|wanted| wanted.network(extensions.get(&wanted.key).map(|it| &**it))).next()
+        self.all_stats(|wanted| wanted.network(wanted.known(extensions))).next()
     }
 
     /// All the metrics that a connection would be counted in, where `network` says what filters are that
@@ -288,28 +288,37 @@ impl FilterChain {
     /// Whether a filter is to come by name, and there is none: what it was to guard is not served.
     #[must_use]
     pub fn lacks_filter(&self, extensions: &Extensions) -> bool {
-        let mut discovered = self.discovered.iter();
-        matches!(self.terminal, Terminal::Missing)
-            || discovered
-                .any(|wanted| wanted.network(extensions.get(&wanted.key).map(|it| &**it)).is_none())
+        let is_missing =
+            |wanted: &Arc<FilterDiscovery>| wanted.network(wanted.known(extensions)).is_none();
+        matches!(self.terminal, Terminal::Missing) || self.discovered.iter().any(is_missing)
     }
 
-    /// Whether it is `before` but for what came by name as the last filter.
+    /// Whether it is `before` but for what came by name as the last filter, or for that to choose from.
     #[must_use]
     pub fn follows(&self, before: &FilterChain) -> bool {
         match (&self.discovered_terminal, &before.discovered_terminal) {
             (Some(wanted), Some(other)) => Arc::ptr_eq(wanted, other),
+            (None, None) => match (&self.terminal, &before.terminal) {
+                (Terminal::Detect(one), Terminal::Detect(other)) => {
+                    Arc::ptr_eq(&one.discovered, &other.discovered)
+                }
+                _ => false,
+            },
             _ => false,
         }
     }
 
-    /// The same chain with the last filter that its name stands for now; nothing if that is the one it has.
+    /// The same chain with what the names of its last filter, or of what that chooses from, stand for now;
+    /// nothing if that is what it has.
     pub(crate) fn renewed(&self, extensions: &Extensions) -> Option<FilterChain> {
-        let wanted = self.discovered_terminal.as_ref()?;
-        let extension = extensions.get(&wanted.key).map(|known| &**known);
-        let terminal = wanted.terminal(extension).unwrap_or(&Terminal::Missing);
-        (!terminal.is(&self.terminal))
-            .then(|| FilterChain { terminal: terminal.clone(), ..self.clone() })
+        let wanted = self.discovered_terminal.as_ref();
+        let mut terminal = wanted.map_or(&self.terminal, |wanted| wanted.last(extensions)).clone();
+        if let Terminal::Detect(detection) = &terminal
+            && !detection.discovered.is_empty()
+        {
+            terminal = Terminal::Detect(Arc::new(detection.renewed(extensions)));
+        }
+        (!terminal.is(&self.terminal)).then(|| FilterChain { terminal, ..self.clone() })
     }
 }
 
@@ -343,13 +352,24 @@ impl Terminal {
         }
     }
 
+    /// Those that a detection chooses from and that come by name.
+    pub(crate) fn discovered(&self) -> impl Iterator<Item = &Arc<FilterDiscovery>> {
+        let detection = match self {
+            Terminal::Detect(detection) => Some(detection),
+            _ => None,
+        };
+        detection.into_iter().flat_map(|it| it.discovered.iter().map(|(_, wanted)| wanted))
+    }
+
     /// Whether it is the very same.
-    fn is(&self, other: &Terminal) -> bool {
+    pub(super) fn is(&self, other: &Terminal) -> bool {
         match (self, other) {
             (Terminal::Http(one), Terminal::Http(other)) => Arc::ptr_eq(one, other),
             (Terminal::Tcp(one), Terminal::Tcp(other)) => Arc::ptr_eq(one, other),
             (Terminal::Rpc(one), Terminal::Rpc(other)) => Arc::ptr_eq(one, other),
-            (Terminal::Detect(one), Terminal::Detect(other)) => Arc::ptr_eq(one, other),
+            (Terminal::Detect(one), Terminal::Detect(other)) => {
+                Arc::ptr_eq(one, other) || one.is(other)
+            }
             (Terminal::Missing, Terminal::Missing) => true,
             _ => false,
         }

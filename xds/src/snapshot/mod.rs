@@ -55,9 +55,7 @@ pub use self::config_source::{
 pub use self::cors::CorsPolicy;
 pub use self::demand::Demand;
 pub use self::endpoint_set::{Candidates, EndpointSet, PRIORITY_MAX};
-pub use self::extensions::{
-    Extension, Extensions, FilterConfig, FilterDiscovery, FilterPlace, NetworkFilter,
-};
+pub use self::extensions::{Extensions, FilterConfig, FilterDiscovery, FilterPlace, NetworkFilter};
 pub use self::fault::{Fault, FaultAbort, FaultAbortWith, FaultDelay, FaultDelayBy};
 pub use self::filter_chains::{
     COMBINATIONS_MAX, ConnectionFacts, FilterChainMatch, FilterChains, FilterChainsError,

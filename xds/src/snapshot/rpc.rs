@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::access_log::AccessLog;
 use super::cluster::Endpoint;
 use super::cluster_names::{ClusterId, ClusterRef};
+use super::extensions::{Extensions, FilterDiscovery};
+use super::listener::Terminal;
 use super::matcher::{HeaderPredicate, StringMatcher};
 use super::runtime::RuntimeFraction;
 
@@ -375,11 +377,40 @@ impl Services {
 #[derive(Debug, Clone)]
 pub struct ProtocolDetection {
     /// In order; the first whose protocol was found counts.
-    pub choices: Box<[(DetectedProtocol, super::listener::Terminal)]>,
+    pub choices: Box<[(DetectedProtocol, Terminal)]>,
     /// For a connection of which nothing else is known in time; `None` closes it.
-    pub fallback: Option<Box<super::listener::Terminal>>,
+    pub fallback: Option<Box<Terminal>>,
+    /// Which of them come by name: the number of the choice, or the next for the fallback. One for all
+    /// that this has been while names stood for something else.
+    pub discovered: Arc<[(usize, Arc<FilterDiscovery>)]>,
     /// How long to wait for enough bytes.
     pub timeout: Duration,
+}
+
+impl ProtocolDetection {
+    /// The same with the filters that names stand for now.
+    pub(super) fn renewed(&self, extensions: &Extensions) -> ProtocolDetection {
+        let mut next = self.clone();
+        for (at, wanted) in self.discovered.iter() {
+            let terminal = wanted.last(extensions).clone();
+            match next.choices.get_mut(*at) {
+                Some((_, choice)) => *choice = terminal,
+                None => next.fallback = Some(Box::new(terminal)),
+            }
+        }
+        next
+    }
+
+    /// Whether it is the very same, and names stand for the same.
+    pub(super) fn is(&self, other: &ProtocolDetection) -> bool {
+        let mut choices = self.choices.iter().zip(&other.choices);
+        Arc::ptr_eq(&self.discovered, &other.discovered)
+            && choices.all(|((_, one), (_, other))| one.is(other))
+            && match (&self.fallback, &other.fallback) {
+                (Some(one), Some(other)) => one.is(other),
+                (one, other) => one.is_none() && other.is_none(),
+            }
+    }
 }
 
 /// A protocol that the first bytes tell.

@@ -2,21 +2,22 @@
 //!
 //! A listener waits for those that have no default which may serve at once. A later version goes to all
 //! who name it, and no connection ends for it: a listener's last filter makes the next version of the
-//! listener, others are looked up as they are used. One that can't be had leaves what is there.
+//! listener, others are looked up as they are used. One that can't be had leaves what is there; one that
+//! is taken away, or of a type that a later listener does not list, leaves the default, or nothing.
 
 use std::sync::Arc;
 
 use crate::client::ResourceType;
-use crate::compile::{discovery, http_filters};
+use crate::compile::{detection, discovery, http_filters};
 use crate::fingerprint::Fingerprint;
 use crate::snapshot::{
-    ConfigPlace, Extension, FilterChain, FilterConfig, FilterDiscovery, FilterPlace, FilterSource,
+    ConfigPlace, FilterChain, FilterConfig, FilterDiscovery, FilterPlace, FilterSource,
     HttpConnectionManager, HttpFilter, Listener, Terminal,
 };
 use crate::view::View;
 
 use super::named::Named;
-use super::{Host, Incoming, Outcome, Shown, Store, Watched, decode, listeners};
+use super::{ErrorState, Host, Incoming, Outcome, Shown, Store, Watched, decode, listeners};
 
 /// A TypedExtensionConfig that listeners refer to.
 pub(super) struct ExtensionEntry {
@@ -25,13 +26,16 @@ pub(super) struct ExtensionEntry {
     /// Where the first filter stands that named it: that is where it is counted.
     stands: FilterPlace,
     is_answered: bool,
-    /// The full name of the type that it was last of.
-    kind: Option<String>,
 }
 
 impl ExtensionEntry {
     pub(super) fn is_answered(&self) -> bool {
         self.is_answered
+    }
+
+    /// The names of listeners.
+    pub(super) fn users(&self) -> impl Iterator<Item = &Box<str>> {
+        self.named.users.iter()
     }
 }
 
@@ -43,7 +47,7 @@ impl Store {
             self.interests.push(interest);
             self.outcomes
                 .push((Watched::Extension(wanted.place, wanted.name.clone()), Outcome::Asked));
-            ExtensionEntry { named, stands: wanted.place, is_answered: false, kind: None }
+            ExtensionEntry { named, stands: wanted.place, is_answered: false }
         });
         known.named.join(listener.into());
     }
@@ -91,54 +95,50 @@ impl Store {
         let accepted = self.accept_extension(key, incoming, host);
         let Some(known) = self.extensions.get_mut(key) else { return Ok(()) };
         let refuse = |text: &String| known.named.refuse(incoming, text);
-        let (kind, fingerprint) = accepted.inspect_err(refuse)?;
+        let fingerprint = accepted.inspect_err(refuse)?;
         known.named.accept(incoming, fingerprint);
-        known.kind = Some(kind);
         self.extension_answered(key);
         Ok(())
     }
 
-    /// Has all who name it go on with it, if it is another one. Returns the full name of its type.
+    /// Has all who name it go on with it, if it is another one.
     fn accept_extension(
         &mut self,
         key: &str,
         incoming: &Incoming,
         host: &mut dyn Host,
-    ) -> Result<(String, Fingerprint), String> {
-        let (filter, kind, fingerprint) = self.compile_extension(key, incoming)?;
+    ) -> Result<Fingerprint, String> {
+        let (filter, fingerprint) = self.compile_extension(key, incoming)?;
         let record = self.extensions.get(key).and_then(|known| known.named.record.as_ref());
         if record.is_none_or(|record| record.fingerprint != fingerprint) {
-            let before = self.snapshot.extensions.get(key).cloned();
-            self.set_extension(key, Extension { last: Some(filter), exists: true });
+            let before = (Arc::clone(&self.snapshot.extensions), self.is_changed);
+            self.set_extension(key, Some(filter));
             if let Err(reason) = self.renew_listeners(host) {
-                let known = Arc::make_mut(&mut self.snapshot.extensions);
-                match before {
-                    Some(before) => known.insert(key.into(), before),
-                    None => known.remove(key),
-                };
+                (self.snapshot.extensions, self.is_changed) = before;
                 return Err(format!("typed_config: {reason}"));
             }
             self.note_extension(key, Outcome::Reloaded);
         }
-        Ok((kind, fingerprint))
+        Ok(fingerprint)
     }
 
     fn compile_extension(
         &mut self,
         key: &str,
         incoming: &Incoming,
-    ) -> Result<(FilterConfig, String, Fingerprint), String> {
+    ) -> Result<(FilterConfig, Fingerprint), String> {
         let message = self.decode(ResourceType::ExtensionConfig, incoming)?;
         let fingerprint = Fingerprint::of(&message, &[]);
         let has_cluster = |name: &str| self.has_cluster(name);
         let context = self.ground.context(self.snapshot.clusters.names(), &has_cluster);
-        let (filter, kind) = discovery::extension(&View::new(&message, &self.schema), &context)
+        let filter = discovery::extension(&View::new(&message, &self.schema), &context)
             .map_err(|found| decode::text(&found))?;
         if let Some((listener, _)) =
-            self.discoveries(key).find(|(_, wanted)| !may_be(wanted, &kind))
+            self.discoveries(key).find(|(_, wanted)| !wanted.may_be(&filter))
         {
             return Err(format!(
-                "typed_config: is of type {kind}, which type_urls of listener {listener} does not list"
+                "typed_config: is of type {}, which type_urls of listener {listener} does not list",
+                filter.kind
             ));
         }
         if filter.terminal.as_ref().is_some_and(|terminal| names(terminal, key)) {
@@ -158,7 +158,7 @@ impl Store {
                 ));
             }
         }
-        Ok((filter, kind, fingerprint))
+        Ok((filter, fingerprint))
     }
 
     /// The first of a manager's filters that may not stand where it does, and why, with what is known of
@@ -174,8 +174,7 @@ impl Store {
                 new.http.as_ref()
             }
             (FilterSource::Discovered(wanted), _) => {
-                let known = self.snapshot.extensions.get(&wanted.key);
-                wanted.http(known.map(|known| &**known))
+                wanted.http(wanted.known(&self.snapshot.extensions))
             }
         };
         let (index, text) = http_filters::misplaced(&manager.filters, kind)?;
@@ -190,24 +189,19 @@ impl Store {
     ) -> bool {
         let network = |wanted: &'a FilterDiscovery| match new {
             Some((key, new)) if *wanted.key == *key => new.network.as_ref(),
-            _ => wanted.network(self.snapshot.extensions.get(&wanted.key).map(|known| &**known)),
+            _ => wanted.network(wanted.known(&self.snapshot.extensions)),
         };
         chain.all_stats(network).count() > 1
     }
 
-    /// Refuses filters that are known to be of another type than a listener allows, or of one that may
-    /// not stand where they do.
+    /// Refuses filters that are known to be of a type that may not stand where they do.
     pub(super) fn check_extensions(&self, listener: &Listener) -> Result<(), String> {
-        for wanted in listeners::extensions(listener) {
-            if let Some(kind) = self.conflict(wanted) {
-                let name = &wanted.name;
-                return Err(format!(
-                    "filter {name}: is of type {kind}, which type_urls does not list"
-                ));
-            }
-        }
         if listener.filter_chains.iter().any(|chain| self.counts_twice(chain, None)) {
             return Err("filter_chains: one has istio.stats twice".to_owned());
+        }
+        if listener.filter_chains.iter().any(|chain| detection::is_mistaken(&chain.terminal)) {
+            let text = "filter_chains: one has a filter that does not speak what it is chosen for";
+            return Err(text.to_owned());
         }
         for manager in listener.managers() {
             if let Some((name, text)) = self.misplaced(manager, None) {
@@ -217,29 +211,37 @@ impl Store {
         Ok(())
     }
 
-    /// Counts those of a listener's filters that are known to be what it does not allow.
-    pub(super) fn note_conflicts(&mut self, listener: &Listener) {
-        let conflicts = listeners::extensions(listener).filter(|it| self.conflict(it).is_some());
-        let keys: Vec<Box<str>> = conflicts.map(|wanted| wanted.key.clone()).collect();
-        for key in keys {
-            self.note_extension(&key, Outcome::Conflicts);
+    /// Counts those of a listener's filters, but for those that it had before, that are known to be of a
+    /// type that it does not list.
+    pub(super) fn note_conflicts(&mut self, listener: &Listener, before: &[Arc<FilterDiscovery>]) {
+        let is_new =
+            |wanted: &&Arc<FilterDiscovery>| !before.iter().any(|known| Arc::ptr_eq(known, wanted));
+        for wanted in listeners::extensions(listener).filter(is_new) {
+            let Some(text) = self.conflict(&listener.name, wanted) else { continue };
+            self.remarks.push(format!("filter {}: {text}", wanted.name));
+            self.note_extension(&wanted.key, Outcome::Conflicts);
         }
     }
 
-    /// The type that a filter is known to be of, if it must not be.
-    fn conflict(&self, wanted: &FilterDiscovery) -> Option<&str> {
-        let kind = self.extensions.get(&wanted.key)?.kind.as_deref()?;
-        (!may_be(wanted, kind)).then_some(kind)
+    /// What is wrong where a listener does not list the type that its filter is known to be of.
+    fn conflict(&self, listener: &str, wanted: &FilterDiscovery) -> Option<String> {
+        let known = wanted.known(&self.snapshot.extensions)?;
+        let instead = if wanted.default.is_some() { "its default_config" } else { "nothing" };
+        (!wanted.may_be(known)).then(|| {
+            let kind = &known.kind;
+            format!(
+                "is of type {kind}, which type_urls of listener {listener} does not list: that has \
+                 {instead}"
+            )
+        })
     }
 
     /// There is no configuration of this name, or not yet: who waits for it goes on without.
     pub(super) fn no_extension(&mut self, key: &str) {
         let Some(known) = self.extensions.get_mut(key) else { return };
         known.named.record = None;
-        let before = self.snapshot.extensions.get(key);
-        let is_withdrawn = before.is_some_and(|known| known.exists);
-        let last = before.and_then(|known| known.last.clone());
-        self.set_extension(key, Extension { last, exists: false });
+        let is_withdrawn = self.snapshot.extensions.get(key).is_some_and(Option::is_some);
+        self.set_extension(key, None);
         self.extension_answered(key);
         if is_withdrawn {
             self.any_withdrawn = true;
@@ -247,8 +249,8 @@ impl Store {
         }
     }
 
-    fn set_extension(&mut self, key: &str, extension: Extension) {
-        Arc::make_mut(&mut self.snapshot.extensions).insert(key.into(), Arc::new(extension));
+    fn set_extension(&mut self, key: &str, config: Option<FilterConfig>) {
+        Arc::make_mut(&mut self.snapshot.extensions).insert(key.into(), config.map(Arc::new));
         self.is_changed = true;
     }
 
@@ -275,13 +277,22 @@ impl Store {
 
     /// The configurations that were asked for.
     pub fn extensions(&self) -> impl Iterator<Item = (&ConfigPlace, Shown)> {
-        self.extensions.values().map(|known| known.named.shown(known.is_answered))
+        self.extensions.iter().map(|(key, known)| {
+            let (place, mut shown) = known.named.shown(known.is_answered);
+            let mut wanted = self.discoveries(key);
+            let conflict = wanted.find_map(|(listener, wanted)| self.conflict(listener, wanted));
+            if let (None, Some(record), Some(text)) = (&shown.error, &shown.record, conflict) {
+                let version = Arc::clone(&record.version);
+                shown.error = Some(ErrorState { version, text: text.into(), at: record.updated });
+            }
+            (place, shown)
+        })
     }
 }
 
 /// Whether the filter of this key is one of those of a connection manager in it.
 fn names(terminal: &Terminal, key: &str) -> bool {
-    let mut found = false;
+    let mut found = terminal.discovered().any(|wanted| *wanted.key == *key);
     terminal.visit_owners(&mut |owner| {
         if let Terminal::Http(http) = owner {
             let mut wanted = http.filters.iter().filter_map(HttpFilter::discovery);
@@ -289,8 +300,4 @@ fn names(terminal: &Terminal, key: &str) -> bool {
         }
     });
     found
-}
-
-fn may_be(wanted: &FilterDiscovery, kind: &str) -> bool {
-    wanted.types.iter().any(|known| **known == *kind)
 }

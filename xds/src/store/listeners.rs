@@ -12,6 +12,7 @@ use crate::snapshot::{
 use crate::view::View;
 
 use super::decode;
+use super::extensions::ExtensionEntry;
 use super::routes::TableUser;
 use super::secrets::User;
 use super::{ErrorState, Host, Incoming, ListenerChange, Record, Shown, Stage, Store};
@@ -78,8 +79,11 @@ fn secrets(listener: &Listener) -> impl Iterator<Item = &Arc<Sds>> {
 pub(super) fn extensions(listener: &Listener) -> impl Iterator<Item = &Arc<FilterDiscovery>> {
     let managers = listener.managers().into_iter();
     let http = managers.flat_map(|http| http.filters.iter().filter_map(HttpFilter::discovery));
-    let chains = listener.filter_chains.iter();
-    chains.flat_map(|chain| chain.discovered.iter().chain(&chain.discovered_terminal)).chain(http)
+    let chains = listener.filter_chains.iter().flat_map(|chain| {
+        let last = chain.discovered_terminal.iter().chain(chain.terminal.discovered());
+        chain.discovered.iter().chain(last)
+    });
+    chains.chain(http)
 }
 
 /// The route tables that a listener names.
@@ -158,10 +162,7 @@ impl Store {
         let listener = self.compile_listener(&view, &incoming.name)?;
         let renewed = listener.renewed(&self.snapshot.extensions);
         let listener = Arc::new(renewed.unwrap_or(listener));
-        if let Err(text) = self.check_extensions(&listener) {
-            self.note_conflicts(&listener);
-            return Err(text);
-        }
+        self.check_extensions(&listener)?;
         host.prepare_listener(&listener)?;
 
         let name = &*listener.name;
@@ -174,6 +175,7 @@ impl Store {
         entry.warming = Some(Arc::clone(&listener));
         entry.is_modified = true;
         self.relink_listener(name, &linked);
+        self.note_conflicts(&listener, &linked.extensions);
         self.promote_listener(name);
         Ok(())
     }
@@ -200,8 +202,9 @@ impl Store {
             let name = next.name.clone();
             let Some(entry) = self.listeners.get_mut(&name) else { continue };
             let linked = entry.links();
-            entry.warming = Some(next);
+            entry.warming = Some(Arc::clone(&next));
             self.relink_listener(&name, &linked);
+            self.note_conflicts(&next, &linked.extensions);
             self.promote_listener(&name);
         }
         Ok(())
@@ -302,7 +305,9 @@ impl Store {
         &self,
         key: &str,
     ) -> impl Iterator<Item = (&str, &Arc<FilterDiscovery>)> {
-        self.listeners.iter().flat_map(move |(name, entry)| {
+        let users = self.extensions.get(key).into_iter().flat_map(ExtensionEntry::users);
+        let users = users.filter_map(|name| self.listeners.get_key_value(name));
+        users.flat_map(move |(name, entry)| {
             let versions = entry.active.iter().chain(&entry.warming);
             let wanted = versions.flat_map(|listener| extensions(listener));
             wanted.filter(move |wanted| *wanted.key == *key).map(|wanted| (&**name, wanted))

@@ -217,7 +217,7 @@ pub struct Store {
     cluster_demands: ClusterDemands,
     /// Demands that nobody need wait for.
     settled: Vec<Demand>,
-    /// A last filter was taken away from listeners that go on with another.
+    /// A filter was taken away, which may be the last of listeners: they go on with another, or without.
     any_withdrawn: bool,
 }
 
@@ -262,6 +262,8 @@ pub enum Outcome {
     Asked,
     /// Something was sent, and accepted.
     Accepted,
+    /// What was accepted is that there is nothing.
+    Empty,
     /// What was accepted is new.
     Reloaded,
     /// Something was sent, and refused.
@@ -270,7 +272,7 @@ pub enum Outcome {
     Failed,
     /// Nothing came in time.
     TimedOut,
-    /// Of filters alone: a listener was refused for what it is known to be.
+    /// Of filters alone: it is of a type that a later listener does not list.
     Conflicts,
 }
 
@@ -346,6 +348,9 @@ impl Store {
 
     /// Takes a resource away that the server says does not exist.
     pub fn remove(&mut self, kind: ResourceType, place: &ConfigPlace, name: &str) {
+        if kind == ResourceType::RouteConfiguration {
+            self.note(kind, place, name, Outcome::Empty);
+        }
         match kind {
             ResourceType::Cluster => self.remove_cluster(name),
             ResourceType::Listener => self.remove_listener(name),
@@ -420,10 +425,21 @@ impl Store {
         place: &ConfigPlace,
         names: impl Iterator<Item = &'a str> + Clone,
     ) {
+        if kind == ResourceType::VirtualHost {
+            self.expect_hosts(place, names);
+        }
+    }
+
+    /// All resources of a response were put. Returns those that can't be beside each other, and why: they
+    /// are refused as if [`Store::put`] had.
+    pub fn judge_together(
+        &mut self,
+        kind: ResourceType,
+        place: &ConfigPlace,
+    ) -> BTreeMap<Box<str>, String> {
         match kind {
-            ResourceType::ScopedRouteConfiguration => self.expect_scopes(place, &names),
-            ResourceType::VirtualHost => self.expect_hosts(place, names),
-            _ => {}
+            ResourceType::ScopedRouteConfiguration => self.serve_staged(place),
+            _ => BTreeMap::new(),
         }
     }
 
@@ -458,13 +474,13 @@ impl Store {
         Some(Changes { snapshot: Arc::new(self.snapshot.clone()), listeners })
     }
 
-    /// Has listeners go on with their defaults for last filters that were taken away. A listener that can't
-    /// goes on as it is.
+    /// Has listeners go on with their defaults for last filters that were taken away, or without. A listener
+    /// that can't goes on as it is.
     pub fn replace_withdrawn(&mut self, host: &mut dyn Host) {
         if std::mem::take(&mut self.any_withdrawn)
             && let Err(reason) = self.renew_listeners(host)
         {
-            self.remarks.push(format!("a default_config is not served: {reason}"));
+            self.remarks.push(format!("a filter that was taken away stays: {reason}"));
         }
     }
 

@@ -3,10 +3,13 @@
 //! All connection managers that name the same servers, and take tables from the same, share one set of
 //! scopes. A scope that names a table is served when there is an answer for that; until then the
 //! version before it is. One on demand is served at once, and its table is asked for when a request needs
-//! it. Invariant: no two scopes of a set have the same key.
+//! it. Invariant: no two scopes of a set have the same key. Whether they would is seen when all of a
+//! response are there, so that scopes can change places; those that would are refused, all of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::take;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::client::ResourceType;
 use crate::compile::scopes;
@@ -34,11 +37,10 @@ pub(super) struct ScopeSet {
     scopes: BTreeMap<Box<str>, ScopeEntry>,
     /// Whose the keys are.
     keys: HashMap<ScopeKey, Box<str>>,
-    /// Scopes of a response that is being taken in: what it will say of them is not known, and whether
-    /// they will keep their keys neither.
-    undecided: HashSet<Box<str>>,
-    /// Whether one of them was refused; nothing when no response is being taken in.
-    response: Option<Result<(), ()>>,
+    /// What is new in a response that is being taken in, and good by itself.
+    staged: BTreeMap<Box<str>, Staged>,
+    /// What became of that so far; nothing when no response is being taken in.
+    response: Option<Outcome>,
     counts: ScopeCounts,
 }
 
@@ -51,6 +53,12 @@ pub struct ScopeCounts {
     pub active: usize,
     /// Those whose tables are asked for on demand.
     pub on_demand: usize,
+}
+
+/// A version of a scope that its neighbours may yet refuse.
+struct Staged {
+    scope: Scope,
+    record: Record,
 }
 
 /// A scope by name.
@@ -120,17 +128,41 @@ impl ScopeSet {
         self.is_answered && !self.scopes.values().any(waits)
     }
 
-    /// Gives a key to a scope, unless another one keeps it.
-    fn claim(&mut self, key: &ScopeKey, name: &str) -> Result<(), String> {
-        match self.keys.get(key) {
-            Some(owner) if **owner != *name && !self.undecided.contains(owner) => {
-                Err(format!("key: is that of scope {owner:?}, too"))
-            }
-            _ => {
-                self.keys.insert(key.clone(), name.into());
-                Ok(())
+    /// Those of what is staged that can't be served beside the others, each with one that has its key.
+    /// Whatever is refused keeps its key, which nobody else can have then.
+    fn conflicts(&self) -> BTreeMap<Box<str>, Box<str>> {
+        let mut claims: HashMap<&ScopeKey, Vec<&str>> = HashMap::new();
+        for (name, staged) in &self.staged {
+            claims.entry(&staged.scope.key).or_default().push(name);
+        }
+        let mut refused: BTreeMap<Box<str>, Box<str>> = BTreeMap::new();
+        let mut unseen: Vec<&str> = Vec::new();
+        for (key, names) in &claims {
+            let owner = self.keys.get(*key).filter(|owner| !self.staged.contains_key(*owner));
+            for (at, name) in names.iter().enumerate() {
+                let other = names.get(usize::from(at == 0)).copied();
+                if let Some(other) = owner.map(|owner| &**owner).or(other) {
+                    refused.insert((*name).into(), other.into());
+                    unseen.push(name);
+                }
             }
         }
+        while let Some(name) = unseen.pop() {
+            let Some(kept) = self.scopes.get(name).and_then(ScopeEntry::newest) else { continue };
+            for other in claims.get(&kept.key).into_iter().flatten() {
+                if !refused.contains_key(*other) {
+                    refused.insert((*other).into(), name.into());
+                    unseen.push(other);
+                }
+            }
+        }
+        refused
+    }
+
+    /// What was accepted of a scope before holds.
+    fn refuse(&mut self, name: &str, error: ErrorState) {
+        self.response = Some(Outcome::Refused);
+        self.scopes.entry(name.into()).or_default().error = Some(error);
     }
 
     /// Takes a key back that is not another's already.
@@ -162,7 +194,7 @@ impl Store {
             is_stale: true,
             scopes: BTreeMap::new(),
             keys: HashMap::new(),
-            undecided: HashSet::new(),
+            staged: BTreeMap::new(),
             response: None,
             counts: ScopeCounts::default(),
         };
@@ -200,20 +232,25 @@ impl Store {
             return;
         };
         let is_answered = like.is_answered;
-        let records = like.scopes.iter().filter_map(|(name, entry)| {
-            let record = entry.record.as_ref()?;
-            Some(Incoming {
-                name: (&**name).into(),
-                version: Arc::clone(&record.version),
-                aliases: Box::default(),
-                content: record.content.clone(),
-            })
+        let staged = like.staged.iter().map(|(name, staged)| (name, &staged.record));
+        let served = like.scopes.iter().filter(|(name, _)| !like.staged.contains_key(*name));
+        let served = served.filter_map(|(name, entry)| Some((name, entry.record.as_ref()?)));
+        let records = served.chain(staged).map(|(name, record)| Incoming {
+            name: (&**name).into(),
+            version: Arc::clone(&record.version),
+            aliases: Box::default(),
+            content: record.content.clone(),
         });
         let records: Vec<_> = records.collect();
         self.scopes.insert(key.clone(), set);
         for incoming in records {
             // It is remembered with the scope.
             let _refused = self.judge_scope(&key, &incoming);
+        }
+        let _refused = self.serve_staged_of(&key);
+        if let Some(set) = self.scopes.get_mut(&key) {
+            // What was said before is no response to it.
+            set.response = None;
         }
         if is_answered {
             self.scopes_complete(&key);
@@ -251,19 +288,6 @@ impl Store {
         }
     }
 
-    /// A response with scopes of these names is about to be taken in: until its own is, a scope's key
-    /// may be given to another, so that scopes can change places.
-    pub(super) fn expect_scopes<'a>(
-        &mut self,
-        place: &ConfigPlace,
-        names: &(impl Iterator<Item = &'a str> + Clone),
-    ) {
-        for set in self.scopes.values_mut().filter(|set| set.is_of(place)) {
-            set.undecided = names.clone().map(Box::from).collect();
-            set.response = Some(Ok(()));
-        }
-    }
-
     pub(super) fn put_scope(
         &mut self,
         place: &ConfigPlace,
@@ -282,6 +306,12 @@ impl Store {
         for place in self.scope_places() {
             if *place.key(&incoming.name) == *key {
                 outcome = outcome.and(self.put_scope(&place, incoming));
+                // It stood beside all the others, and its table is asked for when it is served.
+                let refused = self.serve_staged(&place).into_values().next();
+                outcome = outcome.and(refused.map_or(Ok(()), Err));
+                for set in self.scopes.values_mut().filter(|set| set.is_of(&place)) {
+                    set.response = None;
+                }
             }
         }
         outcome
@@ -319,62 +349,69 @@ impl Store {
     }
 
     fn judge_scope(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
-        let outcome = self.accept_scope(key, incoming);
+        let outcome = self.stage_scope(key, incoming);
         let Some(set) = self.scopes.get_mut(key) else { return Ok(()) };
-        set.undecided.remove(&*incoming.name);
+        set.response.get_or_insert(Outcome::Accepted);
         match &outcome {
             Ok(()) => {
                 if let Some(entry) = set.scopes.get_mut(&*incoming.name) {
                     entry.error = None;
                 }
             }
-            Err(text) => {
-                set.response = set.response.map(|_| Err(()));
-                let entry = set.scopes.entry((&*incoming.name).into()).or_default();
-                entry.error = Some(ErrorState::new(incoming, text));
-                self.drop_robbed_scope(key, &incoming.name);
-            }
+            Err(text) => set.refuse(&incoming.name, ErrorState::new(incoming, text)),
         }
         outcome
     }
 
-    /// A scope whose new version is refused has lost its old key to another: that one has it now.
-    fn drop_robbed_scope(&mut self, key: &str, name: &str) {
-        let Some(set) = self.scopes.get_mut(key) else { return };
-        let Some(entry) = set.scopes.get_mut(name) else { return };
-        let owns = |scope: &Scope| set.keys.get(&scope.key).is_some_and(|owner| **owner == *name);
-        if entry.newest().is_none_or(owns) {
-            return;
-        }
-        let tables = entry.tables();
-        (entry.active, entry.warming, entry.record) = (None, None, None);
-        let is_demanded = entry.is_demanded;
-        self.relink_scope(key, name, &tables);
-        if is_demanded {
-            self.scope_settled(key, name);
-        }
-    }
-
-    fn accept_scope(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
+    fn stage_scope(&mut self, key: &str, incoming: &Incoming) -> Result<(), String> {
         let Some(set) = self.scopes.get_mut(key) else { return Ok(()) };
-        if let Some(entry) = set.scopes.get_mut(&*incoming.name)
-            && let Some(record) = entry.record.as_mut()
-            && record.repeats(incoming)
-        {
-            let scope_key = entry.newest().map(|scope| scope.key.clone());
-            return scope_key.map_or(Ok(()), |key| set.claim(&key, &incoming.name));
+        let known = set.scopes.get_mut(&*incoming.name).and_then(|entry| entry.record.as_mut());
+        if known.is_some_and(|record| record.repeats(incoming)) {
+            return Ok(());
         }
         let (scope, fingerprint) = self.compile_scope(key, incoming)?;
         let record = Store::record(incoming, fingerprint);
         let Some(set) = self.scopes.get_mut(key) else { return Ok(()) };
-        set.claim(&scope.key, &incoming.name)?;
         let known = set.scopes.get_mut(&*incoming.name).and_then(|entry| entry.record.as_mut());
-        if let Some(known) = known.filter(|known| known.fingerprint == fingerprint) {
-            *known = record;
-            return Ok(());
+        match known {
+            Some(known) if known.fingerprint == fingerprint => *known = record,
+            _ => {
+                set.staged.insert((&*incoming.name).into(), Staged { scope, record });
+            }
         }
-        self.serve_scope(key, scope, Some(record));
         Ok(())
+    }
+
+    /// All scopes of a response were put: those are served that can be beside each other. Returns the
+    /// others, and why.
+    pub(super) fn serve_staged(&mut self, place: &ConfigPlace) -> BTreeMap<Box<str>, String> {
+        let mut refused = BTreeMap::new();
+        for key in self.sets_of(place) {
+            refused.append(&mut self.serve_staged_of(&key));
+            if let Some(set) = self.scopes.get_mut(&key) {
+                set.response.get_or_insert(Outcome::Empty);
+            }
+        }
+        refused
+    }
+
+    fn serve_staged_of(&mut self, key: &str) -> BTreeMap<Box<str>, String> {
+        let mut refused = BTreeMap::new();
+        let Some(set) = self.scopes.get_mut(key) else { return refused };
+        let conflicts = set.conflicts();
+        for (name, Staged { scope, record }) in take(&mut set.staged) {
+            let Some(other) = conflicts.get(&name) else {
+                self.serve_scope(key, scope, Some(record));
+                continue;
+            };
+            let text = format!("key: is that of scope {other:?}, too");
+            let (version, at) = (record.version, SystemTime::now());
+            if let Some(set) = self.scopes.get_mut(key) {
+                set.refuse(&name, ErrorState { version, text: (&*text).into(), at });
+            }
+            refused.insert(name, text);
+        }
+        refused
     }
 
     fn compile_scope(
@@ -393,19 +430,20 @@ impl Store {
         Ok((scope, fingerprint))
     }
 
-    /// Takes a version that was accepted, and whose key is claimed unless it is of a listener.
+    /// Takes a version that was accepted.
     fn serve_scope(&mut self, key: &str, scope: Scope, record: Option<Record>) {
         let Some(set) = self.scopes.get_mut(key) else { return };
         let name = scope.name.clone();
         let entry = set.scopes.entry(name.clone()).or_default();
         let before = entry.newest().map(|scope| scope.key.clone());
         let tables = entry.tables();
+        let after = scope.key.clone();
         entry.record = record;
         entry.warming = Some(scope);
-        let after = entry.newest().map(|scope| scope.key.clone());
-        if let Some(before) = before.filter(|before| Some(before) != after.as_ref()) {
+        if let Some(before) = before {
             set.disclaim(&before, &name);
         }
+        set.keys.insert(after, name.clone());
         self.relink_scope(key, &name, &tables);
         self.promote_scope(key, &name);
     }
@@ -493,7 +531,6 @@ impl Store {
     pub(super) fn scopes_answered(&mut self, place: &ConfigPlace) {
         for key in self.sets_of(place) {
             let Some(set) = self.scopes.get_mut(&key) else { continue };
-            set.undecided.clear();
             set.is_answered = true;
             self.scopes_warmed(&key);
         }
@@ -502,12 +539,13 @@ impl Store {
     /// Counts a response that was taken in, or that none came in time.
     pub(super) fn note_response_of_scopes(&mut self, place: &ConfigPlace) {
         for set in self.scopes.values_mut().filter(|set| set.is_of(place)) {
-            let outcomes: &[Outcome] = match set.response.take() {
-                Some(Ok(())) if set.is_stale => &[Outcome::Accepted, Outcome::Reloaded],
-                Some(Ok(())) => &[Outcome::Accepted],
-                Some(Err(())) => &[Outcome::Refused],
-                None => &[Outcome::TimedOut],
+            let mut outcomes = match set.response.take() {
+                Some(Outcome::Empty) => vec![Outcome::Accepted, Outcome::Empty],
+                outcome => vec![outcome.unwrap_or(Outcome::TimedOut)],
             };
+            if set.is_stale && outcomes[0] == Outcome::Accepted {
+                outcomes.push(Outcome::Reloaded);
+            }
             for (prefix, name) in &set.stat_names {
                 let watched = || Watched::Scopes(prefix.clone(), name.clone());
                 self.outcomes.extend(outcomes.iter().map(|outcome| (watched(), *outcome)));

@@ -47,6 +47,8 @@ pub(super) struct Hosts {
     is_meant: bool,
     /// And something that was refused.
     is_refused: bool,
+    /// It has nothing at all.
+    is_empty: bool,
     /// Whose other names are.
     known_as: HashMap<Arc<str>, Box<str>>,
     pub(super) demands: Demands,
@@ -94,6 +96,7 @@ impl Hosts {
             undecided: HashSet::new(),
             is_meant: false,
             is_refused: false,
+            is_empty: false,
             known_as: HashMap::new(),
             demands: Demands::default(),
         }
@@ -362,6 +365,7 @@ impl Store {
             hosts.undecided = mine.cloned().collect();
             hosts.is_meant = is_bare || !hosts.undecided.is_empty();
             hosts.is_refused = false;
+            hosts.is_empty = is_bare;
         }
     }
 
@@ -372,10 +376,13 @@ impl Store {
             hosts.undecided.clear();
             if std::mem::take(&mut hosts.is_meant) {
                 let is_first = !std::mem::replace(&mut hosts.is_answered, true);
-                let outcomes: &[Outcome] = match (hosts.is_refused, hosts.is_stale) {
-                    (true, _) => &[Outcome::Refused],
-                    (false, true) => &[Outcome::Accepted, Outcome::Reloaded],
-                    (false, false) => &[Outcome::Accepted],
+                let outcomes: &[Outcome] = match (hosts.is_refused, hosts.is_empty, hosts.is_stale)
+                {
+                    (true, ..) => &[Outcome::Refused],
+                    (_, true, true) => &[Outcome::Accepted, Outcome::Empty, Outcome::Reloaded],
+                    (_, true, false) => &[Outcome::Accepted, Outcome::Empty],
+                    (_, false, true) => &[Outcome::Accepted, Outcome::Reloaded],
+                    (_, false, false) => &[Outcome::Accepted],
                 };
                 answered.push((key.clone(), is_first, outcomes));
             }

@@ -166,6 +166,10 @@ impl File {
                 );
             }
         }
+        for (name, reason) in store.judge_together(self.kind, &self.place) {
+            is_taken = false;
+            log::warn!(target: "config", "{path}: {} {name}: {reason}", self.kind.word());
+        }
         for name in gone(&present, &self.held) {
             store.remove(self.kind, &self.place, &name);
         }

@@ -478,29 +478,36 @@ impl Configuration {
                         Outcome::Refused => stats.update_rejected.inc(),
                         Outcome::Failed => stats.update_failure.inc(),
                         Outcome::TimedOut => stats.init_fetch_timeout.inc(),
-                        Outcome::Reloaded | Outcome::Conflicts => {}
+                        Outcome::Reloaded | Outcome::Empty | Outcome::Conflicts => {}
                     }
                 }
                 Watched::Routes(prefix, name) => {
-                    self.count_routes(&format!("http.{prefix}.rds.{name}"), outcome);
+                    let family = format!("http.{prefix}.rds.{name}");
+                    self.count_routes(&family, ResourceType::RouteConfiguration, outcome);
                 }
                 Watched::VirtualHosts(prefix, name) => {
-                    self.count_routes(&format!("http.{prefix}.rds.vhds.{name}"), outcome);
+                    let family = format!("http.{prefix}.rds.vhds.{name}");
+                    self.count_routes(&family, ResourceType::VirtualHost, outcome);
                 }
                 Watched::Scopes(prefix, name) => {
-                    self.count_routes(&format!("http.{prefix}.scoped_rds.{name}"), outcome);
+                    let family = format!("http.{prefix}.scoped_rds.{name}");
+                    self.count_routes(&family, ResourceType::ScopedRouteConfiguration, outcome);
                 }
-                Watched::Secret(name) => self.count_outcome(&format!("sds.{name}"), outcome),
+                Watched::Secret(name) => {
+                    self.count_outcome(&format!("sds.{name}"), ResourceType::Secret, outcome);
+                }
                 Watched::Extension(place, name) => {
                     let place = match place {
                         FilterPlace::Http => "http_filter",
-                        FilterPlace::Network | FilterPlace::Terminal => "network_filter",
+                        FilterPlace::Network | FilterPlace::Terminal | FilterPlace::Choice => {
+                            "network_filter"
+                        }
                     };
                     let family = format!("extension_config_discovery.{place}.{name}");
-                    self.count_outcome(&family, outcome);
+                    self.count_outcome(&family, ResourceType::ExtensionConfig, outcome);
                     let stats = registry.extension(&family);
                     match outcome {
-                        Outcome::Asked | Outcome::Accepted => {}
+                        Outcome::Asked | Outcome::Accepted | Outcome::Empty => {}
                         Outcome::Refused | Outcome::Failed | Outcome::TimedOut => {
                             stats.config_fail.inc();
                         }
@@ -513,25 +520,32 @@ impl Configuration {
     }
 
     /// Counts what became of a question for routes, their virtual hosts or scopes.
-    fn count_routes(&self, family: &str, outcome: Outcome) {
-        self.count_outcome(family, outcome);
-        if outcome == Outcome::Reloaded {
-            let stats = self.state.registry().reloads(family);
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            stats.config_reload.inc();
-            stats.config_reload_time_ms.set(now.unwrap_or_default().as_millis() as u64);
+    fn count_routes(&self, family: &str, kind: ResourceType, outcome: Outcome) {
+        self.count_outcome(family, kind, outcome);
+        let stats = self.state.registry().reloads(family);
+        match outcome {
+            Outcome::Reloaded => {
+                stats.config_reload.inc();
+                stats.config_reload_time_ms.set(epoch_ms());
+            }
+            Outcome::Empty => stats.update_empty.inc(),
+            _ => {}
         }
     }
 
-    fn count_outcome(&self, family: &str, outcome: Outcome) {
+    fn count_outcome(&self, family: &str, kind: ResourceType, outcome: Outcome) {
         let stats = self.state.registry().discovery(family);
         match outcome {
             Outcome::Asked => stats.update_attempt.inc(),
-            Outcome::Accepted => stats.update_success.inc(),
+            Outcome::Accepted => {
+                stats.update_success.inc();
+                stats.update_time.set(epoch_ms());
+                stats.version.set(self.sources.version(kind));
+            }
             Outcome::Refused => stats.update_rejected.inc(),
             Outcome::Failed => stats.update_failure.inc(),
             Outcome::TimedOut => stats.init_fetch_timeout.inc(),
-            Outcome::Reloaded | Outcome::Conflicts => {}
+            Outcome::Empty | Outcome::Reloaded | Outcome::Conflicts => {}
         }
     }
 
@@ -540,6 +554,9 @@ impl Configuration {
         let registry = self.state.registry();
         for (kind, counted) in self.sources.stats() {
             let stats = registry.discovery(family(kind));
+            if stats.update_success.value() != counted.stats.update_success {
+                stats.update_time.set(epoch_ms());
+            }
             stats.update_attempt.follow(counted.stats.update_attempt);
             stats.update_success.follow(counted.stats.update_success);
             stats.update_failure.follow(counted.stats.update_failure);
@@ -571,6 +588,11 @@ fn family(kind: ResourceType) -> &'static str {
         ResourceType::ExtensionConfig => "xds.ecds",
         ResourceType::Runtime => "xds.rtds",
     }
+}
+
+fn epoch_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.unwrap_or_default().as_millis() as u64
 }
 
 fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {

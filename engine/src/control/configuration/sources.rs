@@ -128,6 +128,13 @@ impl Sources {
         })
     }
 
+    /// Envoy's statistic `version` of the last response of a type that was taken whole; 0 before the first.
+    pub(super) fn version(&self, kind: ResourceType) -> u64 {
+        let asked = |source: &&Source| source.kind.is_none_or(|only| only == kind);
+        let versions = self.all.iter().filter(asked).map(|source| source.client.status(kind));
+        versions.max_by_key(|status| status.updated_at).map_or(0, |status| status.version_hash())
+    }
+
     /// Streams with a connection.
     pub(super) fn connected(&self) -> usize {
         self.all.iter().filter(|source| source.client.is_connected()).count()
@@ -461,7 +468,10 @@ impl Source {
                     job.rejected.push(Rejection::new(Arc::clone(&resource.name), reason));
                 }
             }
-            let Some(Job { update, rejected, .. }) = self.jobs.pop_front() else { return };
+            let Some(Job { update, mut rejected, .. }) = self.jobs.pop_front() else { return };
+            for (name, reason) in store.judge_together(kind, &self.place) {
+                rejected.push(Rejection::new(&*name, reason));
+            }
             for name in &update.removed {
                 store.remove(kind, &self.place, name);
             }

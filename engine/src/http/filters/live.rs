@@ -69,12 +69,15 @@ impl LiveFilters {
     }
 }
 
-/// What servers say of each filter. What only connections of a listener that is gone still name is no
-/// longer told of, and stays as it was `before`.
+/// What servers say of each filter. What only connections of a listener that is gone still name stays as
+/// it was `before`: nobody is told of it any more, or of one of another type.
 fn find(config: &HttpConnectionManager, extensions: &Extensions, before: Option<&Found>) -> Found {
     let find = |(index, filter): (usize, &outrigger_xds::snapshot::HttpFilter)| {
-        let known = || before.and_then(|before| before.get(index).cloned().flatten());
-        extensions.get(&filter.discovery()?.key).cloned().or_else(known)
+        let wanted = filter.discovery()?;
+        match extensions.get(&wanted.key) {
+            Some(known) if known.as_ref().is_none_or(|known| wanted.may_be(known)) => known.clone(),
+            _ => before?.get(index)?.clone(),
+        }
     };
     config.filters.iter().enumerate().map(find).collect()
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use outrigger_codecs::http::Field;
 use outrigger_xds::snapshot::{
-    AlpnOverrides, ConfigSource, Extension, FilterOverride, FilterOverrides, FilterSource,
+    AlpnOverrides, ConfigSource, FilterConfig, FilterOverride, FilterOverrides, FilterSource,
     HttpConnectionManager, HttpFilterKind, OnDemand, Route, RouteFilterConfig, Soap,
     TrafficDirection,
 };
@@ -58,8 +58,8 @@ pub(super) struct Filters {
     found: Found,
 }
 
-/// One for each filter; nothing for those that do not come by name, or are not there yet.
-type Found = Box<[Option<Arc<Extension>>]>;
+/// One for each filter; nothing for those that do not come by name, or are not there.
+type Found = Box<[Option<Arc<FilterConfig>>]>;
 
 struct Filter {
     name: Box<str>,
@@ -77,7 +77,7 @@ enum Act {
     GrpcStats,
     Soap,
     OnDemand(OnDemand),
-    /// Its configuration is to come by name, and has not.
+    /// Its configuration is to come by name, and is not there.
     Missing,
 }
 

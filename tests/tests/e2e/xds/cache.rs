@@ -10,8 +10,11 @@ use outrigger_tests::control_plane::{
     http_listener, rds, route_table, to_cluster,
 };
 use outrigger_tests::process::Scratch;
-use outrigger_tests::{Client, Config, ControlPlane, Origin, Proxy};
+use outrigger_tests::proxy::Launch;
+use outrigger_tests::{Client, Config, ControlPlane, Origin, Proxy, eventually};
 use serde_json::{Value, json};
+
+use crate::hand_over::{expect_end, succeed, upgradable};
 
 use super::filters::{fault, listener, proxy_to};
 use super::reconnect::saying;
@@ -217,4 +220,54 @@ fn a_file_that_is_of_no_use_is_told() {
     assert!(!proxy.is_ready());
     let log = proxy.process().stderr();
     assert!(log.contains("is of no use: is not a cache of a configuration"), "{log}");
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn only_the_process_that_serves_writes_the_file() {
+    if is_envoy() {
+        return;
+    }
+    let Scene { server, world, config, _files: files, .. } =
+        &mut Scene::new(Variant::Delta, json!({}));
+    world.publish(server);
+    let path = files.file("cache");
+    // Whose node is in the file says who wrote it.
+    let node = |id: &str| upgradable(config.clone(), files).with(json!({"node": {"id": id}}));
+    let is_of = |id: &str| {
+        let content = fs::read(&path).unwrap_or_default();
+        content.windows(id.len()).any(|part| part == id.as_bytes())
+    };
+    let first = Launch::outrigger(&node("the-first")).arguments(&["--drain-time-s", "60"]).start();
+    expect_origin(&first, "/b", "b");
+    eventually("the first's file", || is_of("the-first").then_some(()));
+    // A request whose end is still to come keeps it alive.
+    let mut held = Client::connect(&await_listener(&first, "main"));
+    held.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n");
+    first.expect_stat("http.main.downstream_rq_active", 1);
+    let second = succeed(&node("the-second"), 1);
+    eventually("the second's file", || is_of("the-second").then_some(()));
+    let mut change = |target: &str| {
+        let from = server.mark();
+        let route = json!({"match": {"path": target}, "route": {"cluster": "b"}});
+        world.put(RDS, route_table("routes", json!([route, to_cluster("a")])));
+        world.publish(server);
+        for id in ["the-first", "the-second"] {
+            server.await_event("an ACK", from, |event| event.client == id && event.is_ack(RDS));
+        }
+    };
+    // The first could write earlier what both are told, since its last write is longer ago.
+    change("/one");
+    let written = second.stat("config.cache_write");
+    eventually("another write of the second", || {
+        assert!(is_of("the-second"));
+        (second.stat("config.cache_write") > written).then_some(())
+    });
+    // Nor does it at its end what the second has not written yet.
+    change("/two");
+    held.send("x");
+    assert_eq!(held.response().status, 200);
+    expect_end(first);
+    assert!(is_of("the-second"));
+    second.stop();
 }

@@ -88,6 +88,7 @@ const CASES: &[Case] = &[
     Case { listener: "scoped", ..once("scope b", "GET /", "Host: a.test\r\nx-scope: b\r\n") },
     Case { listener: "scoped", ..once("scope c", "GET /", "Host: a.test\r\nx-scope: c\r\n") },
     Case { listener: "scoped", ..once("scope d", "GET /", "Host: a.test\r\nx-scope: d\r\n") },
+    Case { listener: "scoped", ..once("scope e", "GET /", "Host: a.test\r\nx-scope: e\r\n") },
     Case { listener: "scoped", ..once("scope, no route", "GET /nothing", "Host: a.test\r\nx-scope: a\r\n") },
     Case { listener: "scoped", ..once("no scope", "GET /", "Host: a.test\r\n") },
     Case { listener: "hosted", ..once("hosted", "GET /", "Host: own.test\r\n") },
@@ -312,11 +313,7 @@ const STEPS: &[Step] = &[
         world.put(SDS, secret(&scene.second));
     }, &[("secure", "certificate second")]),
     step("a filter by its name", |world, scene| {
-        let mut filtered = listener("filtered", &direct(200, "filtered"));
-        add_filter(&mut filtered, json!({"name": "fault", "config_discovery": {
-            "config_source": scene.source, "type_urls": [FAULT],
-        }}));
-        world.put(LDS, filtered).put(ECDS, fault(418));
+        world.put(LDS, filtered(scene, json!({}))).put(ECDS, fault(418));
     }, &[("filtered", "status 418")]),
     step("another filter of that name", |world, _| {
         world.put(ECDS, json!({"name": "fault", "typed_config": {"@type": FAULT}}));
@@ -326,6 +323,15 @@ const STEPS: &[Step] = &[
     }, &[("filtered", "body filtered")]) },
     step("and a good one", |world, _| {
         world.put(ECDS, fault(503));
+    }, &[("filtered", "status 503")]),
+    step("a listener that does not list its type", |world, scene| {
+        world.put(LDS, filtered(scene, json!({"type_urls": [CORS]})));
+    }, &[("filtered", "status 500")]),
+    step("nor has another default", |world, scene| {
+        world.put(LDS, filtered(scene, json!({"type_urls": [CORS], "default_config": {"@type": CORS}})));
+    }, &[("filtered", "body filtered")]),
+    step("and one that does", |world, scene| {
+        world.put(LDS, filtered(scene, json!({})));
     }, &[("filtered", "status 503")]),
     step("a fraction by runtime", |world, _| {
         world.put(RTDS, json!({"name": "fractions", "layer": {"xds.fraction": 100}}));
@@ -344,7 +350,16 @@ const STEPS: &[Step] = &[
     step("a scope has another key", |world, _| {
         world.put(SRDS, scope("two", "d", "table b"));
     }, &[("scope b", "status 404"), ("scope d", "body in b")]),
-    // Of two with one key Envoy has neither, and we the one that comes first.
+    Step { refused: &[SRDS], ..step("two scopes with one key", |world, _| {
+        world.put(SRDS, scope("four", "e", "table a")).put(SRDS, scope("five", "e", "table b"));
+    }, &[("scope a", "body in a again"), ("scope e", "status 404")]) },
+    step("then there is one", |world, _| {
+        // By delta nothing is sent again but what is another.
+        world.remove(SRDS, "four").put(SRDS, scope("five", "e", "table a"));
+    }, &[("scope e", "body in a again")]),
+    step("and then none", |world, _| {
+        world.remove(SRDS, "five");
+    }, &[("scope e", "status 404")]),
     Step { refused: &[SRDS], ..step("a bad scope", |world, _| {
         let mut bad = scope("bad", "e", "table a");
         bad.as_object_mut().unwrap().remove("route_configuration_name");
@@ -382,8 +397,9 @@ const STEPS: &[Step] = &[
     }, &[("a", "body b GET / a.test"), ("b", "body b GET / b.test"), ("secure", "no listener"), ("late", "status 404")]),
 ];
 
-/// As [`STEPS`], after these, where deltas are spoken: virtual hosts come by nothing else, and what is
-/// asked for on demand is not what the server in Go waits for in the state of the world.
+/// As [`STEPS`], after these, where deltas are spoken: virtual hosts come by nothing else, a filter is taken
+/// away by nothing else, and what is asked for on demand is not what the server in Go waits for in the state
+/// of the world.
 ///
 /// Whatever is asked for is there: Envoy has no end of waiting for what is not, nor for a route of a virtual
 /// host that has none.
@@ -432,6 +448,44 @@ const DELTA_STEPS: &[Step] = &[
     step("a virtual host goes, and that one has its requests", |world, _| {
         world.remove(VHDS, "hosted/two.test");
     }, &[("hosted, one", "body good"), ("hosted, two", "body wild"), ("hosted, two", "x-table: hosted")]),
+    step("a filter by its name again", |world, scene| {
+        world.put(LDS, filtered(scene, json!({}))).put(ECDS, fault(418));
+    }, &[("filtered", "status 418")]),
+    step("it goes, and there is no default", |world, _| {
+        world.remove(ECDS, "fault");
+    }, &[("filtered", "status 500")]),
+    step("it comes again", |world, _| {
+        world.put(ECDS, fault(503));
+    }, &[("filtered", "status 503")]),
+    step("its listener has a default", |world, scene| {
+        let default = fault(404)["typed_config"].clone();
+        world.put(LDS, filtered(scene, json!({"default_config": default})));
+        world.put(ECDS, fault(418));
+    }, &[("filtered", "status 418")]),
+    step("it goes, and there is a default", |world, _| {
+        world.remove(ECDS, "fault");
+    }, &[("filtered", "status 404")]),
+    step("it comes again, beside a default", |world, _| {
+        world.put(ECDS, fault(503));
+    }, &[("filtered", "status 503")]),
+    step("a last filter by its name", |world, scene| {
+        world.put(LDS, json!({
+            "name": "raw",
+            "address": {"socket_address": {"address": address_of("raw"), "port_value": 0}},
+            "filter_chains": [{"filters": [{"name": "tcp", "config_discovery": {
+                "config_source": scene.source, "type_urls": [TCP_PROXY],
+            }}]}],
+        })).put(ECDS, tcp_to("a"));
+    }, &[("raw", "body b GET / raw")]),
+    step("the last filter changes", |world, scene| {
+        world.put(CDS, static_cluster("c", &[scene.c.address()])).put(ECDS, tcp_to("c"));
+    }, &[("raw", "body c GET / raw")]),
+    step("the last filter goes", |world, _| {
+        world.remove(ECDS, "tcp");
+    }, &[("raw", "no response")]),
+    step("the last filter comes again", |world, _| {
+        world.put(ECDS, tcp_to("a"));
+    }, &[("raw", "body b GET / raw")]),
     step("without a source of virtual hosts", |world, _| {
         world.get(RDS, "hosted").as_object_mut().unwrap().remove("vhds");
         world.remove(VHDS, "hosted/one.test");
@@ -580,6 +634,21 @@ fn bad_listener(name: &str) -> Value {
 fn fault(status: u16) -> Value {
     let abort = json!({"http_status": status, "percentage": {"numerator": 100}});
     json!({"name": "fault", "typed_config": {"@type": FAULT, "abort": abort}})
+}
+
+/// A listener with the filter `fault` by its name, and more about where that comes from.
+fn filtered(scene: &Scene, more: Value) -> Value {
+    let mut source = json!({"config_source": scene.source, "type_urls": [FAULT]});
+    source.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let mut filtered = listener("filtered", &direct(200, "filtered"));
+    add_filter(&mut filtered, json!({"name": "fault", "config_discovery": source}));
+    filtered
+}
+
+/// A last filter `tcp` to that cluster.
+fn tcp_to(cluster: &str) -> Value {
+    let config = json!({"@type": TCP_PROXY, "stat_prefix": "raw", "cluster": cluster});
+    json!({"name": "tcp", "typed_config": config})
 }
 
 fn secret(identity: &Identity) -> Value {

@@ -8,7 +8,7 @@ use outrigger_tests::control_plane::{
 use outrigger_tests::{Address, Client, ControlPlane, eventually};
 use serde_json::{Value, json};
 
-use super::{BOTH, Scene, await_listener, launch, named_origin};
+use super::{BOTH, Scene, await_listener, is_envoy, launch, named_origin};
 
 /// A listener `main` with a filter `ext` before the router, which comes from that source.
 pub(super) fn listener(source: Value, more: &Value) -> Value {
@@ -143,6 +143,59 @@ fn w07_a_default_may_serve_until_there_is_more() {
             scene.publish();
             scene.expect_status("/", 503);
         }
+    }
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn t04_without_a_default_nothing_is_left_of_a_filter_that_is_taken_away() {
+    let wanted = listener(patient(ads()), &json!({}));
+    let mut scene = scene(Variant::Delta, wanted, &[], Some(fault(0)));
+    scene.expect_origin("/", "a");
+    let mut client = Client::connect(&await_listener(&scene.proxy, "main"));
+    assert_eq!(client.get("/").status, 200);
+    scene.world.remove(ECDS, "ext");
+    scene.publish();
+    scene.expect_status("/", 500);
+    // Requests of connections that are there, too.
+    assert_eq!(client.get("/").status, 500);
+    scene.proxy.expect_stat("extension_config_discovery.http_filter.ext.config_reload", 2);
+    scene.world.put(ECDS, extension(fault(0)));
+    scene.publish();
+    scene.expect_origin("/", "a");
+    assert_eq!(client.get("/").status, 200);
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn v03_a_listener_that_does_not_list_the_type_has_its_default_or_nothing() {
+    for variant in BOTH {
+        let source = || patient(ads());
+        let mut scene = scene(variant, listener(source(), &json!({})), &[], Some(fault(418)));
+        scene.expect_status("/", 418);
+        let root = "extension_config_discovery.http_filter.ext";
+        let others = json!({"type_urls": [CORS]});
+        let with_default = json!({"type_urls": [CORS], "default_config": {"@type": CORS}});
+        for (more, status, conflicts) in [(&others, 500, 1), (&with_default, 200, 2)] {
+            let from = scene.server.mark();
+            scene.world.put(LDS, listener(source(), more));
+            scene.publish();
+            scene.expect_status("/", status);
+            scene.server.await_event("an ACK", from, |event| event.is_ack(LDS));
+            scene.proxy.expect_stat(&format!("{root}.config_conflict"), conflicts);
+        }
+        if !is_envoy() {
+            let dump = scene.proxy.admin_get("/config_dump?resource=ecds_filters").text();
+            assert!(dump.contains("which type_urls of listener main does not list"), "{dump}");
+        }
+        // What it does not list is refused, and what it lists is taken once nobody else is left.
+        let from = scene.server.mark();
+        scene.world.put(ECDS, extension(fault(503)));
+        scene.publish();
+        scene.server.await_event("a NACK", from, |event| event.is_nack(ECDS));
+        scene.world.put(LDS, listener(source(), &json!({})));
+        scene.publish();
+        scene.expect_status("/", 418);
     }
 }
 
@@ -430,4 +483,69 @@ fn t04_a_last_filter_that_is_taken_away_gives_way_to_its_default() {
     scene.publish();
     scene.expect_origin("/", "b");
     assert_eq!(client.get("/").header("x-origin"), Some("a"));
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn t04_without_a_default_connections_that_come_later_are_closed() {
+    let mut scene = scene_by_name(Variant::Delta, patient(ads()), &json!({}));
+    scene.world.put(ECDS, extension(manager(&rds("routes", ads()))));
+    scene.publish();
+    scene.server.release(&[ECDS]);
+    scene.expect_origin("/", "a");
+    let address = await_listener(&scene.proxy, "main");
+    let mut first = Client::connect(&address);
+    assert_eq!(first.get("/").header("x-origin"), Some("a"));
+    scene.world.remove(ECDS, "ext");
+    scene.publish();
+    let missing = "listener.main.network_extension_config_missing";
+    eventually("a connection that is closed", || {
+        let mut client = Client::connect(&address);
+        let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        client.try_response().is_err().then_some(())
+    });
+    scene.proxy.expect_stat(missing, 1);
+    // One that is there goes on with what it began with, and with its routes.
+    assert_eq!(first.get("/").header("x-origin"), Some("a"));
+    scene.world.put(ECDS, extension(proxy_to("b")));
+    scene.publish();
+    scene.expect_origin("/", "b");
+    assert_eq!(first.get("/").header("x-origin"), Some("a"));
+}
+
+#[test]
+#[ignore = "needs xds-python, which .ci/run installs"]
+fn w07_what_a_detection_chooses_comes_by_name() {
+    if is_envoy() {
+        return;
+    }
+    let source = json!({"config_source": patient(ads()), "type_urls": [TCP_PROXY]});
+    let filter = json!({"name": "ext", "config_discovery": source});
+    let mut wanted = by_name(ads(), &json!({}));
+    // The server does not know the type.
+    wanted["filter_chains"][0]["filters"][0] = json!({"name": "detection", "typed_config": {
+        "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+        "type_url": "type.googleapis.com/outrigger.filters.network.protocol_detection.v1.ProtocolDetection",
+        "value": {"choices": [{"protocols": ["HTTP1"], "filter": filter}]},
+    }});
+    let mut scene = scene(Variant::Delta, wanted, &[], Some(proxy_to("a")));
+    scene.world.put(CDS, eds_cluster("b", ads())).put(EDS, assignment("b", &[scene.b.address()]));
+    scene.publish();
+    scene.expect_origin("/", "a");
+    let address = await_listener(&scene.proxy, "main");
+    let mut first = Client::connect(&address);
+    assert_eq!(first.get("/").header("x-origin"), Some("a"));
+    scene.world.put(ECDS, extension(proxy_to("b")));
+    scene.publish();
+    scene.expect_origin("/", "b");
+    scene.world.remove(ECDS, "ext");
+    scene.publish();
+    eventually("a connection that is closed", || {
+        let mut client = Client::connect(&address);
+        let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        client.try_response().is_err().then_some(())
+    });
+    scene.proxy.expect_stat("listener.main.network_extension_config_missing", 1);
+    assert_eq!(first.get("/").header("x-origin"), Some("a"));
+    scene.proxy.expect_stat("extension_config_discovery.network_filter.ext.config_reload", 3);
 }

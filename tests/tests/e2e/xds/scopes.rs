@@ -165,6 +165,10 @@ fn srds_a_scope_is_refused_and_the_one_before_it_stays() {
         for (name, count) in counts.into_iter().chain([("active_scopes", 2)]) {
             scene.proxy.expect_stat(&stat(name), count);
         }
+        for name in ["version", "update_time"] {
+            assert_ne!(scene.proxy.stat(&stat(name)), 0, "{name}");
+        }
+        scene.proxy.expect_stat(&stat("update_empty"), 0);
         // Mended, it is taken.
         scene.world.put(SRDS, scope("two", "c", "table-b"));
         scene.publish();

@@ -155,6 +155,10 @@ fn virtual_hosts_are_counted_and_shown_with_their_table() {
     let stat = |name: &str| format!("http.hosted.rds.{name}");
     scene.proxy.expect_stat(&stat("hosted.config_reload"), 1);
     scene.proxy.expect_stat(&stat("vhds.hosted.config_reload"), 1);
+    for name in ["hosted.version", "vhds.hosted.version", "vhds.hosted.update_time"] {
+        assert_ne!(scene.proxy.stat(&stat(name)), 0, "{name}");
+    }
+    scene.proxy.expect_stat(&stat("vhds.hosted.update_empty"), 0);
     scene.world.put(VHDS, host("more", "more.test", "3")).remove(VHDS, "hosted/two");
     scene.publish();
     expect(&scene, "more.test", "3");

@@ -140,6 +140,8 @@ impl Default for Client {
 }
 
 struct RequestSide {
+    /// Its framing on HTTP/1.
+    body: BodyDecoder,
     /// Its length is not known before its end.
     chunked: bool,
     complete: bool,
@@ -149,7 +151,7 @@ struct RequestSide {
 
 impl Default for RequestSide {
     fn default() -> Self {
-        Self { chunked: false, complete: true, paused: false }
+        Self { body: BodyDecoder::None, chunked: false, complete: true, paused: false }
     }
 }
 
@@ -285,6 +287,7 @@ impl Exchange {
         };
         self.grpc.accept(head);
         self.request = RequestSide {
+            body: BodyDecoder::from(head.framing),
             chunked: head.framing == BodyFraming::Chunked,
             complete: head.framing.is_empty(),
             paused: false,

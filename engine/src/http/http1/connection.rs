@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use outrigger_codecs::http::{FieldStorage, RequestHead};
-use outrigger_codecs::http1::{BodyDecoder, HeadError};
+use outrigger_codecs::http1::HeadError;
 use outrigger_upgrade::record::{Http1Record, ProtocolRecord, TunnelRecord};
 
 use crate::access_log::ResponseFlags;
@@ -49,8 +49,6 @@ pub struct Http1Connection {
     requests: u32,
     phase: Phase,
     input: Input,
-    /// The framing of the body of the request under way.
-    body: BodyDecoder,
     /// A head that comes in pieces.
     partial: Option<Vec<u8>>,
     exchange: Option<Box<Exchange>>,
@@ -107,7 +105,6 @@ impl Http1Connection {
             requests: record.requests,
             phase: Phase::Reading,
             input: Input::default(),
-            body: BodyDecoder::None,
             partial: None,
             exchange: None,
             since: now,
@@ -134,7 +131,6 @@ impl Http1Connection {
         let age = new.guard.age();
         let exchange = Exchange::adopt_tunnel(shard, http, record, destination, upstream, age);
         new.exchange = Some(exchange);
-        new.body = BodyDecoder::UntilClose;
         new.phase = Phase::Exchanging;
         if record.proxied.upstream_ended {
             new.transport.finish();
@@ -196,7 +192,7 @@ impl Http1Connection {
         }
         if self.transport.unsent() >= self.marks.high {
             // A client that pipelines must also read.
-            self.transport.wake_at_unsent(self.marks.low);
+            self.transport.wake_at_unsent(self.marks.low());
             return timer_fired && self.read_timed_out(waker);
         }
         loop {
@@ -269,7 +265,6 @@ impl Http1Connection {
         let mut exchange = Exchange::take(&self.shard);
         let arrival = Arrival { shard: &self.shard, http: &self.http, info: &self.info };
         let begun = begin(&arrival, head, Some(HeadSource::Text(text)), &mut exchange);
-        self.body = BodyDecoder::from(head.framing);
         let mut down = self.downstream(waker);
         exchange.start(&mut down, begun);
         self.exchange = Some(exchange);
@@ -488,11 +483,7 @@ impl Http1Connection {
             info: &self.info,
             waker,
             marks: self.marks,
-            side: Side::Http1(super::Side {
-                transport: &self.transport,
-                input: &mut self.input,
-                body: &mut self.body,
-            }),
+            side: Side::Http1(super::Side { transport: &self.transport, input: &mut self.input }),
         }
     }
 }

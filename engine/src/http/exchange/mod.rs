@@ -223,7 +223,7 @@ enum Upstream {
         client: Rc<Http2Client>,
         _pending: Admission,
     },
-    Http1(UpstreamConnection),
+    Http1(Box<UpstreamConnection>),
     Http2(ClientStream),
 }
 
@@ -438,7 +438,7 @@ impl Exchange {
     /// When the exchange wants to be looked at, whatever happens.
     pub(super) fn deadline(&self) -> Option<Nanos> {
         let deadlines = &self.deadlines;
-        earliest([
+        earliest(&[
             deadlines.response,
             deadlines.idle,
             deadlines.stream,

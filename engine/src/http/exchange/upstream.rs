@@ -255,7 +255,7 @@ impl Exchange {
     }
 
     /// Sends the head on an HTTP/1 connection.
-    fn activate(&mut self, down: &mut Downstream<'_>, mut connection: UpstreamConnection) {
+    fn activate(&mut self, down: &mut Downstream<'_>, mut connection: Box<UpstreamConnection>) {
         self.reused = !connection.meter.begin_request();
         self.facts.upstream_connection_id = connection.meter.id;
         self.facts.upstream_tls = connection.transport.session().cloned();

@@ -323,12 +323,12 @@ impl Http1Connection {
         let timeouts = &self.http.config.timeouts;
         if self.partial.is_some() {
             let limits = [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
-            return earliest(limits.map(|limit| after(self.since, limit)));
+            return earliest(&limits.map(|limit| after(self.since, limit)));
         }
         // Draining: an idle client gets the drain timeout's chance to send one more request, which
         // is then answered with `connection: close`.
         let drain = self.info.drain_deadline(&self.shard, self.since, timeouts.drain);
-        earliest([after(self.since, timeouts.idle), self.max_age_at, drain])
+        earliest(&[after(self.since, timeouts.idle), self.max_age_at, drain])
     }
 
     /// True in a tunnel that can go on elsewhere.

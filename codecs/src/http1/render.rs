@@ -34,10 +34,10 @@ pub fn status_line<P: Put + ?Sized>(out: &mut P, code: u16, reason: &str) {
 /// Writes a field line with its name in lower case, as Envoy does by default.
 pub fn field<P: Put + ?Sized>(out: &mut P, name: &str, value: &[u8]) {
     debug_assert!(!name.is_empty() && is_line_safe(name.as_bytes()));
+    let mut lower = [0; NAME_PIECE_LEN];
     for piece in name.as_bytes().chunks(NAME_PIECE_LEN) {
-        // A piece as a whole, whatever its length, is a few vector instructions.
-        let mut lower = [0; NAME_PIECE_LEN];
         lower[..piece.len()].copy_from_slice(piece);
+        // All of it, whatever the piece's length: a few vector instructions.
         lower.make_ascii_lowercase();
         out.put(&lower[..piece.len()]);
     }

@@ -68,7 +68,7 @@ impl Ends {
         self.rare.get_or_insert_default().source = Some(source);
     }
 
-    /// The client speaks through whoever was its other end before.
+    /// Whoever was the client so far speaks for this one.
     pub(super) fn speak_for(&mut self, client: Peer) {
         let direct = self.direct();
         self.rare.get_or_insert_default().direct = Some(direct);

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroI32;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::task::Waker;
 use std::time::Duration;
@@ -305,7 +306,7 @@ impl Core {
                 }
                 // Our own pause, or a signal: armed again when due.
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => return,
-                code => slot.receive.error = Some(code),
+                code => slot.receive.error = NonZeroI32::new(code),
             },
         }
         self.wake(index);
@@ -358,7 +359,7 @@ impl Core {
         if send.queue.load() <= mark {
             self.wake(index);
         } else {
-            send.wake_at = Some(mark);
+            send.wake_at = Some(u32::try_from(mark).unwrap_or(u32::MAX));
         }
     }
 
@@ -408,7 +409,7 @@ impl Core {
         slot.operations += 1;
         let fd = Fd(slot.fd);
         let entry = if let Some(only) = self.queues.only(&send.queue) {
-            send.offered_bytes = only.len();
+            send.offered_bytes = only.len() as u32;
             opcode::Send::new(fd, only.as_ptr(), only.len() as u32)
                 .flags(flags | libc::MSG_NOSIGNAL)
                 .build()
@@ -433,7 +434,7 @@ impl Core {
         match result {
             0.. => {
                 let sent = result as usize;
-                slot.send.congested = sent < slot.send.offered_bytes;
+                slot.send.congested = sent < slot.send.offered_bytes as usize;
                 slot.send.sent_bytes += sent as u64;
                 queues.advance(&mut slot.send.queue, sent);
             }
@@ -442,13 +443,13 @@ impl Core {
                 libc::EINTR => {}
                 libc::ECANCELED if slot.held => {}
                 code => {
-                    slot.send.error = Some(code);
+                    slot.send.error = NonZeroI32::new(code);
                     queues.clear(&mut slot.send.queue);
                     slot.send.wake_at = Some(0);
                 }
             },
         }
-        let due = slot.send.wake_at.is_some_and(|mark| slot.send.queue.load() <= mark);
+        let due = slot.send.wake_at.is_some_and(|mark| slot.send.queue.load() <= mark as usize);
         if slot.send.queue.is_empty() {
             slot.send.congested = false;
             self.finish_if_due(index);
@@ -720,13 +721,13 @@ impl SendVector {
     };
 
     /// Points at chunks, as many as there is room for. Their bytes.
-    fn fill<'c>(&mut self, chunks: impl Iterator<Item = &'c Chunk>) -> usize {
+    fn fill<'c>(&mut self, chunks: impl Iterator<Item = &'c Chunk>) -> u32 {
         let (mut count, mut bytes) = (0, 0);
         for (part, chunk) in self.parts.iter_mut().zip(chunks) {
             part.iov_base = chunk.as_ptr().cast_mut().cast();
             part.iov_len = chunk.len();
             count += 1;
-            bytes += chunk.len();
+            bytes += chunk.len() as u32;
         }
         self.header.msg_iov = self.parts.as_mut_ptr();
         self.header.msg_iovlen = count;

@@ -24,7 +24,8 @@ pub(super) struct Queue {
     first: u32,
     last: u32,
     chunks: u32,
-    bytes: usize,
+    /// Senders stop at watermarks, and RPC at 64 MiB: far below what this holds.
+    bytes: u32,
 }
 
 impl Default for Queues {
@@ -46,21 +47,21 @@ impl Queue {
 
     /// Bytes of its chunks.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes as usize
     }
 
     /// What it weighs against watermarks. A chunk of one byte holds a whole buffer, so each counts for a
     /// good part of one at least: otherwise a peer that sends bytes one by one could take all buffers of
     /// a shard.
     pub(super) fn load(&self) -> usize {
-        self.bytes.max(self.chunks as usize * CHUNK_LOAD_MIN)
+        self.bytes().max(self.chunks as usize * CHUNK_LOAD_MIN)
     }
 }
 
 impl Queues {
     /// Adds a chunk at the end.
     pub(super) fn push_back(&mut self, queue: &mut Queue, chunk: Chunk) {
-        queue.bytes += chunk.len();
+        queue.bytes += chunk.len() as u32;
         queue.chunks += 1;
         let at = self.insert(chunk, NONE);
         match queue.last {
@@ -80,13 +81,13 @@ impl Queues {
         };
         match chunk {
             Some(chunk) => self.push_back(queue, chunk),
-            None => queue.bytes += bytes,
+            None => queue.bytes += bytes as u32,
         }
     }
 
     /// Adds a chunk at the front.
     pub(super) fn push_front(&mut self, queue: &mut Queue, chunk: Chunk) {
-        queue.bytes += chunk.len();
+        queue.bytes += chunk.len() as u32;
         queue.chunks += 1;
         queue.first = self.insert(chunk, queue.first);
         if queue.last == NONE {
@@ -109,7 +110,7 @@ impl Queues {
             queue.last = NONE;
         }
         queue.chunks -= 1;
-        queue.bytes -= chunk.len();
+        queue.bytes -= chunk.len() as u32;
         Some(chunk)
     }
 
@@ -119,7 +120,7 @@ impl Queues {
             match &mut self.entry(queue.first).chunk {
                 Some(front) if front.len() > count => {
                     front.advance(count);
-                    queue.bytes -= count;
+                    queue.bytes -= count as u32;
                     return;
                 }
                 front => count -= front.as_ref().map_or(0, Chunk::len),

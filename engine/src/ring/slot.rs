@@ -4,6 +4,7 @@
 //! and the descriptor closed, only when it is zero.
 
 use std::collections::VecDeque;
+use std::num::NonZeroI32;
 use std::os::fd::RawFd;
 use std::task::Waker;
 
@@ -51,7 +52,7 @@ pub(super) struct ReceiveSide {
     pub(super) listed: bool,
     pub(super) fresh: bool,
     pub(super) ended: bool,
-    pub(super) error: Option<i32>,
+    pub(super) error: Option<NonZeroI32>,
 }
 
 /// The sending half.
@@ -63,15 +64,15 @@ pub(super) struct SendSide {
     /// On the list of sockets to send for at the next turn.
     pub(super) listed: bool,
     /// Bytes of the send that is with the kernel.
-    pub(super) offered_bytes: usize,
+    pub(super) offered_bytes: u32,
     /// Wake the task when this few bytes are left.
-    pub(super) wake_at: Option<usize>,
+    pub(super) wake_at: Option<u32>,
     /// The socket's buffer was full: the next send waits for room inside the kernel.
     pub(super) congested: bool,
     /// Send FIN once the queue is empty.
     pub(super) finish: bool,
     pub(super) finished: bool,
-    pub(super) error: Option<i32>,
+    pub(super) error: Option<NonZeroI32>,
     /// Bytes the kernel took, over the life of the socket.
     pub(super) sent_bytes: u64,
 }
@@ -112,5 +113,16 @@ impl Slot {
             && !self.closing
             && !self.held
             && receive.queue.load() <= self.marks.low()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_fits_a_size_of_the_allocator() {
+        // There is one for each connection; the next size is 160.
+        assert!(size_of::<Slot>() <= 128, "{}", size_of::<Slot>());
     }
 }

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::num::NonZeroI32;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
@@ -73,7 +74,7 @@ impl Socket {
             return Received::Chunk(chunk);
         }
         if let Some(code) = receive.error {
-            return Received::Failed(code);
+            return Received::Failed(code.get());
         }
         if receive.ended { Received::End } else { Received::None }
     }
@@ -135,7 +136,7 @@ impl Socket {
 
     /// The errno of a failed send.
     pub fn send_error(&self) -> Option<i32> {
-        self.core.borrow().slot(self.slot).send.error
+        self.core.borrow().slot(self.slot).send.error.map(NonZeroI32::get)
     }
 
     /// Sends FIN once everything queued is sent.

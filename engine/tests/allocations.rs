@@ -1,4 +1,5 @@
-//! In the steady state a proxied request allocates nothing on its shard.
+//! In the steady state a proxied request allocates nothing on its shard, and a connection that rests
+//! holds little there.
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
@@ -7,8 +8,8 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use outrigger_codecs::http::{FieldKind, Method};
@@ -29,12 +30,14 @@ use serde_json::{Value, json};
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Bytes that they hold.
+static HELD: AtomicI64 = AtomicI64::new(0);
 
 thread_local! {
     static IS_SHARD: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
-fn count() {
+fn is_shard() -> bool {
     let is_shard = IS_SHARD.try_with(|known| {
         let is_shard = known.get().unwrap_or_else(|| {
             let mut name = [0u8; 16];
@@ -46,26 +49,32 @@ fn count() {
         known.set(is_shard.then_some(true));
         is_shard
     });
-    if is_shard == Ok(true) {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    is_shard == Ok(true)
+}
+
+fn count(allocations: u64, bytes: i64) {
+    if is_shard() {
+        ALLOCATIONS.fetch_add(allocations, Ordering::Relaxed);
+        HELD.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
 // SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(1, layout.size() as i64);
         // SAFETY: the caller's contract is System's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(0, -(layout.size() as i64));
         // SAFETY: the caller's contract is System's.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(1, size as i64 - layout.size() as i64);
         // SAFETY: the caller's contract is System's.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -395,6 +404,48 @@ fn bootstrap(origin: SocketAddr, upstream: &Value, chain: &Value) -> Source {
 
 /// Allocations of the shard in each of many rounds of twenty requests, when all is warm.
 fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) -> [u64; 250] {
+    proxying(source, |address| {
+        let mut client = connect(address);
+        // Long enough for every buffer, queue and histogram to have reached its size.
+        for _ in 0..2000 {
+            client.exchange();
+        }
+        assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "the shard's allocations are counted");
+        let mut rounds = [0; 250];
+        for round in &mut rounds {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            for _ in 0..20 {
+                client.exchange();
+            }
+            *round = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        }
+        rounds
+    })
+}
+
+/// Bytes that the shard holds for each connection that rests after a request.
+fn held(source: &Source, connect: impl Fn(SocketAddr) -> Box<dyn Client>) -> i64 {
+    proxying(source, |address| {
+        let served = |count| {
+            let mut clients: Vec<_> = (0..count).map(|_| connect(address)).collect();
+            clients.iter_mut().for_each(|client| client.exchange());
+            clients
+        };
+        // The shard's tables double, so that what they grow by is what the connections take.
+        let _first = served(CONNECTIONS / 2);
+        let before = HELD.load(Ordering::Relaxed);
+        let _more = served(CONNECTIONS);
+        (HELD.load(Ordering::Relaxed) - before) / CONNECTIONS as i64
+    })
+}
+
+const CONNECTIONS: usize = 128;
+
+/// What `work` finds out of a proxy of one shard.
+fn proxying<R>(source: &Source, work: impl FnOnce(SocketAddr) -> R) -> R {
+    // One at a time: the shards of all of them are counted as one.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock();
     let loaded = load(source, &LoadOptions::default()).unwrap();
     let snapshot = Arc::new(loaded.snapshot);
     let registry = Arc::new(Registry::new(1));
@@ -429,24 +480,10 @@ fn rounds(source: &Source, connect: impl FnOnce(SocketAddr) -> Box<dyn Client>) 
         sockets: Some(bound.sockets.into_iter().flatten().collect()),
     };
     assert!(shards[0].mail().send(message).is_ok());
-    let mut client = connect(address);
-    // Long enough for every buffer, queue and histogram to have reached its size.
-    for _ in 0..2000 {
-        client.exchange();
-    }
-    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "the shard's allocations are counted");
-    let mut rounds = [0; 250];
-    for round in &mut rounds {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        for _ in 0..20 {
-            client.exchange();
-        }
-        *round = ALLOCATIONS.load(Ordering::Relaxed) - before;
-    }
-    drop(client);
+    let found = work(address);
     shard::stop(shards);
     writer.shutdown(Duration::from_secs(5));
-    rounds
+    found
 }
 
 fn stream(address: SocketAddr) -> TcpStream {
@@ -526,3 +563,38 @@ fn a_request_in_the_steady_state_allocates_nothing() {
         assert!(clean >= 125, "{scenario}: allocations per twenty requests: {rounds:?}");
     }
 }
+
+#[test]
+fn a_connection_that_rests_holds_little() {
+    let http1 = json!({ "http_protocol_options": {} });
+    let found = [
+        (
+            "HTTP/1",
+            HTTP1_BYTES_MAX,
+            held(&configuration(origin(answer_http1), &http1, None), |address| {
+                Box::new(Wire(stream(address)))
+            }),
+        ),
+        (
+            "Bolt",
+            RPC_BYTES_MAX,
+            held(&rpc_configuration(origin(answer_bolt), "bolt"), |address| {
+                Box::new(RpcClient::bolt(address))
+            }),
+        ),
+        (
+            "Dubbo",
+            RPC_BYTES_MAX,
+            held(&rpc_configuration(origin(answer_dubbo), "dubbo"), |address| {
+                Box::new(RpcClient::dubbo(address))
+            }),
+        ),
+    ];
+    for (protocol, most, held) in found {
+        assert!((most / 2..=most).contains(&held), "{protocol}: {held} bytes");
+    }
+}
+
+/// The task is 504, the socket's slot 128; the rest is entries in tables of timers, wakers and sockets.
+const HTTP1_BYTES_MAX: i64 = 768;
+const RPC_BYTES_MAX: i64 = 1120;

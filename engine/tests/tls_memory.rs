@@ -71,7 +71,7 @@ fn in_use() -> usize {
 /// One test at a time: memory in use is the process's.
 static ALONE: Mutex<()> = Mutex::new(());
 
-const MARKS: Watermarks = Watermarks { high: 64 * 1024, low: 16 * 1024 };
+const MARKS: Watermarks = Watermarks { high: 64 * 1024 };
 const LIMIT: Duration = Duration::from_secs(30);
 
 struct Bench {

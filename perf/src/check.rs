@@ -136,11 +136,11 @@ fn ratios() -> Vec<Ratio> {
 
 /// Most proxy memory per idle connection, by protocol.
 const IDLE_BYTES_MAX: [(ProtocolName, f64); 5] = [
-    (ProtocolName::Http1, 2048.0),
+    (ProtocolName::Http1, 1024.0),
     (ProtocolName::Https, 16.0 * 1024.0),
     (ProtocolName::H2, 8.0 * 1024.0),
-    (ProtocolName::Bolt, 2048.0),
-    (ProtocolName::Dubbo, 2048.0),
+    (ProtocolName::Bolt, 1792.0),
+    (ProtocolName::Dubbo, 1792.0),
 ];
 /// Least part of the plain rate that must be left with access log and statistics on.
 const OBSERVED_RATE_MIN: f64 = 0.9;

@@ -246,7 +246,7 @@ impl Source {
 /// # Errors
 /// See [`LoadError`]; all refused fields of a file are reported at once.
 pub fn load(source: &Source, options: &LoadOptions) -> Result<Loaded, LoadError> {
-    let schema = Schema::load();
+    let schema = Schema::default();
     let read_options = ReadOptions { allow_unknown_keys: options.allow_unknown_static_fields };
     let mut warnings = Vec::new();
     let (mut bootstrap, engine) = read(source, &schema, read_options, &mut warnings)?;

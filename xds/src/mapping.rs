@@ -4,6 +4,8 @@
 //! TypedStructs are resolved at any depth, and unknown keys may be downgraded to warnings. What a
 //! single value means in protobuf's JSON mapping is prost-reflect's business alone.
 
+use std::sync::OnceLock;
+
 use prost::Message;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MapKey,
@@ -13,10 +15,11 @@ use serde_json::{Map, Value as Json};
 
 use crate::fault::{Found, Problem, Trail};
 
-/// The messages configuration may hold, and how to read them.
-#[derive(Debug, Clone)]
+/// The messages configuration may hold, and how to read them. They are decoded when the first is asked
+/// for: without management servers that is the start's business alone, and they take megabytes.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Schema {
-    pool: DescriptorPool,
+    pool: OnceLock<DescriptorPool>,
 }
 
 /// Findings that do not stop a load, in order.
@@ -29,16 +32,17 @@ const TYPED_STRUCTS: [&str; 2] = ["udpa.type.v1.TypedStruct", "xds.type.v3.Typed
 const NESTING_MAX: usize = 100;
 
 impl Schema {
-    pub(crate) fn load() -> Schema {
+    fn pool(&self) -> &DescriptorPool {
         // tests/descriptors.rs proves that the file is what the protos compile to, and every test of a
         // load that it can be decoded.
-        let pool = DescriptorPool::decode(DESCRIPTORS)
-            .expect("the descriptor set is compiled in and known to decode");
-        Schema { pool }
+        self.pool.get_or_init(|| {
+            DescriptorPool::decode(DESCRIPTORS)
+                .expect("the descriptor set is compiled in and known to decode")
+        })
     }
 
     pub(crate) fn message(&self, full_name: &str) -> Option<MessageDescriptor> {
-        self.pool.get_message_by_name(full_name)
+        self.pool().get_message_by_name(full_name)
     }
 
     /// Reads `json` as a message.
@@ -92,7 +96,7 @@ impl Schema {
     }
 
     fn by_url(&self, type_url: &str) -> Option<MessageDescriptor> {
-        self.pool.get_message_by_name(type_url.rsplit('/').next().unwrap_or(type_url))
+        self.pool().get_message_by_name(type_url.rsplit('/').next().unwrap_or(type_url))
     }
 }
 

@@ -162,7 +162,7 @@ fn unfit_served(sds: &Sds, secret: &Secret, wanted: &'static str) -> UnfitSecret
 /// # Errors
 /// If a file cannot be read, is not a configuration, or lacks the secret.
 pub fn reread_downstream(tls: &DownstreamTls) -> Result<DownstreamTls, LoadError> {
-    let schema = Schema::load();
+    let schema = Schema::default();
     let mut fresh = tls.clone();
     reread_parameters(&mut fresh.common, &schema)?;
     ask_for_what_is_pinned(&mut fresh);
@@ -181,7 +181,7 @@ pub fn reread_downstream(tls: &DownstreamTls) -> Result<DownstreamTls, LoadError
 /// See there.
 pub fn reread_upstream(tls: &UpstreamTls) -> Result<UpstreamTls, LoadError> {
     let mut fresh = tls.clone();
-    reread_parameters(&mut fresh.common, &Schema::load())?;
+    reread_parameters(&mut fresh.common, &Schema::default())?;
     Ok(fresh)
 }
 

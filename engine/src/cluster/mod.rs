@@ -99,7 +99,8 @@ pub struct Host {
     stats: Arc<HostStats>,
     sockaddr: socket2::SockAddr,
     active_requests: Cell<u32>,
-    idle: RefCell<Vec<UpstreamConnection>>,
+    #[expect(clippy::vec_box, reason = "they are moved out and in with every request")]
+    idle: RefCell<Vec<Box<UpstreamConnection>>>,
     /// Its HTTP/2 connections.
     multiplexed: RefCell<Vec<Rc<Http2Client>>>,
     /// Its connections of RPC protocols that requests share.

@@ -62,7 +62,7 @@ impl From<Wanted<'_>> for Made {
     }
 }
 
-/// A connection to an endpoint. Dropping it closes it.
+/// A connection to an endpoint. Dropping it closes it. Boxed, as it goes from pool to request and back.
 pub struct UpstreamConnection {
     /// The bytes; receiving has started.
     pub transport: Transport,
@@ -81,11 +81,11 @@ impl UpstreamConnection {
         transport: Transport,
         wanted: Wanted<'_>,
         admission: Admission,
-    ) -> Self {
+    ) -> Box<Self> {
         transport.start();
         cluster.stats.upstream_cx_http1_total.inc();
         let meter = Meter::new(shard, cluster, host, admission);
-        Self { transport, made: wanted.into(), idle_since: meter.created_at, meter }
+        Box::new(Self { transport, made: wanted.into(), idle_since: meter.created_at, meter })
     }
 
     /// Goes on with a connection that another process has made.
@@ -95,11 +95,11 @@ impl UpstreamConnection {
         host: &Host,
         transport: Transport,
         requests: u32,
-    ) -> Self {
+    ) -> Box<Self> {
         transport.start();
         let meter = Meter::adopted(shard, cluster, host, requests);
         let made = Wanted::default().into();
-        Self { transport, made, idle_since: meter.created_at, meter }
+        Box::new(Self { transport, made, idle_since: meter.created_at, meter })
     }
 
     fn expires_at(&self) -> Option<Nanos> {
@@ -117,7 +117,7 @@ impl Drop for UpstreamConnection {
 
 impl Host {
     /// The connection that rested least: the likeliest to be alive, and the others can expire.
-    pub fn take_idle(&self, wanted: Wanted<'_>) -> Option<UpstreamConnection> {
+    pub fn take_idle(&self, wanted: Wanted<'_>) -> Option<Box<UpstreamConnection>> {
         let mut idle = self.idle.borrow_mut();
         loop {
             let at = idle.iter().rposition(|connection| connection.made.suits(wanted))?;
@@ -129,8 +129,8 @@ impl Host {
     }
 
     /// Takes all connections that rest and could be anybody's: in plain text, and from our own address.
-    pub fn take_plain_idle(&self) -> Vec<UpstreamConnection> {
-        let is_plain = |connection: &mut UpstreamConnection| {
+    pub fn take_plain_idle(&self) -> Vec<Box<UpstreamConnection>> {
+        let is_plain = |connection: &mut Box<UpstreamConnection>| {
             matches!(connection.transport, Transport::Plain(_))
                 && connection.made.suits(Wanted::default())
         };
@@ -138,7 +138,7 @@ impl Host {
     }
 
     /// Puts a connection to rest after a clean exchange, or closes it when it may not serve more.
-    pub fn give_back(&self, shard: &Shard, mut connection: UpstreamConnection) {
+    pub fn give_back(&self, shard: &Shard, mut connection: Box<UpstreamConnection>) {
         let rests = !self.retired.get()
             && connection.transport.is_quiet()
             && connection.transport.unsent() == 0

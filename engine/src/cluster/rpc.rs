@@ -263,7 +263,7 @@ impl RpcClient {
                 draining: false,
                 dead: false,
                 idle_since: now,
-                heartbeats: Heartbeats::new(rpc.config.upstream_keepalive, now),
+                heartbeats: Heartbeats::new(now),
                 tag,
             }),
             in_flight: Cell::new(0),
@@ -798,7 +798,7 @@ impl Swept for RpcClient {
         let stalled = state.reader.partial_since().is_some_and(|since| {
             after(since, Some(self.rpc.config.frame_timeout)).is_some_and(|at| at <= now)
         });
-        let verdict = state.heartbeats.check(now);
+        let verdict = state.heartbeats.check(self.rpc.config.upstream_keepalive, now);
         if idle && self.bound_to.borrow().is_none() {
             stats.upstream_cx_idle_timeout.inc();
             state.draining = true;

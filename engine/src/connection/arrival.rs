@@ -191,7 +191,7 @@ impl Arrival {
             shard: Rc::clone(shard),
             listener: Rc::clone(listener),
             meant_for: None,
-            ends: admitted.info.ends,
+            ends: admitted.info.ends.clone(),
             marks: admitted.marks,
             timer: shard.timers.timer(),
             deadline: None,
@@ -300,7 +300,7 @@ impl Arrival {
         let facts = ConnectionFacts {
             destination: self.ends.destination(),
             source: self.ends.peer.socket(),
-            direct_source: self.ends.direct.socket(),
+            direct_source: self.ends.direct().socket(),
             server_name: findings.server_name.as_deref().unwrap_or(""),
             transport_protocol: if findings.is_tls { "tls" } else { "raw_buffer" },
             application_protocols: &protocols,
@@ -317,7 +317,7 @@ impl Arrival {
         guard: ConnectionGuard,
     ) -> Next {
         let tls = transport.session().cloned();
-        let info = ConnectionInfo::new(&self.shard, chain, self.ends, tls, server_name);
+        let info = ConnectionInfo::new(&self.shard, chain, self.ends.clone(), tls, server_name);
         // Until more is known of it, and then as long as the protocol sees to it.
         info.leaving.set_able(info.tls.is_none());
         let admitted = Admitted { transport, info, marks: self.marks, guard };

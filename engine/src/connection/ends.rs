@@ -18,18 +18,23 @@ use crate::sockopt;
 use super::inspect::looks;
 
 /// The ends of an accepted connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ends {
     /// The client.
     pub peer: Peer,
-    /// The other end of the socket: the client, or a proxy that speaks for it.
-    pub direct: Peer,
     /// Our end as the socket has it; nothing for a Unix socket.
     pub accepted: Option<SocketAddr>,
     /// What the client connected to, where that is known and not us.
     pub original: Option<SocketAddr>,
-    /// Where upstream connections are to come from, if that is to be the client.
-    pub source: Option<Source>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few connections have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rare {
+    /// The proxy that speaks for the client.
+    direct: Option<Peer>,
+    source: Option<Source>,
 }
 
 impl Ends {
@@ -37,7 +42,37 @@ impl Ends {
     pub(super) fn of(socket: &impl AsRawFd) -> Self {
         let socket = socket.as_raw_fd();
         let peer = peer_address(socket).map_or(Peer::Unix, Peer::Ip);
-        Self { peer, direct: peer, accepted: local_address(socket), original: None, source: None }
+        Self::new(peer, local_address(socket), None)
+    }
+
+    pub(super) fn new(
+        peer: Peer,
+        accepted: Option<SocketAddr>,
+        original: Option<SocketAddr>,
+    ) -> Self {
+        Self { peer, accepted, original, rare: None }
+    }
+
+    /// The other end of the socket: the client, or a proxy that speaks for it.
+    pub fn direct(&self) -> Peer {
+        self.rare.as_ref().and_then(|rare| rare.direct).unwrap_or(self.peer)
+    }
+
+    /// Where upstream connections are to come from, if that is to be the client.
+    pub fn source(&self) -> Option<Source> {
+        self.rare.as_ref()?.source
+    }
+
+    /// Upstream connections are to come from there.
+    pub(super) fn show(&mut self, source: Source) {
+        self.rare.get_or_insert_default().source = Some(source);
+    }
+
+    /// Whoever was the client so far speaks for this one.
+    pub(super) fn speak_for(&mut self, client: Peer) {
+        let direct = self.direct();
+        self.rare.get_or_insert_default().direct = Some(direct);
+        self.peer = client;
     }
 
     /// The address that the client connected to.
@@ -53,13 +88,13 @@ impl Ends {
     /// A proxy in front says who the connection is between.
     pub(super) fn introduce(&mut self, addresses: ProxyAddresses) {
         let ProxyAddresses { source, destination } = addresses;
-        self.peer = Peer::Ip(source);
+        self.speak_for(Peer::Ip(source));
         let destination = canonical(destination);
         if self.accepted.map(canonical) != Some(destination) {
             self.original = Some(destination);
         }
-        if let Some(shown) = &mut self.source {
-            shown.ip = source.ip().to_canonical();
+        if let Some(shown) = self.source() {
+            self.show(Source { ip: source.ip().to_canonical(), ..shown });
         }
     }
 
@@ -74,7 +109,7 @@ impl Ends {
         if let (Some(filter), Peer::Ip(client)) = (&filters.original_src, self.peer)
             && looks(&filter.disabled, self.port())
         {
-            self.source = Some(Source { ip: client.ip().to_canonical(), mark: filter.mark });
+            self.show(Source { ip: client.ip().to_canonical(), mark: filter.mark });
         }
     }
 }

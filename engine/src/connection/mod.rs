@@ -286,7 +286,7 @@ impl ConnectionInfo {
         };
         Record {
             downstream_remote: Some(address(self.ends.peer)),
-            downstream_direct_remote: Some(address(self.ends.direct)),
+            downstream_direct_remote: Some(address(self.ends.direct())),
             downstream_local: self.ends.destination().map(access_log::Address::Ip),
             downstream_direct_local: self.ends.accepted.map(access_log::Address::Ip),
             connection_id: self.id,
@@ -303,8 +303,10 @@ pub struct ConnectionGuard {
     shard: Rc<Shard>,
     listener: Rc<ListenerRuntime>,
     began_at: Nanos,
-    /// For how long it was another process's, if it was.
-    age_before: Option<Nanos>,
+    /// For how long it was another process's.
+    age_before: Nanos,
+    /// It was, and its beginning is counted there.
+    is_adopted: bool,
     /// It is another process's now.
     has_left: bool,
     /// Its chain's, once it has one.
@@ -332,7 +334,8 @@ impl ConnectionGuard {
             shard: Rc::clone(shard),
             listener: Rc::clone(listener),
             began_at: shard.clock.now(),
-            age_before,
+            age_before: age_before.unwrap_or(0),
+            is_adopted: age_before.is_some(),
             has_left: false,
             drain: None,
             drain_waker: None,
@@ -342,12 +345,12 @@ impl ConnectionGuard {
 
     /// For how long the connection has been there.
     pub fn age(&self) -> Nanos {
-        self.shard.clock.now() - self.began_at + self.age_before.unwrap_or(0)
+        self.shard.clock.now() - self.began_at + self.age_before
     }
 
     /// True when its beginning was another process's to count.
     pub fn is_adopted(&self) -> bool {
-        self.age_before.is_some()
+        self.is_adopted
     }
 
     /// Its end is another process's to count.

@@ -74,11 +74,11 @@ impl Downstream<'_> {
         }
     }
 
-    /// Takes what comes next of the request's body.
-    pub(super) fn take_body(&mut self) -> BodyEvent {
+    /// Takes what comes next of the request's body, which is framed like this on HTTP/1.
+    pub(super) fn take_body(&mut self, framing: &mut BodyDecoder) -> BodyEvent {
         let trailers = self.http.config.http1.enable_trailers;
         match &mut self.side {
-            Side::Http1(side) => side.take_body(trailers),
+            Side::Http1(side) => side.take_body(framing, trailers),
             Side::Http2(side) => side.take_body(),
         }
     }
@@ -139,13 +139,6 @@ impl Downstream<'_> {
                     sink.put_field(":status", b"200", FieldKind::Other, false);
                 });
             }
-        }
-    }
-
-    /// From now on the request's body is the tunnel.
-    pub(super) fn open_tunnel(&mut self) {
-        if let Side::Http1(side) = &mut self.side {
-            *side.body = BodyDecoder::UntilClose;
         }
     }
 

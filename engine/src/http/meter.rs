@@ -20,7 +20,6 @@ pub struct ConnectionMeter {
     /// The connection is another process's now.
     has_left: Cell<bool>,
     closed_by_us: Cell<bool>,
-    sent_bytes: Cell<u64>,
 }
 
 impl ConnectionMeter {
@@ -47,7 +46,6 @@ impl ConnectionMeter {
             age_before: guard.age(),
             has_left: Cell::new(false),
             closed_by_us: Cell::new(false),
-            sent_bytes: Cell::new(0),
         }
     }
 
@@ -66,9 +64,9 @@ impl ConnectionMeter {
         self.closed_by_us.set(true);
     }
 
-    /// How much was sent on it.
+    /// How much was sent on it, at its end.
     pub fn sent(&self, bytes: u64) {
-        self.sent_bytes.set(bytes);
+        self.http.stats.downstream_cx_tx_bytes_total.add(bytes);
     }
 }
 
@@ -79,7 +77,6 @@ impl Drop for ConnectionMeter {
         if self.is_tls {
             stats.downstream_cx_ssl_active.dec();
         }
-        stats.downstream_cx_tx_bytes_total.add(self.sent_bytes.get());
         if self.has_left.get() {
             return;
         }

@@ -124,6 +124,6 @@ fn max_age(timeouts: &HttpTimeouts, now: Nanos, random: u64) -> Option<Nanos> {
     after(now, Some(limit + jitter))
 }
 
-fn earliest(deadlines: impl IntoIterator<Item = Option<Nanos>>) -> Option<Nanos> {
-    deadlines.into_iter().flatten().min()
+fn earliest(deadlines: &[Option<Nanos>]) -> Option<Nanos> {
+    deadlines.iter().flatten().min().copied()
 }

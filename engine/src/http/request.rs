@@ -219,13 +219,17 @@ impl RequestView for Request<'_> {
 /// Cuts the port or the last dot off, as configured.
 fn strip_authority<'a>(arrival: &Arrival<'_>, authority: &'a str) -> &'a str {
     let config = &arrival.http.config;
-    let (host, port) = split_port(authority);
-    let keep_port = match (config.strip_port, port) {
-        (_, None) | (StripPort::Never, _) => true,
-        (StripPort::Any, Some(_)) => false,
-        (StripPort::Matching, Some(port)) => arrival.info.ends.port() != port.parse().ok(),
+    let authority = match config.strip_port {
+        StripPort::Never => authority,
+        rule => match split_port(authority) {
+            (host, Some(port))
+                if rule == StripPort::Any || arrival.info.ends.port() == port.parse().ok() =>
+            {
+                host
+            }
+            _ => authority,
+        },
     };
-    let authority = if keep_port { authority } else { host };
     match authority.strip_suffix('.') {
         Some(stripped) if config.strip_trailing_host_dot => stripped,
         _ => authority,

@@ -64,7 +64,7 @@ impl Link {
     pub fn is_congested(&self) -> bool {
         let congested = self.transport.unsent() >= self.marks.high;
         if congested {
-            self.transport.wake_at_unsent(self.marks.low);
+            self.transport.wake_at_unsent(self.marks.low());
         }
         congested
     }

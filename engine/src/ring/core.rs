@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroI32;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::task::Waker;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use crate::buffers::{Chunk, ReceiveBuffers};
 
 use super::probe::Features;
+use super::queue::{Queue, Queues};
 use super::recheck::Recheck;
 use super::slot::{ConnectState, Slot};
 use super::token::{Op, pack, unpack};
@@ -28,6 +30,8 @@ pub(super) struct Core {
     pub(super) counters: RingCounters,
     slots: Vec<Option<Box<Slot>>>,
     free_slots: Vec<u32>,
+    /// What is received and not read, and what is to be sent.
+    queues: Queues,
     /// Slots with something to send at the next turn.
     to_send: Vec<u32>,
     /// Slots that wait for a receive buffer, in order.
@@ -91,6 +95,7 @@ impl Core {
             counters: RingCounters::default(),
             slots: Vec::new(),
             free_slots: Vec::new(),
+            queues: Queues::default(),
             to_send: Vec::new(),
             starved: VecDeque::new(),
             recheck: Recheck::default(),
@@ -146,6 +151,15 @@ impl Core {
         self.slots[index as usize].as_mut().expect("a handle keeps its slot")
     }
 
+    pub(super) fn slot_and_queues(&mut self, index: u32) -> (&mut Slot, &mut Queues) {
+        let slot = self.slots[index as usize].as_mut().expect("a handle keeps its slot");
+        (slot, &mut self.queues)
+    }
+
+    pub(super) fn copy_of(&self, queue: &Queue) -> Vec<u8> {
+        self.queues.iter(queue).flat_map(|chunk| chunk.iter().copied()).collect()
+    }
+
     pub(super) fn slot_if_any(&mut self, index: u32) -> Option<&mut Slot> {
         self.slots[index as usize].as_deref_mut()
     }
@@ -159,14 +173,14 @@ impl Core {
 
     /// The handle is gone: cancel what is under way, and close when the kernel has let go.
     pub(super) fn close(&mut self, index: u32) {
-        let slot = self.slot_mut(index);
+        let (slot, queues) = self.slot_and_queues(index);
         slot.closing = true;
         slot.waker = None;
-        slot.receive.queue.clear();
+        queues.clear(&mut slot.receive.queue);
         if !slot.send.in_flight {
-            slot.send.queue.clear();
+            queues.clear(&mut slot.send.queue);
         }
-        for fd in slot.accepted.drain(..) {
+        for fd in slot.accepting.iter_mut().flat_map(|accepting| accepting.accepted.drain(..)) {
             // SAFETY: accepted by the kernel for us and handed to nobody.
             unsafe { libc::close(fd) };
         }
@@ -268,13 +282,12 @@ impl Core {
     }
 
     fn take_received(&mut self, index: u32, result: i32, chunk: Option<Chunk>) {
-        let slot = self.slot_mut(index);
+        let (slot, queues) = self.slot_and_queues(index);
         match result {
             1.. => {
                 let Some(chunk) = chunk else { return };
-                slot.receive.queued_bytes += chunk.len();
-                slot.receive.queue.push_back(chunk);
-                if slot.receive.load() > slot.marks.high
+                queues.push_back(&mut slot.receive.queue, chunk);
+                if slot.receive.queue.load() > slot.marks.high
                     && slot.receive.armed
                     && !slot.receive.pausing
                 {
@@ -293,7 +306,7 @@ impl Core {
                 }
                 // Our own pause, or a signal: armed again when due.
                 libc::ECANCELED | libc::EINTR | libc::EAGAIN => return,
-                code => slot.receive.error = Some(code),
+                code => slot.receive.error = NonZeroI32::new(code),
             },
         }
         self.wake(index);
@@ -327,18 +340,13 @@ impl Core {
     // ---- sending -----------------------------------------------------------------------------
 
     pub(super) fn queue_send(&mut self, index: u32, chunk: Chunk) {
-        let slot = self.slot_mut(index);
+        let (slot, queues) = self.slot_and_queues(index);
         if slot.send.error.is_some() {
             return;
         }
-        slot.send.queued_bytes += chunk.len();
         // Bytes that lie one behind the other go as one part. A send under way has been given its
         // lengths, and tells how many bytes it took.
-        let chunk = match slot.send.queue.back_mut() {
-            Some(last) => last.join(chunk).err(),
-            None => Some(chunk),
-        };
-        slot.send.queue.extend(chunk);
+        queues.append(&mut slot.send.queue, chunk);
         if slot.held {
             // Whoever holds it says where this goes.
             self.wake(index);
@@ -348,10 +356,10 @@ impl Core {
 
     pub(super) fn wake_at_unsent(&mut self, index: u32, mark: usize) {
         let send = &mut self.slot_mut(index).send;
-        if send.load() <= mark {
+        if send.queue.load() <= mark {
             self.wake(index);
         } else {
-            send.wake_at = Some(mark);
+            send.wake_at = Some(u32::try_from(mark).unwrap_or(u32::MAX));
         }
     }
 
@@ -390,24 +398,25 @@ impl Core {
             self.submit();
         }
         let Some(slot) = &mut self.slots[index as usize] else { return };
+        let send = &mut slot.send;
         // The first attempt completes while the kernel takes the entry; when the socket's buffer
         // is full, the next one waits in the kernel for room.
-        let flags = if slot.send.congested { 0 } else { libc::MSG_DONTWAIT };
-        if !slot.send.congested {
+        let flags = if send.congested { 0 } else { libc::MSG_DONTWAIT };
+        if !send.congested {
             self.inline_sends += 1;
         }
-        slot.send.in_flight = true;
-        slot.send.offered_bytes = slot.send.queue.iter().take(SEND_PARTS).map(Chunk::len).sum();
+        send.in_flight = true;
         slot.operations += 1;
         let fd = Fd(slot.fd);
-        let entry = if let ([only], []) = slot.send.queue.as_slices() {
+        let entry = if let Some(only) = self.queues.only(&send.queue) {
+            send.offered_bytes = only.len() as u32;
             opcode::Send::new(fd, only.as_ptr(), only.len() as u32)
                 .flags(flags | libc::MSG_NOSIGNAL)
                 .build()
         } else {
             let vector = &mut self.vectors[self.vectors_used];
             self.vectors_used += 1;
-            vector.fill(slot.send.queue.iter());
+            send.offered_bytes = vector.fill(self.queues.iter(&send.queue));
             opcode::SendMsg::new(fd, &raw const vector.header)
                 .flags((flags | libc::MSG_NOSIGNAL) as u32)
                 .build()
@@ -416,32 +425,31 @@ impl Core {
     }
 
     fn on_send(&mut self, index: u32, result: i32) {
-        let slot = self.slot_mut(index);
+        let (slot, queues) = self.slot_and_queues(index);
         slot.send.in_flight = false;
         if slot.closing {
-            slot.send.queue.clear();
+            queues.clear(&mut slot.send.queue);
             return self.settle(index);
         }
         match result {
             0.. => {
                 let sent = result as usize;
-                slot.send.congested = sent < slot.send.offered_bytes;
+                slot.send.congested = sent < slot.send.offered_bytes as usize;
                 slot.send.sent_bytes += sent as u64;
-                slot.send.drop_front(sent);
+                queues.advance(&mut slot.send.queue, sent);
             }
             code => match -code {
                 libc::EAGAIN => slot.send.congested = true,
                 libc::EINTR => {}
                 libc::ECANCELED if slot.held => {}
                 code => {
-                    slot.send.error = Some(code);
-                    slot.send.queue.clear();
-                    slot.send.queued_bytes = 0;
+                    slot.send.error = NonZeroI32::new(code);
+                    queues.clear(&mut slot.send.queue);
                     slot.send.wake_at = Some(0);
                 }
             },
         }
-        let due = slot.send.wake_at.is_some_and(|mark| slot.send.load() <= mark);
+        let due = slot.send.wake_at.is_some_and(|mark| slot.send.queue.load() <= mark as usize);
         if slot.send.queue.is_empty() {
             slot.send.congested = false;
             self.finish_if_due(index);
@@ -523,13 +531,14 @@ impl Core {
         if !more {
             slot.receive.armed = false;
         }
+        let accepting = slot.accepting.get_or_insert_default();
         match result {
             0.. if slot.closing => {
                 // SAFETY: made by the kernel for us and handed to nobody.
                 unsafe { libc::close(result) };
             }
             0.. => {
-                slot.accepted.push_back(result);
+                accepting.accepted.push_back(result);
                 self.wake(index);
             }
             code => match -code {
@@ -537,7 +546,7 @@ impl Core {
                 libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 code => {
                     slot.receive.wanted = false;
-                    slot.accept_error = Some(code);
+                    accepting.error = Some(code);
                     self.wake(index);
                 }
             },
@@ -711,15 +720,18 @@ impl SendVector {
         parts: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; SEND_PARTS],
     };
 
-    fn fill<'c>(&mut self, chunks: impl Iterator<Item = &'c Chunk>) {
-        let mut count = 0;
+    /// Points at chunks, as many as there is room for. Their bytes.
+    fn fill<'c>(&mut self, chunks: impl Iterator<Item = &'c Chunk>) -> u32 {
+        let (mut count, mut bytes) = (0, 0);
         for (part, chunk) in self.parts.iter_mut().zip(chunks) {
             part.iov_base = chunk.as_ptr().cast_mut().cast();
             part.iov_len = chunk.len();
             count += 1;
+            bytes += chunk.len() as u32;
         }
         self.header.msg_iov = self.parts.as_mut_ptr();
         self.header.msg_iovlen = count;
+        bytes
     }
 }
 

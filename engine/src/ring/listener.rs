@@ -40,7 +40,7 @@ pub enum AcceptError {
 
 impl Listener {
     pub(super) fn new(core: &Rc<RefCell<Core>>, fd: OwnedFd) -> Self {
-        let marks = Watermarks { high: 0, low: 0 };
+        let marks = Watermarks { high: 0 };
         let slot = Slot::new(fd.into_raw_fd(), ConnectState::Connected, marks);
         Self { core: Rc::clone(core), slot: core.borrow_mut().insert(slot) }
     }
@@ -63,14 +63,16 @@ impl Listener {
     /// Takes the next accepted connection.
     pub fn take(&self) -> Accepted {
         let mut core = self.core.borrow_mut();
-        let slot = core.slot_mut(self.slot);
-        if let Some(fd) = slot.accepted.pop_front() {
+        let Some(accepting) = &mut core.slot_mut(self.slot).accepting else {
+            return Accepted::None;
+        };
+        if let Some(fd) = accepting.accepted.pop_front() {
             // SAFETY: the kernel just made this descriptor for us; nobody else has it.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             set_nodelay(&fd);
             return Accepted::Connection(fd);
         }
-        match slot.accept_error.take() {
+        match accepting.error.take() {
             None => Accepted::None,
             Some(code @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) => {
                 Accepted::Failed(AcceptError::Exhausted(code))

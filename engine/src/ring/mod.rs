@@ -11,6 +11,7 @@
 mod core;
 mod listener;
 mod probe;
+mod queue;
 mod recheck;
 mod slot;
 mod socket;

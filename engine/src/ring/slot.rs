@@ -4,11 +4,11 @@
 //! and the descriptor closed, only when it is zero.
 
 use std::collections::VecDeque;
+use std::num::NonZeroI32;
 use std::os::fd::RawFd;
 use std::task::Waker;
 
-use crate::buffers::Chunk;
-
+use super::queue::Queue;
 use super::socket::Watermarks;
 
 /// What the ring keeps for a socket or a listener.
@@ -25,16 +25,22 @@ pub(super) struct Slot {
     pub(super) receive: ReceiveSide,
     pub(super) send: SendSide,
     pub(super) connect: ConnectState,
-    /// For listeners: descriptors that nobody has taken yet.
+    /// Of a listener, once it has accepted.
+    pub(super) accepting: Option<Box<Accepting>>,
+}
+
+/// What only a listener has.
+#[derive(Default)]
+pub(super) struct Accepting {
+    /// Descriptors that nobody has taken yet.
     pub(super) accepted: VecDeque<RawFd>,
-    pub(super) accept_error: Option<i32>,
+    pub(super) error: Option<i32>,
 }
 
 /// The receiving half.
 #[derive(Default)]
 pub(super) struct ReceiveSide {
-    pub(super) queue: VecDeque<Chunk>,
-    pub(super) queued_bytes: usize,
+    pub(super) queue: Queue,
     pub(super) armed: bool,
     /// A cancel is under way because the queue passed its high watermark.
     pub(super) pausing: bool,
@@ -46,28 +52,27 @@ pub(super) struct ReceiveSide {
     pub(super) listed: bool,
     pub(super) fresh: bool,
     pub(super) ended: bool,
-    pub(super) error: Option<i32>,
+    pub(super) error: Option<NonZeroI32>,
 }
 
 /// The sending half.
 #[derive(Default)]
 pub(super) struct SendSide {
-    pub(super) queue: VecDeque<Chunk>,
-    pub(super) queued_bytes: usize,
+    pub(super) queue: Queue,
     /// A send is with the kernel; the chunks at the front of the queue belong to it.
     pub(super) in_flight: bool,
     /// On the list of sockets to send for at the next turn.
     pub(super) listed: bool,
     /// Bytes of the send that is with the kernel.
-    pub(super) offered_bytes: usize,
+    pub(super) offered_bytes: u32,
     /// Wake the task when this few bytes are left.
-    pub(super) wake_at: Option<usize>,
+    pub(super) wake_at: Option<u32>,
     /// The socket's buffer was full: the next send waits for room inside the kernel.
     pub(super) congested: bool,
     /// Send FIN once the queue is empty.
     pub(super) finish: bool,
     pub(super) finished: bool,
-    pub(super) error: Option<i32>,
+    pub(super) error: Option<NonZeroI32>,
     /// Bytes the kernel took, over the life of the socket.
     pub(super) sent_bytes: u64,
 }
@@ -81,42 +86,6 @@ pub(super) enum ConnectState {
     UnderWay,
 }
 
-impl ReceiveSide {
-    /// What the unread chunks weigh against the watermarks.
-    pub(super) fn load(&self) -> usize {
-        load(self.queued_bytes, self.queue.len())
-    }
-}
-
-impl SendSide {
-    /// The first `bytes` are no longer to be sent.
-    pub(super) fn drop_front(&mut self, mut bytes: usize) {
-        self.queued_bytes -= bytes;
-        while bytes > 0 {
-            let Some(front) = self.queue.front_mut() else { return };
-            if front.len() > bytes {
-                return front.advance(bytes);
-            }
-            bytes -= front.len();
-            self.queue.pop_front();
-        }
-    }
-
-    /// What the unsent chunks weigh against the watermarks.
-    pub(super) fn load(&self) -> usize {
-        load(self.queued_bytes, self.queue.len())
-    }
-}
-
-/// A chunk of one byte holds a whole buffer, so each counts for a good part of one at least:
-/// otherwise a peer that sends bytes one by one could take all buffers of a shard.
-fn load(bytes: usize, chunks: usize) -> usize {
-    bytes.max(chunks * CHUNK_LOAD_MIN)
-}
-
-/// Half of a default receive buffer: 32 chunks are as much as a connection may hold.
-const CHUNK_LOAD_MIN: usize = 8 * 1024;
-
 impl Slot {
     pub(super) fn new(fd: RawFd, connect: ConnectState, marks: Watermarks) -> Self {
         Self {
@@ -129,8 +98,7 @@ impl Slot {
             receive: ReceiveSide::default(),
             send: SendSide::default(),
             connect,
-            accepted: VecDeque::new(),
-            accept_error: None,
+            accepting: None,
         }
     }
 
@@ -144,6 +112,17 @@ impl Slot {
             && receive.error.is_none()
             && !self.closing
             && !self.held
-            && receive.load() <= self.marks.low
+            && receive.queue.load() <= self.marks.low()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_fits_a_size_of_the_allocator() {
+        // There is one for each connection; the next size is 160.
+        assert!(size_of::<Slot>() <= 128, "{}", size_of::<Slot>());
     }
 }

@@ -6,8 +6,8 @@
 //! one it is armed again. The task bounds its own sends by [`Socket::unsent`].
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroI32;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::Waker;
@@ -23,8 +23,13 @@ use super::slot::{ConnectState, Slot};
 pub struct Watermarks {
     /// Stop above this.
     pub high: usize,
+}
+
+impl Watermarks {
     /// Start at or below this.
-    pub low: usize,
+    pub fn low(self) -> usize {
+        self.high / 2
+    }
 }
 
 /// What [`Socket::receive`] found.
@@ -62,14 +67,14 @@ impl Socket {
     /// Takes the next received bytes.
     pub fn receive(&self) -> Received {
         let mut core = self.core.borrow_mut();
-        let receive = &mut core.slot_mut(self.slot).receive;
-        if let Some(chunk) = receive.queue.pop_front() {
-            receive.queued_bytes -= chunk.len();
+        let (slot, queues) = core.slot_and_queues(self.slot);
+        let receive = &mut slot.receive;
+        if let Some(chunk) = queues.pop_front(&mut receive.queue) {
             core.arm_receive_if_due(self.slot);
             return Received::Chunk(chunk);
         }
         if let Some(code) = receive.error {
-            return Received::Failed(code);
+            return Received::Failed(code.get());
         }
         if receive.ended { Received::End } else { Received::None }
     }
@@ -78,9 +83,8 @@ impl Socket {
     pub fn put_back(&self, chunk: Chunk) {
         if !chunk.is_empty() {
             let mut core = self.core.borrow_mut();
-            let receive = &mut core.slot_mut(self.slot).receive;
-            receive.queued_bytes += chunk.len();
-            receive.queue.push_front(chunk);
+            let (slot, queues) = core.slot_and_queues(self.slot);
+            queues.push_front(&mut slot.receive.queue, chunk);
         }
     }
 
@@ -112,12 +116,12 @@ impl Socket {
     /// Bytes queued that the kernel has not taken. Small chunks count for more than they hold, as
     /// they keep whole buffers.
     pub fn unsent(&self) -> usize {
-        self.core.borrow().slot(self.slot).send.load()
+        self.core.borrow().slot(self.slot).send.queue.load()
     }
 
     /// The same without that weight: bytes alone.
     pub fn unsent_bytes(&self) -> usize {
-        self.core.borrow().slot(self.slot).send.queued_bytes
+        self.core.borrow().slot(self.slot).send.queue.bytes()
     }
 
     /// Asks for one wake when at most `mark` bytes are unsent; at once if that is so already.
@@ -132,7 +136,7 @@ impl Socket {
 
     /// The errno of a failed send.
     pub fn send_error(&self) -> Option<i32> {
-        self.core.borrow().slot(self.slot).send.error
+        self.core.borrow().slot(self.slot).send.error.map(NonZeroI32::get)
     }
 
     /// Sends FIN once everything queued is sent.
@@ -186,17 +190,21 @@ impl Socket {
 
     /// A copy of what was received and is not read.
     pub fn copy_unread(&self) -> Vec<u8> {
-        join(&self.core.borrow().slot(self.slot).receive.queue)
+        let core = self.core.borrow();
+        core.copy_of(&core.slot(self.slot).receive.queue)
     }
 
     /// A copy of what was sent and the kernel has not taken.
     pub fn copy_unsent(&self) -> Vec<u8> {
-        join(&self.core.borrow().slot(self.slot).send.queue)
+        let core = self.core.borrow();
+        core.copy_of(&core.slot(self.slot).send.queue)
     }
 
     /// Forgets the first `count` unsent bytes of a held socket: somebody else sends them.
     pub fn drop_unsent(&self, count: usize) {
-        self.core.borrow_mut().slot_mut(self.slot).send.drop_front(count);
+        let mut core = self.core.borrow_mut();
+        let (slot, queues) = core.slot_and_queues(self.slot);
+        queues.advance(&mut slot.send.queue, count);
     }
 
     /// The socket, for another owner.
@@ -207,10 +215,6 @@ impl Socket {
         // SAFETY: the slot keeps the descriptor open for longer than this use.
         unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) }.try_clone_to_owned()
     }
-}
-
-fn join(queue: &VecDeque<Chunk>) -> Vec<u8> {
-    queue.iter().flat_map(|chunk| chunk.iter().copied()).collect()
 }
 
 impl AsRawFd for Socket {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::buffers::Arena;
 
-const MARKS: Watermarks = Watermarks { high: 16 * 1024, low: 4 * 1024 };
+const MARKS: Watermarks = Watermarks { high: 16 * 1024 };
 
 fn config(features: Features) -> RingConfig {
     RingConfig {

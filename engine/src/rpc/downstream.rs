@@ -142,7 +142,7 @@ impl Serving {
                 reverse: HashMap::default(),
                 tag: tag_of(&record.tag).unwrap_or_default(),
                 next_id: record.last_id,
-                heartbeats: Heartbeats::new(rpc.config.downstream_keepalive, now),
+                heartbeats: Heartbeats::new(now),
                 said_goodbye: false,
                 relayed: {
                     let tag = |one: &PendingRecord| tag_of(&one.tag).unwrap_or_default();
@@ -154,7 +154,7 @@ impl Serving {
         });
         for restored in bound {
             let cluster = Rc::clone(&restored.cluster);
-            let source = connection.info.ends.source;
+            let source = connection.info.ends.source();
             let client = RpcClient::adopt_bound(shard, restored, source, connection.caller());
             connection.state.borrow_mut().bound.push((cluster, client));
         }
@@ -339,7 +339,7 @@ impl Downstream {
     fn is_full(&self, state: &State) -> bool {
         let unread = self.transport.unsent() >= self.marks.high;
         if unread {
-            self.transport.wake_at_unsent(self.marks.low);
+            self.transport.wake_at_unsent(self.marks.low());
         }
         unread || state.in_flight >= self.rpc.config.max_requests_per_connection
     }
@@ -495,7 +495,7 @@ impl Downstream {
     /// The connection that a call goes out on.
     fn client(&self, state: &mut State, call: &RpcCall) -> Result<Rc<RpcClient>, Failure> {
         if !state.pinned {
-            let source = self.info.ends.source;
+            let source = self.info.ends.source();
             return call.host.rpc_client(&self.shard, &call.cluster, &self.rpc, call.tag, source);
         }
         let name = &call.cluster.config.name;
@@ -509,7 +509,7 @@ impl Downstream {
             &call.host,
             &self.rpc,
             call.tag,
-            self.info.ends.source,
+            self.info.ends.source(),
             Some(self.caller()),
         )?;
         state.bound.push((Rc::clone(&call.cluster), Rc::clone(&client)));
@@ -899,7 +899,7 @@ impl Swept for Downstream {
             self.close(state);
             self.wake(state);
         } else {
-            match state.heartbeats.check(now) {
+            match state.heartbeats.check(config.downstream_keepalive, now) {
                 Verdict::Fine => {}
                 Verdict::Ask => {
                     state.next_id += 1;

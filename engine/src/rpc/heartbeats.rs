@@ -9,7 +9,6 @@ use crate::timer::{Nanos, nanos};
 
 /// The heartbeats of one connection.
 pub struct Heartbeats {
-    config: Option<RpcKeepalive>,
     heard_at: Nanos,
     asked_at: Option<Nanos>,
     misses: u32,
@@ -27,9 +26,9 @@ pub enum Verdict {
 }
 
 impl Heartbeats {
-    /// Heartbeats of a connection that was made `now`; none without a configuration.
-    pub fn new(config: Option<RpcKeepalive>, now: Nanos) -> Self {
-        Self { config, heard_at: now, asked_at: None, misses: 0 }
+    /// Heartbeats of a connection that was made `now`.
+    pub fn new(now: Nanos) -> Self {
+        Self { heard_at: now, asked_at: None, misses: 0 }
     }
 
     /// Something came.
@@ -44,9 +43,9 @@ impl Heartbeats {
         self.heard_at
     }
 
-    /// Looks at the clock.
-    pub fn check(&mut self, now: Nanos) -> Verdict {
-        let Some(config) = self.config else { return Verdict::Fine };
+    /// Looks at the clock; there are none without a configuration.
+    pub fn check(&mut self, config: Option<RpcKeepalive>, now: Nanos) -> Verdict {
+        let Some(config) = config else { return Verdict::Fine };
         let passed = |since: Nanos, limit| now.saturating_sub(since) >= nanos(limit);
         match self.asked_at {
             None if !passed(self.heard_at, config.interval) => Verdict::Fine,
@@ -72,23 +71,23 @@ mod tests {
 
     #[test]
     fn a_silent_peer_is_asked_and_then_given_up() {
-        let config = RpcKeepalive {
+        let config = Some(RpcKeepalive {
             interval: Duration::from_secs(15),
             timeout: Duration::from_secs(1),
             misses_max: 3,
-        };
+        });
         let at = |seconds: u64| seconds * 1_000_000_000;
-        let mut heartbeats = Heartbeats::new(Some(config), 0);
-        assert_eq!(heartbeats.check(at(14)), Verdict::Fine);
-        assert_eq!(heartbeats.check(at(15)), Verdict::Ask);
-        assert_eq!(heartbeats.check(at(15)), Verdict::Fine);
-        assert_eq!(heartbeats.check(at(16)), Verdict::Ask);
+        let mut heartbeats = Heartbeats::new(0);
+        assert_eq!(heartbeats.check(config, at(14)), Verdict::Fine);
+        assert_eq!(heartbeats.check(config, at(15)), Verdict::Ask);
+        assert_eq!(heartbeats.check(config, at(15)), Verdict::Fine);
+        assert_eq!(heartbeats.check(config, at(16)), Verdict::Ask);
         heartbeats.heard(at(17));
-        assert_eq!(heartbeats.check(at(31)), Verdict::Fine);
-        assert_eq!(heartbeats.check(at(32)), Verdict::Ask);
-        assert_eq!(heartbeats.check(at(33)), Verdict::Ask);
-        assert_eq!(heartbeats.check(at(34)), Verdict::Ask);
-        assert_eq!(heartbeats.check(at(35)), Verdict::Dead);
-        assert_eq!(Heartbeats::new(None, 0).check(at(1000)), Verdict::Fine);
+        assert_eq!(heartbeats.check(config, at(31)), Verdict::Fine);
+        assert_eq!(heartbeats.check(config, at(32)), Verdict::Ask);
+        assert_eq!(heartbeats.check(config, at(33)), Verdict::Ask);
+        assert_eq!(heartbeats.check(config, at(34)), Verdict::Ask);
+        assert_eq!(heartbeats.check(config, at(35)), Verdict::Dead);
+        assert_eq!(Heartbeats::new(0).check(None, at(1000)), Verdict::Fine);
     }
 }

@@ -582,8 +582,7 @@ impl Shard {
     /// no more than a share of this shard's receive buffers, and less when they run low.
     pub fn watermarks(&self, limit: u32) -> Watermarks {
         let share = self.config.buffer_bytes as usize * BUFFERS_PER_CONNECTION;
-        let high = (limit as usize).min(share);
-        Watermarks { high, low: high / 2 }
+        Watermarks { high: (limit as usize).min(share) }
     }
 
     fn is_stopped(&self) -> bool {

@@ -252,7 +252,7 @@ impl TcpConnection {
             };
             let now = self.shard.clock.now();
             self.times.upstream_connect_begin = now;
-            let wanted = Wanted { source: self.info.ends.source, ..Wanted::default() };
+            let wanted = Wanted { source: self.info.ends.source(), ..Wanted::default() };
             let connector = Connector::start(&self.shard, &cluster, &host, wanted, &[]);
             self.host = Some(host);
             match connector {
@@ -433,7 +433,7 @@ fn pump(
     let mut bytes = 0;
     while !*ended {
         if to.unsent() >= marks.high {
-            to.wake_at_unsent(marks.low);
+            to.wake_at_unsent(marks.low());
             break;
         }
         match from.receive() {

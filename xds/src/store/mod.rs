@@ -288,7 +288,7 @@ impl Store {
     #[must_use]
     pub fn new(ground: Ground, snapshot: &Snapshot, ignore_unknown_fields: bool) -> Store {
         let mut store = Store {
-            schema: Schema::load(),
+            schema: Schema::default(),
             options: ReadOptions { allow_unknown_keys: ignore_unknown_fields },
             ground,
             // Listeners join it when they are warm.

@@ -8,7 +8,7 @@
 //!
 //! Invariant: from `Holding` on nothing is read or written here, until the successor is known not to have it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -32,7 +32,7 @@ pub struct Leaving {
     only_to: Cell<Option<u32>>,
     /// The number of the successor that declined it.
     declined_in: Cell<u32>,
-    last_call: RefCell<Option<LastCall>>,
+    last_call: Cell<Option<LastCall>>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Leaving {
     pub fn allow(&self, shard: &Shard, last_call: Option<LastCall>) {
         self.is_able.set(true);
         self.only_to.set(Some(shard.departures.era()));
-        self.last_call.replace(last_call.filter(|_| self.is_due(shard)));
+        self.last_call.set(last_call.filter(|_| self.is_due(shard)));
     }
 
     /// True while it is to go to a successor at its next boundary.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is read from a record is what was written to it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use outrigger_codecs::rpc::Tag;
 use outrigger_upgrade::record::{
@@ -106,11 +106,11 @@ fn written(ends: &Ends) -> EndsRecord {
         |known: Option<SocketAddr>| known.map(|address| address.to_string()).unwrap_or_default();
     EndsRecord {
         peer: peer(ends.peer),
-        direct: peer(ends.direct),
+        direct: peer(ends.direct()),
         accepted: address(ends.accepted),
         original: address(ends.original),
-        source: ends.source.map(|source| source.ip.to_string()).unwrap_or_default(),
-        source_mark: ends.source.map_or(0, |source| source.mark),
+        source: ends.source().map(|source| source.ip.to_string()).unwrap_or_default(),
+        source_mark: ends.source().map_or(0, |source| source.mark),
     }
 }
 
@@ -121,20 +121,19 @@ impl Ends {
     /// What is no address.
     pub(super) fn of_record(record: &EndsRecord) -> Result<Self, String> {
         let peer = |text: &str| address(text).map(|known| known.map_or(Peer::Unix, Peer::Ip));
-        let source = match &*record.source {
-            "" => None,
-            text => {
-                let ip: IpAddr = text.parse().map_err(|_| format!("no address: {text}"))?;
-                Some(Source { ip, mark: record.source_mark })
-            }
-        };
-        Ok(Self {
-            peer: peer(&record.peer)?,
-            direct: peer(&record.direct)?,
-            accepted: address(&record.accepted)?,
-            original: address(&record.original)?,
-            source,
-        })
+        let (client, direct) = (peer(&record.peer)?, peer(&record.direct)?);
+        let mut ends = Self::new(direct, address(&record.accepted)?, address(&record.original)?);
+        if client != direct {
+            ends.speak_for(client);
+        }
+        if !record.source.is_empty() {
+            let none = |_| format!("no address: {}", record.source);
+            ends.show(Source {
+                ip: record.source.parse().map_err(none)?,
+                mark: record.source_mark,
+            });
+        }
+        Ok(ends)
     }
 }
 
@@ -152,25 +151,15 @@ mod tests {
     #[test]
     fn ends_come_back_as_they_were() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let all = [
-            Ends {
-                peer: Peer::Ip(at("10.0.0.1:4711")),
-                direct: Peer::Ip(at("[fe80::1]:80")),
-                accepted: Some(at("127.0.0.1:15001")),
-                original: Some(at("10.1.2.3:80")),
-                source: Some(Source { ip: [10, 0, 0, 1].into(), mark: 7 }),
-            },
-            Ends {
-                peer: Peer::Unix,
-                direct: Peer::Unix,
-                accepted: None,
-                original: None,
-                source: None,
-            },
-        ];
-        for ends in all {
+        let direct = Peer::Ip(at("[fe80::1]:80"));
+        let (accepted, original) = (at("127.0.0.1:15001"), at("10.1.2.3:80"));
+        let mut ends = Ends::new(direct, Some(accepted), Some(original));
+        ends.speak_for(Peer::Ip(at("10.0.0.1:4711")));
+        ends.show(Source { ip: [10, 0, 0, 1].into(), mark: 7 });
+        for ends in [ends, Ends::new(Peer::Unix, None, None)] {
             let back = Ends::of_record(&written(&ends)).unwrap();
             assert_eq!(format!("{back:?}"), format!("{ends:?}"));
+            assert_eq!(back.direct(), ends.direct());
         }
         let strange = EndsRecord { original: "nowhere".to_owned(), ..EndsRecord::default() };
         assert_eq!(Ends::of_record(&strange).unwrap_err(), "no address: nowhere");

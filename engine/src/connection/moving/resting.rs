@@ -41,7 +41,7 @@ pub(super) fn leave(shard: &Rc<Shard>, last_call: Option<&LastCall>) {
 struct Resting {
     shard: Rc<Shard>,
     host: Rc<Host>,
-    connection: Option<UpstreamConnection>,
+    connection: Option<Box<UpstreamConnection>>,
     leaving: Leaving,
 }
 

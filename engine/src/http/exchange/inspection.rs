@@ -25,7 +25,7 @@ impl Exchange {
     /// Looks at what came of the body.
     pub(super) fn inspect(&mut self, down: &mut Downstream<'_>) -> Result<(), Stop> {
         loop {
-            match down.take_body() {
+            match down.take_body(&mut self.request.body) {
                 BodyEvent::Data(data) => {
                     self.touch(down.shard);
                     if self.soap.keep(&down.shard.arena, data) {

@@ -140,6 +140,8 @@ impl Default for Client {
 }
 
 struct RequestSide {
+    /// Its framing on HTTP/1.
+    body: BodyDecoder,
     /// Its length is not known before its end.
     chunked: bool,
     complete: bool,
@@ -149,7 +151,7 @@ struct RequestSide {
 
 impl Default for RequestSide {
     fn default() -> Self {
-        Self { chunked: false, complete: true, paused: false }
+        Self { body: BodyDecoder::None, chunked: false, complete: true, paused: false }
     }
 }
 
@@ -221,7 +223,7 @@ enum Upstream {
         client: Rc<Http2Client>,
         _pending: Admission,
     },
-    Http1(UpstreamConnection),
+    Http1(Box<UpstreamConnection>),
     Http2(ClientStream),
 }
 
@@ -285,6 +287,7 @@ impl Exchange {
         };
         self.grpc.accept(head);
         self.request = RequestSide {
+            body: BodyDecoder::from(head.framing),
             chunked: head.framing == BodyFraming::Chunked,
             complete: head.framing.is_empty(),
             paused: false,
@@ -435,7 +438,7 @@ impl Exchange {
     /// When the exchange wants to be looked at, whatever happens.
     pub(super) fn deadline(&self) -> Option<Nanos> {
         let deadlines = &self.deadlines;
-        earliest([
+        earliest(&[
             deadlines.response,
             deadlines.idle,
             deadlines.stream,

@@ -79,7 +79,7 @@ impl Exchange {
         self.response.closes |= self.client.http10() && self.grpc.rewrites_response();
         self.send_response_head(down, head, framing, switches, complete);
         if switches {
-            self.open_tunnel(down);
+            self.open_tunnel();
         } else if self.tunnel != Tunnel::None {
             // No tunnel after all: what the client sent for it belongs to nobody.
             self.tunnel = Tunnel::None;

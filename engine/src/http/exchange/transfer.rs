@@ -77,7 +77,7 @@ impl Exchange {
     fn next_body(&mut self, down: &mut Downstream<'_>) -> BodyEvent {
         match self.soap.next() {
             Some(kept) => kept,
-            None => down.take_body(),
+            None => down.take_body(&mut self.request.body),
         }
     }
 
@@ -86,7 +86,7 @@ impl Exchange {
             Upstream::Http1(connection) => {
                 let room = connection.transport.unsent() < down.marks.high;
                 if !room {
-                    connection.transport.wake_at_unsent(down.marks.low);
+                    connection.transport.wake_at_unsent(down.marks.low());
                 }
                 room
             }

@@ -108,7 +108,11 @@ impl Exchange {
         exchange.client =
             Client { method, version: Version::Http11, keep_alive: true, expects_continue: false };
         let TcpRecord { downstream_ended, upstream_ended, .. } = record.proxied;
-        exchange.request = RequestSide { complete: downstream_ended, ..RequestSide::default() };
+        exchange.request = RequestSide {
+            body: BodyDecoder::UntilClose,
+            complete: downstream_ended,
+            ..RequestSide::default()
+        };
         exchange.response = ResponseSide {
             phase: if upstream_ended { ResponsePhase::Complete } else { ResponsePhase::Body },
             body: BodyDecoder::UntilClose,

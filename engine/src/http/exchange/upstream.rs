@@ -121,7 +121,7 @@ impl Exchange {
         Wanted {
             server_name: self.outbound.server_name.as_deref(),
             alpn: self.filtered.alpn.as_ref(),
-            source: down.info.ends.source,
+            source: down.info.ends.source(),
         }
     }
 
@@ -255,7 +255,7 @@ impl Exchange {
     }
 
     /// Sends the head on an HTTP/1 connection.
-    fn activate(&mut self, down: &mut Downstream<'_>, mut connection: UpstreamConnection) {
+    fn activate(&mut self, down: &mut Downstream<'_>, mut connection: Box<UpstreamConnection>) {
         self.reused = !connection.meter.begin_request();
         self.facts.upstream_connection_id = connection.meter.id;
         self.facts.upstream_tls = connection.transport.session().cloned();
@@ -269,7 +269,7 @@ impl Exchange {
                 self.facts.code = 200;
                 self.response.phase = ResponsePhase::Body;
                 self.response.body = BodyDecoder::UntilClose;
-                self.open_tunnel(down);
+                self.open_tunnel();
             }
             HeadForm::Text(head) => {
                 self.facts.bytes.upstream_header_sent += head.len() as u64;
@@ -341,8 +341,8 @@ impl Exchange {
             && matches!(self.client.method, Get | Head | Put | Delete | Options | Trace)
     }
 
-    pub(super) fn open_tunnel(&mut self, down: &mut Downstream<'_>) {
-        down.open_tunnel();
+    pub(super) fn open_tunnel(&mut self) {
+        self.request.body = BodyDecoder::UntilClose;
         self.request.chunked = false;
         self.deadlines.response = None;
     }

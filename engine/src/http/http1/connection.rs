@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use outrigger_codecs::http::{FieldStorage, RequestHead};
-use outrigger_codecs::http1::{BodyDecoder, HeadError};
+use outrigger_codecs::http1::HeadError;
 use outrigger_upgrade::record::{Http1Record, ProtocolRecord, TunnelRecord};
 
 use crate::access_log::ResponseFlags;
@@ -49,8 +49,6 @@ pub struct Http1Connection {
     requests: u32,
     phase: Phase,
     input: Input,
-    /// The framing of the body of the request under way.
-    body: BodyDecoder,
     /// A head that comes in pieces.
     partial: Option<Vec<u8>>,
     exchange: Option<Box<Exchange>>,
@@ -107,7 +105,6 @@ impl Http1Connection {
             requests: record.requests,
             phase: Phase::Reading,
             input: Input::default(),
-            body: BodyDecoder::None,
             partial: None,
             exchange: None,
             since: now,
@@ -134,7 +131,6 @@ impl Http1Connection {
         let age = new.guard.age();
         let exchange = Exchange::adopt_tunnel(shard, http, record, destination, upstream, age);
         new.exchange = Some(exchange);
-        new.body = BodyDecoder::UntilClose;
         new.phase = Phase::Exchanging;
         if record.proxied.upstream_ended {
             new.transport.finish();
@@ -196,7 +192,7 @@ impl Http1Connection {
         }
         if self.transport.unsent() >= self.marks.high {
             // A client that pipelines must also read.
-            self.transport.wake_at_unsent(self.marks.low);
+            self.transport.wake_at_unsent(self.marks.low());
             return timer_fired && self.read_timed_out(waker);
         }
         loop {
@@ -269,7 +265,6 @@ impl Http1Connection {
         let mut exchange = Exchange::take(&self.shard);
         let arrival = Arrival { shard: &self.shard, http: &self.http, info: &self.info };
         let begun = begin(&arrival, head, Some(HeadSource::Text(text)), &mut exchange);
-        self.body = BodyDecoder::from(head.framing);
         let mut down = self.downstream(waker);
         exchange.start(&mut down, begun);
         self.exchange = Some(exchange);
@@ -328,12 +323,12 @@ impl Http1Connection {
         let timeouts = &self.http.config.timeouts;
         if self.partial.is_some() {
             let limits = [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
-            return earliest(limits.map(|limit| after(self.since, limit)));
+            return earliest(&limits.map(|limit| after(self.since, limit)));
         }
         // Draining: an idle client gets the drain timeout's chance to send one more request, which
         // is then answered with `connection: close`.
         let drain = self.info.drain_deadline(&self.shard, self.since, timeouts.drain);
-        earliest([after(self.since, timeouts.idle), self.max_age_at, drain])
+        earliest(&[after(self.since, timeouts.idle), self.max_age_at, drain])
     }
 
     /// True in a tunnel that can go on elsewhere.
@@ -488,11 +483,7 @@ impl Http1Connection {
             info: &self.info,
             waker,
             marks: self.marks,
-            side: Side::Http1(super::Side {
-                transport: &self.transport,
-                input: &mut self.input,
-                body: &mut self.body,
-            }),
+            side: Side::Http1(super::Side { transport: &self.transport, input: &mut self.input }),
         }
     }
 }

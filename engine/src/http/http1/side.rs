@@ -15,25 +15,27 @@ use super::Input;
 pub(in crate::http) struct Side<'a> {
     pub(in crate::http) transport: &'a Transport,
     pub(in crate::http) input: &'a mut Input,
-    /// The framing of the request's body.
-    pub(in crate::http) body: &'a mut BodyDecoder,
 }
 
 impl Side<'_> {
     /// Takes what comes next of the request's body. What follows the body stays where it is.
-    pub(in crate::http) fn take_body(&mut self, keep_trailers: bool) -> BodyEvent {
+    pub(in crate::http) fn take_body(
+        &mut self,
+        framing: &mut BodyDecoder,
+        keep_trailers: bool,
+    ) -> BodyEvent {
         loop {
-            if self.body.is_done() {
-                return BodyEvent::End(trailers_of(self.body, keep_trailers));
+            if framing.is_done() {
+                return BodyEvent::End(trailers_of(framing, keep_trailers));
             }
             let chunk = match self.input.next(self.transport) {
                 Received::Chunk(chunk) => chunk,
                 Received::None => return BodyEvent::None,
                 // A tunnel's direction ends with the connection's.
-                Received::End if self.body.on_eof().is_ok() => return BodyEvent::End(None),
+                Received::End if framing.on_eof().is_ok() => return BodyEvent::End(None),
                 Received::End | Received::Failed(_) => return BodyEvent::Gone,
             };
-            let Ok(step) = self.body.decode(&chunk) else { return BodyEvent::Malformed };
+            let Ok(step) = framing.decode(&chunk) else { return BodyEvent::Malformed };
             let data = chunk.slice(step.data);
             let mut rest = chunk;
             rest.advance(step.consumed);
@@ -48,7 +50,7 @@ impl Side<'_> {
     pub(in crate::http) fn has_room(&self, marks: Watermarks) -> bool {
         let room = self.transport.unsent() < marks.high;
         if !room {
-            self.transport.wake_at_unsent(marks.low);
+            self.transport.wake_at_unsent(marks.low());
         }
         room
     }

@@ -773,7 +773,7 @@ impl Http2Connection {
         match self.phase {
             Phase::Open => {
                 let idle = self.active == 0 && self.drain == Drain::No;
-                earliest([
+                earliest(&[
                     after(self.since, timeouts.idle).filter(|_| idle),
                     (self.active == 0 && self.slots.len() > SLOTS_KEPT)
                         .then_some(self.since + SHRINK_AFTER),

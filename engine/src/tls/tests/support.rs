@@ -32,7 +32,7 @@ use crate::tls::{
 };
 use crate::transport::Transport;
 
-pub(super) const MARKS: Watermarks = Watermarks { high: 64 * 1024, low: 16 * 1024 };
+pub(super) const MARKS: Watermarks = Watermarks { high: 64 * 1024 };
 const LIMIT: Duration = Duration::from_secs(20);
 
 // ---- certificates ------------------------------------------------------------------------------

@@ -202,8 +202,8 @@ struct XdsArgs {
     /// Pushes per second in `updates`.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     updates: u32,
-    /// Windows of a second in `updates` without pushes, and as many with them.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    /// Windows of a quarter of a second in `updates` without pushes, and as many with them.
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=3600))]
     windows: u32,
     /// Seconds of each window in `lookup`.
     #[arg(long, default_value_t = 5.0, value_parser = seconds)]

@@ -27,7 +27,7 @@ const BRIEF: [&str; 22] = [
     "--rate",
     "200",
     "--windows",
-    "1",
+    "4",
     "--duration",
     "0.5",
     "--warmup",

@@ -223,7 +223,7 @@ mod tests {
         assert!(findings.iter().all(|one| matches!(one.verdict, Verdict::NotMeasured(_))));
         let mut short = both();
         for report in &mut short {
-            report.updates[0].windows = 29;
+            report.updates[0].windows = 119;
         }
         let unmeasured = check(&short)
             .into_iter()

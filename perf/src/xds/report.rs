@@ -416,7 +416,7 @@ pub(super) mod tests {
                 pushed: 3000,
                 pushed_per_second: 100.0,
                 skipped: 0,
-                windows: 30,
+                windows: 120,
                 quiet: side(100.0),
                 updating: side(105.0),
                 errors: 0,

@@ -70,7 +70,8 @@ impl Rig {
 
     fn of(arguments: &[&str], admin: Admin) -> Rig {
         let registry = Arc::new(Registry::new(2));
-        let writer = LogWriter::start("test", 1, Arc::default(), Arc::default()).unwrap();
+        // Room for more than a test writes: what does not fit is dropped.
+        let writer = LogWriter::start("test", 16, Arc::default(), Arc::default()).unwrap();
         let process = Invocation::parse_from(arguments).unwrap().process().clone();
         let (state, commands) = ControlState::new(registry, process, vec![writer.queue()]);
         let options =

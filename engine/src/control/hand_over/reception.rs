@@ -23,7 +23,8 @@ use super::{Duty, Tenure, Undo, end_of_process, listen_again};
 /// Answers whoever comes, until the process ends.
 pub(super) async fn run(rendezvous: Rendezvous, duty: Arc<Duty>, mut hang_ups: mpsc::Receiver<()>) {
     let (events, mut happened) = mpsc::channel(EVENTS_MAX);
-    let mut reception = Reception { duty, events, running: None, attempt: None, has_left: false };
+    let mut reception =
+        Reception { duty, events, running: None, attempt: None, has_left: false, next: None };
     let guests = Arc::new(Semaphore::new(GUESTS_MAX));
     let mut listening = register(rendezvous);
     let mut ticks = interval(LOOK_INTERVAL);
@@ -79,7 +80,12 @@ struct Reception {
     attempt: Option<Attempt>,
     /// A successor serves.
     has_left: bool,
+    /// Who takes over when what is left of a hand-over that has failed is put away.
+    next: Option<Guest>,
 }
+
+/// Who has come, and the first word.
+type Guest = (Line, Peer, Message);
 
 /// A hand-over.
 struct Running {
@@ -102,7 +108,7 @@ struct Attempt {
 
 enum Event {
     /// Somebody has said what for.
-    Come(Box<(Line, Peer, Message)>),
+    Come(Box<Guest>),
     /// The successor accepts.
     Committed,
     /// A hand-over is over.
@@ -141,6 +147,10 @@ impl Reception {
             self.duty.view.stats().refused.inc();
             return refuse(line, reason);
         }
+        if self.comes_back() {
+            self.next = Some((line, peer, first));
+            return;
+        }
         log::info!(target: "upgrade", "process {} takes over", peer.pid);
         self.duty.view.set_successor(Some(u32::try_from(peer.pid).unwrap_or(0)));
         if let Some(attempt) = &mut self.attempt
@@ -167,6 +177,10 @@ impl Reception {
 
     /// Why there can be no successor now, if there can't.
     fn has_no_place(&self) -> Option<String> {
+        if self.comes_back() {
+            let next = self.next.as_ref();
+            return next.map(|(_, peer, _)| format!("process {} is about to take over", peer.pid));
+        }
         if self.has_left {
             return Some("another process has taken over already".to_owned());
         }
@@ -180,6 +194,12 @@ impl Reception {
                  ended"
             )
         })
+    }
+
+    /// Whether this process serves again after its successor's death, which is not over yet. Whoever sees that
+    /// it serves may start the next one.
+    fn comes_back(&self) -> bool {
+        self.has_left && self.duty.ties.is_recalled()
     }
 
     fn asked(&mut self, tool: Line, peer: Peer, ask: &Ask) {
@@ -274,12 +294,17 @@ impl Reception {
 
     fn ended(&mut self, outcome: Outcome) {
         let Outcome { is_left, why, .. } = outcome;
+        // Once a successor serves, an attempt is one at the next.
+        let attempt = if self.has_left { None } else { self.attempt.take() };
         self.has_left = is_left;
         let tools = self.running.take().map(|running| running.tools).unwrap_or_default();
         let what = format!("process {} serves on", std::process::id());
         tools.into_iter().for_each(|tool| say(tool, true, &what));
-        let starter = self.attempt.take().and_then(|attempt| attempt.tool);
+        let starter = attempt.and_then(|attempt| attempt.tool);
         starter.into_iter().for_each(|tool| say(tool, false, &format!("{why}; {what}")));
+        if let Some((line, peer, first)) = self.next.take() {
+            self.succeed(line, peer, first);
+        }
     }
 
     fn child_ended(&mut self, pid: u32, how: &str) {

@@ -72,6 +72,11 @@ impl Ties {
         self.decide(RECALLED)
     }
 
+    /// Whether this process serves on after its successor's death.
+    pub(super) fn is_recalled(&self) -> bool {
+        self.fate.load(Ordering::Acquire) == RECALLED
+    }
+
     /// Another process accepts: which of the two comes first is open.
     pub fn open(&self) {
         self.fate.store(OPEN, Ordering::Release);

@@ -7,7 +7,6 @@ mod ends;
 mod inspect;
 pub mod moving;
 
-use std::cell::OnceCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -201,8 +200,6 @@ pub struct ConnectionInfo {
     pub drain: Rc<Drain>,
     /// Whether it goes to a successor.
     pub leaving: Leaving,
-    /// What upstreams are told of the client's certificate, once that was asked for.
-    pub forwarded_cert: OnceCell<Box<str>>,
 }
 
 /// A connection as the task of its protocol takes it over.
@@ -233,7 +230,6 @@ impl ConnectionInfo {
             chain: Arc::clone(&chain.config),
             drain: Rc::clone(&chain.drain),
             leaving: Leaving::default(),
-            forwarded_cert: OnceCell::new(),
         }
     }
 
@@ -302,10 +298,9 @@ impl ConnectionInfo {
 pub struct ConnectionGuard {
     shard: Rc<Shard>,
     listener: Rc<ListenerRuntime>,
+    /// By the shard's clock, which wraps around for a connection that is older than this process.
     began_at: Nanos,
-    /// For how long it was another process's.
-    age_before: Nanos,
-    /// It was, and its beginning is counted there.
+    /// It was another process's, and its beginning is counted there.
     is_adopted: bool,
     /// It is another process's now.
     has_left: bool,
@@ -327,15 +322,14 @@ impl ConnectionGuard {
         Self::begin(shard, listener, Some(age))
     }
 
-    fn begin(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>, age_before: Option<Nanos>) -> Self {
+    fn begin(shard: &Rc<Shard>, listener: &Rc<ListenerRuntime>, age: Option<Nanos>) -> Self {
         listener.stats.downstream_cx_active.inc();
         shard.stats.connections.inc();
         Self {
             shard: Rc::clone(shard),
             listener: Rc::clone(listener),
-            began_at: shard.clock.now(),
-            age_before: age_before.unwrap_or(0),
-            is_adopted: age_before.is_some(),
+            began_at: shard.clock.now().wrapping_sub(age.unwrap_or(0)),
+            is_adopted: age.is_some(),
             has_left: false,
             drain: None,
             drain_waker: None,
@@ -345,7 +339,7 @@ impl ConnectionGuard {
 
     /// For how long the connection has been there.
     pub fn age(&self) -> Nanos {
-        self.shard.clock.now() - self.began_at + self.age_before
+        self.shard.clock.now().wrapping_sub(self.began_at)
     }
 
     /// True when its beginning was another process's to count.

@@ -16,7 +16,7 @@ use outrigger_xds::snapshot::{ClientCertDetails, ForwardClientCert, HttpConnecti
 
 use crate::access_log::url_encoded_pem;
 use crate::connection::ConnectionInfo;
-use crate::tls::{CertificateFacts, TlsSession};
+use crate::tls::{CertificateFacts, PeerCertificate, TlsSession};
 
 /// What becomes of the header on one request.
 pub(super) struct ForwardedCert<'a> {
@@ -36,14 +36,12 @@ impl<'a> ForwardedCert<'a> {
         let certificate = info.client_certificate();
         let verified = certificate.map(|certificate| certificate.verified);
         let Fate { keeps_sent, adds_own } = Fate::of(config.forward_client_cert, verified);
-        if !adds_own {
+        let (Some(session), Some(certificate), true) = (info.tls.as_deref(), certificate, adds_own)
+        else {
             return Self { copied: keeps_sent, written: None };
-        }
-        let own = info.forwarded_cert.get_or_init(|| {
-            let session = info.tls.as_deref();
-            session
-                .and_then(|session| own_element(session, config.client_cert_details))
-                .unwrap_or_default()
+        };
+        let own = certificate.forwarded.get_or_init(|| {
+            own_element(session, certificate, config.client_cert_details).unwrap_or_default()
         });
         let values = sent.iter().filter(|field| is_forwarded_cert(field.name));
         let values = values.map(|field| field.value).filter(|value| !value.is_empty());
@@ -100,8 +98,11 @@ fn written<'a, 's>(
 }
 
 /// What we say of the client's certificate; nothing of one that can't be read.
-fn own_element(session: &TlsSession, details: ClientCertDetails) -> Option<Box<str>> {
-    let peer = session.peer.as_ref()?;
+fn own_element(
+    session: &TlsSession,
+    peer: &PeerCertificate,
+    details: ClientCertDetails,
+) -> Option<Box<str>> {
     let facts = peer.facts()?;
     let encoded = |pem: String| {
         let mut out = Vec::new();

@@ -66,40 +66,47 @@ struct State {
     in_flight: u32,
     /// Upstream connections that were given requests.
     used: Vec<Weak<RpcClient>>,
-    /// Upstream connections of this one's own.
-    bound: Vec<(Rc<ClusterRuntime>, Rc<RpcClient>)>,
-    /// Every request goes to one of those.
+    /// Every request goes to an upstream connection of this one's own.
     pinned: bool,
     /// Upstream may send requests of its own.
     takes_reverse: bool,
-    /// Requests that upstream sent and the client has not answered.
-    reverse: HashMap<u64, Weak<RpcClient>, IdHasher>,
+    /// Made when first needed.
+    rare: Option<Box<Rare>>,
     /// Of the last frame: what goodbyes and heartbeats agree with.
     tag: Tag,
     /// Ids of our own requests to the client.
     next_id: u64,
     heartbeats: Heartbeats,
     said_goodbye: bool,
-    /// Requests whose answers come from a predecessor.
-    relayed: Vec<(u64, Tag)>,
     /// When the connection is closed at the latest.
     closing: Option<Nanos>,
     idle_since: Nanos,
+}
+
+/// What few connections have.
+#[derive(Default)]
+struct Rare {
+    /// Upstream connections of this one's own.
+    bound: Vec<(Rc<ClusterRuntime>, Rc<RpcClient>)>,
+    /// Requests that upstream sent and the client has not answered.
+    reverse: HashMap<u64, Weak<RpcClient>, IdHasher>,
+    /// Requests whose answers come from a predecessor.
+    relayed: Vec<(u64, Tag)>,
 }
 
 /// The task of a connection.
 pub(super) struct Serving {
     connection: Rc<Downstream>,
     guard: ConnectionGuard,
-    watched: bool,
-    /// Unsent bytes that the successor was told of.
-    told_unsent: usize,
-    relaying: Option<Relaying>,
+    departure: Option<Box<Departure>>,
 }
 
-/// A connection that is a successor's.
-struct Relaying {
-    connection: u64,
+/// A connection that a successor is asked to take.
+struct Departure {
+    /// Unsent bytes that the successor was told of.
+    told_unsent: usize,
+    /// The connection's number, once it is the successor's.
+    number: Option<u64>,
     /// The successor is told that it had the last answer.
     is_over: bool,
 }
@@ -122,6 +129,8 @@ impl Serving {
         let now = shard.clock.now();
         info.leaving.set_able(matches!(transport, Transport::Plain(_)));
         rpc.stats.cx_active.inc();
+        let tag = |one: &PendingRecord| tag_of(&one.tag).unwrap_or_default();
+        let relayed: Vec<_> = record.pending.iter().map(|one| (one.id, tag(one))).collect();
         let connection = Rc::new_cyclic(|me| Downstream {
             shard: Rc::clone(shard),
             rpc: Rc::clone(rpc),
@@ -135,19 +144,15 @@ impl Serving {
                 reader: FrameReader::default(),
                 input: None,
                 in_flight: 0,
-                used: Vec::new(),
-                bound: Vec::new(),
+                // Most connections use one.
+                used: Vec::with_capacity(1),
                 pinned: rpc.config.sharing == Sharing::Bound || !bound.is_empty(),
                 takes_reverse: rpc.config.allow_reverse_requests || record.takes_reverse,
-                reverse: HashMap::default(),
+                rare: (!relayed.is_empty()).then(|| Box::new(Rare { relayed, ..Rare::default() })),
                 tag: tag_of(&record.tag).unwrap_or_default(),
                 next_id: record.last_id,
                 heartbeats: Heartbeats::new(now),
                 said_goodbye: false,
-                relayed: {
-                    let tag = |one: &PendingRecord| tag_of(&one.tag).unwrap_or_default();
-                    record.pending.iter().map(|one| (one.id, tag(one))).collect()
-                },
                 closing: None,
                 idle_since: now,
             }),
@@ -156,11 +161,11 @@ impl Serving {
             let cluster = Rc::clone(&restored.cluster);
             let source = connection.info.ends.source();
             let client = RpcClient::adopt_bound(shard, restored, source, connection.caller());
-            connection.state.borrow_mut().bound.push((cluster, client));
+            connection.state.borrow_mut().rare().bound.push((cluster, client));
         }
         let swept: Rc<dyn Swept> = Rc::clone(&connection) as Rc<dyn Swept>;
         shard.rpc.watch(shard, &swept);
-        Self { connection, guard, watched: false, told_unsent: 0, relaying: None }
+        Self { connection, guard, departure: None }
     }
 
     /// What takes answers from a predecessor.
@@ -184,13 +189,15 @@ impl Serving {
         if !leaving.is_under_way() {
             bound.iter().for_each(|client| client.hold(waker));
         }
-        let told_unsent = &mut self.told_unsent;
+        let departure = &mut self.departure;
         let left = {
             let own: Vec<_> = bound.iter().filter_map(|client| client.socket()).collect();
             let sockets: Vec<_> = iter::once(socket).chain(own.iter().map(|own| &**own)).collect();
             leaving.advance(shard, waker, &sockets, || {
                 let record = connection.outline(&self.guard, socket);
-                *told_unsent = record.stream.unsent.len();
+                let told_unsent = record.stream.unsent.len();
+                *departure =
+                    Some(Box::new(Departure { told_unsent, number: None, is_over: false }));
                 record
             })
         };
@@ -202,10 +209,12 @@ impl Serving {
             }
             Leave::Left(number) => {
                 bound.iter().for_each(|client| client.has_left());
-                connection.state.borrow_mut().bound.clear();
-                socket.drop_unsent(self.told_unsent);
+                connection.state.borrow_mut().take_bound();
                 self.guard.leaves();
-                self.relaying = Some(Relaying { connection: number, is_over: false });
+                if let Some(departure) = &mut self.departure {
+                    socket.drop_unsent(departure.told_unsent);
+                    departure.number = Some(number);
+                }
                 self.relay(waker)
             }
         }
@@ -213,26 +222,27 @@ impl Serving {
 
     /// Sends answers after the connection. True when the successor has the last one.
     fn relay(&mut self, waker: &Waker) -> bool {
-        let (Some(relaying), Transport::Plain(socket)) =
-            (&mut self.relaying, &self.connection.transport)
+        let (Some(departure), Transport::Plain(socket)) =
+            (&mut self.departure, &self.connection.transport)
         else {
             return true;
         };
+        let Some(number) = departure.number else { return true };
         let departures = &self.connection.shard.departures;
-        if relaying.is_over {
-            return departures.take_answer(relaying.connection).is_some();
+        if departure.is_over {
+            return departures.take_answer(number).is_some();
         }
         let bytes = socket.copy_unsent();
         socket.drop_unsent(bytes.len());
         // With the successor its connections are gone.
-        if !bytes.is_empty() && !departures.relay(relaying.connection, bytes) {
+        if !bytes.is_empty() && !departures.relay(number, bytes) {
             return true;
         }
         if self.connection.state.borrow().in_flight > 0 {
             return false;
         }
-        relaying.is_over = true;
-        !departures.end_relay(relaying.connection, waker)
+        departure.is_over = true;
+        !departures.end_relay(number, waker)
     }
 }
 
@@ -255,16 +265,15 @@ impl Downstream {
         let can_bound = |(_, client): &(_, Rc<RpcClient>)| client.is_at_rest();
         state.closing.is_none()
             && (!state.pinned || state.in_flight == 0)
-            && state.bound.iter().all(can_bound)
-            && state.reverse.is_empty()
-            && state.relayed.is_empty()
+            && state.bound().iter().all(can_bound)
+            && state.awaits_only_in_flight()
             && !self.gone.get()
             && state.reader.seen().is_some()
     }
 
     /// Upstream connections of this one's own.
     fn bound(&self) -> Vec<Rc<RpcClient>> {
-        self.state.borrow().bound.iter().map(|(_, client)| Rc::clone(client)).collect()
+        self.state.borrow().bound().iter().map(|(_, client)| Rc::clone(client)).collect()
     }
 
     /// What a successor must know.
@@ -283,7 +292,7 @@ impl Downstream {
             pending,
             last_id: state.next_id,
             tag: state.tag.0.to_vec(),
-            bound: state.bound.iter().filter_map(|(_, client)| client.outline()).collect(),
+            bound: state.bound().iter().filter_map(|(_, client)| client.outline()).collect(),
             takes_reverse: state.takes_reverse,
         };
         self.info.outline(guard, socket, &seen, ProtocolRecord::Rpc(record))
@@ -360,10 +369,13 @@ impl Downstream {
                 }));
             }
             Kind::HeartbeatReply | Kind::Welcome | Kind::Goodbye => {}
-            Kind::Response => match state.reverse.remove(&frame.id).and_then(|one| one.upgrade()) {
-                Some(client) if client.pass(message) => {}
-                _ => stats.downstream_unexpected.inc(),
-            },
+            Kind::Response => {
+                let asked = state.rare.as_mut().and_then(|rare| rare.reverse.remove(&frame.id));
+                match asked.and_then(|one| one.upgrade()) {
+                    Some(client) if client.pass(message) => {}
+                    _ => stats.downstream_unexpected.inc(),
+                }
+            }
             Kind::Opaque => {
                 stats.opaque.inc();
                 self.request(state, message);
@@ -499,7 +511,7 @@ impl Downstream {
             return call.host.rpc_client(&self.shard, &call.cluster, &self.rpc, call.tag, source);
         }
         let name = &call.cluster.config.name;
-        let known = state.bound.iter().find(|(cluster, _)| cluster.config.name == *name);
+        let known = state.bound().iter().find(|(cluster, _)| cluster.config.name == *name);
         if let Some((_, client)) = known {
             return Ok(Rc::clone(client));
         }
@@ -512,7 +524,7 @@ impl Downstream {
             self.info.ends.source(),
             Some(self.caller()),
         )?;
-        state.bound.push((Rc::clone(&call.cluster), Rc::clone(&client)));
+        state.rare().bound.push((Rc::clone(&call.cluster), Rc::clone(&client)));
         Ok(client)
     }
 
@@ -747,7 +759,7 @@ impl Downstream {
         self.gone.set(true);
         let (used, bound, in_flight) = {
             let state = &mut *self.state.borrow_mut();
-            (std::mem::take(&mut state.used), std::mem::take(&mut state.bound), state.in_flight)
+            (std::mem::take(&mut state.used), state.take_bound(), state.in_flight)
         };
         for (_, client) in bound {
             client.release();
@@ -763,6 +775,23 @@ impl Downstream {
 }
 
 impl State {
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn bound(&self) -> &[(Rc<ClusterRuntime>, Rc<RpcClient>)] {
+        self.rare.as_ref().map(|rare| &*rare.bound).unwrap_or_default()
+    }
+
+    fn take_bound(&mut self) -> Vec<(Rc<ClusterRuntime>, Rc<RpcClient>)> {
+        self.rare.as_mut().map(|rare| std::mem::take(&mut rare.bound)).unwrap_or_default()
+    }
+
+    /// True while each answer that is awaited is to one of the requests `in_flight`.
+    fn awaits_only_in_flight(&self) -> bool {
+        self.rare.as_ref().is_none_or(|rare| rare.reverse.is_empty() && rare.relayed.is_empty())
+    }
+
     fn note_use(&mut self, client: &Rc<RpcClient>) {
         let known = |weak: &Weak<RpcClient>| std::ptr::eq(weak.as_ptr(), Rc::as_ptr(client));
         if !self.used.iter().any(known) {
@@ -781,8 +810,10 @@ impl Relayed for Downstream {
         while let Ok(frames::Progress::Frame(frame)) = self.rpc.codec.frame(rest)
             && frame.len <= rest.len()
         {
-            if frame.kind == Kind::Response {
-                state.relayed.retain(|(id, _)| *id != frame.id);
+            if frame.kind == Kind::Response
+                && let Some(rare) = &mut state.rare
+            {
+                rare.relayed.retain(|(id, _)| *id != frame.id);
             }
             rest = &rest[frame.len..];
         }
@@ -792,7 +823,8 @@ impl Relayed for Downstream {
     fn relay_ends(&self) {
         let state = &mut *self.state.borrow_mut();
         // Those that a predecessor did not live to answer.
-        for (id, tag) in std::mem::take(&mut state.relayed) {
+        let relayed = state.rare.as_mut().map(|rare| std::mem::take(&mut rare.relayed));
+        for (id, tag) in relayed.unwrap_or_default() {
             self.answer(&tag, id, Failure::ConnectionLost, "the process that had it has ended");
         }
         state.idle_since = self.shard.clock.now();
@@ -847,10 +879,11 @@ impl RpcCaller for Downstream {
             }
             Kind::Request => {
                 let limit = self.rpc.config.max_requests_per_connection as usize;
-                if state.reverse.len() >= limit {
+                let reverse = &mut state.rare().reverse;
+                if reverse.len() >= limit {
                     return self.rpc.stats.upstream_unexpected.inc();
                 }
-                state.reverse.insert(message.frame.id, Rc::downgrade(client));
+                reverse.insert(message.frame.id, Rc::downgrade(client));
                 self.rpc.stats.reverse_requests.inc();
             }
             Kind::Oneway => self.rpc.stats.reverse_requests.inc(),
@@ -883,7 +916,7 @@ impl Swept for Downstream {
         let state = &mut *self.state.borrow_mut();
         let config = &self.rpc.config;
         let passed = |since, limit| after(since, limit).is_some_and(|at| at <= now);
-        let quiet = state.in_flight == 0 && state.reverse.is_empty() && state.relayed.is_empty();
+        let quiet = state.in_flight == 0 && state.awaits_only_in_flight();
         let stalled =
             state.reader.partial_since().is_some_and(|at| passed(at, Some(config.frame_timeout)));
         if state.closing.is_some() || self.info.is_draining(&self.shard) {
@@ -926,14 +959,13 @@ impl Future for Serving {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let connection = &this.connection;
-        if !this.watched {
-            this.watched = true;
+        if connection.state.borrow().task.is_none() {
             connection.transport.register(context.waker());
             connection.transport.start();
             this.guard.wake_at_drain(context.waker());
             connection.state.borrow_mut().task = Some(context.waker().clone());
         }
-        let is_over = if this.relaying.is_some() {
+        let is_over = if this.guard.has_left() {
             this.relay(context.waker())
         } else if connection.gone.get() {
             true
@@ -948,7 +980,7 @@ impl Future for Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        if self.relaying.is_none() {
+        if !self.guard.has_left() {
             self.connection.rpc.stats.cx_destroy.inc();
         }
         self.connection.end();
@@ -968,3 +1000,18 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers that may wait for a client that does not read, unless frames may be longer.
 const UNREAD_BYTES_MAX: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::WithinDrain;
+
+    #[test]
+    fn a_connection_and_its_task_fit_sizes_of_the_allocator() {
+        // With the counts of an `Rc`; the next size is 640.
+        assert!(size_of::<Downstream>() + 16 <= 512, "{}", size_of::<Downstream>());
+        // With the executor's 40 bytes and the guard's 8; the next size is 160.
+        let task = size_of::<WithinDrain<Serving>>();
+        assert!(task + 48 <= 128, "{task}");
+    }
+}

@@ -73,8 +73,9 @@ enum State {
     /// Between frames, or in the front of one.
     #[default]
     Front,
-    /// In a frame that is kept.
-    Frame { frame: Frame, assembly: Assembly, _reserved: Reserved },
+    /// In a frame that is kept. Once it is whole its bytes tell again what it is: a place for that would be
+    /// empty in most connections.
+    Frame { assembly: Assembly, _reserved: Reserved },
     /// In a frame that is not.
     Skipping { left: usize },
 }
@@ -131,18 +132,19 @@ impl FrameReader {
                         return Ok(read);
                     }
                 }
-                State::Frame { frame, assembly, .. } => {
+                State::Frame { assembly, .. } => {
                     let filled = assembly.fill(input);
                     input.advance(filled);
                     if assembly.missing() > 0 {
                         return Ok(Read::NeedMore);
                     }
-                    self.offset += frame.len as u64;
-                    let State::Frame { frame, assembly, .. } = std::mem::take(&mut self.state)
-                    else {
+                    let State::Frame { assembly, .. } = std::mem::take(&mut self.state) else {
                         continue;
                     };
-                    return Ok(Read::Message(Message::assembled(frame, assembly.into_chunk_mut())));
+                    let bytes = assembly.into_chunk_mut();
+                    self.offset += bytes.len() as u64;
+                    let Progress::Frame(frame) = codec.frame(&bytes)? else { continue };
+                    return Ok(Read::Message(Message::assembled(frame, bytes)));
                 }
                 State::Skipping { left } => {
                     let skipped = input.len().min(*left);
@@ -205,7 +207,7 @@ impl FrameReader {
         };
         let mut assembly = memory.records.assemble_message(frame.len);
         assembly.fill(&front);
-        self.state = State::Frame { frame, assembly, _reserved: reserved };
+        self.state = State::Frame { assembly, _reserved: reserved };
         // Its memory is kept for the next one.
         self.front = front;
         self.front.clear();

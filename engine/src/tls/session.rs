@@ -65,12 +65,19 @@ pub struct PeerCertificate {
     pub verified: bool,
     chain: Box<[CertificateDer<'static>]>,
     facts: OnceCell<Option<Box<CertificateFacts>>>,
+    /// What upstreams are told of it, once that was asked for.
+    pub forwarded: OnceCell<Box<str>>,
 }
 
 impl PeerCertificate {
     pub(super) fn new(chain: &[CertificateDer<'static>], verified: bool) -> Option<Self> {
         let shown = !chain.is_empty();
-        shown.then(|| Self { verified, chain: chain.into(), facts: OnceCell::new() })
+        shown.then(|| Self {
+            verified,
+            chain: chain.into(),
+            facts: OnceCell::new(),
+            forwarded: OnceCell::new(),
+        })
     }
 
     /// The chain as it was sent, leaf first, never empty.

@@ -23,7 +23,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use outrigger_xds::bootstrap::Admin;
 use outrigger_xds::services_config::ServicesConfig;
@@ -289,6 +289,11 @@ fn serve(
     let state = Arc::clone(state);
     tokio::spawn(async move { state.reclaim().run().await });
     Ok(Serving { admin_address, services, hand_over, configuration })
+}
+/// Milliseconds since the epoch.
+fn now_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// How often [`Control::stop`] looks whether the thread has ended.

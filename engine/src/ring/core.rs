@@ -148,7 +148,7 @@ impl Core {
     }
 
     pub(super) fn slot_mut(&mut self, index: u32) -> &mut Slot {
-        self.slots[index as usize].as_mut().expect("a handle keeps its slot")
+        self.slot_and_queues(index).0
     }
 
     pub(super) fn slot_and_queues(&mut self, index: u32) -> (&mut Slot, &mut Queues) {

@@ -26,6 +26,7 @@ mod virtual_hosts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::iter;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -274,6 +275,17 @@ pub enum Outcome {
     TimedOut,
     /// Of filters alone: it is of a type that a later listener does not list.
     Conflicts,
+}
+
+impl Outcome {
+    /// What a response counts as that came to this, and after which something new is served or not.
+    fn of_response(self, is_new: bool) -> impl Iterator<Item = Outcome> + Clone {
+        let is_taken = matches!(self, Outcome::Accepted | Outcome::Empty);
+        let first = if is_taken { Outcome::Accepted } else { self };
+        let empty = (self == Outcome::Empty).then_some(Outcome::Empty);
+        let reloaded = (is_taken && is_new).then_some(Outcome::Reloaded);
+        iter::once(first).chain(empty).chain(reloaded)
+    }
 }
 
 impl fmt::Debug for Store {

@@ -539,16 +539,11 @@ impl Store {
     /// Counts a response that was taken in, or that none came in time.
     pub(super) fn note_response_of_scopes(&mut self, place: &ConfigPlace) {
         for set in self.scopes.values_mut().filter(|set| set.is_of(place)) {
-            let mut outcomes = match set.response.take() {
-                Some(Outcome::Empty) => vec![Outcome::Accepted, Outcome::Empty],
-                outcome => vec![outcome.unwrap_or(Outcome::TimedOut)],
-            };
-            if set.is_stale && outcomes[0] == Outcome::Accepted {
-                outcomes.push(Outcome::Reloaded);
-            }
+            let response = set.response.take().unwrap_or(Outcome::TimedOut);
+            let outcomes = response.of_response(set.is_stale);
             for (prefix, name) in &set.stat_names {
                 let watched = || Watched::Scopes(prefix.clone(), name.clone());
-                self.outcomes.extend(outcomes.iter().map(|outcome| (watched(), *outcome)));
+                self.outcomes.extend(outcomes.clone().map(|outcome| (watched(), outcome)));
             }
         }
     }

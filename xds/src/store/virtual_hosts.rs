@@ -376,19 +376,16 @@ impl Store {
             hosts.undecided.clear();
             if std::mem::take(&mut hosts.is_meant) {
                 let is_first = !std::mem::replace(&mut hosts.is_answered, true);
-                let outcomes: &[Outcome] = match (hosts.is_refused, hosts.is_empty, hosts.is_stale)
-                {
-                    (true, ..) => &[Outcome::Refused],
-                    (_, true, true) => &[Outcome::Accepted, Outcome::Empty, Outcome::Reloaded],
-                    (_, true, false) => &[Outcome::Accepted, Outcome::Empty],
-                    (_, false, true) => &[Outcome::Accepted, Outcome::Reloaded],
-                    (_, false, false) => &[Outcome::Accepted],
+                let response = match (hosts.is_refused, hosts.is_empty) {
+                    (true, _) => Outcome::Refused,
+                    (false, true) => Outcome::Empty,
+                    (false, false) => Outcome::Accepted,
                 };
-                answered.push((key.clone(), is_first, outcomes));
+                answered.push((key.clone(), is_first, response.of_response(hosts.is_stale)));
             }
         }
         for (key, is_first, outcomes) in answered {
-            outcomes.iter().for_each(|outcome| self.note_hosts(&key, *outcome));
+            outcomes.for_each(|outcome| self.note_hosts(&key, outcome));
             if is_first {
                 self.table_warmed(&key);
             }

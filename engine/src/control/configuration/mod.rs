@@ -15,7 +15,7 @@ mod sources;
 mod stream;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use outrigger_xds::cache::CacheNode;
@@ -32,6 +32,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::connection::ListenerLogs;
 use crate::control::hand_over::{Inherited, Tenure, end_of_process};
+use crate::control::now_ms;
 use crate::listen::BoundSockets;
 use crate::tls::{self, TlsContexts};
 
@@ -526,7 +527,7 @@ impl Configuration {
         match outcome {
             Outcome::Reloaded => {
                 stats.config_reload.inc();
-                stats.config_reload_time_ms.set(epoch_ms());
+                stats.config_reload_time_ms.set(now_ms());
             }
             Outcome::Empty => stats.update_empty.inc(),
             _ => {}
@@ -539,7 +540,7 @@ impl Configuration {
             Outcome::Asked => stats.update_attempt.inc(),
             Outcome::Accepted => {
                 stats.update_success.inc();
-                stats.update_time.set(epoch_ms());
+                stats.update_time.set(now_ms());
                 stats.version.set(self.sources.version(kind));
             }
             Outcome::Refused => stats.update_rejected.inc(),
@@ -555,7 +556,7 @@ impl Configuration {
         for (kind, counted) in self.sources.stats() {
             let stats = registry.discovery(family(kind));
             if stats.update_success.value() != counted.stats.update_success {
-                stats.update_time.set(epoch_ms());
+                stats.update_time.set(now_ms());
             }
             stats.update_attempt.follow(counted.stats.update_attempt);
             stats.update_success.follow(counted.stats.update_success);
@@ -588,11 +589,6 @@ fn family(kind: ResourceType) -> &'static str {
         ResourceType::ExtensionConfig => "xds.ecds",
         ResourceType::Runtime => "xds.rtds",
     }
-}
-
-fn epoch_ms() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.unwrap_or_default().as_millis() as u64
 }
 
 fn lock(store: &Mutex<Store>) -> MutexGuard<'_, Store> {

@@ -95,7 +95,7 @@ impl DubboApi {
         let version = version.as_deref().unwrap_or(left_out);
         let name = ServiceName::dubbo(&interface, group, version)
             .map_err(|error| malformed(format!("service.{error}")))?;
-        let now_ms = super::now_ms();
+        let now_ms = crate::control::now_ms();
         let changed = self.services.change(&self.stats, |directory| match call {
             Call::Publish => {
                 let methods = methods.join(",");

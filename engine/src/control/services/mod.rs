@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use outrigger_xds::services_config::{
     RegistryConfig, Secret, ServiceProtocol, ServicesConfig, ZooKeeperRegistry,
@@ -557,11 +557,6 @@ impl Services {
 /// A path segment's percent-encoded bytes as they are meant.
 fn decode_path(text: &str) -> String {
     registry::zookeeper::layout::decode(&text.replace('+', "%2B"))
-}
-
-fn now_ms() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since_epoch.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// How long an application waits for its change at most; the SDK's own patience is 15 s.

@@ -102,7 +102,7 @@ impl SofaApi {
         self.begun()?;
         let name = self.name(&told.service_name, &told.protocol_type)?;
         let parameters = told.provider_meta_info.into_parameters();
-        let now_ms = super::now_ms();
+        let now_ms = crate::control::now_ms();
         let changed = self
             .services
             .change(&self.stats, |directory| directory.publish(name, parameters, None, now_ms));

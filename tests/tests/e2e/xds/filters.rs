@@ -58,6 +58,13 @@ fn scene(variant: Variant, listener: Value, held: &[&str], first: Option<Value>)
     Scene { server, world, proxy, a, b, variant }
 }
 
+/// Whether a connection is closed without an answer.
+fn is_closed(address: &Address) -> bool {
+    let mut client = Client::connect(address);
+    let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    client.try_response().is_err()
+}
+
 #[test]
 #[ignore = "needs xds-python, which .ci/run installs"]
 fn w07_a_listener_waits_for_its_filters_and_changes_with_them() {
@@ -315,9 +322,7 @@ fn w08_without_a_filter_in_time_connections_are_closed() {
         source["initial_fetch_timeout"] = "0.1s".into();
         let mut scene = scene(variant, tcp_listener(source), &[ECDS], Some(stats(&[])));
         let address = await_listener(&scene.proxy, "main");
-        let mut client = Client::connect(&address);
-        let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        assert!(client.try_response().is_err());
+        assert!(is_closed(&address));
         scene.proxy.expect_stat("listener.main.network_extension_config_missing", 1);
         // What comes late is as good.
         scene.server.release(&[ECDS]);
@@ -448,9 +453,7 @@ fn w08_without_a_last_filter_in_time_its_default_serves_or_nothing_does() {
         source["initial_fetch_timeout"] = "0.1s".into();
         let mut scene = scene_by_name(variant, source.clone(), &json!({}));
         let address = await_listener(&scene.proxy, "main");
-        let mut client = Client::connect(&address);
-        let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        assert!(client.try_response().is_err());
+        assert!(is_closed(&address));
         scene.proxy.expect_stat("listener.main.network_extension_config_missing", 1);
         let root = "extension_config_discovery.network_filter.ext";
         scene.proxy.expect_stat(&format!("{root}.init_fetch_timeout"), 1);
@@ -498,13 +501,8 @@ fn t04_without_a_default_connections_that_come_later_are_closed() {
     assert_eq!(first.get("/").header("x-origin"), Some("a"));
     scene.world.remove(ECDS, "ext");
     scene.publish();
-    let missing = "listener.main.network_extension_config_missing";
-    eventually("a connection that is closed", || {
-        let mut client = Client::connect(&address);
-        let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        client.try_response().is_err().then_some(())
-    });
-    scene.proxy.expect_stat(missing, 1);
+    eventually("a connection that is closed", || is_closed(&address).then_some(()));
+    scene.proxy.expect_stat("listener.main.network_extension_config_missing", 1);
     // One that is there goes on with what it began with, and with its routes.
     assert_eq!(first.get("/").header("x-origin"), Some("a"));
     scene.world.put(ECDS, extension(proxy_to("b")));
@@ -540,11 +538,7 @@ fn w07_what_a_detection_chooses_comes_by_name() {
     scene.expect_origin("/", "b");
     scene.world.remove(ECDS, "ext");
     scene.publish();
-    eventually("a connection that is closed", || {
-        let mut client = Client::connect(&address);
-        let _ = client.try_send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
-        client.try_response().is_err().then_some(())
-    });
+    eventually("a connection that is closed", || is_closed(&address).then_some(()));
     scene.proxy.expect_stat("listener.main.network_extension_config_missing", 1);
     assert_eq!(first.get("/").header("x-origin"), Some("a"));
     scene.proxy.expect_stat("extension_config_discovery.network_filter.ext.config_reload", 3);

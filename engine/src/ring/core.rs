@@ -542,7 +542,13 @@ impl Core {
                 self.wake(index);
             }
             code => match -code {
-                // The peer gave up while in the backlog, or our own pause.
+                // Our own pause. The kernel tells one of those who share a socket of a connection, and
+                // nobody else when that one lets go.
+                libc::ECANCELED if !slot.closing => {
+                    self.accept_waiting(index);
+                    self.wake(index);
+                }
+                // The peer gave up while in the backlog.
                 libc::ECONNABORTED | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
                 code => {
                     slot.receive.wanted = false;
@@ -558,6 +564,29 @@ impl Core {
                 // Whoever paused it is to know that nothing more comes.
                 Some(slot) if !slot.closing => self.wake(index),
                 _ => {}
+            }
+        }
+    }
+
+    /// Accepts what waits in the backlog, whomever the kernel told of it.
+    pub(super) fn accept_waiting(&mut self, index: u32) {
+        let slot = self.slot_mut(index);
+        let accepting = slot.accepting.get_or_insert_default();
+        loop {
+            // SAFETY: a plain accept on a descriptor that the slot keeps open; no address is asked for.
+            let result = unsafe {
+                let none = std::ptr::null_mut();
+                let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+                libc::accept4(slot.fd, none, none.cast(), flags)
+            };
+            if result >= 0 {
+                accepting.accepted.push_back(result);
+                continue;
+            }
+            match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL) {
+                libc::ECONNABORTED | libc::EINTR => {}
+                libc::EAGAIN => return,
+                code => return accepting.error = Some(code),
             }
         }
     }

@@ -10,7 +10,7 @@ use super::set_nodelay;
 use super::slot::{ConnectState, Slot};
 use super::socket::Watermarks;
 
-/// A listening socket. Dropping it cancels the accept and closes it.
+/// A listening socket that does not block. Dropping it cancels the accept and closes it.
 pub struct Listener {
     core: Rc<RefCell<Core>>,
     slot: u32,
@@ -50,7 +50,8 @@ impl Listener {
         self.core.borrow_mut().arm_accept(self.slot);
     }
 
-    /// Stops accepting; connections stay in the backlog. Already accepted ones can still be taken.
+    /// Stops accepting; connections that come later stay in the backlog, or are those of others who have the
+    /// socket. Accepted ones can still be taken, once [`Listener::is_armed`] says no more, the last of them.
     pub fn pause(&self) {
         self.core.borrow_mut().cancel_accept(self.slot);
     }
@@ -58,6 +59,11 @@ impl Listener {
     /// Whether the kernel may still accept for us.
     pub fn is_armed(&self) -> bool {
         self.core.borrow().slot(self.slot).receive.armed
+    }
+
+    /// Accepts what waits in the backlog, of which the kernel may have told another who has the socket.
+    pub fn accept_waiting(&self) {
+        self.core.borrow_mut().accept_waiting(self.slot);
     }
 
     /// Takes the next accepted connection.

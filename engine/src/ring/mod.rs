@@ -172,7 +172,7 @@ impl Ring {
         Connecting::start(&self.core, address, options, marks)
     }
 
-    /// Accepts connections on a listening socket.
+    /// Accepts connections on a listening socket that does not block.
     pub fn listen(&self, listener: OwnedFd) -> Listener {
         Listener::new(&self.core, listener)
     }

@@ -331,9 +331,37 @@ fn a_refused_connect_says_so() {
 }
 
 #[test]
+fn a_pause_takes_the_connection_that_only_it_was_told_of() {
+    // The kernel wakes one of those who wait for a connection: the first.
+    for (first, second) in rings().into_iter().zip(rings()) {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        tcp.set_nonblocking(true).unwrap();
+        let address = tcp.local_addr().unwrap();
+        let listeners = [&first, &second].map(|ring| {
+            let listener = ring.listen(OwnedFd::from(tcp.try_clone().unwrap()));
+            listener.resume();
+            ring.turn(Wait::No).unwrap();
+            listener
+        });
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        listeners[0].register(&Waker::from(Arc::clone(&count)));
+        let _client = TcpStream::connect(address).unwrap();
+        listeners[0].pause();
+        turn_until(&first, || !listeners[0].is_armed());
+        assert!(matches!(listeners[0].take(), Accepted::Connection(_)));
+        assert!(count.0.load(Ordering::Relaxed) > 0);
+        // Whoever comes now is the other's.
+        let _client = TcpStream::connect(address).unwrap();
+        turn_until(&second, || matches!(listeners[1].take(), Accepted::Connection(_)));
+        assert!(matches!(listeners[0].take(), Accepted::None));
+    }
+}
+
+#[test]
 fn connections_are_accepted_and_a_pause_leaves_them_waiting() {
     for ring in rings() {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        tcp.set_nonblocking(true).unwrap();
         let address = tcp.local_addr().unwrap();
         let listener = ring.listen(OwnedFd::from(tcp));
         let count = Arc::new(Count(AtomicUsize::new(0)));

@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::future::Future;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -59,6 +59,8 @@ struct OpenListener {
     listener: RefCell<Option<Listener>>,
     waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
+    /// It closes once it is paused.
+    ends: Cell<bool>,
     sweep: Cell<Option<Sweep>>,
 }
 
@@ -119,6 +121,7 @@ impl Acceptors {
             listener: RefCell::new(Some(listener)),
             waker: RefCell::new(None),
             pause: Cell::new(Pause::Not),
+            ends: Cell::new(false),
             sweep: Cell::new(None),
         });
         self.open.borrow_mut().push(Rc::clone(&open));
@@ -256,26 +259,21 @@ impl Acceptors {
 }
 
 impl OpenListener {
-    /// Takes what waits in the backlog, then closes the socket.
+    /// Takes what waits in the backlog, then closes the socket. What waits in the backlog of a shared one is
+    /// its other owner's, but for what the kernel has told us of.
     fn close(&self, shard: &Rc<Shard>, is_shared: bool) {
-        let listener = self.listener.borrow_mut().take();
-        // What waits in the backlog of a shared socket is the successor's.
-        if let Some(listener) = listener
-            && self.pause.get() == Pause::Not
-        {
-            let runtime = Rc::clone(&self.runtime.borrow());
-            drain_backlog(shard, &runtime, &listener, is_shared);
+        if is_shared {
+            self.ends.set(true);
+            return self.pause();
         }
-        if self.pause.get() != Pause::Done {
+        if let Some(listener) = self.listener.borrow_mut().take() {
+            let runtime = Rc::clone(&self.runtime.borrow());
+            drain_backlog(shard, &runtime, &listener);
             shard.pulse().listening_ends();
         }
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.wake();
     }
-}
 
-impl OpenListener {
     /// The socket, for another process.
     fn share(&self) -> Option<OwnedFd> {
         let listener = self.listener.borrow();
@@ -342,14 +340,17 @@ impl Future for Accepting {
         listener.register(context.waker());
         *self.open.waker.borrow_mut() = Some(context.waker().clone());
         self.timer.register(context.waker());
-        if self.timer.take_fired() && self.open.pause.get() == Pause::Not {
-            listener.resume();
+        if self.timer.take_fired() {
+            match self.open.pause.get() {
+                Pause::Not => listener.resume(),
+                // What it could not take before waits for nobody else.
+                Pause::Begun | Pause::Done => listener.accept_waiting(),
+            }
         }
         if let Some(Sweep { at, until }) = self.open.sweep.get() {
             let now = self.shard.clock.now();
             if at <= now {
-                let runtime = Rc::clone(&self.open.runtime.borrow());
-                take_backlog(&self.shard, &runtime, listener);
+                listener.accept_waiting();
                 let next = Sweep { at: now + SWEEP_INTERVAL, until };
                 self.open.sweep.set(Some(next).filter(|_| now < until));
             }
@@ -361,13 +362,18 @@ impl Future for Accepting {
             match listener.take() {
                 Accepted::Connection(socket) => {
                     let runtime = Rc::clone(&self.open.runtime.borrow());
-                    place(&self.shard, &runtime, socket);
+                    if self.open.ends.get() {
+                        keep(&self.shard, &runtime, socket);
+                    } else {
+                        place(&self.shard, &runtime, socket);
+                    }
                 }
                 Accepted::None => {
                     if !listener.is_armed() {
                         self.open.all_is_taken(&self.shard);
                     }
-                    return Poll::Pending;
+                    let is_over = self.open.ends.get() && self.open.pause.get() == Pause::Done;
+                    return if is_over { Poll::Ready(()) } else { Poll::Pending };
                 }
                 Accepted::Failed(error @ AcceptError::Exhausted(_)) => {
                     let runtime = self.open.runtime.borrow();
@@ -392,17 +398,12 @@ impl Future for Accepting {
 
 /// Gives a new connection to the shard that should have it.
 fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
-    shard.stats.accepts.inc();
-    let total: u32 = shard.pulses.iter().map(super::Pulse::connections).sum();
-    let is_limited = !runtime.config.ignores_connections_max;
-    if total >= shard.config.connections_max || (is_limited && total >= shard.connections_max) {
-        runtime.stats.downstream_global_cx_overflow.inc();
-        return;
-    }
     let target = quietest(&shard.pulses, shard.index);
     if target == shard.index {
-        shard.pulse().connection_begins();
-        return connection::serve(shard, runtime, socket);
+        return keep(shard, runtime, socket);
+    }
+    if !has_room(shard, runtime) {
+        return;
     }
     // Counted for the other shard before it knows, so that the next decision sees it.
     shard.pulses[target].connection_begins();
@@ -420,46 +421,41 @@ fn place(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
     }
 }
 
-/// Serves the connections that the kernel has already made for this socket, so that closing it
-/// resets none of them.
-fn drain_backlog(
-    shard: &Rc<Shard>,
-    runtime: &Rc<ListenerRuntime>,
-    listener: &Listener,
-    is_shared: bool,
-) {
+/// Serves a new connection here: others may not have its listener any more.
+fn keep(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, socket: OwnedFd) {
+    if has_room(shard, runtime) {
+        shard.pulse().connection_begins();
+        connection::serve(shard, runtime, socket);
+    }
+}
+
+/// Counts a new connection, and whether it is one too many.
+fn has_room(shard: &Shard, runtime: &ListenerRuntime) -> bool {
+    shard.stats.accepts.inc();
+    let total: u32 = shard.pulses.iter().map(super::Pulse::connections).sum();
+    let is_limited = !runtime.config.ignores_connections_max;
+    let is_full = total >= shard.config.connections_max
+        || (is_limited && total >= shard.connections_max);
+    if is_full {
+        runtime.stats.downstream_global_cx_overflow.inc();
+    }
+    !is_full
+}
+
+/// Serves the connections that the kernel has already made for this socket, which nobody shares, so that
+/// closing it resets none of them.
+fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
     // Whoever comes between the last look and the end of the socket, which the ring holds a little
     // longer than we do, would be reset. So nobody comes. Where there is no way to see to that (a Unix
     // socket), it is one at the most, with a backlog of nothing; which is no good for TCP, whose
-    // handshakes that have begun find no room then. Whoever comes to a shared socket has another to go to.
-    if !is_shared && sockopt::ignore_new_connections(listener).is_err() {
+    // handshakes that have begun find no room then.
+    if sockopt::ignore_new_connections(listener).is_err() {
         // SAFETY: a plain call on a descriptor that `listener` keeps open.
         unsafe { libc::listen(listener.as_raw_fd(), 0) };
     }
+    listener.accept_waiting();
     while let Accepted::Connection(socket) = listener.take() {
-        place(shard, runtime, socket);
-    }
-    take_backlog(shard, runtime, listener);
-}
-
-/// Serves the connections that wait.
-fn take_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
-    loop {
-        // SAFETY: a plain accept on a descriptor that `listener` keeps open; no address is asked
-        // for.
-        let fd = unsafe {
-            libc::accept4(
-                listener.as_raw_fd(),
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-            )
-        };
-        if fd < 0 {
-            return;
-        }
-        // SAFETY: the kernel just made this descriptor for us.
-        place(shard, runtime, unsafe { OwnedFd::from_raw_fd(fd) });
+        keep(shard, runtime, socket);
     }
 }
 

@@ -55,11 +55,13 @@ pub(crate) fn slow_origin() -> (Origin, Sender<()>) {
     let (release, released) = mpsc::channel();
     let released = Mutex::new(released);
     let origin = Origin::start(move |exchange| {
-        let request = exchange.request()?;
-        if request.target == "/slow" {
-            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+        loop {
+            let request = exchange.request()?;
+            if request.target == "/slow" {
+                let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+            }
+            exchange.send(OK)?;
         }
-        exchange.send(OK)
     });
     (origin, release)
 }
@@ -113,10 +115,14 @@ fn what_cannot_move_ends_where_it_began() {
     let address = first.address().clone();
     let tls = ClientOptions::default().build();
     let connect = || Client::secure(&address, &tls, "proxy.test");
+    let mut idle = connect();
+    assert_eq!(idle.get("/fast").status, 200);
     let mut slow = connect();
     slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
-    origin.wait_for("the slow request", |log| log.requests.len() == 1);
+    origin.wait_for("the slow request", |log| log.requests.len() == 2);
     let second = succeed(&config, 1);
+    // The successor may serve before its predecessor is told that it does.
+    idle.expect_close();
     assert_eq!(connect().get("/fast").status, 200);
     release.send(()).unwrap();
     let response = slow.response();
@@ -174,7 +180,7 @@ fn a_successor_that_hangs_gives_the_place_back() {
     let scratch = Scratch::new();
     let origin = Origin::ok();
     let config = config(origin.address(), &scratch);
-    let first = Launch::outrigger(&config).arguments(&["--drain-time-s", "60"]).start();
+    let mut first = Launch::outrigger(&config).arguments(&["--drain-time-s", "60"]).start();
     let address = first.address().clone();
     // Keeps the first one alive: an idle connection would be asked to go.
     let mut held = first.client();
@@ -185,6 +191,9 @@ fn a_successor_that_hangs_gives_the_place_back() {
     let stat = format!("/proc/{}/stat", second.process().pid());
     eventually("a successor that stands still", || {
         std::fs::read_to_string(&stat).unwrap().contains(") T ").then_some(())
+    });
+    eventually("a predecessor that has given it up", || {
+        first.process().stderr().contains("this process serves on").then_some(())
     });
     first.expect_stat("server.state", 0);
     assert_eq!(Client::connect(&address).get("/").status, 200);

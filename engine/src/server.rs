@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, after, at, never, select, unbounded};
 use outrigger_xds::bootstrap::{AddressError, LoadError, LoadOptions, Loaded, Source, load};
 use outrigger_xds::cache::CacheNode;
 use outrigger_xds::snapshot::{Address, Listener, Snapshot};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::access_log::logger::batches_in;
 use crate::access_log::writer::StartError;
@@ -322,6 +322,7 @@ fn run(
         ready,
         held,
         leaving: None,
+        stopped: None,
         last_call: None,
         ties,
     };
@@ -359,6 +360,8 @@ struct Server {
     held: Option<Vec<ListenerUpdate>>,
     /// Set once it accepts no more; what comes of listeners meanwhile waits.
     leaving: Option<Leaving>,
+    /// Waits for the last shard to accept no more.
+    stopped: Option<oneshot::Sender<()>>,
     /// Set when the last connection from a client has gone to a successor.
     last_call: Option<(LastCall, Instant)>,
     /// What keeps the process then, beside connections.
@@ -393,7 +396,12 @@ impl Server {
             let look = self.leaving.map_or_else(never, |_| after(DRAIN_POLL));
             select! {
                 recv(over) -> _ => self.close_drained(),
-                recv(look) -> _ => if self.has_left() { return Ok(()) },
+                recv(look) -> _ => {
+                    self.tell_when_stopped();
+                    if self.has_left() {
+                        return Ok(());
+                    }
+                }
                 recv(self.orders) -> order => match order {
                     Ok(Order::StandDown(reason)) if self.has_never_accepted() => {
                         return Err(HandOverError::Refused(reason).into());
@@ -430,8 +438,9 @@ impl Server {
     fn obey(&mut self, order: Order, drain_time: Duration) {
         match order {
             Order::Lend(sender) => self.tell(|| Message::Lend(sender.clone())),
-            Order::StopAccepting(outbox) => {
+            Order::StopAccepting { outbox, stopped } => {
                 self.leave(drain_time);
+                self.stopped = stopped;
                 match outbox {
                     Some(outbox) => self.tell(|| Message::Depart(outbox.clone())),
                     None => self.tell(|| Message::Drain),
@@ -501,6 +510,15 @@ impl Server {
         self.last_call = None;
         self.held.get_or_insert_default();
         self.state.set_lifecycle(Lifecycle::Draining);
+    }
+
+    fn tell_when_stopped(&mut self) {
+        if shard::none_accepts(&self.common.pulses)
+            && let Some(stopped) = self.stopped.take()
+        {
+            // Whoever waits for it may have gone.
+            let _gone = stopped.send(());
+        }
     }
 
     /// Whether the last connection has gone, or the time is over.

@@ -50,7 +50,7 @@ pub use self::clock::Clock;
 pub use self::demands::{DemandDesk, Demands, HELD_FOR, Ticket};
 pub use self::guard::spawn_guarded;
 pub use self::placement::place;
-pub use self::pulse::{Pulse, PulseState, Pulses, all_quiet, pulses};
+pub use self::pulse::{Pulse, PulseState, Pulses, all_quiet, none_accepts, pulses};
 pub use self::redirects::Redirects;
 pub use self::wakers::WakerRegistry;
 pub use self::watchdog::{Watchdog, Watched};

@@ -75,12 +75,15 @@ impl Pulse {
     }
 }
 
-/// Whether nobody accepts and nobody is served: then a drain is over. A shard that is still to hear of
-/// it, or has connections in a backlog, listens.
+/// Whether nobody accepts. A shard that is still to hear of it, or has connections in a backlog, does.
+pub fn none_accepts(pulses: &[Pulse]) -> bool {
+    pulses.iter().all(|pulse| pulse.listening.load(Ordering::Acquire) == 0)
+}
+
+/// Whether nobody accepts and nobody is served: then a drain is over.
 pub fn all_quiet(pulses: &[Pulse]) -> bool {
     // First the one, then the other: what was taken from a backlog is counted before it is closed.
-    pulses.iter().all(|pulse| pulse.listening.load(Ordering::Acquire) == 0)
-        && pulses.iter().all(|pulse| pulse.connections() == 0)
+    none_accepts(pulses) && pulses.iter().all(|pulse| pulse.connections() == 0)
 }
 
 /// The pulses of all shards.

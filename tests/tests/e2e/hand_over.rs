@@ -26,14 +26,16 @@ pub(crate) fn upgradable(config: Config, scratch: &Scratch) -> Config {
     config.engine(json!({"upgrade": {"socket": scratch.file("control")}}))
 }
 
-/// Starts a process that takes over, and waits until it accepts.
+/// Starts a process that takes over, and waits until nobody but it accepts.
 #[track_caller]
 pub(crate) fn succeed(config: &Config, shards: u32) -> Proxy {
     let mut next = Launch::outrigger(config).shards(shards).begin();
-    eventually("a successor that serves", || {
+    eventually("a successor that serves alone", || {
         let said = next.process().stderr();
         assert!(next.process().ended().is_none(), "{said}");
-        said.contains("[main] serving").then_some(())
+        let is_alone = said.contains("the predecessor accepts no more")
+            || said.contains("the predecessor has ended");
+        is_alone.then_some(())
     });
     next
 }
@@ -121,7 +123,6 @@ fn what_cannot_move_ends_where_it_began() {
     slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
     origin.wait_for("the slow request", |log| log.requests.len() == 2);
     let second = succeed(&config, 1);
-    // The successor may serve before its predecessor is told that it does.
     idle.expect_close();
     assert_eq!(connect().get("/fast").status, 200);
     release.send(()).unwrap();

@@ -46,7 +46,12 @@ pub enum Order {
     Lend(mpsc::UnboundedSender<Lent>),
     /// Accept no more, and let connections go: to the successor, where there is a way to it, or as their
     /// protocols allow; end with the last of them.
-    StopAccepting(Option<mpsc::UnboundedSender<Departure>>),
+    StopAccepting {
+        /// The way.
+        outbox: Option<mpsc::UnboundedSender<Departure>>,
+        /// Told when no shard accepts.
+        stopped: Option<oneshot::Sender<()>>,
+    },
     /// All as before.
     ResumeAccepting {
         /// A successor may live that has the listening sockets, and does not accept.

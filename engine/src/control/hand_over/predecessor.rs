@@ -50,6 +50,10 @@ pub(super) async fn run(
     let mut told = Told::default();
     let mut news_due = interval(NEWS_INTERVAL);
     let mut ticks = interval(PROGRESS_INTERVAL);
+    // Of this process's shards. There is no progress before.
+    let (stopped, mut have_stopped) = oneshot::channel();
+    let mut stopped = Some(stopped);
+    let mut has_stopped = false;
     loop {
         let mut due = VecDeque::from(actions);
         while let Some(action) = due.pop_front() {
@@ -80,7 +84,7 @@ pub(super) async fn run(
                 Action::StopAccepting => {
                     had_moved = true;
                     let can_move = machine.features() & version::MOVES_CONNECTIONS != 0;
-                    stop_accepting(duty, moves.outbox.take().filter(|_| can_move));
+                    stop_accepting(duty, moves.outbox.take().filter(|_| can_move), stopped.take());
                     if let Some(committed) = committed.take() {
                         // Nobody may want to know.
                         let _gone = committed.send(());
@@ -164,7 +168,11 @@ pub(super) async fn run(
                 return outcome;
             }
             Some(reason) = aborts.recv() => machine.abort(reason),
-            _ = ticks.tick(), if machine.is_moving() => {
+            _ = &mut have_stopped, if !has_stopped => {
+                has_stopped = true;
+                Vec::new()
+            }
+            _ = ticks.tick(), if machine.is_moving() && has_stopped => {
                 look_at_registrations(duty);
                 machine.progress(duty.view.progress())
             }
@@ -173,7 +181,11 @@ pub(super) async fn run(
 }
 
 /// The successor accepts, and answers for everything that is not a connection.
-fn stop_accepting(duty: &Duty, outbox: Option<mpsc::UnboundedSender<Departure>>) {
+fn stop_accepting(
+    duty: &Duty,
+    outbox: Option<mpsc::UnboundedSender<Departure>>,
+    stopped: Option<oneshot::Sender<()>>,
+) {
     if let Some(services) = &duty.services {
         services.hold();
     }
@@ -183,7 +195,7 @@ fn stop_accepting(duty: &Duty, outbox: Option<mpsc::UnboundedSender<Departure>>)
     duty.view.stats().handed_over.inc();
     duty.view.set_successor(None);
     duty.view.set_end(Some(Instant::now() + duty.drain_time));
-    duty.order(Order::StopAccepting(outbox));
+    duty.order(Order::StopAccepting { outbox, stopped });
 }
 
 async fn resume_accepting(duty: &Duty, successor_lives: bool) {

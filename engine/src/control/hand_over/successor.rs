@@ -186,6 +186,7 @@ pub(super) async fn run(
         newest_services: Pieces::default(),
         without_place: Vec::new(),
         moved: 0,
+        is_alone: false,
         answer,
         reception: None,
     };
@@ -216,6 +217,8 @@ struct Side {
     without_place: Vec<String>,
     /// Connections that have come.
     moved: u64,
+    /// The predecessor accepts no more.
+    is_alone: bool,
     /// For shards that have considered one.
     answer: UnboundedSender<Considered>,
     /// Where this process's own successors come.
@@ -290,7 +293,12 @@ impl Side {
                     self.accept().await;
                     accepts = true;
                 }
-                Action::Show(progress) => self.duty.view.set_predecessor(Some(progress)),
+                Action::Show(progress) => {
+                    if !std::mem::replace(&mut self.is_alone, true) {
+                        log::info!(target: "upgrade", "the predecessor accepts no more");
+                    }
+                    self.duty.view.set_predecessor(Some(progress));
+                }
                 Action::Adopt(offer) => {
                     let connection = offer.connection;
                     match consider(offer, std::mem::take(&mut descriptors), &self.answer) {

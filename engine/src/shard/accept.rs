@@ -434,8 +434,8 @@ fn has_room(shard: &Shard, runtime: &ListenerRuntime) -> bool {
     shard.stats.accepts.inc();
     let total: u32 = shard.pulses.iter().map(super::Pulse::connections).sum();
     let is_limited = !runtime.config.ignores_connections_max;
-    let is_full = total >= shard.config.connections_max
-        || (is_limited && total >= shard.connections_max);
+    let is_full =
+        total >= shard.config.connections_max || (is_limited && total >= shard.connections_max);
     if is_full {
         runtime.stats.downstream_global_cx_overflow.inc();
     }

@@ -177,6 +177,33 @@ fn a_successor_that_cannot_start_changes_nothing() {
 }
 
 #[test]
+fn processes_that_stand_still_together_do_not_give_each_other_up() {
+    let scratch = Scratch::new();
+    let (origin, release) = slow_origin();
+    let config = config(origin.address(), &scratch);
+    let first = Launch::outrigger(&config).start();
+    let mut slow = begin_slow(&first, &origin);
+    let second = succeed(&config, 1);
+    let mut both = [first, second];
+    for signal in [libc::SIGSTOP, libc::SIGCONT] {
+        for process in &mut both {
+            process.process().signal(signal);
+        }
+        // As on a machine that is paused: longer than either waits for a word.
+        std::thread::sleep(LONGER_THAN_PATIENCE);
+    }
+    release.send(()).unwrap();
+    assert_eq!(slow.response().status, 200);
+    let [first, second] = both;
+    expect_end(first);
+    assert_eq!(slow.get("/fast").status, 200);
+    second.stop();
+}
+
+/// Than a process is of the other's silence.
+pub(crate) const LONGER_THAN_PATIENCE: Duration = Duration::from_millis(2_300);
+
+#[test]
 fn a_successor_that_hangs_gives_the_place_back() {
     let scratch = Scratch::new();
     let origin = Origin::ok();

@@ -324,18 +324,29 @@ fn a_stalled_shard_is_seen_counted_and_recovers() {
     let mut proxy = Launch::outrigger(&config).shards(2).start();
     let load = Load { connections: 16, requests: None }.start(proxy.address());
     load.wait_for_more(1000);
-    // One thread alone can be stopped by a tracer only: a debugger, for a moment.
+    // One thread alone can be stopped by a tracer only: a debugger, for a moment. One that is parked
+    // just then has nothing to do, and does not stall.
     let thread = shard_thread(proxy.process().pid());
-    let stopped = Stopped::attach(thread);
     let stalls = || proxy.stat("shard.0.stalls") + proxy.stat("shard.1.stalls");
-    eventually("a stall is counted", || (stalls() > 0).then_some(()));
-    drop(stopped);
+    eventually("a stall is counted", || {
+        let _stopped = Stopped::attach(thread);
+        let since = Instant::now();
+        while since.elapsed() < ENOUGH_FOR_A_STALL {
+            if stalls() > 0 {
+                return Some(());
+            }
+        }
+        None
+    });
     load.wait_for_more(1000);
     let outcome = load.stop();
     let total = outcome.statuses.values().sum();
     assert!(outcome.is_only(200, total), "{outcome:?}");
     proxy.stop();
 }
+
+/// Ten times what counts as one here.
+const ENOUGH_FOR_A_STALL: Duration = Duration::from_millis(500);
 
 /// A thread of the process that runs a shard.
 fn shard_thread(pid: u32) -> i32 {

@@ -1,4 +1,7 @@
 //! The channel to the other process, awaited.
+//!
+//! Invariant: the other process is silent only for as long as this one listens. Who stood still (a stopped
+//! process, a machine that was paused) finds what came meanwhile, and waits anew where both stood still.
 
 use std::future::pending;
 use std::io;
@@ -16,9 +19,16 @@ pub(super) struct Line {
     channel: AsyncFd<Channel>,
     /// Something waits for room.
     is_behind: bool,
-    /// When something last came, or the silence was last noticed.
-    heard_at: Instant,
+    silence: Silence,
     said_at: Instant,
+}
+
+/// How long nothing came while this process listened.
+struct Silence {
+    /// Since when, had it always listened.
+    since: Instant,
+    /// When it last did.
+    listened_at: Instant,
 }
 
 /// What happened.
@@ -41,7 +51,7 @@ impl Line {
         let channel = unsafe { AsyncFd::register(channel) };
         let channel = channel.map_err(|error| io::Error::other(error.to_string()))?;
         let now = Instant::now();
-        Ok(Self { channel, is_behind: false, heard_at: now, said_at: now })
+        Ok(Self { channel, is_behind: false, silence: Silence::new(now), said_at: now })
     }
 
     /// The channel, for another runtime to await.
@@ -71,18 +81,23 @@ impl Line {
 
     /// What happens next, and [`Happening::Silence`] when it is `patience` that nothing came.
     pub(super) async fn next(&mut self, patience: Option<Duration>) -> Happening {
-        let until = patience.map(|patience| self.heard_at + patience);
-        self.next_until(until).await
+        let Some(patience) = patience else { return self.next_until(None).await };
+        loop {
+            let now = Instant::now();
+            let until = self.silence.listen(now) + patience;
+            if until <= now {
+                return self.receive().unwrap_or(Happening::Silence);
+            }
+            match self.next_until(Some(until.min(now + GLANCE))).await {
+                Happening::Silence => {}
+                happening => return happening,
+            }
+        }
     }
 
     /// When something last was sent.
     pub(super) fn said_at(&self) -> Instant {
         self.said_at
-    }
-
-    /// When something last came.
-    pub(super) fn heard_at(&self) -> Instant {
-        self.heard_at
     }
 
     /// What happens next, and [`Happening::Silence`] at the instant `until`.
@@ -93,17 +108,11 @@ impl Line {
                 None => pending().await,
             }
         };
-        let happening = tokio::select! {
-            // What came before the time was over counts, also if this process stood still and looks
-            // after it: else one that was stopped takes the other for dead.
+        tokio::select! {
             biased;
             happening = self.read() => happening,
             () = silence => Happening::Silence,
-        };
-        if !matches!(happening, Happening::Sent) {
-            self.heard_at = Instant::now();
         }
-        happening
     }
 
     /// Sends what waits, however long that takes: an end without the last word means death.
@@ -117,17 +126,8 @@ impl Line {
 
     async fn read(&mut self) -> Happening {
         loop {
-            match self.channel.get_mut().receive() {
-                Ok(Incoming::Message(message, descriptors)) => {
-                    return Happening::Message(message, descriptors);
-                }
-                Ok(Incoming::End) => return Happening::End,
-                Ok(Incoming::Nothing) => {}
-                Err(ChannelError::Io(error)) => {
-                    log::warn!(target: "upgrade", "the socket to the other process: {error}");
-                    return Happening::End;
-                }
-                Err(error) => return Happening::Violation(error.to_string()),
+            if let Some(happening) = self.receive() {
+                return happening;
             }
             let interest = if self.is_behind {
                 Interest::READABLE | Interest::WRITABLE
@@ -145,8 +145,66 @@ impl Line {
         }
     }
 
+    /// What has come already.
+    fn receive(&mut self) -> Option<Happening> {
+        let happening = match self.channel.get_mut().receive() {
+            Ok(Incoming::Message(message, descriptors)) => Happening::Message(message, descriptors),
+            Ok(Incoming::End) => Happening::End,
+            Ok(Incoming::Nothing) => return None,
+            Err(ChannelError::Io(error)) => {
+                log::warn!(target: "upgrade", "the socket to the other process: {error}");
+                Happening::End
+            }
+            Err(error) => Happening::Violation(error.to_string()),
+        };
+        self.silence = Silence::new(Instant::now());
+        Some(happening)
+    }
+
     /// A reader that is gone is noticed by reading.
     fn flush(&mut self) {
         self.is_behind = self.channel.get_mut().flush().is_ok_and(|is_done| !is_done);
+    }
+}
+
+impl Silence {
+    fn new(now: Instant) -> Self {
+        Self { since: now, listened_at: now }
+    }
+
+    /// Since when there is silence, for one that listens now.
+    fn listen(&mut self, now: Instant) -> Instant {
+        let absent = now - std::mem::replace(&mut self.listened_at, now);
+        if absent >= ABSENCE_MIN {
+            self.since = now.min(self.since + absent);
+        }
+        self.since
+    }
+}
+
+/// How often a process that waits for words sees that it listens.
+const GLANCE: Duration = Duration::from_millis(250);
+
+/// Who has not listened for so long stood still: more than two glances take on a busy machine.
+const ABSENCE_MIN: Duration = Duration::from_millis(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_lasts_for_as_long_as_it_is_listened_to() {
+        let begun = Instant::now();
+        let at = |millis| begun + Duration::from_millis(millis);
+        let mut silence = Silence::new(begun);
+        for millis in [0, 250, 250, 800] {
+            assert_eq!(silence.listen(at(millis)), at(0));
+        }
+        // Nobody listened for three seconds.
+        assert_eq!(silence.listen(at(3_800)), at(3_000));
+        assert_eq!(silence.listen(at(4_050)), at(3_000));
+        // One who does not wait for words does not listen, and that is not more than there was.
+        let mut silence = Silence { since: at(5_000), listened_at: at(0) };
+        assert_eq!(silence.listen(at(6_000)), at(6_000));
     }
 }

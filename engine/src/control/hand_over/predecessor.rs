@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use outrigger_upgrade::message::{Message, StatePart};
+use outrigger_upgrade::message::{Abort, Message, StatePart};
 use outrigger_upgrade::predecessor::{Action, Ending};
 use outrigger_upgrade::{DESCRIPTORS_MAX, Peer, Predecessor, Rendezvous, version};
 use tokio::sync::{mpsc, oneshot};
@@ -58,6 +58,13 @@ pub(super) async fn run(
         let mut due = VecDeque::from(actions);
         while let Some(action) = due.pop_front() {
             match action {
+                Action::Send(Message::Abort(Abort { reason }))
+                    if had_moved && !duty.ties.recall() =>
+                {
+                    // The successor must not hear of it: it would end as well.
+                    log::warn!(target: "upgrade", "{reason}: this process ends all the same");
+                    due.clear();
+                }
                 Action::Send(message) => {
                     if let Message::Abort(_) = message {
                         line.take_back();
@@ -101,6 +108,7 @@ pub(super) async fn run(
                     if outcome.is_left {
                         log::info!(target: "upgrade", "the successor's own successor serves");
                         duty.ties.needs_registration.store(false, Ordering::Release);
+                        duty.ties.open();
                         duty.order(Order::DrainAlone);
                     } else if duty.ties.recall() {
                         resume_accepting(duty, successor_lives).await;

@@ -241,10 +241,6 @@ impl Side {
         let services = self.duty.services.clone();
         loop {
             let accepts = self.hang_ups.is_none();
-            // One that serves is to be heard; else it is the predecessor who is.
-            let serves = self.machine.is_serving();
-            let since = if serves { self.line.said_at() } else { self.line.heard_at() };
-            let until = self.machine.patience().map(|patience| since + patience);
             let mut descriptors = Vec::new();
             let actions = tokio::select! {
                 changed = ready.wait_for(|ready| *ready), if !is_ready => {
@@ -266,7 +262,7 @@ impl Side {
                     Ok(()) => self.machine.adopted(connection),
                     Err(reason) => self.machine.declined(connection, reason),
                 },
-                happening = self.line.next_until(until) => {
+                happening = next(&mut self.line, &self.machine) => {
                     let actions;
                     (actions, descriptors) = react(&mut self.machine, happening);
                     actions
@@ -404,6 +400,17 @@ impl Side {
         }
         reception::say(tool, true, "the predecessor serves again, and this process ends");
         self.machine.failed("an operator wants the predecessor back".to_owned())
+    }
+}
+
+/// One that serves is to be heard; else it is the predecessor who is.
+async fn next(line: &mut Line, machine: &Successor) -> Happening {
+    let patience = machine.patience();
+    if machine.is_serving() {
+        let until = patience.map(|patience| line.said_at() + patience);
+        line.next_until(until).await
+    } else {
+        line.next(patience).await
     }
 }
 

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use outrigger_tests::PATIENCE;
 use outrigger_tests::bolt::Frame;
 use outrigger_tests::http::Wire;
 use outrigger_tests::net::{Address, Stream};
 use outrigger_tests::rpc::Message;
-use outrigger_tests::{PATIENCE, eventually};
 
 /// What is spoken.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -71,25 +71,33 @@ impl Clients {
     }
 
     /// Waits until each protocol has had so many more answers.
-    #[track_caller]
-    pub(super) fn wait_for_more(&self, count: u64) {
+    ///
+    /// # Errors
+    /// As [`Clients::pause`].
+    pub(super) fn wait_for_more(&self, count: u64) -> Result<(), BTreeMap<u16, String>> {
         let now = || self.shared.answered.each_ref().map(|one| one.load(Ordering::Relaxed));
         let goals = now().map(|answered| answered + count);
-        eventually("answers in all protocols", || {
-            now().iter().zip(goals).all(|(answered, goal)| *answered >= goal).then_some(())
-        });
+        self.within(PATIENCE, || now().iter().zip(goals).all(|(answered, goal)| *answered >= goal))
     }
 
     /// Has all let their connections go.
     ///
     /// # Errors
-    /// Requests that are not answered within a time in which all should be, by the ports of their clients.
+    /// Requests that are not answered within a time in which they should be, by the ports of their clients.
     pub(super) fn pause(&self) -> Result<(), BTreeMap<u16, String>> {
         self.shared.pause.store(true, Ordering::Relaxed);
         let all = self.threads.len();
+        self.within(ANSWER_TIME, || self.shared.paused.load(Ordering::Relaxed) as usize == all)
+    }
+
+    fn within(
+        &self,
+        limit: Duration,
+        mut is_so: impl FnMut() -> bool,
+    ) -> Result<(), BTreeMap<u16, String>> {
         let begun = Instant::now();
-        while begun.elapsed() < ANSWER_TIME {
-            if self.shared.paused.load(Ordering::Relaxed) as usize == all {
+        while begun.elapsed() < limit {
+            if is_so() {
                 return Ok(());
             }
             thread::sleep(PACE);

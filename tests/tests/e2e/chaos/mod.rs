@@ -10,6 +10,7 @@
 mod clients;
 mod sockets;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
@@ -23,6 +24,8 @@ use outrigger_tests::process::{Process, Scratch};
 use outrigger_tests::proxy::{Launch, Started};
 use outrigger_tests::{PATIENCE, eventually};
 use serde_json::{Value, json};
+
+use crate::hand_over::LONGER_THAN_PATIENCE;
 
 use clients::{ANSWER_TIME, Clients, Event, PROTOCOLS, Protocol, SERVICE};
 use sockets::Estate;
@@ -112,7 +115,7 @@ impl Chaos {
         let mut serving = Launch::outrigger(&config).spawn();
         wait_until_serving(&mut serving.process);
         let clients = Clients::start(CLIENTS, listeners);
-        clients.wait_for_more(20);
+        clients.wait_for_more(20).unwrap();
         let random = Random(seed);
         let _scratch = scratch;
         let files_max = 0;
@@ -137,7 +140,7 @@ impl Chaos {
         assert!(status.is_some_and(|status| status.success()), "{}", old.process.stderr());
         chaos.files_max = chaos.files_max.max(chaos.files());
         chaos.clients.go_on();
-        chaos.clients.wait_for_more(5);
+        chaos.clients.wait_for_more(5).unwrap();
         let events = chaos.clients.take_events();
         assert!(events.is_empty(), "{events:?}");
         chaos
@@ -150,8 +153,10 @@ impl Chaos {
         thread::sleep(harm.after);
         let estate = self.harm(harm, &mut next);
         self.probe(round, harm, estate.is_some());
-        self.clients.wait_for_more(CLIENTS as u64);
-        self.let_go(round, harm, &next);
+        let answered = self.clients.wait_for_more(CLIENTS as u64);
+        self.expect_answers(answered, round, harm, Some(&next));
+        let answered = self.clients.pause();
+        self.expect_answers(answered, round, harm, Some(&next));
         self.settle(round, harm, next);
         let events = self.clients.take_events();
         // A predecessor owes answers also on connections that it has given away. It is known then that
@@ -180,7 +185,8 @@ impl Chaos {
             listing(self.serving.process.pid())
         );
         self.clients.go_on();
-        self.clients.wait_for_more(5);
+        let answered = self.clients.wait_for_more(5);
+        self.expect_answers(answered, round, harm, None);
     }
 
     /// Does it; what dies, if something does.
@@ -250,17 +256,21 @@ impl Chaos {
         }
     }
 
-    /// All clients let go, as soon as they have what they asked for.
-    fn let_go(&self, round: u64, harm: Harm, next: &Started) {
-        let Err(asking) = self.clients.pause() else { return };
-        let (old, new) = (&self.serving.process, &next.process);
-        let [of_old, of_new] = [old, new].map(|one| sockets::clients(one.pid(), &self.listeners));
-        panic!(
-            "{}: not answered: {asking:?}\nclients of the old one: {of_old:?}\n{}\nof the new one: {of_new:?}\n{}",
-            self.name(round, harm),
-            old.stderr(),
-            new.stderr()
-        );
+    /// All who ask are answered, by this process and the next.
+    fn expect_answers(
+        &self,
+        answered: Result<(), BTreeMap<u16, String>>,
+        round: u64,
+        harm: Harm,
+        next: Option<&Started>,
+    ) {
+        let Err(asking) = answered else { return };
+        println!("{}: not answered: {asking:?}", self.name(round, harm));
+        for process in [Some(&self.serving), next].into_iter().flatten().map(|one| &one.process) {
+            let clients = sockets::clients(process.pid(), &self.listeners);
+            println!("clients of {}: {clients:?}\n{}", process.pid(), process.stderr());
+        }
+        panic!("not answered, and meanwhile: {:#?}", self.clients.take_events());
     }
 
     /// One of the two stays, and serves.
@@ -447,9 +457,6 @@ impl Random {
 
 /// Clients of each protocol.
 const CLIENTS: usize = 16;
-
-/// One that says nothing for two seconds counts as hung.
-const LONGER_THAN_PATIENCE: Duration = Duration::from_millis(2300);
 
 /// Descriptors are closed soon after what they were for has ended.
 const SETTLE_TIME: Duration = Duration::from_secs(5);

@@ -522,6 +522,9 @@ impl Core {
         if slot.receive.armed {
             let cancel = opcode::AsyncCancel::new(pack(Op::Accept, index)).build();
             self.push(&cancel.user_data(pack(Op::Aside, 0)));
+        } else {
+            self.accept_waiting(index);
+            self.wake(index);
         }
     }
 

@@ -56,7 +56,7 @@ impl Listeners {
 struct OpenListener {
     /// Of the listener's present version.
     runtime: RefCell<Rc<ListenerRuntime>>,
-    listener: RefCell<Option<Listener>>,
+    listener: Listener,
     waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
     /// It closes once it is paused.
@@ -118,7 +118,7 @@ impl Acceptors {
         listener.resume();
         let open = Rc::new(OpenListener {
             runtime: RefCell::new(Rc::clone(runtime)),
-            listener: RefCell::new(Some(listener)),
+            listener,
             waker: RefCell::new(None),
             pause: Cell::new(Pause::Not),
             ends: Cell::new(false),
@@ -259,26 +259,21 @@ impl Acceptors {
 }
 
 impl OpenListener {
-    /// Takes what waits in the backlog, then closes the socket. What waits in the backlog of a shared one is
-    /// its other owner's, but for what the kernel has told us of.
-    fn close(&self, shard: &Rc<Shard>, is_shared: bool) {
-        if is_shared {
-            self.ends.set(true);
-            return self.pause();
+    /// Takes what waits in the backlog, then closes the socket. What comes later to a shared one is its other
+    /// owner's.
+    fn close(&self, shard: &Shard, is_shared: bool) {
+        if !is_shared {
+            refuse_newcomers(&self.listener);
         }
-        if let Some(listener) = self.listener.borrow_mut().take() {
-            let runtime = Rc::clone(&self.runtime.borrow());
-            drain_backlog(shard, &runtime, &listener);
-            shard.pulse().listening_ends();
-        }
-        self.wake();
+        self.ends.set(true);
+        self.pause();
+        shard.ring.note_wake();
     }
 
     /// The socket, for another process.
     fn share(&self) -> Option<OwnedFd> {
-        let listener = self.listener.borrow();
         // SAFETY: the descriptor is open for as long as `listener` lives, which outlives this use.
-        let socket = unsafe { BorrowedFd::borrow_raw(listener.as_ref()?.as_raw_fd()) };
+        let socket = unsafe { BorrowedFd::borrow_raw(self.listener.as_raw_fd()) };
         socket
             .try_clone_to_owned()
             .inspect_err(
@@ -288,23 +283,19 @@ impl OpenListener {
     }
 
     fn pause(&self) {
-        if let Some(listener) = &*self.listener.borrow()
-            && self.pause.get() == Pause::Not
-        {
+        if self.pause.get() == Pause::Not {
             self.pause.set(Pause::Begun);
-            listener.pause();
+            self.listener.pause();
         }
         self.sweep.set(None);
         self.wake();
     }
 
     fn resume(&self, shard: &Shard, sweep: Sweep) {
-        if let Some(listener) = &*self.listener.borrow() {
-            if self.pause.replace(Pause::Not) == Pause::Done {
-                shard.pulse().listening_begins();
-            }
-            listener.resume();
+        if self.pause.replace(Pause::Not) == Pause::Done {
+            shard.pulse().listening_begins();
         }
+        self.listener.resume();
         self.sweep.set(Some(sweep));
         self.wake();
     }
@@ -316,9 +307,8 @@ impl OpenListener {
     }
 
     /// The last of what the kernel had accepted is taken.
-    fn all_is_taken(&self, shard: &Shard) {
-        if self.pause.get() == Pause::Begun {
-            self.pause.set(Pause::Done);
+    fn accepts_no_more(&self, shard: &Shard) {
+        if self.pause.replace(Pause::Done) != Pause::Done {
             shard.pulse().listening_ends();
         }
     }
@@ -335,8 +325,7 @@ impl Future for Accepting {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let listener = self.open.listener.borrow();
-        let Some(listener) = &*listener else { return Poll::Ready(()) };
+        let listener = &self.open.listener;
         listener.register(context.waker());
         *self.open.waker.borrow_mut() = Some(context.waker().clone());
         self.timer.register(context.waker());
@@ -369,11 +358,11 @@ impl Future for Accepting {
                     }
                 }
                 Accepted::None => {
-                    if !listener.is_armed() {
-                        self.open.all_is_taken(&self.shard);
+                    if listener.is_armed() || self.open.pause.get() == Pause::Not {
+                        return Poll::Pending;
                     }
-                    let is_over = self.open.ends.get() && self.open.pause.get() == Pause::Done;
-                    return if is_over { Poll::Ready(()) } else { Poll::Pending };
+                    self.open.accepts_no_more(&self.shard);
+                    return if self.open.ends.get() { Poll::Ready(()) } else { Poll::Pending };
                 }
                 Accepted::Failed(error @ AcceptError::Exhausted(_)) => {
                     let runtime = self.open.runtime.borrow();
@@ -389,6 +378,7 @@ impl Future for Accepting {
                 Accepted::Failed(error @ AcceptError::Fatal(_)) => {
                     let name = &self.open.runtime.borrow().config.name;
                     log::error!(target: "listener", "{name}: {error}");
+                    self.open.accepts_no_more(&self.shard);
                     return Poll::Ready(());
                 }
             }
@@ -442,20 +432,14 @@ fn has_room(shard: &Shard, runtime: &ListenerRuntime) -> bool {
     !is_full
 }
 
-/// Serves the connections that the kernel has already made for this socket, which nobody shares, so that
-/// closing it resets none of them.
-fn drain_backlog(shard: &Rc<Shard>, runtime: &Rc<ListenerRuntime>, listener: &Listener) {
-    // Whoever comes between the last look and the end of the socket, which the ring holds a little
-    // longer than we do, would be reset. So nobody comes. Where there is no way to see to that (a Unix
-    // socket), it is one at the most, with a backlog of nothing; which is no good for TCP, whose
-    // handshakes that have begun find no room then.
+/// Whoever comes between the last look at a backlog and the end of the socket would be reset. So nobody comes;
+/// a handshake that has begun has until the accept is cancelled. Where there is no way to see to that (a
+/// Unix socket), it is one at the most, with a backlog of nothing; which is no good for TCP, whose handshakes
+/// that have begun find no room then.
+fn refuse_newcomers(listener: &Listener) {
     if sockopt::ignore_new_connections(listener).is_err() {
         // SAFETY: a plain call on a descriptor that `listener` keeps open.
         unsafe { libc::listen(listener.as_raw_fd(), 0) };
-    }
-    listener.accept_waiting();
-    while let Accepted::Connection(socket) = listener.take() {
-        keep(shard, runtime, socket);
     }
 }
 

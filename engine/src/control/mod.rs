@@ -290,6 +290,7 @@ fn serve(
     tokio::spawn(async move { state.reclaim().run().await });
     Ok(Serving { admin_address, services, hand_over, configuration })
 }
+
 /// Milliseconds since the epoch.
 fn now_ms() -> u64 {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

@@ -213,7 +213,7 @@ impl Core {
         }
     }
 
-    fn wake(&mut self, index: u32) {
+    pub(super) fn wake(&mut self, index: u32) {
         self.woken = true;
         if let Some(waker) = &self.slot(index).waker {
             waker.wake_by_ref();

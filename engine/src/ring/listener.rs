@@ -87,6 +87,11 @@ impl Listener {
         }
     }
 
+    /// Has its task look again.
+    pub fn wake(&self) {
+        self.core.borrow_mut().wake(self.slot);
+    }
+
     /// Whom to wake when there is something to take.
     pub fn register(&self, waker: &Waker) {
         self.core.borrow_mut().register(self.slot, waker);

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use outrigger_xds::snapshot::{Listener as ListenerConfig, TrafficDirection};
 use tokio::sync::mpsc::UnboundedSender;
@@ -57,7 +57,6 @@ struct OpenListener {
     /// Of the listener's present version.
     runtime: RefCell<Rc<ListenerRuntime>>,
     listener: Listener,
-    waker: RefCell<Option<Waker>>,
     pause: Cell<Pause>,
     /// It closes once it is paused.
     ends: Cell<bool>,
@@ -99,13 +98,13 @@ impl Acceptors {
         for socket in sockets {
             self.open(shard, &runtime, socket);
         }
-        replaced.into_iter().for_each(|open| open.close(shard, self.is_shared.get()));
+        replaced.into_iter().for_each(|open| open.close(self.is_shared.get()));
     }
 
     /// Ends a listener: takes what waits in its backlogs, and asks its connections to go.
     pub(super) fn unlisten(&self, shard: &Rc<Shard>, name: &str) {
         let gone = self.take_open(|open| *open.runtime.borrow().config.name == *name);
-        gone.into_iter().for_each(|open| open.close(shard, self.is_shared.get()));
+        gone.into_iter().for_each(|open| open.close(self.is_shared.get()));
         let mut runtimes = self.runtimes.borrow_mut();
         for runtime in runtimes.extract_if(.., |known| *known.config.name == *name) {
             shard.redirects.remove(&runtime);
@@ -119,7 +118,6 @@ impl Acceptors {
         let open = Rc::new(OpenListener {
             runtime: RefCell::new(Rc::clone(runtime)),
             listener,
-            waker: RefCell::new(None),
             pause: Cell::new(Pause::Not),
             ends: Cell::new(false),
             sweep: Cell::new(None),
@@ -177,10 +175,9 @@ impl Acceptors {
     }
 
     /// Accepts no more. What the kernel has accepted already is served.
-    pub(super) fn pause(&self, shard: &Shard) {
+    pub(super) fn pause(&self) {
         self.is_paused.set(true);
         self.open.borrow().iter().for_each(|open| open.pause());
-        shard.ring.note_wake();
     }
 
     /// Takes what waits for a listener that a successor has no place for, and closes its sockets, which
@@ -191,7 +188,7 @@ impl Acceptors {
             if open.pause.replace(Pause::Not) == Pause::Done {
                 shard.pulse().listening_begins();
             }
-            open.close(shard, false);
+            open.close(false);
         }
     }
 
@@ -206,13 +203,12 @@ impl Acceptors {
         let now = shard.clock.now();
         let until = if successor_lives { Nanos::MAX } else { now + SWEEPS_AFTER_DEATH };
         self.open.borrow().iter().for_each(|open| open.resume(shard, Sweep { at: now, until }));
-        shard.ring.note_wake();
     }
 
     /// Stops accepting: takes what waits in the backlogs, then closes the sockets.
-    pub(super) fn close(&self, shard: &Rc<Shard>, which: Listeners) {
+    pub(super) fn close(&self, which: Listeners) {
         let closes = |open: &OpenListener| which.includes(&open.runtime.borrow().config);
-        self.take_open(closes).into_iter().for_each(|open| open.close(shard, self.is_shared.get()));
+        self.take_open(closes).into_iter().for_each(|open| open.close(self.is_shared.get()));
     }
 
     /// The runtime of a listener, which all its sockets share. Connections of chains that its next
@@ -261,13 +257,12 @@ impl Acceptors {
 impl OpenListener {
     /// Takes what waits in the backlog, then closes the socket. What comes later to a shared one is its other
     /// owner's.
-    fn close(&self, shard: &Shard, is_shared: bool) {
+    fn close(&self, is_shared: bool) {
         if !is_shared {
             refuse_newcomers(&self.listener);
         }
         self.ends.set(true);
         self.pause();
-        shard.ring.note_wake();
     }
 
     /// The socket, for another process.
@@ -288,7 +283,7 @@ impl OpenListener {
             self.listener.pause();
         }
         self.sweep.set(None);
-        self.wake();
+        self.listener.wake();
     }
 
     fn resume(&self, shard: &Shard, sweep: Sweep) {
@@ -297,13 +292,7 @@ impl OpenListener {
         }
         self.listener.resume();
         self.sweep.set(Some(sweep));
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.listener.wake();
     }
 
     /// The last of what the kernel had accepted is taken.
@@ -327,7 +316,6 @@ impl Future for Accepting {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let listener = &self.open.listener;
         listener.register(context.waker());
-        *self.open.waker.borrow_mut() = Some(context.waker().clone());
         self.timer.register(context.waker());
         if self.timer.take_fired() {
             match self.open.pause.get() {

@@ -517,9 +517,9 @@ impl Shard {
             }
             Message::PredecessorEnded => self.adoptions.end(),
             Message::AskToGo(which) => acceptors.ask_to_go(self, which),
-            Message::Close(which) => acceptors.close(self, which),
+            Message::Close(which) => acceptors.close(which),
             Message::Lend(sender) => acceptors.lend(&sender),
-            Message::PauseAccepting => acceptors.pause(self),
+            Message::PauseAccepting => acceptors.pause(),
             Message::Release { listener } => acceptors.release(self, &listener),
             Message::ResumeAccepting { successor_lives } => acceptors.resume(self, successor_lives),
             Message::Drain => {

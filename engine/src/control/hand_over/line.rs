@@ -85,12 +85,9 @@ impl Line {
         loop {
             let now = Instant::now();
             let until = self.silence.listen(now) + patience;
-            if until <= now {
-                return self.receive().unwrap_or(Happening::Silence);
-            }
-            match self.next_until(Some(until.min(now + GLANCE))).await {
-                Happening::Silence => {}
-                happening => return happening,
+            let happening = self.next_until(Some(until.min(now + GLANCE))).await;
+            if until <= now || !matches!(happening, Happening::Silence) {
+                return happening;
             }
         }
     }
@@ -109,6 +106,7 @@ impl Line {
             }
         };
         tokio::select! {
+            // What has come counts, however late it is read.
             biased;
             happening = self.read() => happening,
             () = silence => Happening::Silence,

@@ -53,7 +53,6 @@ pub(super) async fn run(
     // Of this process's shards. There is no progress before.
     let (stopped, mut have_stopped) = oneshot::channel();
     let mut stopped = Some(stopped);
-    let mut has_stopped = false;
     loop {
         let mut due = VecDeque::from(actions);
         while let Some(action) = due.pop_front() {
@@ -176,11 +175,8 @@ pub(super) async fn run(
                 return outcome;
             }
             Some(reason) = aborts.recv() => machine.abort(reason),
-            _ = &mut have_stopped, if !has_stopped => {
-                has_stopped = true;
-                Vec::new()
-            }
-            _ = ticks.tick(), if machine.is_moving() && has_stopped => {
+            _ = &mut have_stopped, if !have_stopped.is_terminated() => Vec::new(),
+            _ = ticks.tick(), if machine.is_moving() && have_stopped.is_terminated() => {
                 look_at_registrations(duty);
                 machine.progress(duty.view.progress())
             }
